@@ -1,0 +1,78 @@
+"""The errors this package raises. Each says what is wrong, which one it is, and what to do about it."""
+
+
+class KumofireError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigurationError(KumofireError, ValueError):
+    """One or more settings are missing or wrong; the text names all of them at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("wrong configuration: " + "; ".join(problems))
+
+
+class InvalidArgumentError(KumofireError, ValueError):
+    """An argument of a public call can't be used; nothing was written."""
+
+
+class InvalidJSONError(KumofireError, TypeError, ValueError):
+    """A payload or an output is not JSON, or is too large to be stored."""
+
+
+class InvalidScheduleError(KumofireError, ValueError):
+    """A schedule's type, expression, time zone or option can't be used; nothing was written."""
+
+
+class UnknownJobError(KumofireError, LookupError):
+    """No handler has this name."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        listed = ", ".join(sorted(known)) or "none"
+        super().__init__(
+            f"no handler for job {name!r} (registered: {listed}); register it with @jobs.handler({name!r}), "
+            "or pass allow_unknown_jobs=True to Jobs in a process that only creates runs"
+        )
+
+
+class MalformedMessageError(KumofireError, ValueError):
+    """A message is not one of ours: it can never be consumed, however often it is delivered."""
+
+
+class UnsupportedMessageVersionError(MalformedMessageError):
+    """A message carries no version, or one that this release does not know."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"unsupported message version {version}; this release understands version 1")
+
+
+class CorruptItemError(KumofireError):
+    """A stored item can't be read as what its key says it is. It fails alone; the text names its key."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"the stored item {key} can't be read: {problem}; restore or delete it")
+
+
+class NewerSchemaError(KumofireError):
+    """An item was written by a later release. The message is delivered again, to a consumer that knows it."""
+
+    def __init__(self, key: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the stored item {key} has schema {found}, this release knows up to {known}; deploy the later release"
+        )
+
+
+class LeaseExpiredError(KumofireError):
+    """An attempt ended without a word: its worker died, or outlived its lease."""
+
+
+class AttemptTimeoutError(KumofireError, TimeoutError):
+    """An attempt was cut because it ran past its job's timeout or came too near to its process's deadline."""
+
+
+class DeadlineTooCloseError(KumofireError, TimeoutError):
+    """There is too little time left to start an attempt. Nothing was claimed: deliver the message again."""
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__(f"only {max(0.0, seconds_left):.1f} s are left before the deadline; nothing was started")

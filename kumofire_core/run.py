@@ -1,0 +1,175 @@
+"""A run: its statuses, its public form, and its form in the table. Free of AWS, clocks and the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from kumofire_core import jsontext
+from kumofire_core.errors import CorruptItemError, NewerSchemaError
+from kumofire_core.times import from_ms
+
+SCHEMA = 1
+"""The version of the items that this release writes. An older release refuses a newer item as a runtime failure."""
+
+MAX_ITEM_BYTES = 400 * 1024
+"""https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
+
+RESERVED_ITEM_BYTES = 16 * 1024
+"""What a run's other attributes may take together: name, keys, tokens, times and the last error."""
+
+MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
+MAX_NAME_LENGTH = 255
+MAX_KEY_LENGTH = 1024
+MAX_ERROR_LENGTH = 1000
+
+Value = str | int
+Attributes = Mapping[str, Value]
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    SCHEDULED = "scheduled"
+    """Waits for its time. A delivered message moves it on once it is due; the dispatcher sends that message."""
+
+    QUEUED = "queued"
+    """Its message is on the queue. A consumer moves it on; the dispatcher sends a lost message again."""
+
+    RUNNING = "running"
+    """A consumer holds its lease. That consumer moves it on; after the lease, any consumer or the dispatcher."""
+
+    SUCCEEDED = "succeeded"
+    """The handler returned. Final."""
+
+    FAILED = "failed"
+    """Attempts are used up, or no handler has its name. Final, but for a person's retry."""
+
+    CANCELED = "canceled"
+    """A person canceled it. Final, but for a person's retry."""
+
+
+FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of a job with one payload, as the application sees it. Times are aware UTC datetimes."""
+
+    id: str
+    job_name: str
+    payload: Any = field(repr=False)
+    status: RunStatus
+    attempt: int
+    """Attempts that ended without success."""
+    max_attempts: int
+    scheduled_for: datetime
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    """When the latest attempt started."""
+    finished_at: datetime | None = None
+    last_error: str | None = field(default=None, repr=False)
+    output: Any = field(default=None, repr=False)
+    schedule_id: str | None = None
+    dedupe_key: str | None = None
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run with what the table knows beside: its lease, its wake-up and the tokens of the last writes."""
+
+    run: Run
+    lease_token: str | None
+    lease_until: int | None
+    claims: int
+    """Raised by every claim: the fencing number."""
+    wake_at: int | None
+    timeout_ms: int | None
+    payload_bytes: int
+    inherits_max_attempts: bool
+    """Its creator knew no handler, so the limit is the registered job's, written with the next transition."""
+
+
+def new_run_id() -> str:
+    """Return an id that no other run has."""
+    return uuid.uuid4().hex
+
+
+def derived_run_id(*parts: str) -> str:
+    """Return the one id that belongs to ``parts``: what makes a key unique by a plain conditional put."""
+    # A length before each part keeps ("ab", "c") apart from ("a", "bc").
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def wake_shard(run_id: str, shards: int) -> int:
+    """Return the index partition of an id. Stored with the item, so the number of shards may grow."""
+    return int.from_bytes(hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).digest()[:4]) % shards
+
+
+def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) -> StoredRun:
+    """Return the stored run that ``attributes`` hold.
+
+    Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read.
+    """
+    key = f"run#{run_id}"
+    try:
+        schema = int(attributes["schema"])
+        if schema > SCHEMA:
+            raise NewerSchemaError(key, schema, SCHEMA)
+        payload_text = str(attributes["payload"])
+        output = attributes.get("output")
+        run = Run(
+            id=run_id,
+            job_name=str(attributes["job_name"]),
+            payload=jsontext.decode(payload_text),
+            status=RunStatus(str(attributes["status"])),
+            attempt=int(attributes["attempt"]),
+            max_attempts=int(attributes.get("max_attempts", default_max_attempts)),
+            scheduled_for=from_ms(int(attributes["scheduled_for"])),
+            created_at=from_ms(int(attributes["created_at"])),
+            updated_at=from_ms(int(attributes["updated_at"])),
+            started_at=_moment(attributes, "started_at"),
+            finished_at=_moment(attributes, "finished_at"),
+            last_error=_text(attributes, "last_error"),
+            output=None if output is None else jsontext.decode(str(output)),
+            schedule_id=_text(attributes, "schedule_id"),
+            dedupe_key=_text(attributes, "dedupe_key"),
+            cancel_requested="cancel_requested_at" in attributes,
+        )
+        return StoredRun(
+            run=run,
+            lease_token=_text(attributes, "lease_token"),
+            lease_until=_number(attributes, "lease_until"),
+            claims=int(attributes.get("claims", 0)),
+            wake_at=_number(attributes, "wake_at"),
+            timeout_ms=_number(attributes, "timeout_ms"),
+            payload_bytes=len(payload_text) if payload_text.isascii() else len(payload_text.encode()),
+            inherits_max_attempts="max_attempts" not in attributes,
+        )
+    except KeyError as error:
+        raise CorruptItemError(key, f"it has no attribute {error}") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CorruptItemError(key, f"an attribute holds a wrong value ({type(error).__name__})") from None
+
+
+def _text(attributes: Attributes, name: str) -> str | None:
+    value = attributes.get(name)
+    return None if value is None else str(value)
+
+
+def _number(attributes: Attributes, name: str) -> int | None:
+    value = attributes.get(name)
+    return None if value is None else int(value)
+
+
+def _moment(attributes: Attributes, name: str) -> datetime | None:
+    value = attributes.get(name)
+    return None if value is None else from_ms(int(value))

@@ -1,0 +1,43 @@
+"""Times: aware UTC datetimes outside, epoch milliseconds in the table. Free of clocks: ``now`` is an argument."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+from kumofire_core.errors import InvalidArgumentError
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def to_ms(moment: datetime) -> int:
+    """Return the epoch milliseconds of an aware datetime, rounded down."""
+    return (moment - EPOCH) // _MILLISECOND
+
+
+def from_ms(ms: int) -> datetime:
+    """Return the aware UTC datetime of epoch milliseconds; ``OverflowError`` where Python has no such year."""
+    return EPOCH + timedelta(milliseconds=ms)
+
+
+def duration_ms(length: timedelta) -> int:
+    """Return a duration in milliseconds, rounded down."""
+    return length // _MILLISECOND
+
+
+def whole_seconds_until(due_ms: int, now_ms: int) -> int:
+    """Return the seconds from now until ``due_ms``, rounded up and never negative: a message must not come early."""
+    return max(0, math.ceil((due_ms - now_ms) / 1000))
+
+
+def require_aware(name: str, moment: object) -> datetime:
+    """Return the argument ``name`` as UTC; ``InvalidArgumentError`` where it is no datetime or has no time zone."""
+    if not isinstance(moment, datetime):
+        raise InvalidArgumentError(f"{name} must be a datetime with a time zone, not {type(moment).__name__}")
+    if moment.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"{name} is {moment.isoformat()}, which has no time zone; pass an aware datetime, "
+            "for example datetime.now(timezone.utc)"
+        )
+    return moment.astimezone(UTC)

@@ -1,0 +1,290 @@
+"""Every transition of a run, each in one function, as one conditional write. Free of AWS, clocks and the engine.
+
+A transition says what must hold for it to apply, what it changes, and by what it is known again: the SDK repeats a
+request whose reply was lost, so a write can be refused by its own first copy. ``evidence`` is the attribute whose value
+only this write can have put there; a refusal that shows it is a success.
+
+What the wake-up times promise: ``wake_at`` is the latest time by which the dispatcher looks at an unfinished run again.
+A claim leaves it alone, so that it costs no index write; whoever is woken too early looks, and pushes it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from kumofire_core.run import SCHEMA, RunStatus, StoredRun, Value, wake_shard
+from kumofire_core.times import duration_ms
+
+CLOCK_SKEW_MS = 1_000
+"""How far two machines' clocks may be apart: a run may start this much before its time by the consumer's clock."""
+
+LEASE_MARGIN_MS = 5_000
+"""How long a lease outlasts its process's deadline: Lambda's kill is not to the millisecond, and clocks differ."""
+
+SQS_MAX_DELAY = timedelta(minutes=15)
+"""https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html (message delay)"""
+
+SEND_GRACE_MS = 60_000
+"""How long after a delayed message's time its run may still wait before the dispatcher takes the message for lost."""
+
+FIRST_RESEND_MS = 2 * 60_000
+LAST_RESEND_MS = 60 * 60_000
+
+_WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
+_RUNNING = (RunStatus.RUNNING,)
+_UNINDEXED = ("wake_shard", "wake_at")
+_LEASE = ("lease_token", "lease_until")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """A value DynamoDB computes: attribute ``name``, or ``otherwise`` where the item has none, plus ``plus``."""
+
+    name: str
+    otherwise: int
+    plus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One conditional write to one run."""
+
+    source: tuple[RunStatus, ...]
+    target: RunStatus
+    holds: Mapping[str, Value] = field(default_factory=dict)
+    """Attributes that must have exactly these values."""
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    """Attributes that must not be greater than these numbers."""
+    absent: tuple[str, ...] = ()
+    """Attributes the item must not have."""
+    sets: Mapping[str, Value | Sum] = field(default_factory=dict)
+    adds: Mapping[str, int] = field(default_factory=dict)
+    removes: tuple[str, ...] = ()
+    evidence: tuple[str, str]
+
+
+def create(
+    run_id: str,
+    *,
+    create_token: str,
+    job_name: str,
+    payload: str,
+    max_attempts: int | None,
+    due_ms: int,
+    now_ms: int,
+    shards: int,
+    timeout_ms: int | None = None,
+    schedule_id: str | None = None,
+    dedupe_key: str | None = None,
+) -> dict[str, Value]:
+    """Return the attributes of a new run: queued when it is due, scheduled otherwise.
+
+    They are put on the condition that the id is new. ``create_token`` is the evidence: a put that finds it was its own.
+    ``max_attempts`` is left out where the creator knows no handler; the consumer's registered job then decides.
+    """
+    due_now = due_ms <= now_ms
+    attributes: dict[str, Value | None] = {
+        "schema": SCHEMA,
+        "status": RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
+        "job_name": job_name,
+        "payload": payload,
+        "attempt": 0,
+        "claims": 0,
+        "max_attempts": max_attempts,
+        "scheduled_for": due_ms,
+        "created_at": now_ms,
+        "updated_at": now_ms,
+        "create_token": create_token,
+        "wake_shard": wake_shard(run_id, shards),
+        "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
+        "timeout_ms": timeout_ms,
+        "schedule_id": schedule_id,
+        "dedupe_key": dedupe_key,
+    }
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def claim(lease_token: str, *, now_ms: int, longest_ms: int) -> Transition:
+    """Take a due run that nobody holds, and start its next attempt.
+
+    A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
+    as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
+    protects has surely ended when it ends.
+    """
+    return Transition(
+        source=_WAITING,
+        target=RunStatus.RUNNING,
+        at_most={"scheduled_for": now_ms + CLOCK_SKEW_MS},
+        sets={
+            "lease_token": lease_token,
+            "lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS),
+            "started_at": now_ms,
+            "updated_at": now_ms,
+        },
+        adds={"claims": 1},
+        evidence=("lease_token", lease_token),
+    )
+
+
+def take_over(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, error: str) -> Transition:
+    """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
+    longest_ms = longest_ms if expired.timeout_ms is None else expired.timeout_ms
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        holds=_held_by(expired),
+        at_most={"lease_until": now_ms},
+        absent=("cancel_requested_at",),
+        sets={
+            "lease_token": lease_token,
+            "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
+            "attempt": expired.run.attempt + 1,
+            "last_error": error,
+            "started_at": now_ms,
+            "updated_at": now_ms,
+            **_decided(expired),
+        },
+        adds={"claims": 1},
+        evidence=("lease_token", lease_token),
+    )
+
+
+def succeed(claimed: StoredRun, *, now_ms: int, output: str | None, expires_at: int | None) -> Transition:
+    """Record that the handler returned, and release the lease."""
+    return _settle(claimed, RunStatus.SUCCEEDED, now_ms, {"output": output, **_ended(now_ms, expires_at)}, _UNINDEXED)
+
+
+def reschedule(claimed: StoredRun, *, now_ms: int, due_ms: int, error: str) -> Transition:
+    """Put a failed attempt's run back to wait until ``due_ms``.
+
+    Refused where a person asked for the run's cancellation meanwhile: then ``cancel_attempt`` is what fits.
+    """
+    sets = _failed_attempt(claimed, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, absent=("cancel_requested_at",))
+
+
+def fail(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """Record that the last attempt failed. Refused, like ``reschedule``, where the run is to be canceled."""
+    sets = _failed_attempt(claimed, error) | _ended(now_ms, expires_at)
+    return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, absent=("cancel_requested_at",))
+
+
+def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """Record that the run can't be attempted, for want of a handler or of attempts; none is counted."""
+    return _settle(claimed, RunStatus.FAILED, now_ms, {"last_error": error, **_ended(now_ms, expires_at)}, _UNINDEXED)
+
+
+def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """End a run whose cancellation was asked for, after an attempt without success: there is no retry."""
+    sets = _failed_attempt(claimed, error) | _ended(now_ms, expires_at)
+    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+
+
+def reschedule_expired(expired: StoredRun, token: str, *, now_ms: int, due_ms: int, error: str) -> Transition:
+    """Put back a run whose worker was lost; the lost attempt counts."""
+    sets = _failed_attempt(expired, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    return _settle_expired(expired, token, RunStatus.SCHEDULED, now_ms, sets, absent=("cancel_requested_at",))
+
+
+def fail_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """Fail a run whose worker was lost in its last attempt."""
+    sets = _failed_attempt(expired, error) | _ended(now_ms, expires_at)
+    return _settle_expired(expired, token, RunStatus.FAILED, now_ms, sets, _UNINDEXED, absent=("cancel_requested_at",))
+
+
+def cancel_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """End a run whose worker was lost after its cancellation had been asked for."""
+    sets = _failed_attempt(expired, error) | _ended(now_ms, expires_at)
+    return _settle_expired(expired, token, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+
+
+def waiting_wake_at(due_ms: int, now_ms: int) -> int:
+    """Return the wake-up of a run that waits for ``due_ms``.
+
+    Within SQS's longest delay its message is sent at once, and the wake-up stands behind that message. Further off, it
+    is the time itself: the dispatcher sends.
+    """
+    return due_ms + SEND_GRACE_MS if sent_at_once(due_ms, now_ms) else due_ms
+
+
+def sent_at_once(due_ms: int, now_ms: int) -> bool:
+    """Say whether whoever puts a run to wait also sends its message, with a delay."""
+    return due_ms - now_ms <= duration_ms(SQS_MAX_DELAY)
+
+
+def resend_at(now_ms: int, *, sends: int) -> int:
+    """Return when a message sent for the ``sends``-th time is taken for lost.
+
+    The interval doubles, so that a backlog of hours is not multiplied by copies of its own messages.
+    """
+    return now_ms + min(FIRST_RESEND_MS << min(sends - 1, 10), LAST_RESEND_MS)
+
+
+def _settle(
+    claimed: StoredRun,
+    target: RunStatus,
+    now_ms: int,
+    sets: Mapping[str, Value | None],
+    removes: tuple[str, ...] = (),
+    *,
+    absent: tuple[str, ...] = (),
+) -> Transition:
+    """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
+    held = _held_by(claimed)
+    return Transition(
+        source=_RUNNING,
+        target=target,
+        holds=held,
+        absent=absent,
+        sets={"settled_by": held["lease_token"], "updated_at": now_ms, **_decided(claimed), **_present(sets)},
+        removes=_LEASE + removes,
+        evidence=("settled_by", held["lease_token"]),
+    )
+
+
+def _settle_expired(
+    expired: StoredRun,
+    token: str,
+    target: RunStatus,
+    now_ms: int,
+    sets: Mapping[str, Value | None],
+    removes: tuple[str, ...] = (),
+    *,
+    absent: tuple[str, ...] = (),
+) -> Transition:
+    """End an attempt in place of its lost worker: only once the lease is over, and only if it is still that lease."""
+    return Transition(
+        source=_RUNNING,
+        target=target,
+        holds=_held_by(expired),
+        at_most={"lease_until": now_ms},
+        absent=absent,
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **_present(sets)},
+        removes=_LEASE + removes,
+        evidence=("settled_by", token),
+    )
+
+
+def _held_by(run: StoredRun) -> dict[str, str]:
+    if run.lease_token is None:
+        raise ValueError(f"run {run.run.id} is not leased")
+    return {"lease_token": run.lease_token}
+
+
+def _decided(run: StoredRun) -> dict[str, Value]:
+    """Write down the limit that the registered job decided, so that every later reader sees the same."""
+    return {"max_attempts": run.run.max_attempts} if run.inherits_max_attempts else {}
+
+
+def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value | None]:
+    return {"attempt": run.run.attempt + 1, "last_error": error}
+
+
+def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value | None]:
+    return {"finished_at": now_ms, "expires_at": expires_at}
+
+
+def _present(sets: Mapping[str, Value | None]) -> dict[str, Value]:
+    return {name: value for name, value in sets.items() if value is not None}
