@@ -1,0 +1,211 @@
+"""Calling a handler, with a limit to its time. Free of AWS, runs and storage.
+
+Python can't stop code from outside. A handler that may be cut therefore runs in a thread of its own while its caller
+waits: when the time is over the caller goes on without it, drops whatever the handler returns later, and asks the
+thread to stop. A thread that does not (it blocks in C code, or catches everything) is counted as stray, for whoever
+owns the process to end it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+class CallCutError(Exception):
+    """A call's time was over before it ended. Private to the engine, so no handler can raise it."""
+
+
+class Threads:
+    """Daemon threads, made when none is idle and kept for the next call.
+
+    Not ``concurrent.futures``: its threads are joined when the interpreter ends, so one handler that never returns
+    would keep its process alive for ever.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[_Thread] = []
+        self._lock = threading.Lock()
+        self._stray: dict[_Thread, Call] = {}
+
+    def start(self, function: Callable[[], Any]) -> Call:
+        """Begin ``function`` in a thread, in a copy of the caller's context."""
+        call = Call(function, contextvars.copy_context())
+        with self._lock:
+            thread = self._idle.pop() if self._idle else None
+        if thread is None:
+            thread = _Thread(self)
+            thread.start()
+        thread.inbox.put(call)
+        return call
+
+    def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
+        """Return what ``function`` returns or raise what it raises, if it ends within ``seconds``.
+
+        Raises ``CallCutError`` otherwise; the caller is then free of it, and the thread is asked to stop.
+        """
+        call = self.start(function)
+        if not call.wait(seconds) and self._abandon(call):
+            raise CallCutError
+        call.wait()
+        return call.result()
+
+    def stray(self, *, patience_seconds: float = 0.0) -> int:
+        """Return how many abandoned calls still run, after waiting up to ``patience_seconds`` for them to stop."""
+        give_up = time.monotonic() + patience_seconds
+        for interrupt_again in (True, False):
+            with self._lock:
+                self._stray = {thread: call for thread, call in self._stray.items() if thread.is_alive()}
+                strays = dict(self._stray)
+            for thread, call in strays.items():
+                thread.join(max(0.0, (give_up - time.monotonic()) / (2 if interrupt_again else 1)))
+                if interrupt_again:
+                    # A coroutine that was canceled but never awaits; or a handler that was in C code the first time.
+                    thread.interrupt(call)
+        with self._lock:
+            return sum(thread.is_alive() for thread in self._stray)
+
+    def _abandon(self, call: Call) -> bool:
+        """Give a call up and ask its thread to stop; ``False`` where it has ended just now."""
+        with call.lock:
+            if call.ended:
+                return False
+            call.abandoned = True
+            thread = call.thread
+            if thread is not None:  # else it has not begun, and will not
+                with self._lock:
+                    self._stray[thread] = call
+                thread.cancel(call)
+        return True
+
+    def take_back(self, thread: _Thread) -> None:
+        """Keep a thread for the next call."""
+        with self._lock:
+            self._idle.append(thread)
+
+
+class Call:
+    """One function call in a thread of ``Threads``."""
+
+    def __init__(self, function: Callable[[], Any], context: contextvars.Context) -> None:
+        self._function = function
+        self._context = context
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+        self.lock = threading.Lock()
+        """Guards ``ended`` and ``abandoned``, so that a thread is never interrupted in its next call."""
+        self.ended = False
+        self.abandoned = False
+        self.thread: _Thread | None = None
+        self.cancel: Callable[[], object] | None = None
+        """Cancels the coroutine that the call runs, where it runs one."""
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the call has ended, for ever or for ``seconds``; say whether it has."""
+        if not self._done.acquire(timeout=-1 if seconds is None else max(0.0, min(seconds, threading.TIMEOUT_MAX))):
+            return False
+        self._done.release()
+        return True
+
+    def result(self) -> Any:
+        """Return what the function returned or raise what it raised; only for a call that has ended."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def execute(self, thread: _Thread) -> None:
+        """Make the call in ``thread``, and give the thread back unless the call was abandoned meanwhile."""
+        with self.lock:
+            if self.abandoned:
+                thread.owner.take_back(thread)
+                return
+            self.thread = thread
+        _current.call = self
+        try:
+            self._value = self._context.run(self._function)
+        except BaseException as error:
+            self._error = error
+        _current.call = None
+        with self.lock:
+            self.ended = True
+            if self.abandoned:
+                raise _StopHandler
+        thread.owner.take_back(thread)
+        self._done.release()
+
+
+class _Thread(threading.Thread):
+    def __init__(self, owner: Threads) -> None:
+        super().__init__(name="kumofire-handler", daemon=True)
+        self.inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self.owner = owner
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.inbox.get().execute(self)
+        except _StopHandler:
+            return
+
+    def cancel(self, call: Call) -> None:
+        """Ask the call to stop: cancel its coroutine, or where it runs none, interrupt it."""
+        cancel = call.cancel
+        if cancel is None:
+            self.interrupt(call)
+            return
+        with contextlib.suppress(RuntimeError):  # its loop was closed in this instant: the call is ending
+            cancel()
+
+    def interrupt(self, call: Call) -> None:
+        """Raise ``_StopHandler`` in the call's code, at its next Python instruction."""
+        import ctypes
+
+        if not call.ended:
+            stop, ident = ctypes.py_object(_StopHandler), ctypes.c_ulong(self.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, stop)
+
+
+class _StopHandler(BaseException):
+    """Raised inside a handler whose time is over. No ``Exception``, so that a broad except clause lets it through."""
+
+
+_current = threading.local()
+
+
+def call_handler(handler: Callable[[Any], Any], context: object, threads: Threads) -> Any:
+    """Call a handler in this thread, and where it is ``async``, run its coroutine to the end."""
+    value = handler(context)
+    if not hasattr(value, "__await__"):
+        return value
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_awaiting(value))
+    # This thread's loop is busy running our caller; a coroutine can only be run to its end in another thread.
+    call = threads.start(lambda: asyncio.run(_awaiting(value)))
+    call.wait()
+    return call.result()
+
+
+async def _awaiting(value: Awaitable[Any]) -> Any:
+    import asyncio
+
+    call: Call | None = getattr(_current, "call", None)
+    task = asyncio.current_task()
+    if call is None or task is None:
+        return await value
+    loop = asyncio.get_running_loop()
+    call.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+    try:
+        return await value
+    finally:
+        call.cancel = None

@@ -1,0 +1,174 @@
+"""A batch of SQS records: which are malformed, which were consumed, which must come again. Free of boto3.
+
+One record's trouble never touches another's. The report is complete whatever happens; a record without a verdict by the
+time the process must answer is one that must come again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kumofire_core.attempt import Threads
+from kumofire_core.consumer import ConsumeResult, Deadline
+from kumofire_core.errors import KumofireError, MalformedMessageError
+from kumofire_core.failure import error_name, error_places
+from kumofire_core.message import decode_body
+
+log = logging.getLogger("kumofire_core")
+
+EXCERPT_LENGTH = 80
+"""How much of a malformed body is logged, in characters."""
+
+ANSWER_SECONDS = 0.3
+"""How long before the process's end the batch is answered, whatever is still under way."""
+
+STRAY_PATIENCE_SECONDS = 0.5
+"""How long a handler that was cut is waited for to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordReport:
+    """What became of one record. Exactly one of the last three is set."""
+
+    message_id: str | None
+    job_run_id: str | None = None
+    result: ConsumeResult | None = None
+    malformed: str | None = None
+    """Why it is no message of ours. It is acknowledged: it would be malformed for ever."""
+    failure: str | None = None
+    """What kept the runtime from consuming it. It is reported, and SQS delivers it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReport:
+    """What became of a batch, record by record, in the event's order."""
+
+    records: tuple[RecordReport, ...] = field(default=())
+    stray_handlers: int = 0
+    """Handlers that were cut and still run. Their process should end before it serves another batch."""
+
+    def response(self) -> dict[str, list[dict[str, str]]]:
+        """Return what Lambda wants to hear: the records to deliver again.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html#services-sqs-batchfailurereporting
+        """
+        return {
+            "batchItemFailures": [
+                {"itemIdentifier": record.message_id}
+                for record in self.records
+                if record.failure is not None and record.message_id is not None
+            ]
+        }
+
+
+def run_batch(
+    event: object,
+    consume: Callable[[str, Deadline | None], ConsumeResult],
+    threads: Threads,
+    *,
+    deadline: Deadline | None,
+    concurrency: int,
+) -> BatchReport:
+    """Consume every record of an event, ``concurrency`` at a time, and report on each."""
+    if not isinstance(event, dict) or not isinstance(event.get("Records"), list):
+        log.error("the event is not a batch of SQS records; nothing was done")
+        return BatchReport()
+    records: list[Any] = event["Records"]
+    batch = _Batch(len(records))
+    todo: deque[tuple[int, str, str]] = deque()
+    for index, record in enumerate(records):
+        report, run_id = _parse(record)
+        batch.reports[index] = report
+        if run_id is not None and report.message_id is not None:
+            todo.append((index, report.message_id, run_id))
+
+    def work() -> None:
+        while not batch.closed:
+            try:
+                index, message_id, run_id = todo.popleft()
+            except IndexError:
+                return
+            batch.settle(index, _consume(consume, message_id, run_id, deadline))
+
+    loops = min(concurrency, len(todo))
+    if deadline is None and loops == 1:
+        work()
+    elif loops:
+        calls = [threads.start(work) for _ in range(loops)]
+        for call in calls:
+            call.wait(None if deadline is None else deadline.seconds_left() - min(ANSWER_SECONDS, deadline.reserve / 4))
+    reports = batch.close()
+    for report in reports:
+        if report.failure is not None:
+            log.error(
+                "a record could not be consumed and will be delivered again: %s",
+                report.failure,
+                extra={"message_id": report.message_id, "job_run_id": report.job_run_id},
+            )
+    patience = STRAY_PATIENCE_SECONDS
+    if deadline is not None:
+        patience = min(patience, deadline.seconds_left() / 4)
+    return BatchReport(records=tuple(reports), stray_handlers=threads.stray(patience_seconds=max(0.0, patience)))
+
+
+class _Batch:
+    """The reports of one batch. Once closed it takes no more, and its threads begin nothing new."""
+
+    def __init__(self, size: int) -> None:
+        self.reports: list[RecordReport] = [RecordReport(message_id=None)] * size
+        self.closed = False
+        self._lock = threading.Lock()
+
+    def settle(self, index: int, report: RecordReport) -> None:
+        with self._lock:
+            if not self.closed:
+                self.reports[index] = report
+
+    def close(self) -> list[RecordReport]:
+        with self._lock:
+            self.closed = True
+            return list(self.reports)
+
+
+def _parse(record: object) -> tuple[RecordReport, str | None]:
+    """Return a record's run id with the report it has until it is consumed, or what is malformed about it."""
+    message_id = record.get("messageId") if isinstance(record, dict) else None
+    if not isinstance(message_id, str) or not message_id:
+        message_id = None
+    body = record.get("body") if isinstance(record, dict) else None
+    try:
+        run_id = decode_body(body)
+        if message_id is None:
+            raise MalformedMessageError("the record has no messageId")
+    except MalformedMessageError as error:
+        log.warning(
+            "malformed record acknowledged: %s",
+            error,
+            extra={"message_id": message_id, "excerpt": _excerpt(body)},
+        )
+        return RecordReport(message_id=message_id, malformed=str(error)), None
+    return RecordReport(message_id=message_id, job_run_id=run_id, failure="not done before the deadline"), run_id
+
+
+def _consume(
+    consume: Callable[[str, Deadline | None], ConsumeResult], message_id: str, run_id: str, deadline: Deadline | None
+) -> RecordReport:
+    try:
+        result = consume(run_id, deadline)
+    except Exception as error:
+        # Ours says what it is about; another's text may quote data.
+        failure = str(error) if isinstance(error, KumofireError) else error_name(error)
+        log.debug("record failed", extra={"message_id": message_id, "error_at": error_places(error)})
+        return RecordReport(message_id=message_id, job_run_id=run_id, failure=failure)
+    return RecordReport(message_id=message_id, job_run_id=run_id, result=result)
+
+
+def _excerpt(body: object) -> str:
+    """Return the beginning of a body, in printable ASCII."""
+    text = body[: EXCERPT_LENGTH + 1] if isinstance(body, str) else f"({type(body).__name__})"
+    return ascii(text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "...")

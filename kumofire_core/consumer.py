@@ -1,0 +1,317 @@
+"""Consuming one message: claim the run, call its handler, record how the attempt ended.
+
+This is the engine's main path. What each write is and when it applies is in ``transitions``; this module decides which
+one is next. Free of boto3 and of the shape of SQS events.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+
+from kumofire_core import jsontext, transitions
+from kumofire_core.attempt import CallCutError, Threads, call_handler
+from kumofire_core.context import JobContext, attempt_logger, enter_log_fields, leave_log_fields, log_fields
+from kumofire_core.errors import AttemptTimeoutError, DeadlineTooCloseError, InvalidJSONError
+from kumofire_core.failure import error_places, error_text, lost_attempt
+from kumofire_core.queue import Queue
+from kumofire_core.registry import Job, Registry
+from kumofire_core.retry import next_attempt_at
+from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Attributes, Run, RunStatus, StoredRun, read_run
+from kumofire_core.table import Answer, Table
+from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
+
+log = logging.getLogger("kumofire_core")
+
+
+class Outcome(StrEnum):
+    """What consuming a message came to."""
+
+    IGNORED = "ignored"
+    """Nothing was changed: no such run, or it is finished, not yet due, or leased by another consumer."""
+    SUCCEEDED = "succeeded"
+    RETRIED = "retried"
+    """The attempt failed, and the run waits for the next one."""
+    FAILED = "failed"
+    CANCELED = "canceled"
+    """The attempt failed, and there is no next one because the run's cancellation had been asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumeResult:
+    """How one message was consumed. Results are equal when outcome and run are."""
+
+    outcome: Outcome
+    job_run_id: str
+    job_name: str | None = field(default=None, compare=False)
+    attempt: int | None = field(default=None, compare=False)
+    """The number of the attempt, where a handler was called."""
+    duration: timedelta | None = field(default=None, compare=False)
+    """How long the handler took, where one was called."""
+    reason: str | None = field(default=None, compare=False)
+    """Why the message was ignored, or what the attempt failed with: the error's type, never its text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """When a process ends, and when what it runs must have ended before."""
+
+    RESERVE_SECONDS = 2.0
+    """What is kept for recording how an attempt ended: a few requests, with a repeat or two."""
+    LEAST_START_SECONDS = 0.75
+    """With less than this, nothing is started at all."""
+
+    ends: float
+    """On ``time.monotonic``'s scale."""
+    reserve: float
+    """Seconds; a fifth of a very short time, so that a function with a timeout of 3 s can do something, too."""
+
+    @classmethod
+    def within(cls, seconds: float) -> Deadline:
+        """Return the deadline of a process that ends in ``seconds``."""
+        return cls(ends=time.monotonic() + seconds, reserve=min(cls.RESERVE_SECONDS, max(0.0, seconds) / 5))
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the process ends."""
+        return self.ends - time.monotonic()
+
+    def seconds_to_run(self) -> float:
+        """Return the seconds until a handler is cut."""
+        return self.seconds_left() - self.reserve
+
+    def too_close_to_start(self) -> bool:
+        """Say whether an attempt begun now would have less time than recording its end takes."""
+        return self.seconds_left() < max(self.LEAST_START_SECONDS, 2 * self.reserve)
+
+
+class Consumer:
+    """Executes runs, one message at a time; safe to call from many threads."""
+
+    def __init__(
+        self,
+        *,
+        table: Table,
+        queue: Queue,
+        registry: Registry,
+        lease: timedelta,
+        retention: timedelta | None,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._table = table
+        self._queue = queue
+        self._registry = registry
+        self._lease_ms = duration_ms(lease)
+        self._retention_ms = None if retention is None else duration_ms(retention)
+        self._clock = clock
+        self.threads = Threads()
+
+    def consume(self, run_id: str, deadline: Deadline | None) -> ConsumeResult:
+        """Execute a run if it is due and nobody else does; two requests to the table, or one when it is ignored.
+
+        A takeover from a lost worker costs one more. Errors of the table leave as botocore raised them, also after the
+        handler returned: the run then stays leased, and is taken over when its lease ends. Raises
+        ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start.
+        """
+        if deadline is not None and deadline.too_close_to_start():
+            raise DeadlineTooCloseError(deadline.seconds_left())
+        claimed = self._claim(run_id, deadline)
+        if isinstance(claimed, ConsumeResult):
+            return claimed
+        token = enter_log_fields(claimed.run)
+        try:
+            return self._attempt(claimed, deadline)
+        finally:
+            leave_log_fields(token)
+
+    def _claim(self, run_id: str, deadline: Deadline | None) -> StoredRun | ConsumeResult:
+        now_ms = to_ms(self._clock())
+        longest_ms = self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
+        token = uuid.uuid4().hex
+        claim = transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms)
+        answer = self._table.apply(run_id, claim, read_back=True)
+        if answer.item is None:
+            return _ignored(run_id, "no such run")
+        found = self._read(run_id, answer.item)
+        if answer.applied:
+            return found
+        if found.run.status is not RunStatus.RUNNING:
+            return _ignored(run_id, found.run.status if found.run.status in FINAL else "not yet due", found.run)
+        if found.lease_until is None or found.lease_until > now_ms:
+            return _ignored(run_id, "leased", found.run)
+        return self._take_over(found, token, now_ms=now_ms, longest_ms=longest_ms)
+
+    def _take_over(self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int) -> StoredRun | ConsumeResult:
+        """Take a run from a worker that was lost, or end it where that was its last attempt or it is to be canceled."""
+        run = expired.run
+        lost = lost_attempt(expired)
+        error = error_text(lost)
+        last = run.attempt + 1 >= run.max_attempts
+        if run.cancel_requested or last:
+            ended = RunStatus.CANCELED if run.cancel_requested else RunStatus.FAILED
+            make = transitions.cancel_expired if run.cancel_requested else transitions.fail_expired
+            end = make(expired, token, now_ms=now_ms, error=error, expires_at=self.expires_at(now_ms))
+            if not self._table.apply(run.id, end).applied:
+                return _ignored(run.id, "taken over by another consumer", run)
+            log.error("the worker of a run was lost; the run ended %s", ended, extra=log_fields(run))
+            return ConsumeResult(
+                outcome=Outcome(ended), job_run_id=run.id, job_name=run.job_name, reason=type(lost).__name__
+            )
+        take = transitions.take_over(expired, token, now_ms=now_ms, longest_ms=longest_ms, error=error)
+        answer = self._table.apply(run.id, take, read_back=True)
+        if not answer.applied or answer.item is None:
+            return _ignored(run.id, "taken over by another consumer", run)
+        log.warning("the worker of a run was lost; taking the run over", extra=log_fields(run))
+        return self._read(run.id, answer.item)
+
+    def _attempt(self, claimed: StoredRun, deadline: Deadline | None) -> ConsumeResult:
+        run = claimed.run
+        job = self._registry.get(run.job_name)
+        if job is None:
+            return self._refuse(claimed, f'Missing handler for job "{run.job_name}"', "missing handler")
+        if run.attempt >= run.max_attempts:
+            # Its job's limit was lowered after its creator had left the limit to the job.
+            return self._refuse(claimed, f"no attempts left: {run.attempt} of {run.max_attempts}", "no attempts left")
+        begun = time.monotonic()
+        try:
+            output = self._call(job, claimed, deadline)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # a person ends this process; the lease will end, too
+            return self._failed(claimed, job, error, timedelta(seconds=time.monotonic() - begun))
+        taken = timedelta(seconds=time.monotonic() - begun)
+        now_ms = to_ms(self._clock())
+        done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self.expires_at(now_ms))
+        if not self._table.apply(run.id, done).applied:
+            return self._lost_lease(run, taken)
+        log.debug("run succeeded", extra=log_fields(run))
+        return _result(Outcome.SUCCEEDED, run, taken)
+
+    def _call(self, job: Job, claimed: StoredRun, deadline: Deadline | None) -> str | None:
+        """Call the handler within its time and return its output as JSON text."""
+        run = claimed.run
+        timeouts = [ms / 1000 for ms in (job.timeout_ms, claimed.timeout_ms) if ms is not None]
+        timeout = min(timeouts) if timeouts else None
+        left = None if deadline is None else deadline.seconds_to_run()
+        limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
+        lease_seconds = ((claimed.lease_until or 0) - to_ms(self._clock()) - transitions.LEASE_MARGIN_MS) / 1000
+        context = JobContext(
+            run=run,
+            attempt=run.attempt + 1,
+            fencing_token=claimed.claims,
+            now=run.started_at or run.updated_at,
+            logger=attempt_logger(run),
+            _ends=time.monotonic() + (lease_seconds if limit is None else limit),
+        )
+        call = partial(call_handler, job.handler, context, self.threads)
+        if limit is None:
+            value = call()
+        else:
+            try:
+                value = self.threads.run(call, seconds=limit)
+            except CallCutError:
+                raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout)) from None
+        if value is None:
+            return None
+        output = jsontext.encode("the handler's return value", value)
+        room = MAX_PAYLOAD_BYTES - claimed.payload_bytes
+        size = len(output.encode())
+        if size > room:
+            raise InvalidJSONError(
+                f"the handler's return value has {size} bytes of JSON; beside this run's payload there is room for "
+                f"{room} (DynamoDB's item limit); store it elsewhere and return a reference"
+            )
+        return output
+
+    def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
+        """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
+        run = claimed.run
+        now_ms = to_ms(self._clock())
+        text, kind = error_text(error), type(error).__name__
+        expires_at = self.expires_at(now_ms)
+        due_ms = next_attempt_at(job.retry, run, error, now_ms=now_ms)
+        if due_ms is None:
+            outcome = Outcome.FAILED
+            end = transitions.fail(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
+        else:
+            outcome = Outcome.RETRIED
+            end = transitions.reschedule(claimed, now_ms=now_ms, due_ms=due_ms, error=text)
+        answer = self._table.apply(run.id, end)
+        if not answer.applied and _cancellation_came_between(claimed, answer):
+            outcome = Outcome.CANCELED
+            end = transitions.cancel_attempt(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
+            answer = self._table.apply(run.id, end)
+        if not answer.applied:
+            return self._lost_lease(run, taken)
+        # The error's own text may quote the payload: it is in the table, for those who may read it.
+        log.warning(
+            "attempt failed with %s; the run is %s",
+            kind,
+            end.target,
+            extra={**log_fields(run), "error_type": kind, "error_at": error_places(error)},
+        )
+        if outcome is Outcome.RETRIED and due_ms is not None:
+            self._send_waiting(run.id, due_ms, now_ms)
+        return _result(outcome, run, taken, reason=kind)
+
+    def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
+        """Fail a run that can't be attempted."""
+        run = claimed.run
+        now_ms = to_ms(self._clock())
+        end = transitions.fail_unattempted(claimed, now_ms=now_ms, error=error, expires_at=self.expires_at(now_ms))
+        if not self._table.apply(run.id, end).applied:
+            return self._lost_lease(run, None)
+        log.error("the run failed without an attempt: %s", reason, extra=log_fields(run))
+        return ConsumeResult(outcome=Outcome.FAILED, job_run_id=run.id, job_name=run.job_name, reason=reason)
+
+    def _lost_lease(self, run: Run, taken: timedelta | None) -> ConsumeResult:
+        log.warning("lost the lease while the handler ran; what it did is not recorded", extra=log_fields(run))
+        return _result(Outcome.IGNORED, run, taken, reason="lost its lease")
+
+    def _send_waiting(self, run_id: str, due_ms: int, now_ms: int) -> None:
+        """Send a waiting run's message with its delay, where SQS can delay that long; else the dispatcher will."""
+        if transitions.sent_at_once(due_ms, now_ms):
+            self._queue.try_send(run_id, delay_seconds=whole_seconds_until(due_ms, now_ms))
+
+    def _read(self, run_id: str, item: Attributes) -> StoredRun:
+        default = self._registry.max_attempts(str(item.get("job_name")))
+        return read_run(run_id, item, default_max_attempts=default)
+
+    def expires_at(self, now_ms: int) -> int | None:
+        """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""
+        return None if self._retention_ms is None else (now_ms + self._retention_ms) // 1000 + 1
+
+
+def _cancellation_came_between(claimed: StoredRun, answer: Answer) -> bool:
+    """Say whether the write was refused for a cancellation alone: the lease is still ours."""
+    found = answer.item
+    return found is not None and found.get("lease_token") == claimed.lease_token and "cancel_requested_at" in found
+
+
+def _ignored(run_id: str, reason: str, run: Run | None = None) -> ConsumeResult:
+    log.debug("message ignored: %s", reason, extra={"job_run_id": run_id})
+    name = None if run is None else run.job_name
+    return ConsumeResult(outcome=Outcome.IGNORED, job_run_id=run_id, job_name=name, reason=reason)
+
+
+def _result(outcome: Outcome, run: Run, taken: timedelta | None, reason: str | None = None) -> ConsumeResult:
+    return ConsumeResult(
+        outcome=outcome,
+        job_run_id=run.id,
+        job_name=run.job_name,
+        attempt=run.attempt + 1,
+        duration=taken,
+        reason=reason,
+    )
+
+
+def _cut_text(attempt: int, limit: float, timeout: float | None) -> str:
+    if timeout is not None and limit == timeout:
+        return f"attempt {attempt} overran its job's timeout of {timeout:g} s and was cut"
+    return f"attempt {attempt} overran: cut after {limit:.1f} s, because its process was near its deadline"

@@ -1,0 +1,100 @@
+"""The jobs of one process: names, handlers and their options. Free of AWS and of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from kumofire_core.errors import ConfigurationError, UnknownJobError
+from kumofire_core.retry import RetryPolicy, is_attempt_count
+from kumofire_core.run import MAX_NAME_LENGTH
+from kumofire_core.times import duration_ms
+
+if TYPE_CHECKING:
+    from kumofire_core.context import JobContext
+
+Handler = Callable[["JobContext"], Any] | Callable[["JobContext"], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A named piece of work."""
+
+    name: str
+    handler: Handler
+    retry: RetryPolicy
+    max_attempts: int
+    timeout_ms: int | None = None
+    """How long one attempt may take, or ``None``: as long as its process can."""
+
+
+class Registry:
+    """The jobs that have a handler here. ``retry`` is the policy of a job that brings none."""
+
+    def __init__(self, retry: RetryPolicy) -> None:
+        self.retry = retry
+        self._jobs: dict[str, Job] = {}
+
+    def register(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_attempts: int | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        """Add a job; ``ConfigurationError`` names everything that is wrong with it, a name taken already too."""
+        problems = [] if (problem := name_problem(name)) is None else [problem]
+        if not callable(handler):
+            problems.append(f"the handler of job {name!r} must be callable, not {type(handler).__name__}")
+        if max_attempts is not None and not is_attempt_count(max_attempts):
+            problems.append(f"max_attempts of job {name!r} must be a whole number of at least 1, not {max_attempts!r}")
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            problems.append(f"retry of job {name!r} must be a RetryPolicy, not {type(retry).__name__}")
+        if timeout is not None and (not isinstance(timeout, timedelta) or duration_ms(timeout) < 1):
+            problems.append(f"timeout of job {name!r} must be a timedelta of at least 1 ms, not {timeout!r}")
+        if isinstance(name, str) and name in self._jobs:
+            problems.append(f"job {name!r} has a handler already; give the second one another name")
+        if problems:
+            raise ConfigurationError(problems)
+        policy = retry or self.retry
+        self._jobs[name] = Job(
+            name=name,
+            handler=handler,
+            retry=policy,
+            max_attempts=policy.max_attempts if max_attempts is None else max_attempts,
+            timeout_ms=None if timeout is None else duration_ms(timeout),
+        )
+
+    def register_all(self, handlers: Mapping[str, Handler]) -> None:
+        """Add a job for each name and handler of a mapping."""
+        for name, handler in handlers.items():
+            self.register(name, handler)
+
+    def get(self, name: str) -> Job | None:
+        """Return the job of this name, or ``None``."""
+        return self._jobs.get(name)
+
+    def require_known(self, name: str) -> None:
+        """Raise ``UnknownJobError`` where handlers are registered and none has this name."""
+        if self._jobs and name not in self._jobs:
+            raise UnknownJobError(name, list(self._jobs))
+
+    def max_attempts(self, name: str) -> int:
+        """Return the limit for runs of a job whose creator set none."""
+        job = self._jobs.get(name)
+        return self.retry.max_attempts if job is None else job.max_attempts
+
+
+def name_problem(name: object) -> str | None:
+    """Say what is wrong with a job's name, or return ``None``."""
+    if not isinstance(name, str):
+        return f"a job's name must be a string, not {type(name).__name__}"
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        return f"a job's name must have 1 to {MAX_NAME_LENGTH} characters, not {len(name)}"
+    if not name.isprintable():
+        return f"the job name {name!r} has characters that can't be printed"
+    return None
