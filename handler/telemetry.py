@@ -1,0 +1,91 @@
+"""Logs and metrics of the Lambda functions, by Powertools. Free of what the functions do.
+
+Every line that anybody logs is JSON on stdout; while an attempt is under way it carries run id, job and attempt. A
+batch makes one metrics line (CloudWatch's embedded metric format), which costs no request.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from aws_lambda_powertools.logging import Logger
+
+from kumofire_core import AttemptLogFilter, BatchReport, Outcome
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.metrics import Metrics
+
+NAMESPACE = "Kumofire"
+SERVICE = "kumofire-jobs"
+
+OUTCOME_METRICS = {
+    Outcome.SUCCEEDED: "RunsSucceeded",
+    Outcome.RETRIED: "AttemptsRetried",
+    Outcome.FAILED: "RunsFailed",
+    Outcome.CANCELED: "RunsCanceled",
+    Outcome.IGNORED: "MessagesIgnored",
+}
+
+QUIET = ("boto3", "botocore", "urllib3", "s3transfer")
+"""Their debug lines quote requests whole, and with them payloads."""
+
+_metrics: Metrics | None = None
+
+
+def set_up_logging() -> Logger:
+    """Send every logger's lines through Powertools' formatter; once per cold start.
+
+    Settings are Powertools' own: ``POWERTOOLS_SERVICE_NAME``, ``POWERTOOLS_LOG_LEVEL`` and its others.
+    """
+    logger = Logger(service=_service())
+    output = logger.registered_handler
+    output.addFilter(AttemptLogFilter())
+    root = logging.getLogger()
+    # Lambda's runtime put a handler of its own there; with both, every line would come twice.
+    root.handlers = [output]
+    root.setLevel(logger.log_level)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logger.log_level))
+    return logger
+
+
+def record_batch(report: BatchReport) -> None:
+    """Write the metrics of one batch: outcomes, malformed records, records to come again, and handlers' durations."""
+    metrics = _the_metrics()
+    counts: dict[str, int] = {}
+    for record in report.records:
+        if record.malformed is not None:
+            name = "MalformedRecords"
+        elif record.failure is not None:
+            name = "RecordsToRedeliver"
+        elif record.result is not None:
+            name = OUTCOME_METRICS[record.result.outcome]
+            if record.result.duration is not None:
+                milliseconds = record.result.duration.total_seconds() * 1000
+                metrics.add_metric(name="HandlerDuration", unit="Milliseconds", value=round(milliseconds, 3))
+        else:
+            continue
+        counts[name] = counts.get(name, 0) + 1
+    for name, count in counts.items():
+        metrics.add_metric(name=name, unit="Count", value=count)
+    if report.stray_handlers:
+        metrics.add_metric(name="StrayHandlers", unit="Count", value=report.stray_handlers)
+    if counts:
+        metrics.flush_metrics()
+
+
+def _the_metrics() -> Metrics:
+    global _metrics
+    if _metrics is None:
+        # Imported with the first batch instead of at the cold start, which it would lengthen by a tenth.
+        from aws_lambda_powertools.metrics import Metrics
+
+        namespace = os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
+        _metrics = Metrics(service=_service(), namespace=namespace)
+    return _metrics
+
+
+def _service() -> str:
+    return os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE
