@@ -1,0 +1,115 @@
+# GNU make 3.81 or newer. `make` alone lists the targets.
+
+PYTHON ?= python3
+PYTHONS ?= python3.11 python3.13
+VENV ?= .venv
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+UV_VERSION := 0.13.9
+$(foreach name,PYTHON VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test test-all lint format typecheck demo lock clean
+
+# The interpreter's name is part of the stamps, so naming another one makes the environment anew.
+interpreter := $(subst /,-,$(PYTHON))
+locked := $(VENV)/.locked-$(interpreter)
+ready := $(VENV)/.ready-$(interpreter)
+python := $(VENV)/bin/python
+
+# PYTHONOPTIMIZE would drop the assertions, PYTHONPATH and PYTHONHOME bring in other code.
+unexport $(filter PYTHON%,$(.VARIABLES))
+
+# Of pip's settings those that say where packages come from stay; those that say what to do with them go.
+pip_sources := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_TRUSTED_HOST PIP_KEYRING_PROVIDER \
+	PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_TIMEOUT PIP_DEFAULT_TIMEOUT PIP_RETRIES PIP_CACHE_DIR PIP_NO_CACHE_DIR \
+	PIP_CONFIG_FILE
+pip_env := env $(foreach name,$(filter-out $(pip_sources),$(filter PIP_%,$(.VARIABLES))),-u $(name)) \
+	PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# Nothing run here may reach a real account, nor be sent to a proxy on its way to the local emulator.
+offline := env \
+	$(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLES)),-u $(name)) \
+	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN=test AWS_DEFAULT_REGION=us-east-1 \
+	AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true \
+	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=$(PYTHON)  VENV=$(VENV)  PYTEST_ARGS=\"$(PYTEST_ARGS)\""
+
+# $(call require_python,interpreter): stop with a clear message unless it runs and is new enough.
+define require_python
+found=$$("$(1)" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || { \
+	echo "error: '$(1)' does not run; name a Python 3.11 or newer, for example: make PYTHON=python3.13" >&2; exit 1; }; \
+"$(1)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "error: '$(1)' is Python $$found, and 3.11 or newer is needed, for example: make PYTHON=python3.13" >&2; exit 1; }
+endef
+
+# $(call remove_venv,folder): remove a virtual environment, and refuse to remove anything else.
+define remove_venv
+if [ -e "$(1)" ] && [ ! -f "$(1)/pyvenv.cfg" ] && [ -n "$$(ls -A "$(1)")" ]; then \
+	echo "error: '$(1)' is not a virtual environment; move it away or choose another folder with VENV=…" >&2; exit 1; \
+fi; rm -rf "$(1)"
+endef
+
+venv: $(ready) ## Make the virtual environment from the lock
+
+$(locked): requirements-dev.txt
+	@$(call require_python,$(PYTHON)); \
+	$(call remove_venv,$(VENV)); \
+	echo "making $(VENV) with Python $$found from requirements-dev.txt"; \
+	"$(PYTHON)" -m venv "$(VENV)"
+	@$(pip_env) "$(python)" -m pip install -qq --no-compile --require-hashes --no-deps -r requirements-dev.txt
+	@touch "$@"
+
+# The build backend comes from the lock too, so nothing is fetched here.
+$(ready): $(locked) pyproject.toml
+	@$(pip_env) "$(python)" -m pip install -qq --no-index --no-deps --no-build-isolation -e .
+	@touch "$@"
+
+test: lint typecheck ## Lint, check types and run the tests
+	@$(offline) "$(python)" -m pytest -n 2 -q $(PYTEST_ARGS)
+
+test-all: ## Run `make test` under each of PYTHONS
+	@for interpreter in $(PYTHONS); do \
+		echo "== $$interpreter"; \
+		$(MAKE) test PYTHON="$$interpreter" VENV=".venv-$${interpreter##*/}" || exit 1; \
+	done
+
+lint: $(ready) ## Check style and formatting
+	@"$(python)" -m ruff check
+	@"$(python)" -m ruff format --check
+
+format: $(ready) ## Fix what can be fixed, and format
+	@"$(python)" -m ruff check --fix
+	@"$(python)" -m ruff format
+
+typecheck: $(ready) ## Check types
+	@"$(python)" -m mypy
+
+demo: $(ready) ## Run the demo on an embedded local AWS
+	@$(offline) "$(python)" -m examples.demo
+
+lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
+	@$(call require_python,$(PYTHON)); \
+	$(call remove_venv,.venv-lock); \
+	"$(PYTHON)" -m venv .venv-lock
+	@$(pip_env) .venv-lock/bin/python -m pip install -qq uv==$(UV_VERSION)
+	@$(compile) --extra dev --output-file requirements-dev.txt
+	@$(compile) --constraint requirements-dev.txt --output-file requirements.txt
+	@rm -rf .venv-lock
+	@echo "requirements.txt and requirements-dev.txt are up to date"
+
+# What is deployed is what was tested: the runtime lock takes its versions from the other one.
+compile = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--python .venv-lock/bin/python --no-python-downloads --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" $(LOCK_ARGS)
+
+clean: ## Remove the environments, caches and builds
+	@for venv in "$(VENV)" .venv .venv-*; do $(call remove_venv,$$venv); done
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .aws-sam build dist
+	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
