@@ -6,13 +6,14 @@ batch makes one metrics line (CloudWatch's embedded metric format), which costs 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.logging import Logger
 
-from kumofire_core import AttemptLogFilter, BatchReport, Outcome
+from kumofire_core import AttemptLogFilter, BatchReport, DispatchResult, Outcome
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.metrics import Metrics
@@ -26,6 +27,17 @@ OUTCOME_METRICS = {
     Outcome.FAILED: "RunsFailed",
     Outcome.CANCELED: "RunsCanceled",
     Outcome.IGNORED: "MessagesIgnored",
+}
+
+DISPATCH_METRICS = {
+    "dispatched": "RunsDispatched",
+    "schedules": "OccurrencesFired",
+    "resent": "RunsResent",
+    "recovered": "RunsRecovered",
+    "failed": "RunsFailed",
+    "canceled": "RunsCanceled",
+    "unsent": "MessagesUnsent",
+    "errors": "DispatchErrors",
 }
 
 QUIET = ("boto3", "botocore", "urllib3", "s3transfer")
@@ -74,6 +86,22 @@ def record_batch(report: BatchReport) -> None:
         metrics.add_metric(name="StrayHandlers", unit="Count", value=report.stray_handlers)
     if counts:
         metrics.flush_metrics()
+
+
+def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
+    """Write the metrics of one pass of the dispatcher, and a line where it did something; return its counts."""
+    metrics = _the_metrics()
+    counts = dataclasses.asdict(result)
+    metrics.add_metric(name="DispatcherPasses", unit="Count", value=1)
+    for field, name in DISPATCH_METRICS.items():
+        if counts[field]:
+            metrics.add_metric(name=name, unit="Count", value=counts[field])
+    if not result.complete:
+        metrics.add_metric(name="DispatcherPassesCutShort", unit="Count", value=1)
+    metrics.flush_metrics()
+    if counts != dataclasses.asdict(DispatchResult()):
+        logger.info("dispatched", **counts)
+    return counts
 
 
 def _the_metrics() -> Metrics:

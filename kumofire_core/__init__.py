@@ -3,6 +3,7 @@
 from kumofire_core.batch import BatchReport, RecordReport
 from kumofire_core.consumer import ConsumeResult, Outcome
 from kumofire_core.context import AttemptLogFilter, JobContext
+from kumofire_core.dispatcher import DispatchResult
 from kumofire_core.errors import (
     AttemptTimeoutError,
     ConfigurationError,
@@ -15,12 +16,17 @@ from kumofire_core.errors import (
     LeaseExpiredError,
     MalformedMessageError,
     NewerSchemaError,
+    ScheduleConflictError,
+    ScheduleExistsError,
     UnknownJobError,
     UnsupportedMessageVersionError,
 )
 from kumofire_core.jobs import Jobs
 from kumofire_core.retry import RetryPolicy
-from kumofire_core.run import Run, RunStatus
+from kumofire_core.run import PastRun, Run, RunStatus
+from kumofire_core.schedule import Missed, Overlap, ScheduleType
+from kumofire_core.schedule_item import Schedule
+from kumofire_core.schedules import SchedulePage
 
 __all__ = [
     "AttemptLogFilter",
@@ -30,6 +36,7 @@ __all__ = [
     "ConsumeResult",
     "CorruptItemError",
     "DeadlineTooCloseError",
+    "DispatchResult",
     "InvalidArgumentError",
     "InvalidJSONError",
     "InvalidScheduleError",
@@ -38,12 +45,20 @@ __all__ = [
     "KumofireError",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "Missed",
     "NewerSchemaError",
     "Outcome",
+    "Overlap",
+    "PastRun",
     "RecordReport",
     "RetryPolicy",
     "Run",
     "RunStatus",
+    "Schedule",
+    "ScheduleConflictError",
+    "ScheduleExistsError",
+    "SchedulePage",
+    "ScheduleType",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]

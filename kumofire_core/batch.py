@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kumofire_core.attempt import Threads
-from kumofire_core.consumer import ConsumeResult, Deadline
+from kumofire_core.consumer import ConsumeResult
+from kumofire_core.deadline import Deadline
 from kumofire_core.errors import KumofireError, MalformedMessageError
 from kumofire_core.failure import error_name, error_places
 from kumofire_core.message import decode_body

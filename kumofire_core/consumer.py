@@ -9,24 +9,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 
 from kumofire_core import jsontext, transitions
 from kumofire_core.attempt import CallCutError, Threads, call_handler
-from kumofire_core.context import JobContext, attempt_logger, enter_log_fields, leave_log_fields, log_fields
+from kumofire_core.context import (
+    Cancellation,
+    JobContext,
+    attempt_logger,
+    enter_log_fields,
+    leave_log_fields,
+    log_fields,
+)
+from kumofire_core.deadline import Deadline
 from kumofire_core.errors import AttemptTimeoutError, DeadlineTooCloseError, InvalidJSONError
 from kumofire_core.failure import error_places, error_text, lost_attempt
-from kumofire_core.queue import Queue
-from kumofire_core.registry import Job, Registry
+from kumofire_core.registry import Job
 from kumofire_core.retry import next_attempt_at
-from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Attributes, Run, RunStatus, StoredRun, read_run
-from kumofire_core.table import Answer, Table
-from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
+from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Run, RunStatus, StoredRun
+from kumofire_core.runs import Runs, new_token
+from kumofire_core.table import Answer
+from kumofire_core.times import duration_ms
 
 log = logging.getLogger("kumofire_core")
 
@@ -59,57 +65,12 @@ class ConsumeResult:
     """Why the message was ignored, or what the attempt failed with: the error's type, never its text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadline:
-    """When a process ends, and when what it runs must have ended before."""
-
-    RESERVE_SECONDS = 2.0
-    """What is kept for recording how an attempt ended: a few requests, with a repeat or two."""
-    LEAST_START_SECONDS = 0.75
-    """With less than this, nothing is started at all."""
-
-    ends: float
-    """On ``time.monotonic``'s scale."""
-    reserve: float
-    """Seconds; a fifth of a very short time, so that a function with a timeout of 3 s can do something, too."""
-
-    @classmethod
-    def within(cls, seconds: float) -> Deadline:
-        """Return the deadline of a process that ends in ``seconds``."""
-        return cls(ends=time.monotonic() + seconds, reserve=min(cls.RESERVE_SECONDS, max(0.0, seconds) / 5))
-
-    def seconds_left(self) -> float:
-        """Return the seconds until the process ends."""
-        return self.ends - time.monotonic()
-
-    def seconds_to_run(self) -> float:
-        """Return the seconds until a handler is cut."""
-        return self.seconds_left() - self.reserve
-
-    def too_close_to_start(self) -> bool:
-        """Say whether an attempt begun now would have less time than recording its end takes."""
-        return self.seconds_left() < max(self.LEAST_START_SECONDS, 2 * self.reserve)
-
-
 class Consumer:
     """Executes runs, one message at a time; safe to call from many threads."""
 
-    def __init__(
-        self,
-        *,
-        table: Table,
-        queue: Queue,
-        registry: Registry,
-        lease: timedelta,
-        retention: timedelta | None,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._table = table
-        self._queue = queue
-        self._registry = registry
+    def __init__(self, runs: Runs, *, lease: timedelta) -> None:
+        self._runs = runs
         self._lease_ms = duration_ms(lease)
-        self._retention_ms = None if retention is None else duration_ms(retention)
-        self._clock = clock
         self.threads = Threads()
 
     def consume(self, run_id: str, deadline: Deadline | None) -> ConsumeResult:
@@ -131,14 +92,14 @@ class Consumer:
             leave_log_fields(token)
 
     def _claim(self, run_id: str, deadline: Deadline | None) -> StoredRun | ConsumeResult:
-        now_ms = to_ms(self._clock())
+        now_ms = self._runs.now_ms()
         longest_ms = self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
-        token = uuid.uuid4().hex
+        token = new_token()
         claim = transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms)
-        answer = self._table.apply(run_id, claim, read_back=True)
+        answer = self._runs.apply(run_id, claim, read_back=True)
         if answer.item is None:
             return _ignored(run_id, "no such run")
-        found = self._read(run_id, answer.item)
+        found = self._runs.read(run_id, answer.item)
         if answer.applied:
             return found
         if found.run.status is not RunStatus.RUNNING:
@@ -156,23 +117,23 @@ class Consumer:
         if run.cancel_requested or last:
             ended = RunStatus.CANCELED if run.cancel_requested else RunStatus.FAILED
             make = transitions.cancel_expired if run.cancel_requested else transitions.fail_expired
-            end = make(expired, token, now_ms=now_ms, error=error, expires_at=self.expires_at(now_ms))
-            if not self._table.apply(run.id, end).applied:
+            end = make(expired, token, now_ms=now_ms, error=error, expires_at=self._runs.expires_at(now_ms))
+            if not self._runs.apply(run.id, end).applied:
                 return _ignored(run.id, "taken over by another consumer", run)
             log.error("the worker of a run was lost; the run ended %s", ended, extra=log_fields(run))
             return ConsumeResult(
                 outcome=Outcome(ended), job_run_id=run.id, job_name=run.job_name, reason=type(lost).__name__
             )
         take = transitions.take_over(expired, token, now_ms=now_ms, longest_ms=longest_ms, error=error)
-        answer = self._table.apply(run.id, take, read_back=True)
+        answer = self._runs.apply(run.id, take, read_back=True)
         if not answer.applied or answer.item is None:
             return _ignored(run.id, "taken over by another consumer", run)
         log.warning("the worker of a run was lost; taking the run over", extra=log_fields(run))
-        return self._read(run.id, answer.item)
+        return self._runs.read(run.id, answer.item)
 
     def _attempt(self, claimed: StoredRun, deadline: Deadline | None) -> ConsumeResult:
         run = claimed.run
-        job = self._registry.get(run.job_name)
+        job = self._runs.registry.get(run.job_name)
         if job is None:
             return self._refuse(claimed, f'Missing handler for job "{run.job_name}"', "missing handler")
         if run.attempt >= run.max_attempts:
@@ -186,9 +147,9 @@ class Consumer:
                 raise  # a person ends this process; the lease will end, too
             return self._failed(claimed, job, error, timedelta(seconds=time.monotonic() - begun))
         taken = timedelta(seconds=time.monotonic() - begun)
-        now_ms = to_ms(self._clock())
-        done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self.expires_at(now_ms))
-        if not self._table.apply(run.id, done).applied:
+        now_ms = self._runs.now_ms()
+        done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._runs.expires_at(now_ms))
+        if not self._runs.apply(run.id, done).applied:
             return self._lost_lease(run, taken)
         log.debug("run succeeded", extra=log_fields(run))
         return _result(Outcome.SUCCEEDED, run, taken)
@@ -200,13 +161,14 @@ class Consumer:
         timeout = min(timeouts) if timeouts else None
         left = None if deadline is None else deadline.seconds_to_run()
         limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
-        lease_seconds = ((claimed.lease_until or 0) - to_ms(self._clock()) - transitions.LEASE_MARGIN_MS) / 1000
+        lease_seconds = ((claimed.lease_until or 0) - self._runs.now_ms() - transitions.LEASE_MARGIN_MS) / 1000
         context = JobContext(
             run=run,
             attempt=run.attempt + 1,
             fencing_token=claimed.claims,
             now=run.started_at or run.updated_at,
             logger=attempt_logger(run),
+            _cancellation=Cancellation(partial(self._runs.cancel_requested, run.id)),
             _ends=time.monotonic() + (lease_seconds if limit is None else limit),
         )
         call = partial(call_handler, job.handler, context, self.threads)
@@ -232,9 +194,9 @@ class Consumer:
     def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
         run = claimed.run
-        now_ms = to_ms(self._clock())
+        now_ms = self._runs.now_ms()
         text, kind = error_text(error), type(error).__name__
-        expires_at = self.expires_at(now_ms)
+        expires_at = self._runs.expires_at(now_ms)
         due_ms = next_attempt_at(job.retry, run, error, now_ms=now_ms)
         if due_ms is None:
             outcome = Outcome.FAILED
@@ -242,11 +204,11 @@ class Consumer:
         else:
             outcome = Outcome.RETRIED
             end = transitions.reschedule(claimed, now_ms=now_ms, due_ms=due_ms, error=text)
-        answer = self._table.apply(run.id, end)
+        answer = self._runs.apply(run.id, end)
         if not answer.applied and _cancellation_came_between(claimed, answer):
             outcome = Outcome.CANCELED
             end = transitions.cancel_attempt(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
-            answer = self._table.apply(run.id, end)
+            answer = self._runs.apply(run.id, end)
         if not answer.applied:
             return self._lost_lease(run, taken)
         # The error's own text may quote the payload: it is in the table, for those who may read it.
@@ -257,15 +219,17 @@ class Consumer:
             extra={**log_fields(run), "error_type": kind, "error_at": error_places(error)},
         )
         if outcome is Outcome.RETRIED and due_ms is not None:
-            self._send_waiting(run.id, due_ms, now_ms)
+            self._runs.send_waiting(run.id, due_ms=due_ms, now_ms=now_ms)
         return _result(outcome, run, taken, reason=kind)
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
         """Fail a run that can't be attempted."""
         run = claimed.run
-        now_ms = to_ms(self._clock())
-        end = transitions.fail_unattempted(claimed, now_ms=now_ms, error=error, expires_at=self.expires_at(now_ms))
-        if not self._table.apply(run.id, end).applied:
+        now_ms = self._runs.now_ms()
+        end = transitions.fail_unattempted(
+            claimed, now_ms=now_ms, error=error, expires_at=self._runs.expires_at(now_ms)
+        )
+        if not self._runs.apply(run.id, end).applied:
             return self._lost_lease(run, None)
         log.error("the run failed without an attempt: %s", reason, extra=log_fields(run))
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=run.id, job_name=run.job_name, reason=reason)
@@ -273,19 +237,6 @@ class Consumer:
     def _lost_lease(self, run: Run, taken: timedelta | None) -> ConsumeResult:
         log.warning("lost the lease while the handler ran; what it did is not recorded", extra=log_fields(run))
         return _result(Outcome.IGNORED, run, taken, reason="lost its lease")
-
-    def _send_waiting(self, run_id: str, due_ms: int, now_ms: int) -> None:
-        """Send a waiting run's message with its delay, where SQS can delay that long; else the dispatcher will."""
-        if transitions.sent_at_once(due_ms, now_ms):
-            self._queue.try_send(run_id, delay_seconds=whole_seconds_until(due_ms, now_ms))
-
-    def _read(self, run_id: str, item: Attributes) -> StoredRun:
-        default = self._registry.max_attempts(str(item.get("job_name")))
-        return read_run(run_id, item, default_max_attempts=default)
-
-    def expires_at(self, now_ms: int) -> int | None:
-        """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""
-        return None if self._retention_ms is None else (now_ms + self._retention_ms) // 1000 + 1
 
 
 def _cancellation_came_between(claimed: StoredRun, answer: Answer) -> bool:

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from kumofire_core.failure import error_name
 from kumofire_core.run import Run
 
 JOB_LOGGER = "kumofire_core.job"
 
 _log_fields: ContextVar[dict[str, Any] | None] = ContextVar("kumofire_log_fields", default=None)
+
+
+CANCEL_CHECK_SECONDS = 3.0
+
+
+class Cancellation:
+    """Whether a run's cancellation was asked for, read with ``read`` and not too often."""
+
+    def __init__(self, read: Callable[[], bool]) -> None:
+        self._read = read
+        self._requested = False
+        self._next_read = 0.0
+
+    def requested(self) -> bool:
+        """Return the answer of the latest read; once it is yes, it stays so."""
+        if not self._requested and time.monotonic() >= self._next_read:
+            self._next_read = time.monotonic() + CANCEL_CHECK_SECONDS
+            try:
+                self._requested = self._read()
+            except Exception as error:  # a question that can't be answered now must not fail the attempt
+                logging.getLogger("kumofire_core").warning(
+                    "could not read whether the run is to be canceled: %s", error_name(error)
+                )
+        return self._requested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +56,7 @@ class JobContext:
     """When the attempt started."""
     logger: logging.LoggerAdapter[logging.Logger] = field(repr=False)
     """Adds run id, job and attempt to every line."""
+    _cancellation: Cancellation = field(repr=False)
     _ends: float = field(repr=False)
     """On ``time.monotonic``'s scale: when the attempt is cut, or where nothing cuts it, when its lease ends."""
 
@@ -38,6 +64,14 @@ class JobContext:
     def payload(self) -> Any:
         """The run's payload, equal to what was given to ``create``."""
         return self.run.payload
+
+    def cancel_requested(self) -> bool:
+        """Say whether a person has asked for this run's cancellation; raise any error to end the attempt ``canceled``.
+
+        The table is read at most once every ``CANCEL_CHECK_SECONDS``; between two reads, and where a read fails, the
+        last answer is repeated. So it may be called in a loop.
+        """
+        return self._cancellation.requested()
 
     def time_left(self) -> timedelta:
         """Return how long this attempt may still take; zero when its time is over."""

@@ -25,6 +25,24 @@ class InvalidScheduleError(KumofireError, ValueError):
     """A schedule's type, expression, time zone or option can't be used; nothing was written."""
 
 
+class ScheduleExistsError(InvalidArgumentError):
+    """There is a schedule with this key already; nothing was written."""
+
+    def __init__(self, schedule_key: str, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(
+            f"schedule_key {schedule_key!r:.80} belongs to schedule {schedule_id} already; "
+            "use upsert_schedule to change it"
+        )
+
+
+class ScheduleConflictError(KumofireError):
+    """Others kept changing a schedule while this call tried to; nothing of this call was written."""
+
+    def __init__(self, schedule_id: str, tries: int) -> None:
+        super().__init__(f"schedule {schedule_id} was changed by others {tries} times in a row; call again")
+
+
 class UnknownJobError(KumofireError, LookupError):
     """No handler has this name."""
 

@@ -6,31 +6,37 @@ Arguments are checked here, before anything is written. What happens with them i
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
-from kumofire_core import jsontext, transitions
+from kumofire_core import control
+from kumofire_core.arguments import (
+    payload_text,
+    require_id,
+    require_job_name,
+    require_key,
+    require_max_attempts,
+    require_reason,
+)
 from kumofire_core.batch import BatchReport, run_batch
 from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
-from kumofire_core.consumer import Consumer, ConsumeResult, Deadline
-from kumofire_core.errors import ConfigurationError, InvalidArgumentError, InvalidJSONError
-from kumofire_core.message import MAX_RUN_ID_LENGTH, parse_message
+from kumofire_core.consumer import Consumer, ConsumeResult
+from kumofire_core.deadline import Deadline
+from kumofire_core.dispatcher import Dispatcher, DispatchResult
+from kumofire_core.errors import ConfigurationError, InvalidArgumentError
+from kumofire_core.message import parse_message
 from kumofire_core.queue import Queue
-from kumofire_core.registry import Handler, Registry, name_problem
-from kumofire_core.retry import RetryPolicy, is_attempt_count
-from kumofire_core.run import (
-    MAX_KEY_LENGTH,
-    MAX_PAYLOAD_BYTES,
-    Run,
-    derived_run_id,
-    new_run_id,
-    read_run,
-)
+from kumofire_core.registry import Handler, Registry
+from kumofire_core.retry import RetryPolicy
+from kumofire_core.run import Run, derived_run_id, new_run_id
+from kumofire_core.runs import Runs
+from kumofire_core.schedule import Missed, Overlap, ScheduleType
+from kumofire_core.schedule_item import Schedule
+from kumofire_core.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings, schedule_key_id
 from kumofire_core.table import Table
-from kumofire_core.times import duration_ms, require_aware, to_ms, whole_seconds_until
+from kumofire_core.times import duration_ms, require_aware, to_ms
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -109,21 +115,21 @@ class Jobs:
             raise ConfigurationError(problems)
         # Requests are made by the records' threads, and a few at the same time by the thread that answers Lambda.
         clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(10, concurrency + 2))
-        self._table = Table(table, clients.dynamodb)
-        self._queue = Queue(queue_url, clients.sqs)
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency
-        self._wake_shards = wake_shards
         self._allow_unknown_jobs = allow_unknown_jobs
-        self._consumer = Consumer(
-            table=self._table,
-            queue=self._queue,
+        self._runs = Runs(
+            table=Table(table, clients.dynamodb),
+            queue=Queue(queue_url, clients.sqs),
             registry=registry,
-            lease=lease,
             retention=retention,
+            wake_shards=wake_shards,
             clock=clock,
         )
+        self._consumer = Consumer(self._runs, lease=lease)
+        self._schedules = Schedules(self._runs, allow_unknown_jobs=allow_unknown_jobs)
+        self._dispatcher = Dispatcher(self._runs, self._schedules, self._consumer.threads)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None, **settings: Any) -> Jobs:
@@ -179,33 +185,25 @@ class Jobs:
         ``InvalidArgumentError`` say what can't be used. Errors of the table leave as botocore raised them; the run may
         then have been stored all the same, and only a ``dedupe_key`` makes it safe to call again.
         """
-        if problem := name_problem(name):
-            raise InvalidArgumentError(problem)
+        require_job_name(name)
         if not self._allow_unknown_jobs:
             self._registry.require_known(name)
-        if max_attempts is not None and not is_attempt_count(max_attempts):
-            raise InvalidArgumentError(f"max_attempts must be a whole number of at least 1, not {max_attempts!r}")
+        require_max_attempts(max_attempts)
         if dedupe_key is not None:
-            _require_key("dedupe_key", dedupe_key)
+            require_key("dedupe_key", dedupe_key)
         now_ms = to_ms(self._clock())
         due_ms = _due_ms(run_at, delay, now_ms)
-        text = _payload_text(payload)
-        job = self._registry.get(name)
+        text = payload_text(payload)
         run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        attributes = transitions.create(
+        self._runs.add(
             run_id,
-            create_token=uuid.uuid4().hex,
             job_name=name,
             payload=text,
-            max_attempts=max_attempts if max_attempts is not None or job is None else job.max_attempts,
-            timeout_ms=None if job is None else job.timeout_ms,
+            max_attempts=max_attempts,
             due_ms=due_ms,
             now_ms=now_ms,
-            shards=self._wake_shards,
             dedupe_key=dedupe_key,
         )
-        if self._table.put_run(run_id, attributes).applied and transitions.sent_at_once(due_ms, now_ms):
-            self._queue.try_send(run_id, delay_seconds=whole_seconds_until(due_ms, now_ms))
         return run_id
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
@@ -219,10 +217,7 @@ class Jobs:
         raised them: what the runtime could not do, so the message should be delivered again.
         """
         run_id = parse_message(message)
-        if deadline is None:
-            return self._consumer.consume(run_id, None)
-        ends = require_aware("deadline", deadline)
-        return self._consumer.consume(run_id, Deadline.within((ends - self._clock()).total_seconds()))
+        return self._consumer.consume(run_id, self._deadline(deadline))
 
     def consume_batch(self, event: object, context: LambdaContext | None = None) -> dict[str, list[dict[str, str]]]:
         """Consume an SQS event and return Lambda's partial batch response; never raises for what a record holds.
@@ -249,13 +244,150 @@ class Jobs:
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, and errors of the table as
         botocore raised them.
         """
-        if not isinstance(run_id, str) or not 1 <= len(run_id) <= MAX_RUN_ID_LENGTH:
-            raise InvalidArgumentError(f"a run id must be a string of 1 to {MAX_RUN_ID_LENGTH} characters")
-        attributes = self._table.get_run(run_id)
-        if attributes is None:
+        require_id("a run id", run_id)
+        found = self._runs.find(run_id)
+        return None if found is None else found.run
+
+    def cancel(self, run_id: str, reason: str | None = None) -> bool:
+        """Cancel a run; return whether this call did something.
+
+        A run that waits is ``canceled`` at once. One that is executing is asked: its handler can see it by
+        ``ctx.cancel_requested()``, and when the attempt ends without success there is no other, and it is ``canceled``.
+        ``False`` for a run that has ended, was asked already, or does not exist. ``reason`` is kept with the run.
+        """
+        require_id("a run id", run_id)
+        require_reason(reason)
+        return control.cancel(self._runs, run_id, reason)
+
+    def retry(self, run_id: str) -> bool:
+        """Queue a failed or canceled run again with all its attempts; return whether this call did something.
+
+        How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
+        """
+        require_id("a run id", run_id)
+        return control.retry(self._runs, run_id)
+
+    def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> DispatchResult:
+        """Look at everything that is due: send, send again, recover, and fire schedules.
+
+        To be called about once a minute, from anywhere; calls may overlap. It stops when nothing more is due, when
+        ``limit`` wake-ups were looked at (the earliest first), or when ``deadline`` is near; what is left is found by
+        the next call. A wake-up that can't be handled is logged and counted, and the others go on. Raises what
+        botocore raised where a partition of the index could not be read, after handling the others.
+        """
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {limit!r}")
+        return self._dispatcher.dispatch(limit=limit, deadline=self._deadline(deadline))
+
+    def create_schedule(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        schedule_type: ScheduleType | str,
+        schedule_expr: str | timedelta | datetime,
+        schedule_key: str | None = None,
+        timezone: str | None = None,
+        max_attempts: int | None = None,
+        enabled: bool = True,
+        missed: Missed | str = Missed.ALL,
+        overlap: Overlap | str = Overlap.ALLOW,
+        start_at: datetime | None = None,
+        end_at: datetime | None = None,
+    ) -> str:
+        """Store a schedule that makes runs of the job ``name``, and return its id; one request to the table.
+
+        ``schedule_type`` is ``cron``, ``interval`` or ``once``; docs/schedules.md says what each takes as
+        ``schedule_expr``, and how ``timezone`` (an IANA name; UTC without one) treats daylight saving. ``missed`` says
+        what becomes of occurrences that nobody was there to dispatch: ``all`` of them run, only the ``latest``, or
+        those are skipped (``skip``) that are more than a minute late. ``overlap="skip"`` starts no occurrence while the
+        last one is unfinished. Occurrences lie between ``start_at`` and ``end_at``.
+
+        Raises ``ScheduleExistsError`` where ``schedule_key`` is taken, and before anything is written
+        ``InvalidScheduleError``, ``InvalidArgumentError``, ``InvalidJSONError`` and ``UnknownJobError``.
+        """
+        return self._schedules.create(
+            name,
+            payload,
+            schedule_type=schedule_type,
+            schedule_expr=schedule_expr,
+            schedule_key=schedule_key,
+            timezone=timezone,
+            max_attempts=max_attempts,
+            enabled=enabled,
+            missed=missed,
+            overlap=overlap,
+            start_at=start_at,
+            end_at=end_at,
+        )
+
+    def get_schedule(self, schedule_id: str) -> Schedule | None:
+        """Return a schedule as it is now, or ``None``."""
+        return self._schedules.get(schedule_id)
+
+    def get_schedule_by_key(self, schedule_key: str) -> Schedule | None:
+        """Return the schedule of a key as it is now, or ``None``."""
+        return self._schedules.get(_schedule_id(schedule_key))
+
+    def update_schedule(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+        """Change what is given, keep the rest, and return the schedule; ``None`` where there is none.
+
+        Changed timing, or a change of ``enabled``, computes the next run time anew; disabling clears it. Occurrences of
+        the next 90 seconds may have become runs already. Others' changes at the same time are not lost. Raises as
+        ``create_schedule`` does, and ``ScheduleConflictError`` where others never let it through.
+        """
+        return self._schedules.update(schedule_id, **changes)
+
+    def update_schedule_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+        """Do what ``update_schedule`` does to the schedule of a key."""
+        return self._schedules.update(_schedule_id(schedule_key), **changes)
+
+    def upsert_schedule(
+        self, name: str, payload: Any = None, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
+    ) -> str:
+        """Create the schedule of a key, or change the one there is to what is given; return its id.
+
+        Takes what ``create_schedule`` takes. What is left out keeps its value where the schedule exists. Called with
+        what the schedule is already, it changes nothing, so it can be part of every deployment.
+        """
+        return self._schedules.upsert(name, payload, schedule_key=schedule_key, **settings)
+
+    def disable_schedule(self, schedule_id: str) -> Schedule | None:
+        """Stop a schedule from making runs; ``update_schedule(…, enabled=True)`` starts it again."""
+        return self._schedules.update(schedule_id, enabled=False)
+
+    def disable_schedule_by_key(self, schedule_key: str) -> Schedule | None:
+        """Do what ``disable_schedule`` does to the schedule of a key."""
+        return self._schedules.update(_schedule_id(schedule_key), enabled=False)
+
+    def delete_schedule(self, schedule_id: str) -> bool:
+        """Delete a schedule; return whether there was one. The runs it has made stay."""
+        return self._schedules.delete(schedule_id)
+
+    def list_schedules(self, *, limit: int = 100, page: str | None = None) -> SchedulePage:
+        """Return up to ``limit`` (at most 100) schedules, those that run next first, and the ``next_page``.
+
+        Read from an index that is behind by a moment: a schedule made just now may be missing, and one whose next run
+        time changes while pages are read may come twice or not at all.
+        """
+        return self._schedules.page(limit=limit, after=page)
+
+    def trigger_schedule(self, schedule_id: str) -> str | None:
+        """Make a run of a schedule now, enabled or not, without moving its next run time.
+
+        Return the run's id, or ``None`` where there is no such schedule.
+        """
+        return self._schedules.trigger(schedule_id)
+
+    def _deadline(self, ends: datetime | None) -> Deadline | None:
+        if ends is None:
             return None
-        limit = self._registry.max_attempts(str(attributes.get("job_name")))
-        return read_run(run_id, attributes, default_max_attempts=limit).run
+        return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
+
+
+def _schedule_id(schedule_key: str) -> str:
+    require_key("schedule_key", schedule_key)
+    return schedule_key_id(schedule_key)
 
 
 def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: int) -> int:
@@ -275,23 +407,3 @@ def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: in
     if delay < timedelta(0):
         raise InvalidArgumentError(f"delay must not be negative, not {delay!r}")
     return now_ms + duration_ms(delay)
-
-
-def _payload_text(payload: object) -> str:
-    text = jsontext.encode("the payload", payload)
-    size = len(text) if text.isascii() else len(text.encode())
-    if size > MAX_PAYLOAD_BYTES:
-        raise InvalidJSONError(
-            f"the payload has {size} bytes of JSON; a run has room for {MAX_PAYLOAD_BYTES} (DynamoDB's item limit is "
-            "400 KB); store it elsewhere, in S3 for example, and pass a reference"
-        )
-    return text
-
-
-def _require_key(name: str, key: object) -> None:
-    if not isinstance(key, str):
-        raise InvalidArgumentError(f"{name} must be a string, not {type(key).__name__}")
-    if not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise InvalidArgumentError(f"{name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}")
-    if any("\ud800" <= character <= "\udfff" for character in key):
-        raise InvalidArgumentError(f"{name} holds half a surrogate pair, which UTF-8 has no form for")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -14,6 +14,9 @@ from kumofire_core.message import encode_message
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
+
+BATCH_SIZE = 10
+"""https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
 log = logging.getLogger("kumofire_core")
 
@@ -44,3 +47,33 @@ class Queue:
             )
             return False
         return True
+
+    def try_send_many(self, delays: Mapping[str, int]) -> list[str]:
+        """Send the messages of runs, each after its delay in seconds; return the ids that SQS took none for.
+
+        A batch can fail in part, with status 200: each entry's answer is read, and what failed is sent once more.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
+        """
+        unsent = list(delays)
+        for _ in range(2):
+            failed: list[str] = []
+            for start in range(0, len(unsent), BATCH_SIZE):
+                failed += self._send_batch(unsent[start : start + BATCH_SIZE], delays)
+            unsent = failed
+        if unsent:
+            log.error("SQS took no message for %d runs; the dispatcher will send them again", len(unsent))
+        return unsent
+
+    def _send_batch(self, run_ids: Sequence[str], delays: Mapping[str, int]) -> list[str]:
+        try:
+            reply = self._client().send_message_batch(
+                QueueUrl=self.url,
+                Entries=[
+                    {"Id": str(index), "MessageBody": encode_message(run_id), "DelaySeconds": delays[run_id]}
+                    for index, run_id in enumerate(run_ids)
+                ],
+            )
+        except (BotoCoreError, ClientError) as error:
+            log.warning("a batch of messages could not be sent to %s (%s)", self.url, error_name(error))
+            return list(run_ids)
+        return [run_ids[int(entry["Id"])] for entry in reply.get("Failed", [])]

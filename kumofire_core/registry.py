@@ -83,6 +83,11 @@ class Registry:
         if self._jobs and name not in self._jobs:
             raise UnknownJobError(name, list(self._jobs))
 
+    def policy(self, name: str) -> RetryPolicy:
+        """Return the retry policy of a job, the general one where it has no handler here."""
+        job = self._jobs.get(name)
+        return self.retry if job is None else job.retry
+
     def max_attempts(self, name: str) -> int:
         """Return the limit for runs of a job whose creator set none."""
         job = self._jobs.get(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,10 +11,8 @@ from typing import Any
 
 from kumofire_core import jsontext
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
-from kumofire_core.times import from_ms
-
-SCHEMA = 1
-"""The version of the items that this release writes. An older release refuses a newer item as a runtime failure."""
+from kumofire_core.times import from_ms, to_ms
+from kumofire_core.write import SCHEMA, Attributes, read_moment, read_number, read_text
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -27,9 +24,8 @@ MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 MAX_NAME_LENGTH = 255
 MAX_KEY_LENGTH = 1024
 MAX_ERROR_LENGTH = 1000
-
-Value = str | int
-Attributes = Mapping[str, Value]
+HISTORY_LENGTH = 10
+HISTORY_ERROR_LENGTH = 200
 
 
 class RunStatus(StrEnum):
@@ -79,6 +75,20 @@ class Run:
     schedule_id: str | None = None
     dedupe_key: str | None = None
     cancel_requested: bool = False
+    """A person asked for its cancellation while it was executing."""
+    cancel_reason: str | None = None
+    history: tuple[PastRun, ...] = ()
+    """What it was before each of a person's retries, oldest first; the last ten of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """How a run had ended when a person retried it."""
+
+    status: RunStatus
+    attempt: int
+    finished_at: datetime | None
+    last_error: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +102,8 @@ class StoredRun:
     """Raised by every claim: the fencing number."""
     wake_at: int | None
     timeout_ms: int | None
+    sends: int
+    """How often its message was sent while it has been queued."""
     payload_bytes: int
     inherits_max_attempts: bool
     """Its creator knew no handler, so the limit is the registered job's, written with the next transition."""
@@ -136,21 +148,24 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             scheduled_for=from_ms(int(attributes["scheduled_for"])),
             created_at=from_ms(int(attributes["created_at"])),
             updated_at=from_ms(int(attributes["updated_at"])),
-            started_at=_moment(attributes, "started_at"),
-            finished_at=_moment(attributes, "finished_at"),
-            last_error=_text(attributes, "last_error"),
+            started_at=read_moment(attributes, "started_at"),
+            finished_at=read_moment(attributes, "finished_at"),
+            last_error=read_text(attributes, "last_error"),
             output=None if output is None else jsontext.decode(str(output)),
-            schedule_id=_text(attributes, "schedule_id"),
-            dedupe_key=_text(attributes, "dedupe_key"),
+            schedule_id=read_text(attributes, "schedule_id"),
+            dedupe_key=read_text(attributes, "dedupe_key"),
             cancel_requested="cancel_requested_at" in attributes,
+            cancel_reason=read_text(attributes, "cancel_reason"),
+            history=_history(attributes),
         )
         return StoredRun(
             run=run,
-            lease_token=_text(attributes, "lease_token"),
-            lease_until=_number(attributes, "lease_until"),
+            lease_token=read_text(attributes, "lease_token"),
+            lease_until=read_number(attributes, "lease_until"),
             claims=int(attributes.get("claims", 0)),
-            wake_at=_number(attributes, "wake_at"),
-            timeout_ms=_number(attributes, "timeout_ms"),
+            wake_at=read_number(attributes, "wake_at"),
+            timeout_ms=read_number(attributes, "timeout_ms"),
+            sends=int(attributes.get("sends", 1)),
             payload_bytes=len(payload_text) if payload_text.isascii() else len(payload_text.encode()),
             inherits_max_attempts="max_attempts" not in attributes,
         )
@@ -160,16 +175,32 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         raise CorruptItemError(key, f"an attribute holds a wrong value ({type(error).__name__})") from None
 
 
-def _text(attributes: Attributes, name: str) -> str | None:
-    value = attributes.get(name)
-    return None if value is None else str(value)
+def history_with(run: Run) -> str:
+    """Return the stored form of a run's history with how it has ended now; bounded, the oldest goes first."""
+    now = PastRun(status=run.status, attempt=run.attempt, finished_at=run.finished_at, last_error=run.last_error)
+    past = [
+        [
+            entry.status.value,
+            entry.attempt,
+            None if entry.finished_at is None else to_ms(entry.finished_at),
+            None if entry.last_error is None else entry.last_error[:HISTORY_ERROR_LENGTH],
+        ]
+        for entry in (*run.history, now)[-HISTORY_LENGTH:]
+    ]
+    return jsontext.encode("the history", past)
 
 
-def _number(attributes: Attributes, name: str) -> int | None:
-    value = attributes.get(name)
-    return None if value is None else int(value)
-
-
-def _moment(attributes: Attributes, name: str) -> datetime | None:
-    value = attributes.get(name)
-    return None if value is None else from_ms(int(value))
+def _history(attributes: Attributes) -> tuple[PastRun, ...]:
+    text = read_text(attributes, "history")
+    if text is None:
+        return ()
+    past: Any = jsontext.decode(text)
+    return tuple(
+        PastRun(
+            status=RunStatus(status),
+            attempt=int(attempt),
+            finished_at=None if finished_at is None else from_ms(int(finished_at)),
+            last_error=last_error,
+        )
+        for status, attempt, finished_at, last_error in past
+    )

@@ -6,20 +6,19 @@ is no error but an answer: at-least-once delivery makes it ordinary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from kumofire_core.run import SCHEMA, Attributes, Value
-from kumofire_core.transitions import Sum, Transition
+from kumofire_core.write import SCHEMA, Attributes, Sum, Value, Write
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-RUN_SORT_KEY = "run"
+WAKE_INDEX = "wake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +31,39 @@ class Answer:
     """After a write that was to be read back: the item as it is now. After a refusal: the item found, if any."""
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of an item of ours: what kind of thing it is, and its id."""
+
+    kind: str
+    id: str
+
+    def typed(self) -> dict[str, Any]:
+        """Return the key in DynamoDB's typed form."""
+        return {"pk": {"S": f"{self.kind}#{self.id}"}, "sk": {"S": self.kind}}
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """An entry of the wake-up index. The index is eventually consistent: the item may say something else by now."""
+
+    key: Key
+    wake_at: int
+
+
 class Table:
-    """The runs in one DynamoDB table. ``client`` makes the low-level client, on the first request."""
+    """The items in one DynamoDB table. ``client`` makes the low-level client, on the first request."""
 
     def __init__(self, name: str, client: Callable[[], DynamoDBClient]) -> None:
         self.name = name
         self._client = client
 
-    def put_run(self, run_id: str, attributes: Attributes) -> Answer:
-        """Put a new run. Refused where the id exists, unless that item is this very put's first copy."""
-        client = self._client()
+    def put_new(self, key: Key, attributes: Attributes) -> Answer:
+        """Put a new item. Refused where the key exists, unless that item is this very put's first copy."""
         try:
-            client.put_item(
+            self._client().put_item(
                 TableName=self.name,
-                Item=_key(run_id) | marshal(attributes),
+                Item=key.typed() | marshal(attributes),
                 ConditionExpression="attribute_not_exists(pk)",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
@@ -53,14 +71,13 @@ class Table:
             return _refused(refusal, ("create_token", attributes["create_token"]))
         return Answer(True, None)
 
-    def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
-        """Make one transition, in one request. ``read_back`` asks for the item as it is afterwards."""
-        client = self._client()
-        update, condition, names, values = _expression(transition)
+    def apply(self, key: Key, write: Write, *, read_back: bool = False) -> Answer:
+        """Make one conditional write, in one request. ``read_back`` asks for the item as it is afterwards."""
+        update, condition, names, values = _expression(write)
         try:
-            reply = client.update_item(
+            reply = self._client().update_item(
                 TableName=self.name,
-                Key=_key(run_id),
+                Key=key.typed(),
                 UpdateExpression=update,
                 ConditionExpression=condition,
                 ExpressionAttributeNames=names,
@@ -69,14 +86,74 @@ class Table:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as refusal:
-            return _refused(refusal, transition.evidence)
+            return _refused(refusal, write.evidence)
         return Answer(True, unmarshal(reply["Attributes"]) if read_back else None)
 
-    def get_run(self, run_id: str) -> Attributes | None:
-        """Read a run as it is now (a consistent read), or ``None``."""
-        reply = self._client().get_item(TableName=self.name, Key=_key(run_id), ConsistentRead=True)
+    def get(self, key: Key) -> Attributes | None:
+        """Read an item as it is now (a consistent read), or ``None``."""
+        reply = self._client().get_item(TableName=self.name, Key=key.typed(), ConsistentRead=True)
         item = reply.get("Item")
         return unmarshal(item) if item else None
+
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Attributes]:
+        """Read up to 100 items as they are now, those that exist; what the service leaves out is asked for again."""
+        request: Any = {self.name: {"Keys": [key.typed() for key in keys], "ConsistentRead": True}} if keys else {}
+        found: dict[Key, Attributes] = {}
+        while request:
+            reply = self._client().batch_get_item(RequestItems=request)
+            for item in reply["Responses"].get(self.name, []):
+                attributes = unmarshal(item)
+                kind, _, id = str(attributes["pk"]).partition("#")
+                found[Key(kind, id)] = attributes
+            request = reply.get("UnprocessedKeys")
+        return found
+
+    def get_attribute(self, key: Key, name: str) -> Value | None:
+        """Read one attribute of an item as it is now, or ``None``. Costs as much as the whole item, but moves less."""
+        reply = self._client().get_item(
+            TableName=self.name,
+            Key=key.typed(),
+            ConsistentRead=True,
+            ProjectionExpression="#name",
+            ExpressionAttributeNames={"#name": name},
+        )
+        return unmarshal(reply.get("Item", {})).get(name)
+
+    def delete(self, key: Key) -> bool:
+        """Delete an item; say whether there was one."""
+        reply = self._client().delete_item(TableName=self.name, Key=key.typed(), ReturnValues="ALL_OLD")
+        return bool(reply.get("Attributes"))
+
+    def wake_ups(self, shard: int, *, until_ms: int, page_size: int) -> Iterator[list[WakeUp]]:
+        """Yield one partition of the wake-up index up to ``until_ms``, the earliest first, a page per request."""
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "IndexName": WAKE_INDEX,
+            "KeyConditionExpression": "wake_shard = :shard AND wake_at <= :until",
+            "ExpressionAttributeValues": {":shard": typed(shard), ":until": typed(until_ms)},
+            "Limit": page_size,
+        }
+        while True:
+            reply = self._client().query(**request)
+            yield [found for item in reply["Items"] if (found := _wake_up(item)) is not None]
+            if "LastEvaluatedKey" not in reply:
+                return
+            request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
+    def page(self, shard: int, *, limit: int, after: Mapping[str, Value] | None) -> tuple[list[Key], Attributes | None]:
+        """Return one page of the keys in a partition of the index, and what to give as ``after`` for the next one."""
+        request: dict[str, Any] = {} if after is None else {"ExclusiveStartKey": marshal(after)}
+        reply = self._client().query(
+            TableName=self.name,
+            IndexName=WAKE_INDEX,
+            KeyConditionExpression="wake_shard = :shard",
+            ExpressionAttributeValues={":shard": typed(shard)},
+            Limit=limit,
+            **request,
+        )
+        last = reply.get("LastEvaluatedKey")
+        found = [wake_up.key for item in reply["Items"] if (wake_up := _wake_up(item)) is not None]
+        return found, None if last is None else unmarshal(last)
 
 
 def marshal(attributes: Attributes) -> dict[str, Any]:
@@ -102,8 +179,14 @@ def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
     return attributes
 
 
-def _key(run_id: str) -> dict[str, Any]:
-    return {"pk": {"S": f"run#{run_id}"}, "sk": {"S": RUN_SORT_KEY}}
+def _wake_up(item: Mapping[str, Any]) -> WakeUp | None:
+    """Return the wake-up of an index entry, or ``None`` for an item that is none of ours."""
+    attributes = unmarshal(item)
+    kind, _, id = str(attributes.get("pk")).partition("#")
+    wake_at = attributes.get("wake_at")
+    if not id or attributes.get("sk") != kind or not isinstance(wake_at, int):
+        return None
+    return WakeUp(Key(kind, id), wake_at)
 
 
 def _refused(refusal: ClientError, evidence: tuple[str, Value]) -> Answer:
@@ -118,31 +201,29 @@ def _refused(refusal: ClientError, evidence: tuple[str, Value]) -> Answer:
     return Answer(attributes.get(name) == value, attributes)
 
 
-def _expression(transition: Transition) -> tuple[str, str, dict[str, str], dict[str, Any]]:
-    """Return update, condition, names and values for a transition.
+def _expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]:
+    """Return update, condition, names and values for a write.
 
     The texts depend on its shape alone, of which there are a few, and are made once each. Every name is given as a
     placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
     """
-    sets = {"status": transition.target.value, **transition.sets}
-    sums = tuple(name for name, value in sets.items() if isinstance(value, Sum))
     update, condition, names = _texts(
-        len(transition.source),
-        tuple(transition.holds),
-        tuple(transition.at_most),
-        transition.absent,
-        tuple(sets),
-        tuple((name, sets[name].name) for name in sums),  # type: ignore[union-attr]
-        tuple(transition.adds),
-        transition.removes,
+        tuple((name, len(options)) for name, options in write.one_of.items()),
+        tuple(write.holds),
+        tuple(write.at_most),
+        write.absent,
+        tuple((name, value.name if isinstance(value, Sum) else None) for name, value in write.sets.items()),
+        tuple(write.adds),
+        write.removes,
     )
     values: dict[str, Any] = {":schema": typed(SCHEMA)}
-    for index, status in enumerate(transition.source):
-        values[f":from{index}"] = typed(status)
-    for prefix, group in ((":is_", transition.holds), (":max_", transition.at_most), (":add_", transition.adds)):
+    for name, options in write.one_of.items():
+        for index, option in enumerate(options):
+            values[f":in{index}_{name}"] = typed(option)
+    for prefix, group in ((":is_", write.holds), (":max_", write.at_most), (":add_", write.adds)):
         for name, value in group.items():
             values[prefix + name] = typed(value)
-    for name, given in sets.items():
+    for name, given in write.sets.items():
         if isinstance(given, Sum):
             values[f":else_{name}"] = typed(given.otherwise)
             values[f":plus_{name}"] = typed(given.plus)
@@ -153,30 +234,33 @@ def _expression(transition: Transition) -> tuple[str, str, dict[str, str], dict[
 
 @lru_cache(maxsize=256)
 def _texts(
-    sources: int,
+    one_of: tuple[tuple[str, int], ...],
     holds: tuple[str, ...],
     at_most: tuple[str, ...],
     absent: tuple[str, ...],
-    sets: tuple[str, ...],
-    sums: tuple[tuple[str, str], ...],
+    sets: tuple[tuple[str, str | None], ...],
     adds: tuple[str, ...],
     removes: tuple[str, ...],
 ) -> tuple[str, str, dict[str, str]]:
-    based_on = dict(sums)
-    assignments = ", ".join(
-        f"#{name} = if_not_exists(#{based_on[name]}, :else_{name}) + :plus_{name}"
-        if name in based_on
-        else f"#{name} = :to_{name}"
-        for name in sets
-    )
-    update = f"SET {assignments}"
+    parts = [
+        "SET "
+        + ", ".join(
+            f"#{name} = :to_{name}"
+            if base is None
+            else f"#{name} = if_not_exists(#{base}, :else_{name}) + :plus_{name}"
+            for name, base in sets
+        )
+    ]
     if adds:
-        update += " ADD " + ", ".join(f"#{name} :add_{name}" for name in adds)
+        parts.append("ADD " + ", ".join(f"#{name} :add_{name}" for name in adds))
     if removes:
-        update += " REMOVE " + ", ".join(f"#{name}" for name in removes)
-    terms = [f"#status IN ({', '.join(f':from{index}' for index in range(sources))})", "#schema <= :schema"]
+        parts.append("REMOVE " + ", ".join(f"#{name}" for name in removes))
+    # An item that does not exist has no schema, so the first term also asks that it exists.
+    terms = ["#schema <= :schema"]
+    terms += [f"#{name} IN ({', '.join(f':in{index}_{name}' for index in range(count))})" for name, count in one_of]
     terms += [f"#{name} = :is_{name}" for name in holds]
     terms += [f"#{name} <= :max_{name}" for name in at_most]
     terms += [f"attribute_not_exists(#{name})" for name in absent]
-    used = {"status", "schema", *holds, *at_most, *absent, *sets, *adds, *removes, *based_on.values()}
-    return update, " AND ".join(terms), {f"#{name}": name for name in used}
+    used = {"schema", *dict(one_of), *holds, *at_most, *absent, *dict(sets), *adds, *removes}
+    used |= {base for _, base in sets if base is not None}
+    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}

@@ -1,8 +1,7 @@
 """Every transition of a run, each in one function, as one conditional write. Free of AWS, clocks and the engine.
 
 A transition says what must hold for it to apply, what it changes, and by what it is known again: the SDK repeats a
-request whose reply was lost, so a write can be refused by its own first copy. ``evidence`` is the attribute whose value
-only this write can have put there; a refusal that shows it is a success.
+request whose reply was lost, so a write can be refused by its own first copy.
 
 What the wake-up times promise: ``wake_at`` is the latest time by which the dispatcher looks at an unfinished run again.
 A claim leaves it alone, so that it costs no index write; whoever is woken too early looks, and pushes it on.
@@ -11,11 +10,12 @@ A claim leaves it alone, so that it costs no index write; whoever is woken too e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
-from kumofire_core.run import SCHEMA, RunStatus, StoredRun, Value, wake_shard
-from kumofire_core.times import duration_ms
+from kumofire_core.run import RunStatus, StoredRun, wake_shard
+from kumofire_core.times import duration_ms, to_ms
+from kumofire_core.write import SCHEMA, Sum, Value, Write, present
 
 CLOCK_SKEW_MS = 1_000
 """How far two machines' clocks may be apart: a run may start this much before its time by the consumer's clock."""
@@ -26,8 +26,9 @@ LEASE_MARGIN_MS = 5_000
 SQS_MAX_DELAY = timedelta(minutes=15)
 """https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html (message delay)"""
 
-SEND_GRACE_MS = 60_000
-"""How long after a delayed message's time its run may still wait before the dispatcher takes the message for lost."""
+SEND_GRACE_MS = 2 * 60_000
+"""How long after a delayed message's time its run may wait before the dispatcher takes the message for lost. More than
+the dispatcher looks ahead, so that a retry which starts on time never costs it a look."""
 
 FIRST_RESEND_MS = 2 * 60_000
 LAST_RESEND_MS = 60 * 60_000
@@ -39,30 +40,15 @@ _LEASE = ("lease_token", "lease_until")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
-    """A value DynamoDB computes: attribute ``name``, or ``otherwise`` where the item has none, plus ``plus``."""
-
-    name: str
-    otherwise: int
-    plus: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
-    """One conditional write to one run."""
+class Transition(Write):
+    """One step of a run: a conditional write that leads from one of some statuses to another (or the same) one."""
 
     source: tuple[RunStatus, ...]
     target: RunStatus
-    holds: Mapping[str, Value] = field(default_factory=dict)
-    """Attributes that must have exactly these values."""
-    at_most: Mapping[str, int] = field(default_factory=dict)
-    """Attributes that must not be greater than these numbers."""
-    absent: tuple[str, ...] = ()
-    """Attributes the item must not have."""
-    sets: Mapping[str, Value | Sum] = field(default_factory=dict)
-    adds: Mapping[str, int] = field(default_factory=dict)
-    removes: tuple[str, ...] = ()
-    evidence: tuple[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "one_of", {"status": self.source, **self.one_of})
+        object.__setattr__(self, "sets", {"status": self.target, **self.sets})
 
 
 def create(
@@ -103,7 +89,7 @@ def create(
         "schedule_id": schedule_id,
         "dedupe_key": dedupe_key,
     }
-    return {name: value for name, value in attributes.items() if value is not None}
+    return present(attributes)
 
 
 def claim(lease_token: str, *, now_ms: int, longest_ms: int) -> Transition:
@@ -200,6 +186,103 @@ def cancel_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, e
     return _settle_expired(expired, token, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
+def enqueue(token: str, *, now_ms: int) -> Transition:
+    """Mark a scheduled run that is due as queued; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        at_most={"scheduled_for": now_ms},
+        sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
+        evidence=("sent_by", token),
+    )
+
+
+def send_ahead(token: str, *, due_ms: int, now_ms: int) -> Transition:
+    """Take it upon oneself to send the message of a run that will be due soon, with a delay.
+
+    It stays scheduled. Only a run that nobody has sent yet has its own time as its wake-up.
+    """
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.SCHEDULED,
+        holds={"scheduled_for": due_ms, "wake_at": due_ms},
+        sets={"sent_by": token, "wake_at": due_ms + SEND_GRACE_MS, "updated_at": now_ms},
+        evidence=("sent_by", token),
+    )
+
+
+def resend(lost: StoredRun, token: str, *, now_ms: int) -> Transition:
+    """Take it upon oneself to send a queued run's message again; the next time comes later."""
+    return Transition(
+        source=(RunStatus.QUEUED,),
+        target=RunStatus.QUEUED,
+        holds={"wake_at": _wake_up(lost)},
+        sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": resend_at(now_ms, sends=lost.sends + 1)},
+        evidence=("sent_by", token),
+    )
+
+
+def look_again(running: StoredRun, token: str) -> Transition:
+    """Push the wake-up of a run that is executing to the end of its lease."""
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        holds=_held_by(running),
+        sets={"sent_by": token, "wake_at": running.lease_until or 0},
+        evidence=("sent_by", token),
+    )
+
+
+def cancel(token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
+    """Cancel a run that waits."""
+    return Transition(
+        source=_WAITING,
+        target=RunStatus.CANCELED,
+        sets=present(
+            {
+                "canceled_by": token,
+                "cancel_reason": reason,
+                "updated_at": now_ms,
+                **_ended(now_ms, expires_at),
+            }
+        ),
+        removes=_UNINDEXED,
+        evidence=("canceled_by", token),
+    )
+
+
+def request_cancel(token: str, *, now_ms: int, reason: str | None) -> Transition:
+    """Ask for the cancellation of a run that is executing: its handler can see it, and no attempt follows."""
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        absent=("cancel_requested_at",),
+        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms}),
+        evidence=("canceled_by", token),
+    )
+
+
+def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: str) -> Transition:
+    """Queue a failed or canceled run again, as a person asked. Attempts start again; ``history`` keeps what was."""
+    return Transition(
+        source=(RunStatus.FAILED, RunStatus.CANCELED),
+        target=RunStatus.QUEUED,
+        holds={"updated_at": to_ms(ended.run.updated_at)},
+        sets={
+            "retried_by": token,
+            "history": history,
+            "attempt": 0,
+            "scheduled_for": now_ms,
+            "updated_at": now_ms,
+            "sends": 1,
+            "wake_shard": wake_shard(ended.run.id, shards),
+            "wake_at": resend_at(now_ms, sends=1),
+        },
+        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason"),
+        evidence=("retried_by", token),
+    )
+
+
 def waiting_wake_at(due_ms: int, now_ms: int) -> int:
     """Return the wake-up of a run that waits for ``due_ms``.
 
@@ -238,7 +321,7 @@ def _settle(
         target=target,
         holds=held,
         absent=absent,
-        sets={"settled_by": held["lease_token"], "updated_at": now_ms, **_decided(claimed), **_present(sets)},
+        sets={"settled_by": held["lease_token"], "updated_at": now_ms, **_decided(claimed), **present(sets)},
         removes=_LEASE + removes,
         evidence=("settled_by", held["lease_token"]),
     )
@@ -261,7 +344,7 @@ def _settle_expired(
         holds=_held_by(expired),
         at_most={"lease_until": now_ms},
         absent=absent,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **_present(sets)},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **present(sets)},
         removes=_LEASE + removes,
         evidence=("settled_by", token),
     )
@@ -271,6 +354,12 @@ def _held_by(run: StoredRun) -> dict[str, str]:
     if run.lease_token is None:
         raise ValueError(f"run {run.run.id} is not leased")
     return {"lease_token": run.lease_token}
+
+
+def _wake_up(run: StoredRun) -> int:
+    if run.wake_at is None:
+        raise ValueError(f"run {run.run.id} has no wake-up")
+    return run.wake_at
 
 
 def _decided(run: StoredRun) -> dict[str, Value]:
@@ -284,7 +373,3 @@ def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value | None]:
 
 def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value | None]:
     return {"finished_at": now_ms, "expires_at": expires_at}
-
-
-def _present(sets: Mapping[str, Value | None]) -> dict[str, Value]:
-    return {name: value for name, value in sets.items() if value is not None}

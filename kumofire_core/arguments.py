@@ -1,0 +1,60 @@
+"""Checks of the arguments of public calls, made before anything is written. Free of AWS and of the engine."""
+
+from __future__ import annotations
+
+from kumofire_core import jsontext
+from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
+from kumofire_core.message import MAX_RUN_ID_LENGTH
+from kumofire_core.registry import name_problem
+from kumofire_core.retry import is_attempt_count
+from kumofire_core.run import MAX_ERROR_LENGTH, MAX_KEY_LENGTH, MAX_PAYLOAD_BYTES
+
+
+def payload_text(payload: object) -> str:
+    """Return a payload's JSON text; ``InvalidJSONError`` where it is not JSON or too large for one item."""
+    text = jsontext.encode("the payload", payload)
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > MAX_PAYLOAD_BYTES:
+        raise InvalidJSONError(
+            f"the payload has {size} bytes of JSON; a run has room for {MAX_PAYLOAD_BYTES} (DynamoDB's item limit is "
+            "400 KB); store it elsewhere, in S3 for example, and pass a reference"
+        )
+    return text
+
+
+def require_job_name(name: object) -> None:
+    """Raise ``InvalidArgumentError`` where ``name`` can't be a job's name."""
+    if problem := name_problem(name):
+        raise InvalidArgumentError(problem)
+
+
+def require_max_attempts(max_attempts: object) -> None:
+    """Raise ``InvalidArgumentError`` unless ``max_attempts`` is ``None`` or a number of attempts."""
+    if max_attempts is not None and not is_attempt_count(max_attempts):
+        raise InvalidArgumentError(f"max_attempts must be a whole number of at least 1, not {max_attempts!r:.80}")
+
+
+def require_key(name: str, key: object) -> None:
+    """Raise ``InvalidArgumentError`` where ``key`` can't be a key of the application's."""
+    if not isinstance(key, str):
+        raise InvalidArgumentError(f"{name} must be a string, not {type(key).__name__}")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidArgumentError(f"{name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}")
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise InvalidArgumentError(f"{name} holds half a surrogate pair, which UTF-8 has no form for")
+
+
+def require_id(what: str, id: object) -> None:
+    """Raise ``InvalidArgumentError`` where ``id`` can't be an id of ours."""
+    if not isinstance(id, str) or not 1 <= len(id) <= MAX_RUN_ID_LENGTH or not id.isprintable():
+        raise InvalidArgumentError(f"{what} must be a string of 1 to {MAX_RUN_ID_LENGTH} characters, not {id!r:.80}")
+
+
+def require_reason(reason: object) -> None:
+    """Raise ``InvalidArgumentError`` unless ``reason`` is ``None`` or a short text."""
+    if reason is None:
+        return
+    if not isinstance(reason, str) or len(reason) > MAX_ERROR_LENGTH:
+        raise InvalidArgumentError(f"reason must be a string of at most {MAX_ERROR_LENGTH} characters")
+    if any("\ud800" <= character <= "\udfff" for character in reason):
+        raise InvalidArgumentError("reason holds half a surrogate pair, which UTF-8 has no form for")

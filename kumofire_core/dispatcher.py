@@ -1,0 +1,240 @@
+"""The dispatcher: reads who must be looked at, and makes the one transition that fits each.
+
+Everything unfinished has a wake-up in the index, so one pass finds whatever was lost: a message, a send, a worker. A
+conditional write comes first and a look at the item only when it fails; so two dispatchers at once, a stale index entry
+or a crash between any two requests do no harm. Free of boto3.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from functools import partial
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from kumofire_core import transitions
+from kumofire_core.attempt import Call, Threads
+from kumofire_core.deadline import Deadline
+from kumofire_core.errors import KumofireError
+from kumofire_core.failure import error_name, error_text, lost_attempt
+from kumofire_core.retry import next_attempt_at
+from kumofire_core.run import RunStatus, StoredRun
+from kumofire_core.runs import RUN, Runs, new_token
+from kumofire_core.schedule_item import SCHEDULE_SHARD
+from kumofire_core.schedules import SCHEDULE, Schedules
+from kumofire_core.table import WakeUp
+from kumofire_core.times import duration_ms, whole_seconds_until
+
+log = logging.getLogger("kumofire_core")
+
+LOOK_AHEAD = timedelta(seconds=90)
+"""How far ahead of its time a run is sent, with a delay. More than a tick, so that a late tick makes no run late."""
+
+CHUNK = 10
+"""Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
+
+PAGE_SIZE = 500
+IN_FLIGHT = 16
+"""Chunks under way at once. botocore's requests are bound by the network up to about here on one core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchResult:
+    """What one pass of the dispatcher did."""
+
+    dispatched: int = 0
+    """Runs whose time has come, or will before the next pass, and whose message was sent."""
+    schedules: int = 0
+    """Occurrences of schedules that became runs."""
+    resent: int = 0
+    """Queued runs whose message seemed lost, sent again."""
+    recovered: int = 0
+    """Runs whose worker was lost, put back for their next attempt."""
+    failed: int = 0
+    """Runs whose worker was lost in their last attempt."""
+    canceled: int = 0
+    """Runs whose worker was lost after their cancellation had been asked for."""
+    unsent: int = 0
+    """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
+    errors: int = 0
+    """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
+    complete: bool = True
+    """Whether all that was due was looked at. What the limit or the time cut off is left to the next pass."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    dispatched: int = 0
+    schedules: int = 0
+    resent: int = 0
+    recovered: int = 0
+    failed: int = 0
+    canceled: int = 0
+    unsent: int = 0
+    errors: int = 0
+    complete: bool = True
+    first_error: Exception | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, name: str, count: int = 1) -> None:
+        with self.lock:
+            setattr(self, name, getattr(self, name) + count)
+
+    def result(self) -> DispatchResult:
+        return DispatchResult(**{each.name: getattr(self, each.name) for each in fields(DispatchResult)})
+
+
+class Dispatcher:
+    """One pass over the wake-ups at a time; passes may overlap, in one process or in many."""
+
+    def __init__(self, runs: Runs, schedules: Schedules, threads: Threads) -> None:
+        self._runs = runs
+        self._schedules = schedules
+        self._threads = threads
+
+    def dispatch(self, *, limit: int | None, deadline: Deadline | None) -> DispatchResult:
+        """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
+
+        Raises what botocore raised where a partition of the index could not be read, after the others were handled.
+        """
+        tally = _Tally()
+        chunks = _Chunks(self._threads, tally, deadline)
+        for shard, wake_ups in self._due(limit, tally):
+            size = 1 if shard == SCHEDULE_SHARD else CHUNK
+            for start in range(0, len(wake_ups), size):
+                chunks.start(partial(self._handle, wake_ups[start : start + size], tally, deadline))
+            if chunks.stopped:
+                break
+        chunks.finish()
+        if tally.first_error is not None:
+            raise tally.first_error
+        return tally.result()
+
+    def _due(self, limit: int | None, tally: _Tally) -> Iterator[tuple[int | None, list[WakeUp]]]:
+        """Yield what is due, schedules first, a page at a time; with a limit, the earliest of all partitions."""
+        until_ms = self._runs.now_ms() + duration_ms(LOOK_AHEAD)
+        earliest: list[WakeUp] = []
+        for shard in (SCHEDULE_SHARD, *range(self._runs.wake_shards)):
+            taken = 0
+            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit + 1)
+            try:
+                for page in self._runs.table.wake_ups(shard, until_ms=until_ms, page_size=size):
+                    if limit is None:
+                        yield shard, page
+                        continue
+                    earliest += page
+                    taken += len(page)
+                    if taken > limit:
+                        break
+            except (BotoCoreError, ClientError) as error:
+                log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
+                tally.first_error = tally.first_error or error
+        if limit is not None:
+            earliest.sort(key=lambda wake_up: wake_up.wake_at)
+            tally.complete = len(earliest) <= limit
+            yield None, earliest[:limit]
+
+    def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
+        """Make the transition that fits each wake-up, then send the messages that follow."""
+        delays: dict[str, int] = {}
+        for wake_up in wake_ups:
+            try:
+                if wake_up.key.kind == RUN:
+                    self._look_at_run(wake_up, delays, tally)
+                elif wake_up.key.kind == SCHEDULE:
+                    fired = self._schedules.fire(wake_up.key.id, look_ahead=LOOK_AHEAD, deadline=deadline)
+                    tally.add("schedules", fired)
+            except Exception as error:
+                # One corrupt item, or one throttled request, must not keep the others waiting.
+                what = str(error) if isinstance(error, KumofireError) else error_name(error)
+                log.error("%s#%s could not be dispatched: %s", wake_up.key.kind, wake_up.key.id, what)
+                tally.add("errors")
+        if delays:
+            tally.add("unsent", len(self._runs.queue.try_send_many(delays)))
+
+    def _look_at_run(self, wake_up: WakeUp, delays: dict[str, int], tally: _Tally) -> None:
+        run_id, token, now_ms = wake_up.key.id, new_token(), self._runs.now_ms()
+        if wake_up.wake_at > now_ms:
+            ahead = transitions.send_ahead(token, due_ms=wake_up.wake_at, now_ms=now_ms)
+            if self._runs.apply(run_id, ahead).applied:
+                delays[run_id] = whole_seconds_until(wake_up.wake_at, now_ms)
+                tally.add("dispatched")
+            return
+        answer = self._runs.apply(run_id, transitions.enqueue(token, now_ms=now_ms))
+        if answer.applied:
+            delays[run_id] = 0
+            tally.add("dispatched")
+            return
+        if answer.item is None:
+            return  # the index still shows what is deleted
+        found = self._runs.read(run_id, answer.item)
+        if found.run.status is RunStatus.RUNNING:
+            self._look_at_running(found, token, now_ms, delays, tally)
+            return
+        # Finished, or sent or put back meanwhile: the index was behind.
+        if found.run.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
+            return
+        if self._runs.apply(run_id, transitions.resend(found, token, now_ms=now_ms)).applied:
+            delays[run_id] = 0
+            tally.add("resent")
+
+    def _look_at_running(
+        self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
+    ) -> None:
+        run = found.run
+        if found.lease_until is not None and found.lease_until > now_ms:
+            if found.wake_at is not None and found.wake_at < found.lease_until:
+                self._runs.apply(run.id, transitions.look_again(found, token))
+            return
+        lost = lost_attempt(found)
+        error, expires_at = error_text(lost), self._runs.expires_at(now_ms)
+        due_ms = next_attempt_at(self._runs.registry.policy(run.job_name), run, lost, now_ms=now_ms)
+        if run.cancel_requested:
+            end = transitions.cancel_expired(found, token, now_ms=now_ms, error=error, expires_at=expires_at)
+            came_to = "canceled"
+        elif due_ms is None:
+            end = transitions.fail_expired(found, token, now_ms=now_ms, error=error, expires_at=expires_at)
+            came_to = "failed"
+        else:
+            end = transitions.reschedule_expired(found, token, now_ms=now_ms, due_ms=due_ms, error=error)
+            came_to = "recovered"
+        if not self._runs.apply(run.id, end).applied:
+            return  # its consumer came back in this instant, or another took it over
+        log.warning("the worker of a run was lost; the run is %s", end.target, extra={"job_run_id": run.id})
+        tally.add(came_to)
+        if due_ms is not None and end.target is RunStatus.SCHEDULED and transitions.sent_at_once(due_ms, now_ms):
+            delays[run.id] = whole_seconds_until(due_ms, now_ms)
+
+
+class _Chunks:
+    """Chunks under way in threads, not too many at once; none is begun once the time is nearly up."""
+
+    def __init__(self, threads: Threads, tally: _Tally, deadline: Deadline | None) -> None:
+        self._threads = threads
+        self._tally = tally
+        self._deadline = deadline
+        self._calls: list[Call] = []
+        self.stopped = False
+
+    def start(self, work: Callable[[], None]) -> None:
+        if self._deadline is not None and self._deadline.too_close_to_start():
+            self.stopped = True
+            self._tally.complete = False
+        if self.stopped:
+            return
+        while len(self._calls) >= IN_FLIGHT:
+            self._await_one()
+        self._calls.append(self._threads.start(work))
+
+    def finish(self) -> None:
+        while self._calls:
+            self._await_one()
+
+    def _await_one(self) -> None:
+        call = self._calls.pop(0)
+        call.wait()
+        call.result()

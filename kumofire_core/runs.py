@@ -1,0 +1,110 @@
+"""Runs as the engine's parts share them: read from the table, changed by transitions, sent to the queue.
+
+It joins the table, the queue, the registered jobs and the settings; which transition fits is decided by its callers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kumofire_core import transitions
+from kumofire_core.queue import Queue
+from kumofire_core.registry import Registry
+from kumofire_core.run import StoredRun, read_run
+from kumofire_core.table import Answer, Key, Table
+from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
+from kumofire_core.transitions import Transition
+from kumofire_core.write import Attributes
+
+RUN = "run"
+
+
+def run_key(run_id: str) -> Key:
+    """Return the key of a run."""
+    return Key(RUN, run_id)
+
+
+def new_token() -> str:
+    """Return what one write is known again by."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """The runs of one ``Jobs``. Errors of the table leave as botocore raised them."""
+
+    table: Table
+    queue: Queue
+    registry: Registry
+    retention: timedelta | None
+    wake_shards: int
+    clock: Callable[[], datetime]
+
+    def now_ms(self) -> int:
+        """Return the time by the clock that was given, in epoch milliseconds."""
+        return to_ms(self.clock())
+
+    def find(self, run_id: str) -> StoredRun | None:
+        """Read a run as it is now, or ``None``. Raises ``CorruptItemError`` or ``NewerSchemaError``."""
+        item = self.table.get(run_key(run_id))
+        return None if item is None else self.read(run_id, item)
+
+    def cancel_requested(self, run_id: str) -> bool:
+        """Read whether the cancellation of a run that is executing was asked for."""
+        return self.table.get_attribute(run_key(run_id), "cancel_requested_at") is not None
+
+    def read(self, run_id: str, item: Attributes) -> StoredRun:
+        """Return the run that an item holds. Where its creator left the limit to its job, that job's is used."""
+        limit = self.registry.max_attempts(str(item.get("job_name")))
+        return read_run(run_id, item, default_max_attempts=limit)
+
+    def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
+        """Make one transition."""
+        return self.table.apply(run_key(run_id), transition, read_back=read_back)
+
+    def add(
+        self,
+        run_id: str,
+        *,
+        job_name: str,
+        payload: str,
+        max_attempts: int | None,
+        due_ms: int,
+        now_ms: int,
+        schedule_id: str | None = None,
+        dedupe_key: str | None = None,
+    ) -> bool:
+        """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""
+        job = self.registry.get(job_name)
+        attributes = transitions.create(
+            run_id,
+            create_token=new_token(),
+            job_name=job_name,
+            payload=payload,
+            max_attempts=max_attempts if max_attempts is not None or job is None else job.max_attempts,
+            timeout_ms=None if job is None else job.timeout_ms,
+            due_ms=due_ms,
+            now_ms=now_ms,
+            shards=self.wake_shards,
+            schedule_id=schedule_id,
+            dedupe_key=dedupe_key,
+        )
+        if not self.table.put_new(run_key(run_id), attributes).applied:
+            return False
+        self.send_waiting(run_id, due_ms=due_ms, now_ms=now_ms)
+        return True
+
+    def send_waiting(self, run_id: str, *, due_ms: int, now_ms: int) -> None:
+        """Send a waiting run's message with its delay, where SQS can delay that long; else the dispatcher will.
+
+        A message that can't be sent is logged: the run's wake-up stands behind it.
+        """
+        if transitions.sent_at_once(due_ms, now_ms):
+            self.queue.try_send(run_id, delay_seconds=whole_seconds_until(due_ms, now_ms))
+
+    def expires_at(self, now_ms: int) -> int | None:
+        """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""
+        return None if self.retention is None else (now_ms + duration_ms(self.retention)) // 1000 + 1

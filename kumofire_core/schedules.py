@@ -1,0 +1,400 @@
+"""Schedules: made, changed, listed and deleted by people, and fired by the dispatcher. Free of boto3.
+
+When a schedule is due is decided in ``schedule``; what is written is in ``schedule_item``.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from kumofire_core import jsontext, schedule_item
+from kumofire_core.arguments import payload_text, require_id, require_job_name, require_key, require_max_attempts
+from kumofire_core.deadline import Deadline
+from kumofire_core.errors import (
+    InvalidArgumentError,
+    InvalidScheduleError,
+    ScheduleConflictError,
+    ScheduleExistsError,
+)
+from kumofire_core.run import FINAL, derived_run_id, new_run_id
+from kumofire_core.runs import Runs, new_token
+from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing, due_occurrences, next_occurrence, parse_timing
+from kumofire_core.schedule_item import SCHEDULE_SHARD, Schedule, StoredSchedule, read_schedule
+from kumofire_core.table import Key
+from kumofire_core.times import from_ms, to_ms
+from kumofire_core.write import Attributes, Value
+
+SCHEDULE = "schedule"
+
+OCCURRENCES_AT_ONCE = 100
+"""How many occurrences of one schedule are made into runs before it is advanced."""
+
+CHANGE_TRIES = 200
+"""How often a change is tried against others' changes. A hundred writers at once need fewer: each round one gets on."""
+
+PAGE_LIMIT = 100
+"""https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
+
+
+class ScheduleSettings(TypedDict, total=False):
+    """What ``upsert_schedule`` may be given beside job, payload and key."""
+
+    schedule_type: ScheduleType | str
+    schedule_expr: str | timedelta | datetime
+    timezone: str | None
+    max_attempts: int | None
+    enabled: bool
+    missed: Missed | str
+    overlap: Overlap | str
+    start_at: datetime | None
+    end_at: datetime | None
+
+
+class ScheduleChanges(ScheduleSettings, total=False):
+    """What ``update_schedule`` may be given. What is left out keeps its value."""
+
+    name: str
+    payload: Any
+
+
+Option = TypeVar("Option", Missed, Overlap)
+
+_CHANGEABLE = ScheduleChanges.__optional_keys__
+
+TIMING = ("schedule_type", "schedule_expr", "timezone", "start_at", "end_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulePage:
+    """Some of the schedules, and where the next ones begin."""
+
+    schedules: tuple[Schedule, ...]
+    next_page: str | None
+    """What to pass as ``page`` for the next ones; ``None`` after the last."""
+
+
+def schedule_key_id(schedule_key: str) -> str:
+    """Return the id of the schedule that has a key."""
+    return derived_run_id("schedule_key", schedule_key)
+
+
+def occurrence_run_id(schedule_id: str, occurrence: datetime) -> str:
+    """Return the id of the one run that an occurrence of a schedule makes."""
+    return derived_run_id("occurrence", schedule_id, str(to_ms(occurrence)))
+
+
+class Schedules:
+    """The schedules of one ``Jobs``. Errors of the table leave as botocore raised them."""
+
+    def __init__(self, runs: Runs, *, allow_unknown_jobs: bool) -> None:
+        self._runs = runs
+        self._allow_unknown_jobs = allow_unknown_jobs
+
+    def create(
+        self,
+        name: str,
+        payload: Any,
+        *,
+        schedule_type: ScheduleType | str,
+        schedule_expr: str | timedelta | datetime,
+        schedule_key: str | None = None,
+        timezone: str | None = None,
+        max_attempts: int | None = None,
+        enabled: bool = True,
+        missed: Missed | str = Missed.ALL,
+        overlap: Overlap | str = Overlap.ALLOW,
+        start_at: datetime | None = None,
+        end_at: datetime | None = None,
+    ) -> str:
+        """Store a schedule and return its id, in one request; see ``Jobs.create_schedule``."""
+        self._require_job(name)
+        require_max_attempts(max_attempts)
+        text = payload_text(payload)
+        if schedule_key is not None:
+            require_key("schedule_key", schedule_key)
+        now = from_ms(self._runs.now_ms())
+        timing = parse_timing(
+            schedule_type=schedule_type,
+            schedule_expr=schedule_expr,
+            timezone=timezone,
+            start_at=start_at,
+            end_at=end_at,
+            anchor=now,
+        )
+        attributes = schedule_item.create(
+            create_token=new_token(),
+            schedule_key=schedule_key,
+            job_name=name,
+            payload=text,
+            timing=timing,
+            enabled=_flag("enabled", enabled),
+            next_run_at=_first(timing, now) if enabled else None,
+            max_attempts=max_attempts,
+            missed=_option(Missed, "missed", missed),
+            overlap=_option(Overlap, "overlap", overlap),
+            now_ms=to_ms(now),
+        )
+        schedule_id = uuid.uuid4().hex if schedule_key is None else schedule_key_id(schedule_key)
+        if not self._runs.table.put_new(Key(SCHEDULE, schedule_id), attributes).applied:
+            raise ScheduleExistsError(str(schedule_key), schedule_id)
+        return schedule_id
+
+    def get(self, schedule_id: str) -> Schedule | None:
+        """Return a schedule as it is now, or ``None``."""
+        require_id("a schedule id", schedule_id)
+        stored = self._find(schedule_id)
+        return None if stored is None else stored.schedule
+
+    def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+        """Change what is given and keep the rest; see ``Jobs.update_schedule``."""
+        require_id("a schedule id", schedule_id)
+        self._check(changes)
+        for attempt in range(CHANGE_TRIES):
+            stored = self._find(schedule_id)
+            if stored is None:
+                return None
+            now_ms = self._runs.now_ms()
+            attributes = self._differences(stored, changes, now_ms)
+            if not attributes:
+                return stored.schedule
+            write = schedule_item.change(stored, new_token(), now_ms=now_ms, changes=attributes)
+            answer = self._runs.table.apply(Key(SCHEDULE, schedule_id), write, read_back=True)
+            if answer.applied and answer.item is not None:
+                return read_schedule(schedule_id, answer.item).schedule
+            # Somebody else changed it since it was read. Wait a random while, so that many writers don't meet again.
+            time.sleep(random.uniform(0, min(0.005 * 2 ** min(attempt, 6), 0.2)))
+        raise ScheduleConflictError(schedule_id, CHANGE_TRIES)
+
+    def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
+        """Create the schedule of a key, or change it to what is given; see ``Jobs.upsert_schedule``."""
+        require_key("schedule_key", schedule_key)
+        schedule_id = schedule_key_id(schedule_key)
+        while self.update(schedule_id, name=name, payload=payload, **settings) is None:
+            missing = [setting for setting in ("schedule_type", "schedule_expr") if setting not in settings]
+            if missing:
+                raise InvalidArgumentError(
+                    f"schedule_key {schedule_key!r:.80} is new, so it needs {', '.join(missing)}"
+                )
+            try:
+                return self.create(name, payload, schedule_key=schedule_key, **settings)
+            except ScheduleExistsError:
+                continue  # another upsert was first: now it is there to be updated
+        return schedule_id
+
+    def delete(self, schedule_id: str) -> bool:
+        """Delete a schedule; say whether there was one. Runs it has made stay."""
+        require_id("a schedule id", schedule_id)
+        return self._runs.table.delete(Key(SCHEDULE, schedule_id))
+
+    def page(self, *, limit: int, after: str | None) -> SchedulePage:
+        """Return a page of schedules, those that run next first; see ``Jobs.list_schedules``."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
+            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {limit!r}")
+        keys, last = self._runs.table.page(SCHEDULE_SHARD, limit=limit, after=_decode_page(after))
+        found = {key.id: item for key, item in self._runs.table.get_many(keys).items()}
+        schedules = [read_schedule(key.id, found[key.id]).schedule for key in keys if key.id in found]
+        return SchedulePage(schedules=tuple(schedules), next_page=_encode_page(last))
+
+    def trigger(self, schedule_id: str) -> str | None:
+        """Make a run of a schedule now, without moving it; return the run's id, or ``None`` for an unknown schedule."""
+        require_id("a schedule id", schedule_id)
+        stored = self._find(schedule_id)
+        if stored is None:
+            return None
+        run_id, now_ms = new_run_id(), self._runs.now_ms()
+        self._add_run(stored, run_id, due_ms=now_ms, now_ms=now_ms)
+        return run_id
+
+    def fire(self, schedule_id: str, *, look_ahead: timedelta, deadline: Deadline | None) -> int:
+        """Make the runs of all occurrences that are due, or will be within ``look_ahead``; return how many.
+
+        The run is put first and the schedule advanced last. A crash between the two is repaired by the next pass, whose
+        put finds the run: its id is derived from schedule and occurrence.
+        """
+        fired = 0
+        while deadline is None or not deadline.too_close_to_start():
+            stored = self._find(schedule_id)
+            now = from_ms(self._runs.now_ms())
+            if stored is None or stored.schedule.next_run_at is None or stored.schedule.next_run_at > now + look_ahead:
+                break
+            made, advanced = self._fire_some(stored, now, look_ahead)
+            fired += made
+            if not advanced:
+                break
+        return fired
+
+    def _fire_some(self, stored: StoredSchedule, now: datetime, look_ahead: timedelta) -> tuple[int, bool]:
+        """Make the runs of the next occurrences and advance; return how many, and whether the schedule moved on."""
+        schedule = stored.schedule
+        if schedule.next_run_at is None:
+            return 0, False
+        occurrences, upcoming = due_occurrences(
+            stored.timing,
+            next_run_at=schedule.next_run_at,
+            now=now,
+            missed=schedule.missed,
+            limit=OCCURRENCES_AT_ONCE,
+            ahead=look_ahead,
+        )
+        made, last_run_id, last_occurrence = 0, stored.last_run_id, schedule.last_scheduled_at
+        for occurrence in occurrences:
+            if schedule.overlap is Overlap.SKIP and not self._is_over(last_run_id):
+                if occurrence > now:
+                    # Its predecessor may yet end in time: decide when the occurrence is due.
+                    upcoming = occurrence
+                    break
+                continue
+            run_id = occurrence_run_id(schedule.id, occurrence)
+            if self._add_run(stored, run_id, due_ms=to_ms(occurrence), now_ms=to_ms(now)):
+                made += 1
+            last_run_id, last_occurrence = run_id, occurrence
+        if upcoming == schedule.next_run_at:
+            return made, False
+        write = schedule_item.advance(
+            stored,
+            new_token(),
+            next_run_at=upcoming,
+            last_scheduled_at=last_occurrence,
+            last_run_id=last_run_id,
+        )
+        advanced = self._runs.table.apply(Key(SCHEDULE, schedule.id), write).applied
+        return made, advanced
+
+    def _add_run(self, stored: StoredSchedule, run_id: str, *, due_ms: int, now_ms: int) -> bool:
+        schedule = stored.schedule
+        return self._runs.add(
+            run_id,
+            job_name=schedule.job_name,
+            payload=stored.payload_text,
+            max_attempts=schedule.max_attempts,
+            due_ms=due_ms,
+            now_ms=now_ms,
+            schedule_id=schedule.id,
+        )
+
+    def _is_over(self, run_id: str | None) -> bool:
+        """Say whether a run has ended; one that is gone was kept for as long as it should be after it had."""
+        found = None if run_id is None else self._runs.find(run_id)
+        return found is None or found.run.status in FINAL
+
+    def _find(self, schedule_id: str) -> StoredSchedule | None:
+        item = self._runs.table.get(Key(SCHEDULE, schedule_id))
+        return None if item is None else read_schedule(schedule_id, item)
+
+    def _require_job(self, name: str) -> None:
+        require_job_name(name)
+        if not self._allow_unknown_jobs:
+            self._runs.registry.require_known(name)
+
+    def _check(self, changes: ScheduleChanges) -> None:
+        """Refuse what can be refused before the schedule is read."""
+        unknown = sorted(set(changes) - _CHANGEABLE)
+        if unknown:
+            known = ", ".join(sorted(_CHANGEABLE))
+            raise InvalidArgumentError(f"a schedule has no {', '.join(unknown)} to change; it has {known}")
+        if "name" in changes:
+            self._require_job(changes["name"])
+        require_max_attempts(changes.get("max_attempts"))
+
+    def _differences(self, stored: StoredSchedule, changes: ScheduleChanges, now_ms: int) -> dict[str, Value | None]:
+        """Return the attributes that ``changes`` makes different; a changed timing gets a new next run time."""
+        schedule, now = stored.schedule, from_ms(now_ms)
+        wanted: dict[str, Value | None] = {}
+        if "name" in changes:
+            wanted["job_name"] = changes["name"]
+        if "payload" in changes:
+            wanted["payload"] = payload_text(changes["payload"])
+        if "max_attempts" in changes:
+            wanted["max_attempts"] = changes["max_attempts"]
+        if "missed" in changes:
+            wanted["missed"] = _option(Missed, "missed", changes["missed"])
+        if "overlap" in changes:
+            wanted["overlap"] = _option(Overlap, "overlap", changes["overlap"])
+        enabled = _flag("enabled", changes["enabled"]) if "enabled" in changes else schedule.enabled
+        wanted["enabled"] = int(enabled)
+        timing = _changed_timing(stored, changes, now)
+        if timing != stored.timing:
+            wanted |= schedule_item.timing_attributes(timing)
+        if timing != stored.timing or enabled != schedule.enabled:
+            wanted |= schedule_item.next_attributes(_first(timing, now) if enabled else None)
+        have: dict[str, Value | None] = {
+            "job_name": schedule.job_name,
+            "payload": stored.payload_text,
+            "max_attempts": schedule.max_attempts,
+            "missed": schedule.missed,
+            "overlap": schedule.overlap,
+            "enabled": int(schedule.enabled),
+            **schedule_item.timing_attributes(stored.timing),
+            **schedule_item.next_attributes(schedule.next_run_at),
+        }
+        return {name: value for name, value in wanted.items() if value != have[name]}
+
+
+def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datetime) -> Timing:
+    """Return the timing after ``changes``: the old one, to the letter, where they say the same.
+
+    A changed interval counts from now, and an unchanged one from where it has counted so far.
+    """
+    if not any(name in changes for name in TIMING):
+        return stored.timing
+    old = stored.timing
+
+    def parsed(anchor: datetime) -> Timing:
+        return parse_timing(
+            schedule_type=changes.get("schedule_type", old.schedule_type),
+            schedule_expr=changes.get("schedule_expr", old.expr),
+            timezone=changes.get("timezone", old.timezone),
+            start_at=changes.get("start_at", old.start_at),
+            end_at=changes.get("end_at", old.end_at),
+            anchor=anchor,
+        )
+
+    same = parsed(old.anchor or stored.schedule.created_at)
+    return same if same == old else parsed(now)
+
+
+def _first(timing: Timing, now: datetime) -> datetime:
+    """Return the first occurrence from now on; ``InvalidScheduleError`` where a schedule would never run."""
+    first = next_occurrence(timing, now)
+    if first is None:
+        raise InvalidScheduleError(
+            f"schedule_expr {timing.expr!r} has no occurrence after {now.isoformat(timespec='seconds')}"
+            + ("" if timing.end_at is None else f" and up to end_at {timing.end_at.isoformat()}")
+            + "; create it with enabled=False to keep it all the same"
+        )
+    return first
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} must be True or False, not {value!r:.80}")
+    return value
+
+
+def _option(kind: type[Option], name: str, value: object) -> Option:
+    try:
+        return kind(str(value))
+    except ValueError:
+        known = ", ".join(repr(option.value) for option in kind)
+        raise InvalidScheduleError(f"{name} must be one of {known}, not {value!r:.80}") from None
+
+
+def _encode_page(last: Attributes | None) -> str | None:
+    return None if last is None else jsontext.encode("the page", dict(last))
+
+
+def _decode_page(page: str | None) -> Attributes | None:
+    if page is None:
+        return None
+    try:
+        last = jsontext.decode(page)
+    except (ValueError, TypeError):
+        last = None
+    if not isinstance(last, dict) or set(last) != {"pk", "sk", "wake_shard", "wake_at"}:
+        raise InvalidArgumentError("page must be the next_page of an earlier call")
+    return last
