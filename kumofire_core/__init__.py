@@ -1,9 +1,13 @@
 """Kumofire Jobs: a job system on AWS Lambda, SQS and DynamoDB. Register a job, get an id, trust its status."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from kumofire_core.batch import BatchReport, RecordReport
 from kumofire_core.consumer import ConsumeResult, Outcome
 from kumofire_core.context import AttemptLogFilter, JobContext
-from kumofire_core.dispatcher import DispatchResult
 from kumofire_core.errors import (
     AttemptTimeoutError,
     ConfigurationError,
@@ -24,9 +28,12 @@ from kumofire_core.errors import (
 from kumofire_core.jobs import Jobs
 from kumofire_core.retry import RetryPolicy
 from kumofire_core.run import PastRun, Run, RunStatus
-from kumofire_core.schedule import Missed, Overlap, ScheduleType
-from kumofire_core.schedule_item import Schedule
-from kumofire_core.schedules import SchedulePage
+
+if TYPE_CHECKING:
+    from kumofire_core.dispatcher import DispatchResult
+    from kumofire_core.schedule import Missed, Overlap, ScheduleType
+    from kumofire_core.schedule_item import Schedule
+    from kumofire_core.schedules import SchedulePage
 
 __all__ = [
     "AttemptLogFilter",
@@ -62,3 +69,20 @@ __all__ = [
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]
+
+# Loaded when first asked for: a consumer that makes no schedule would pay for them at every cold start.
+_LATER = {
+    "DispatchResult": "dispatcher",
+    "Missed": "schedule",
+    "Overlap": "schedule",
+    "Schedule": "schedule_item",
+    "SchedulePage": "schedules",
+    "ScheduleType": "schedule",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    return value

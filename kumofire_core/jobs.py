@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from kumofire_core import control
@@ -24,7 +25,6 @@ from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
 from kumofire_core.consumer import Consumer, ConsumeResult
 from kumofire_core.deadline import Deadline
-from kumofire_core.dispatcher import Dispatcher, DispatchResult
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError
 from kumofire_core.message import parse_message
 from kumofire_core.queue import Queue
@@ -32,15 +32,17 @@ from kumofire_core.registry import Handler, Registry
 from kumofire_core.retry import RetryPolicy
 from kumofire_core.run import Run, derived_run_id, new_run_id
 from kumofire_core.runs import Runs
-from kumofire_core.schedule import Missed, Overlap, ScheduleType
-from kumofire_core.schedule_item import Schedule
-from kumofire_core.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings, schedule_key_id
 from kumofire_core.table import Table
 from kumofire_core.times import duration_ms, require_aware, to_ms
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
+
+    from kumofire_core.dispatcher import Dispatcher, DispatchResult
+    from kumofire_core.schedule import Missed, Overlap, ScheduleType
+    from kumofire_core.schedule_item import Schedule
+    from kumofire_core.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings
 
 DEFAULT_LEASE = timedelta(seconds=30)
 DEFAULT_RETENTION = timedelta(days=30)
@@ -128,8 +130,20 @@ class Jobs:
             clock=clock,
         )
         self._consumer = Consumer(self._runs, lease=lease)
-        self._schedules = Schedules(self._runs, allow_unknown_jobs=allow_unknown_jobs)
-        self._dispatcher = Dispatcher(self._runs, self._schedules, self._consumer.threads)
+
+    # Both are imported when first used: a consumer needs neither, and would pay for them at every cold start.
+
+    @cached_property
+    def _schedules(self) -> Schedules:
+        from kumofire_core.schedules import Schedules
+
+        return Schedules(self._runs, allow_unknown_jobs=self._allow_unknown_jobs)
+
+    @cached_property
+    def _dispatcher(self) -> Dispatcher:
+        from kumofire_core.dispatcher import Dispatcher
+
+        return Dispatcher(self._runs, self._schedules, self._consumer.threads)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None, **settings: Any) -> Jobs:
@@ -290,8 +304,8 @@ class Jobs:
         timezone: str | None = None,
         max_attempts: int | None = None,
         enabled: bool = True,
-        missed: Missed | str = Missed.ALL,
-        overlap: Overlap | str = Overlap.ALLOW,
+        missed: Missed | str = "all",
+        overlap: Overlap | str = "allow",
         start_at: datetime | None = None,
         end_at: datetime | None = None,
     ) -> str:
@@ -327,7 +341,7 @@ class Jobs:
 
     def get_schedule_by_key(self, schedule_key: str) -> Schedule | None:
         """Return the schedule of a key as it is now, or ``None``."""
-        return self._schedules.get(_schedule_id(schedule_key))
+        return self._schedules.get_by_key(schedule_key)
 
     def update_schedule(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Change what is given, keep the rest, and return the schedule; ``None`` where there is none.
@@ -340,7 +354,7 @@ class Jobs:
 
     def update_schedule_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Do what ``update_schedule`` does to the schedule of a key."""
-        return self._schedules.update(_schedule_id(schedule_key), **changes)
+        return self._schedules.update_by_key(schedule_key, **changes)
 
     def upsert_schedule(
         self, name: str, payload: Any = None, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
@@ -358,7 +372,7 @@ class Jobs:
 
     def disable_schedule_by_key(self, schedule_key: str) -> Schedule | None:
         """Do what ``disable_schedule`` does to the schedule of a key."""
-        return self._schedules.update(_schedule_id(schedule_key), enabled=False)
+        return self._schedules.update_by_key(schedule_key, enabled=False)
 
     def delete_schedule(self, schedule_id: str) -> bool:
         """Delete a schedule; return whether there was one. The runs it has made stay."""
@@ -383,11 +397,6 @@ class Jobs:
         if ends is None:
             return None
         return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
-
-
-def _schedule_id(schedule_key: str) -> str:
-    require_key("schedule_key", schedule_key)
-    return schedule_key_id(schedule_key)
 
 
 def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: int) -> int:

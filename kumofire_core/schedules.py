@@ -26,7 +26,7 @@ from kumofire_core.runs import Runs, new_token
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing, due_occurrences, next_occurrence, parse_timing
 from kumofire_core.schedule_item import SCHEDULE_SHARD, Schedule, StoredSchedule, read_schedule
 from kumofire_core.table import Key
-from kumofire_core.times import from_ms, to_ms
+from kumofire_core.times import EPOCH, from_ms, to_ms
 from kumofire_core.write import Attributes, Value
 
 SCHEDULE = "schedule"
@@ -150,6 +150,14 @@ class Schedules:
         stored = self._find(schedule_id)
         return None if stored is None else stored.schedule
 
+    def get_by_key(self, schedule_key: str) -> Schedule | None:
+        """Return the schedule of a key as it is now, or ``None``."""
+        return self.get(_required_key_id(schedule_key))
+
+    def update_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+        """Do what ``update`` does to the schedule of a key."""
+        return self.update(_required_key_id(schedule_key), **changes)
+
     def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Change what is given and keep the rest; see ``Jobs.update_schedule``."""
         require_id("a schedule id", schedule_id)
@@ -172,8 +180,7 @@ class Schedules:
 
     def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
         """Create the schedule of a key, or change it to what is given; see ``Jobs.upsert_schedule``."""
-        require_key("schedule_key", schedule_key)
-        schedule_id = schedule_key_id(schedule_key)
+        schedule_id = _required_key_id(schedule_key)
         while self.update(schedule_id, name=name, payload=payload, **settings) is None:
             missing = [setting for setting in ("schedule_type", "schedule_expr") if setting not in settings]
             if missing:
@@ -320,8 +327,11 @@ class Schedules:
         timing = _changed_timing(stored, changes, now)
         if timing != stored.timing:
             wanted |= schedule_item.timing_attributes(timing)
-        if timing != stored.timing or enabled != schedule.enabled:
             wanted |= schedule_item.next_attributes(_first(timing, now) if enabled else None)
+        elif enabled != schedule.enabled:
+            # One whose last occurrence has become a run may be enabled all the same: it has nothing left to do.
+            upcoming = _upcoming(timing, now, fired=schedule.last_scheduled_at) if enabled else None
+            wanted |= schedule_item.next_attributes(upcoming)
         have: dict[str, Value | None] = {
             "job_name": schedule.job_name,
             "payload": stored.payload_text,
@@ -333,6 +343,11 @@ class Schedules:
             **schedule_item.next_attributes(schedule.next_run_at),
         }
         return {name: value for name, value in wanted.items() if value != have[name]}
+
+
+def _required_key_id(schedule_key: str) -> str:
+    require_key("schedule_key", schedule_key)
+    return schedule_key_id(schedule_key)
 
 
 def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datetime) -> Timing:
@@ -359,8 +374,8 @@ def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datet
 
 
 def _first(timing: Timing, now: datetime) -> datetime:
-    """Return the first occurrence from now on; ``InvalidScheduleError`` where a schedule would never run."""
-    first = next_occurrence(timing, now)
+    """Return the first occurrence of a new timing; ``InvalidScheduleError`` where a schedule would never run."""
+    first = _upcoming(timing, now, fired=None)
     if first is None:
         raise InvalidScheduleError(
             f"schedule_expr {timing.expr!r} has no occurrence after {now.isoformat(timespec='seconds')}"
@@ -368,6 +383,13 @@ def _first(timing: Timing, now: datetime) -> datetime:
             + "; create it with enabled=False to keep it all the same"
         )
     return first
+
+
+def _upcoming(timing: Timing, now: datetime, *, fired: datetime | None) -> datetime | None:
+    """Return the next occurrence, after now or, for the one of a ``once``, whenever it is: unless it has been fired."""
+    if timing.schedule_type is ScheduleType.ONCE:
+        return next_occurrence(timing, fired or EPOCH)
+    return next_occurrence(timing, now)
 
 
 def _flag(name: str, value: object) -> bool:
