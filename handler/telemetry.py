@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.logging import Logger
 
-from kumofire_core import AttemptLogFilter, BatchReport, DispatchResult, Outcome
+from kumofire_core import AttemptLogFilter, BatchReport, Outcome
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.metrics import Metrics
+
+    from kumofire_core import DispatchResult
 
 NAMESPACE = "Kumofire"
 SERVICE = "kumofire-jobs"
@@ -99,7 +101,7 @@ def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
     if not result.complete:
         metrics.add_metric(name="DispatcherPassesCutShort", unit="Count", value=1)
     metrics.flush_metrics()
-    if counts != dataclasses.asdict(DispatchResult()):
+    if any(counts[field] for field in DISPATCH_METRICS) or not result.complete:
         logger.info("dispatched", **counts)
     return counts
 

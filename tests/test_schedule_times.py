@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,14 +106,15 @@ def read_field(field: str, low: int, high: int, names: str = "") -> set[int]:
 
 
 def wall_matcher(expr: str) -> Callable[[datetime], bool]:
-    minute, hour, day, month, weekday = expr.split()
-    minutes, hours, days = read_field(minute, 0, 59), read_field(hour, 0, 23), read_field(day, 1, 31)
+    """Whether a wall time matches all the fields but the minute."""
+    _, hour, day, month, weekday = expr.split()
+    hours, days = read_field(hour, 0, 23), read_field(day, 1, 31)
     months = read_field(month, 1, 12, "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC")
     weekdays = {number % 7 for number in read_field(weekday, 0, 7, "SUN MON TUE WED THU FRI SAT")}
     both = day.startswith("*") or weekday.startswith("*")
 
     def matches(wall: datetime) -> bool:
-        if wall.minute not in minutes or wall.hour not in hours or wall.month not in months:
+        if wall.hour not in hours or wall.month not in months:
             return False
         of_month, of_week = wall.day in days, wall.isoweekday() % 7 in weekdays
         return (of_month and of_week) if both else (of_month or of_week)
@@ -120,45 +122,50 @@ def wall_matcher(expr: str) -> Callable[[datetime], bool]:
     return matches
 
 
-def clock(zone: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-    local_time = ZoneInfo(zone)
-    offset = timedelta(0)
-    for n in range((end - start) // MINUTE + 1):
-        moment = start + n * MINUTE
-        if moment.minute % 15 == 0 or n == 0:  # no zone shifts in between, in these years
-            offset = moment.astimezone(local_time).replace(tzinfo=UTC) - moment
-        yield moment, (moment + offset).replace(tzinfo=None)
+class Clock:
+    """A wall clock that is watched through every minute of a time, in UTC.
+
+    ``shown`` holds what it showed and when; ``reached`` each minute that it reached or jumped over for the first time,
+    and when. Both are by minute of the hour, which makes a year of them quick to search.
+    """
+
+    def __init__(self, zone: str, start: datetime, end: datetime) -> None:
+        self.shown: dict[int, list[tuple[datetime, datetime]]] = defaultdict(list)
+        self.reached: dict[int, list[tuple[datetime, datetime]]] = defaultdict(list)
+        self.shifts: list[datetime] = []
+        local_time = ZoneInfo(zone)
+        moment, end = start.replace(tzinfo=None), end.replace(tzinfo=None)
+        offset = furthest = None
+        while moment <= end:
+            if offset is None or moment.minute % 15 == 0:  # no zone shifts in between, in these years
+                before, offset = offset, local_time.utcoffset(local_time.fromutc(moment.replace(tzinfo=local_time)))
+                if before not in (None, offset):
+                    self.shifts.append(moment.replace(tzinfo=UTC))
+            wall = moment + offset
+            self.shown[wall.minute].append((moment, wall))
+            furthest = furthest or wall - MINUTE
+            while furthest < wall:
+                furthest += MINUTE
+                self.reached[furthest.minute].append((moment, furthest))
+            moment += MINUTE
 
 
-@cache
-def clock_of_the_year(zone: str) -> list[tuple[datetime, datetime]]:
+@lru_cache(maxsize=1)
+def clock_of_the_year(zone: str) -> Clock:
     year = YEARS[zone]
-    return list(clock(zone, datetime(year, 1, 1, tzinfo=UTC), datetime(year, 12, 31, 23, 59, tzinfo=UTC)))
+    return Clock(zone, datetime(year, 1, 1, tzinfo=UTC), datetime(year, 12, 31, 23, 59, tzinfo=UTC))
 
 
-def cron_daemon(expr: str, ticks: list[tuple[datetime, datetime]]) -> list[datetime]:
-    """What a daemon with Debian's rule starts: fixed times by the furthest that the clock has been, others as it is."""
+def cron_daemon(expr: str, clock: Clock) -> list[datetime]:
+    """What a daemon with Debian's rule starts: fixed times as the clock reaches them, others whenever it shows them."""
     matches = wall_matcher(expr)
-    if any(field.startswith("*") for field in expr.split()[:2]):
-        return [moment for moment, wall in ticks if matches(wall)]
-    started = []
-    furthest = ticks[0][1] - MINUTE
-    for moment, wall in ticks:
-        if wall - furthest == MINUTE:
-            due = matches(wall)
-        else:
-            due = any(matches(furthest + n * MINUTE) for n in range(1, (wall - furthest) // MINUTE + 1))
-        if due:
-            started.append(moment)
-        furthest = max(furthest, wall)
-    return started
+    fixed = not any(field.startswith("*") for field in expr.split()[:2])
+    walls = clock.reached if fixed else clock.shown
+    minutes = read_field(expr.split()[0], 0, 59)
+    started = {moment for minute in minutes for moment, wall in walls[minute] if matches(wall)}
+    return sorted(moment.replace(tzinfo=UTC) for moment in started)
 
 
-def shifts(ticks: list[tuple[datetime, datetime]]) -> list[datetime]:
-    return [moment for (_, before), (moment, wall) in pairwise(ticks) if wall - before != MINUTE]
-
-
-@pytest.mark.parametrize("zone", YEARS)
 @pytest.mark.parametrize(
     "expr",
     [
@@ -169,16 +176,16 @@ def shifts(ticks: list[tuple[datetime, datetime]]) -> list[datetime]:
         "0 0 1,15 * FRI",
     ],
 )
+@pytest.mark.parametrize("zone", YEARS)
 def test_a_year_of_occurrences_is_what_a_cron_daemon_would_have_started(expr: str, zone: str) -> None:
-    ticks = clock_of_the_year(zone)
+    start, end = datetime(YEARS[zone], 1, 1, tzinfo=UTC), datetime(YEARS[zone] + 1, 1, 1, tzinfo=UTC)
 
-    found = occurrences(cron(expr, zone), after=ticks[0][0] - TICK, until=ticks[-1][0])
+    found = occurrences(cron(expr, zone), after=start - TICK, until=end - TICK)
 
-    assert found == cron_daemon(expr, ticks)
+    assert found == cron_daemon(expr, clock_of_the_year(zone))
     assert found
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia"])
 @pytest.mark.parametrize(
     ("expr", "croniters"),
     [
@@ -192,10 +199,11 @@ def test_a_year_of_occurrences_is_what_a_cron_daemon_would_have_started(expr: st
         ("@weekly", "@weekly"),
     ],
 )
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia"])
 def test_a_year_of_occurrences_agrees_with_croniter_away_from_the_shifts(expr: str, croniters: str, zone: str) -> None:
     year = YEARS.get(zone, 2026)
     start, end = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)
-    unsettled = shifts(clock_of_the_year(zone)) if zone in YEARS else []
+    unsettled = clock_of_the_year(zone).shifts if zone in YEARS else []
     theirs, walk = [], croniter(croniters, start.astimezone(ZoneInfo(zone)))
     while (moment := walk.get_next(datetime).astimezone(UTC)) < end:
         theirs.append(moment)
@@ -360,6 +368,10 @@ def test_an_interval_fires_at_whole_multiples_from_its_anchor(
     assert found.anchor == CREATED
     assert occurrences(found, after=CREATED, until=CREATED + 3 * length) == [CREATED + n * length for n in (1, 2, 3)]
     assert next_occurrence(found, CREATED + 1_000_000 * length - TICK) == CREATED + 1_000_000 * length
+
+
+def test_an_interval_does_not_fire_before_its_anchor() -> None:
+    assert next_occurrence(every("rate(1 hour)"), CREATED - DAY) == CREATED
 
 
 def test_an_interval_with_a_start_fires_first_at_its_start() -> None:
@@ -743,6 +755,17 @@ def test_ten_years_of_missed_minutes_are_not_walked_through(
     assert len(cron_searches) < 100
 
 
+def test_a_crowd_of_missed_minutes_long_ago_is_not_walked_through(cron_searches: list[str]) -> None:
+    crowded = cron("* * 1 1 *", start_at=CREATED + DAY)
+
+    due, _ = due_occurrences(
+        crowded, next_run_at=utc("2027-01-01"), now=utc("2027-06-01"), missed=Missed.LATEST, limit=5
+    )
+
+    assert due == [utc("2027-01-01T23:59")]
+    assert len(cron_searches) < 100
+
+
 def test_all_of_ten_missed_years_costs_no_more_than_its_limit(cron_searches: list[str]) -> None:
     minutely = cron("* * * * *", "Europe/Berlin")
     cron_searches.clear()
@@ -901,7 +924,7 @@ def test_around_a_shift_any_expression_fires_as_a_cron_daemon_would(expr: str, z
         assume("can never fire" not in str(refusal))
         raise
 
-    assert occurrences(found, after=start - TICK, until=end) == cron_daemon(expr, list(clock(zone, start, end)))
+    assert occurrences(found, after=start - TICK, until=end) == cron_daemon(expr, Clock(zone, start, end))
 
 
 @property_test(150)
