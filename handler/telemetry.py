@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import Metrics
 
 from kumofire_core import AttemptLogFilter, BatchReport, Outcome
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.metrics import Metrics
-
     from kumofire_core import DispatchResult
 
 NAMESPACE = "Kumofire"
@@ -44,8 +44,6 @@ DISPATCH_METRICS = {
 
 QUIET = ("boto3", "botocore", "urllib3", "s3transfer")
 """Their debug lines quote requests whole, and with them payloads."""
-
-_metrics: Metrics | None = None
 
 
 def set_up_logging() -> Logger:
@@ -106,15 +104,9 @@ def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
     return counts
 
 
+@cache
 def _the_metrics() -> Metrics:
-    global _metrics
-    if _metrics is None:
-        # Imported with the first batch instead of at the cold start, which it would lengthen by a tenth.
-        from aws_lambda_powertools.metrics import Metrics
-
-        namespace = os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
-        _metrics = Metrics(service=_service(), namespace=namespace)
-    return _metrics
+    return Metrics(service=_service(), namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE)
 
 
 def _service() -> str:
