@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from handler.telemetry import record_batch, set_up_logging
+from handler.telemetry import begin_invocation, record_batch, set_up_logging
 from handler.wiring import load_jobs
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ logger = set_up_logging()
 jobs = load_jobs()
 
 
-@logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
     """Consume a batch and return which records SQS shall deliver again."""
+    begin_invocation(logger, context)
     report = jobs.run_batch(event, context)
     record_batch(report)
     if report.stray_handlers:

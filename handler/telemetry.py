@@ -42,6 +42,8 @@ DISPATCH_METRICS = {
     "errors": "DispatchErrors",
 }
 
+_cold = True
+
 QUIET = ("boto3", "botocore", "urllib3", "s3transfer")
 """Their debug lines quote requests whole, and with them payloads."""
 
@@ -61,6 +63,17 @@ def set_up_logging() -> Logger:
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logger.log_level))
     return logger
+
+
+def begin_invocation(logger: Logger, context: object) -> None:
+    """Put the request's id, and whether this is a cold start, on every line of the invocation.
+
+    Powertools' own decorator adds the function's name, size and ARN as well: the same on every line of a log group,
+    and paid for by the byte.
+    """
+    global _cold
+    logger.append_keys(function_request_id=getattr(context, "aws_request_id", None), cold_start=_cold)
+    _cold = False
 
 
 def record_batch(report: BatchReport) -> None:

@@ -159,9 +159,11 @@ class Consumer:
         run = claimed.run
         timeouts = [ms / 1000 for ms in (job.timeout_ms, claimed.timeout_ms) if ms is not None]
         timeout = min(timeouts) if timeouts else None
-        left = None if deadline is None else deadline.seconds_to_run()
-        limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
         lease_seconds = ((claimed.lease_until or 0) - self._runs.now_ms() - transitions.LEASE_MARGIN_MS) / 1000
+        # The lease too, because Lambda freezes processes: the clock on the wall went on meanwhile, the monotonic one may
+        # not have.
+        left = None if deadline is None else min(deadline.seconds_to_run(), lease_seconds)
+        limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
         context = JobContext(
             run=run,
             attempt=run.attempt + 1,
