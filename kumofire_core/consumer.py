@@ -159,10 +159,12 @@ class Consumer:
         run = claimed.run
         timeouts = [ms / 1000 for ms in (job.timeout_ms, claimed.timeout_ms) if ms is not None]
         timeout = min(timeouts) if timeouts else None
-        lease_seconds = ((claimed.lease_until or 0) - self._runs.now_ms() - transitions.LEASE_MARGIN_MS) / 1000
-        # The lease too, because Lambda freezes processes: the clock on the wall went on meanwhile, the monotonic one may
-        # not have.
-        left = None if deadline is None else min(deadline.seconds_to_run(), lease_seconds)
+        lease_ms = (claimed.lease_until or 0) - self._runs.now_ms()
+        left = None
+        if deadline is not None:
+            # Lambda freezes processes. The clock on the wall goes on meanwhile, and with it the lease; the monotonic
+            # clock may not.
+            left = min(deadline.seconds_to_run(), (lease_ms - transitions.CLOCK_SKEW_MS) / 1000)
         limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
         context = JobContext(
             run=run,
@@ -171,7 +173,7 @@ class Consumer:
             now=run.started_at or run.updated_at,
             logger=attempt_logger(run),
             _cancellation=Cancellation(partial(self._runs.cancel_requested, run.id)),
-            _ends=time.monotonic() + (lease_seconds if limit is None else limit),
+            _ends=time.monotonic() + ((lease_ms - transitions.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
         call = partial(call_handler, job.handler, context, self.threads)
         if limit is None:
