@@ -18,12 +18,12 @@ class Deadline:
     ends: float
     """On ``time.monotonic``'s scale."""
     reserve: float
-    """Seconds; a fifth of a very short time, so that a function with a timeout of 3 s can do something, too."""
+    """Seconds; a third of a very short time, so that a function with a timeout of 3 s can do something, too."""
 
     @classmethod
     def within(cls, seconds: float) -> Deadline:
         """Return the deadline of a process that ends in ``seconds``."""
-        return cls(ends=time.monotonic() + seconds, reserve=min(cls.RESERVE_SECONDS, max(0.0, seconds) / 5))
+        return cls(ends=time.monotonic() + seconds, reserve=min(cls.RESERVE_SECONDS, max(0.0, seconds) / 3))
 
     def seconds_left(self) -> float:
         """Return the seconds until the process ends."""
