@@ -57,4 +57,6 @@ class Clients:
             read_timeout=5,
             retries={"mode": "standard", "total_max_attempts": 4},
             max_pool_connections=self._connections,
+            # Every parameter is made by this package; checking each against the service model is a tenth of a call.
+            parameter_validation=False,
         )
