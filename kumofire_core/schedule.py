@@ -25,9 +25,8 @@ MISSED_AFTER = timedelta(seconds=60)
 # cronsim's own horizon. The longest real gap is 40 years: a weekday on 29 February, across 2100.
 NEVER_AFTER = timedelta(days=50 * 366)
 
-# Clocks were set by at most 24 hours at once (the date line moved), and never twice within three days.
+# Clocks were set by at most 24 hours at once (the date line moved), and never twice within three days (tzdata 2026).
 _SETTLED_AFTER = timedelta(days=2)
-_SHIFT_STEP = timedelta(days=1)
 _TICK = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 
@@ -460,17 +459,14 @@ def _instant_of(wall: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _next_shift(start: datetime, end: datetime, zone: ZoneInfo) -> datetime | None:
-    """Give the first instant later than ``start``, up to ``end``, whose offset is another; shifts are whole seconds."""
+    """Give the instant later than ``start``, up to ``end``, at which the offset changes, or `None`.
+
+    The two are at most ``_SETTLED_AFTER`` apart, so there is one at most; and shifts come at whole seconds.
+    """
     offset = _offset(start, zone)
-    low = start
-    while low < end:
-        high = min(low + _SHIFT_STEP, end)
-        if _offset(high, zone) != offset:
-            break
-        low = high
-    else:
+    if _offset(end, zone) == offset:
         return None
-    low, high = low.replace(microsecond=0), high.replace(microsecond=0)
+    low, high = start.replace(microsecond=0), end.replace(microsecond=0)
     while high - low > _SECOND:
         middle = low + (high - low) // 2 // _SECOND * _SECOND
         if _offset(middle, zone) == offset:

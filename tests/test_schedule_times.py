@@ -199,7 +199,7 @@ def test_a_year_of_occurrences_is_what_a_cron_daemon_would_have_started(expr: st
         ("@weekly", "@weekly"),
     ],
 )
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Pacific/Apia"])
 def test_a_year_of_occurrences_agrees_with_croniter_away_from_the_shifts(expr: str, croniters: str, zone: str) -> None:
     year = YEARS.get(zone, 2026)
     start, end = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)
@@ -893,7 +893,7 @@ def property_test(examples: int) -> Callable[[Any], Any]:
     return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@property_test(150)
+@property_test(100)
 @given(timings(), MOMENTS, st.floats(0, 1))
 def test_occurrences_ascend_and_do_not_depend_on_where_the_iteration_starts(
     of: Timing, start: datetime, part: float
@@ -912,7 +912,7 @@ def test_occurrences_ascend_and_do_not_depend_on_where_the_iteration_starts(
         assert next_occurrence(of, after - TICK) == after
 
 
-@property_test(100)
+@property_test(60)
 @given(PLAIN_CRON, st.sampled_from(sorted(YEARS)), st.sampled_from(SHIFTS))
 @example("0-59/7 0-5 * * *", "Australia/Lord_Howe", "2026-04-04T15:00")
 @example("* * 30,31 * *", "Pacific/Apia", "2011-12-30T10:00")
@@ -927,7 +927,7 @@ def test_around_a_shift_any_expression_fires_as_a_cron_daemon_would(expr: str, z
     assert occurrences(found, after=start - TICK, until=end) == cron_daemon(expr, Clock(zone, start, end))
 
 
-@property_test(150)
+@property_test(100)
 @given(timings(), MOMENTS, st.integers(0, 400), st.timedeltas(timedelta(0), 2 * HOUR))
 def test_latest_is_the_last_of_all_and_skip_is_their_last_minute(
     of: Timing, start: datetime, count: int, late: timedelta
@@ -951,7 +951,7 @@ def test_latest_is_the_last_of_all_and_skip_is_their_last_minute(
     assert due(Missed.SKIP) == ([moment for moment in everything if now - moment <= MINUTE], rest)
 
 
-@property_test(200)
+@property_test(100)
 @given(timings(), MOMENTS)
 def test_the_canonical_expression_parses_to_the_same_timing(of: Timing, later: datetime) -> None:
     again = parse_timing(
@@ -967,7 +967,7 @@ def test_the_canonical_expression_parses_to_the_same_timing(of: Timing, later: d
     assert next_occurrence(again, later) == next_occurrence(of, later)
 
 
-@property_test(100)
+@property_test(60)
 @given(st.sampled_from(["cron", "interval", "once"]), st.text(max_size=40))
 @example("cron", "²L * * * 5²L")
 @example("cron", "* * * * ²L")
