@@ -6,15 +6,15 @@ time the process must answer is one that must come again.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kumofire_core.attempt import Threads
-from kumofire_core.consumer import ConsumeResult
+from kumofire_core.claims import EarlyClaim
+from kumofire_core.consumer import Consumer, ConsumeResult
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import KumofireError, MalformedMessageError
 from kumofire_core.failure import error_name, error_places
@@ -67,14 +67,7 @@ class BatchReport:
         }
 
 
-def run_batch(
-    event: object,
-    consume: Callable[[str, Deadline | None], ConsumeResult],
-    threads: Threads,
-    *,
-    deadline: Deadline | None,
-    concurrency: int,
-) -> BatchReport:
+def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, concurrency: int) -> BatchReport:
     """Consume every record of an event, ``concurrency`` at a time, and report on each."""
     if not isinstance(event, dict) or not isinstance(event.get("Records"), list):
         log.error("the event is not a batch of SQS records; nothing was done")
@@ -94,13 +87,15 @@ def run_batch(
                 index, message_id, run_id = todo.popleft()
             except IndexError:
                 return
-            batch.settle(index, _consume(consume, message_id, run_id, deadline))
+            batch.settle(index, _consume(consumer, message_id, run_id, deadline, early.pop(run_id, None)))
 
     loops = min(concurrency, len(todo))
+    # Only what is begun at once: a claim that had to wait for its turn might find no time left.
+    early = consumer.claim_early([run_id for _, _, run_id in itertools.islice(todo, loops)], deadline)
     if deadline is None and loops == 1:
         work()
     elif loops:
-        calls = [threads.start(work) for _ in range(loops)]
+        calls = [consumer.threads.start(work) for _ in range(loops)]
         for call in calls:
             call.wait(None if deadline is None else deadline.seconds_left() - min(ANSWER_SECONDS, deadline.reserve / 4))
     reports = batch.close()
@@ -114,7 +109,9 @@ def run_batch(
     patience = STRAY_PATIENCE_SECONDS
     if deadline is not None:
         patience = min(patience, deadline.seconds_left() / 4)
-    return BatchReport(records=tuple(reports), stray_handlers=threads.stray(patience_seconds=max(0.0, patience)))
+    return BatchReport(
+        records=tuple(reports), stray_handlers=consumer.threads.stray(patience_seconds=max(0.0, patience))
+    )
 
 
 class _Batch:
@@ -157,10 +154,10 @@ def _parse(record: object) -> tuple[RecordReport, str | None]:
 
 
 def _consume(
-    consume: Callable[[str, Deadline | None], ConsumeResult], message_id: str, run_id: str, deadline: Deadline | None
+    consumer: Consumer, message_id: str, run_id: str, deadline: Deadline | None, early: EarlyClaim | None
 ) -> RecordReport:
     try:
-        result = consume(run_id, deadline)
+        result = consumer.consume(run_id, deadline, early)
     except Exception as error:
         # Ours says what it is about; another's text may quote data.
         failure = str(error) if isinstance(error, KumofireError) else error_name(error)

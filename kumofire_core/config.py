@@ -28,6 +28,7 @@ OPTIONAL: dict[str, Setting] = {
         lambda text: timedelta(seconds=_whole(text, 1, 43200)),
         "a whole number of seconds from 1 to 43200",
     ),
+    "KUMOFIRE_BATCH_CLAIMS": ("batch_claims", lambda text: _flag(text), "true or false"),
     "KUMOFIRE_MAX_ATTEMPTS": ("max_attempts", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
 }
 
@@ -58,6 +59,12 @@ def _whole(text: str, least: int, most: int) -> int:
     if not text.strip().isdecimal() or len(text) > 12 or not least <= int(text) <= most:
         raise ValueError(text)
     return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text.strip().lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.strip().lower() == "true"
 
 
 def _retention(days: int) -> timedelta | None:

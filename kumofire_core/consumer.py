@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -16,6 +17,7 @@ from functools import partial
 
 from kumofire_core import jsontext, transitions
 from kumofire_core.attempt import CallCutError, Threads, call_handler
+from kumofire_core.claims import ClaimsTogether, EarlyClaim
 from kumofire_core.context import (
     Cancellation,
     JobContext,
@@ -68,21 +70,31 @@ class ConsumeResult:
 class Consumer:
     """Executes runs, one message at a time; safe to call from many threads."""
 
-    def __init__(self, runs: Runs, *, lease: timedelta) -> None:
+    def __init__(self, runs: Runs, *, lease: timedelta, batch_claims: bool) -> None:
         self._runs = runs
         self._lease_ms = duration_ms(lease)
+        self._together = ClaimsTogether(runs) if batch_claims else None
         self.threads = Threads()
 
-    def consume(self, run_id: str, deadline: Deadline | None) -> ConsumeResult:
+    def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, EarlyClaim]:
+        """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
+        if self._together is None or (deadline is not None and deadline.too_close_to_start()):
+            return {}
+        return self._together.try_claims(run_ids, longest_ms=self._longest_ms(deadline))
+
+    def consume(self, run_id: str, deadline: Deadline | None, early: EarlyClaim | None = None) -> ConsumeResult:
         """Execute a run if it is due and nobody else does; two requests to the table, or one when it is ignored.
 
         A takeover from a lost worker costs one more. Errors of the table leave as botocore raised them, also after the
         handler returned: the run then stays leased, and is taken over when its lease ends. Raises
-        ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start.
+        ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start. ``early`` is what an
+        earlier try to claim this run came to.
         """
-        if deadline is not None and deadline.too_close_to_start():
-            raise DeadlineTooCloseError(deadline.seconds_left())
-        claimed = self._claim(run_id, deadline)
+        claimed: StoredRun | ConsumeResult | None = None if early is None else early.claimed
+        if claimed is None:
+            if deadline is not None and deadline.too_close_to_start():
+                raise DeadlineTooCloseError(deadline.seconds_left())
+            claimed = self._claim(run_id, deadline, new_token() if early is None else early.token)
         if isinstance(claimed, ConsumeResult):
             return claimed
         token = enter_log_fields(claimed.run)
@@ -91,10 +103,11 @@ class Consumer:
         finally:
             leave_log_fields(token)
 
-    def _claim(self, run_id: str, deadline: Deadline | None) -> StoredRun | ConsumeResult:
-        now_ms = self._runs.now_ms()
-        longest_ms = self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
-        token = new_token()
+    def _longest_ms(self, deadline: Deadline | None) -> int:
+        return self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
+
+    def _claim(self, run_id: str, deadline: Deadline | None, token: str) -> StoredRun | ConsumeResult:
+        now_ms, longest_ms = self._runs.now_ms(), self._longest_ms(deadline)
         claim = transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms)
         answer = self._runs.apply(run_id, claim, read_back=True)
         if answer.item is None:

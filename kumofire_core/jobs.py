@@ -71,7 +71,8 @@ class Jobs:
     how long a finished run is kept, at least, before DynamoDB's TTL deletes it; ``None`` keeps it for ever.
     ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
     the wake-up index: every process must use the same, and it may be raised later. ``allow_unknown_jobs`` lets
-    ``create`` take names that have no handler here. Raises ``ConfigurationError`` that names every wrong argument.
+    ``create`` take names that have no handler here. ``batch_claims`` lets a batch claim its runs in one PartiQL request
+    first (docs/protocol.md, "Claims made together"). Raises ``ConfigurationError`` that names every wrong argument.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Jobs:
         concurrency: int = DEFAULT_CONCURRENCY,
         wake_shards: int = DEFAULT_WAKE_SHARDS,
         allow_unknown_jobs: bool = False,
+        batch_claims: bool = False,
     ) -> None:
         problems = [
             f"{name} must be a non-empty string, not {value!r}"
@@ -106,6 +108,11 @@ class Jobs:
             problems.append(f"retention must be None or a timedelta that is not negative, not {retention!r}")
         if retry is not None and not isinstance(retry, RetryPolicy):
             problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
+        problems += [
+            f"{name} must be True or False, not {value!r}"
+            for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_claims", batch_claims))
+            if not isinstance(value, bool)
+        ]
         if not callable(clock):
             problems.append(f"clock must be callable, not {type(clock).__name__}")
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -129,7 +136,7 @@ class Jobs:
             wake_shards=wake_shards,
             clock=clock,
         )
-        self._consumer = Consumer(self._runs, lease=lease)
+        self._consumer = Consumer(self._runs, lease=lease, batch_claims=batch_claims)
 
     # Both are imported when first used: a consumer needs neither, and would pay for them at every cold start.
 
@@ -150,7 +157,8 @@ class Jobs:
         """Return a ``Jobs`` with its settings from environment variables; ``settings`` go before these.
 
         ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL`` are required. ``KUMOFIRE_CONCURRENCY``, ``KUMOFIRE_WAKE_SHARDS``,
-        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS`` and ``KUMOFIRE_MAX_ATTEMPTS`` are not.
+        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS`` and
+        ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) are not.
         Raises ``ConfigurationError`` that names every variable that is missing or wrong.
         """
         found = settings_from(os.environ if environment is None else environment)
@@ -244,13 +252,7 @@ class Jobs:
     def run_batch(self, event: object, context: LambdaContext | None = None) -> BatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
         deadline = None if context is None else Deadline.within(context.get_remaining_time_in_millis() / 1000)
-        return run_batch(
-            event,
-            self._consumer.consume,
-            self._consumer.threads,
-            deadline=deadline,
-            concurrency=self._concurrency,
-        )
+        return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
 
     def get_status(self, run_id: str) -> Run | None:
         """Return a run as it is now, or ``None`` where there is none of this id.

@@ -5,12 +5,14 @@ It joins the table, the queue, the registered jobs and the settings; which trans
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kumofire_core import transitions
+from kumofire_core.errors import KumofireError
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Registry
 from kumofire_core.run import StoredRun, read_run
@@ -64,6 +66,15 @@ class Runs:
     def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
         """Make one transition."""
         return self.table.apply(run_key(run_id), transition, read_back=read_back)
+
+    def try_together(self, writes: Mapping[str, Transition]) -> dict[str, StoredRun]:
+        """Try one transition for each of some runs, in one request; return the runs for which it surely was made."""
+        made = self.table.try_together({run_key(run_id): write for run_id, write in writes.items()})
+        runs: dict[str, StoredRun] = {}
+        for key, item in made.items():
+            with contextlib.suppress(KumofireError):  # one that can't be read says so to whoever decides about it
+                runs[key.id] = self.read(key.id, item)
+        return runs
 
     def add(
         self,

@@ -92,20 +92,23 @@ def create(
     return present(attributes)
 
 
-def claim(lease_token: str, *, now_ms: int, longest_ms: int) -> Transition:
+def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool = True) -> Transition:
     """Take a due run that nobody holds, and start its next attempt.
 
     A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
     as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
-    protects has surely ended when it ends.
+    protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
+    claims are made together, can't choose between the two.
     """
+    lease_until = now_ms + longest_ms + LEASE_MARGIN_MS
+    by_timeout = Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)
     return Transition(
         source=_WAITING,
         target=RunStatus.RUNNING,
         at_most={"scheduled_for": now_ms + CLOCK_SKEW_MS},
         sets={
             "lease_token": lease_token,
-            "lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS),
+            "lease_until": by_timeout if heeds_timeout else lease_until,
             "started_at": now_ms,
             "updated_at": now_ms,
         },
