@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core.batch import BatchReport, RecordReport
 from kumofire_core.consumer import ConsumeResult, Outcome
 from kumofire_core.context import AttemptLogFilter, JobContext
+from kumofire_core.creation import RunRequest
 from kumofire_core.errors import (
     AttemptTimeoutError,
     ConfigurationError,
@@ -20,6 +21,7 @@ from kumofire_core.errors import (
     LeaseExpiredError,
     MalformedMessageError,
     NewerSchemaError,
+    PartlyCreatedError,
     ScheduleConflictError,
     ScheduleExistsError,
     UnknownJobError,
@@ -56,10 +58,12 @@ __all__ = [
     "NewerSchemaError",
     "Outcome",
     "Overlap",
+    "PartlyCreatedError",
     "PastRun",
     "RecordReport",
     "RetryPolicy",
     "Run",
+    "RunRequest",
     "RunStatus",
     "Schedule",
     "ScheduleConflictError",

@@ -13,6 +13,7 @@ import contextvars
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -87,6 +88,31 @@ class Threads:
         """Keep a thread for the next call."""
         with self._lock:
             self._idle.append(thread)
+
+
+class InFlight:
+    """Calls under way at once, at most ``limit``: starting one more waits for the oldest."""
+
+    def __init__(self, threads: Threads, limit: int) -> None:
+        self._threads = threads
+        self._limit = limit
+        self._calls: deque[Call] = deque()
+
+    def start(self, function: Callable[[], object]) -> None:
+        """Begin ``function`` in a thread; raises what an earlier one raised."""
+        while len(self._calls) >= self._limit:
+            self._await_oldest()
+        self._calls.append(self._threads.start(function))
+
+    def finish(self) -> None:
+        """Wait for all; raises what one of them raised."""
+        while self._calls:
+            self._await_oldest()
+
+    def _await_oldest(self) -> None:
+        call = self._calls.popleft()
+        call.wait()
+        call.result()
 
 
 class Call:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from functools import partial
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import transitions
-from kumofire_core.attempt import Call, Threads
+from kumofire_core.attempt import InFlight, Threads
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import KumofireError
 from kumofire_core.failure import error_name, error_text, lost_attempt
@@ -38,7 +38,7 @@ CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
 
 PAGE_SIZE = 500
-IN_FLIGHT = 16
+CHUNKS_IN_FLIGHT = 16
 """Chunks under way at once. botocore's requests are bound by the network up to about here on one core."""
 
 
@@ -102,17 +102,22 @@ class Dispatcher:
         Raises what botocore raised where a partition of the index could not be read, after the others were handled.
         """
         tally = _Tally()
-        chunks = _Chunks(self._threads, tally, deadline)
-        for shard, wake_ups in self._due(limit, tally):
-            size = 1 if shard == SCHEDULE_SHARD else CHUNK
-            for start in range(0, len(wake_ups), size):
-                chunks.start(partial(self._handle, wake_ups[start : start + size], tally, deadline))
-            if chunks.stopped:
+        in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
+        for chunk in self._chunks(limit, tally):
+            if deadline is not None and deadline.too_close_to_start():
+                tally.complete = False
                 break
-        chunks.finish()
+            in_flight.start(partial(self._handle, chunk, tally, deadline))
+        in_flight.finish()
         if tally.first_error is not None:
             raise tally.first_error
         return tally.result()
+
+    def _chunks(self, limit: int | None, tally: _Tally) -> Iterator[list[WakeUp]]:
+        """Yield what is due in pieces to be handled at once: a schedule by itself, because it may take a while."""
+        for shard, wake_ups in self._due(limit, tally):
+            size = 1 if shard == SCHEDULE_SHARD else CHUNK
+            yield from (wake_ups[start : start + size] for start in range(0, len(wake_ups), size))
 
     def _due(self, limit: int | None, tally: _Tally) -> Iterator[tuple[int | None, list[WakeUp]]]:
         """Yield what is due, schedules first, a page at a time; with a limit, the earliest of all partitions."""
@@ -206,35 +211,7 @@ class Dispatcher:
             return  # its consumer came back in this instant, or another took it over
         log.warning("the worker of a run was lost; the run is %s", end.target, extra={"job_run_id": run.id})
         tally.add(came_to)
-        if due_ms is not None and end.target is RunStatus.SCHEDULED and transitions.sent_at_once(due_ms, now_ms):
-            delays[run.id] = whole_seconds_until(due_ms, now_ms)
-
-
-class _Chunks:
-    """Chunks under way in threads, not too many at once; none is begun once the time is nearly up."""
-
-    def __init__(self, threads: Threads, tally: _Tally, deadline: Deadline | None) -> None:
-        self._threads = threads
-        self._tally = tally
-        self._deadline = deadline
-        self._calls: list[Call] = []
-        self.stopped = False
-
-    def start(self, work: Callable[[], None]) -> None:
-        if self._deadline is not None and self._deadline.too_close_to_start():
-            self.stopped = True
-            self._tally.complete = False
-        if self.stopped:
-            return
-        while len(self._calls) >= IN_FLIGHT:
-            self._await_one()
-        self._calls.append(self._threads.start(work))
-
-    def finish(self) -> None:
-        while self._calls:
-            self._await_one()
-
-    def _await_one(self) -> None:
-        call = self._calls.pop(0)
-        call.wait()
-        call.result()
+        if due_ms is not None and end.target is RunStatus.SCHEDULED:
+            delay_seconds = transitions.message_delay_seconds(due_ms, now_ms)
+            if delay_seconds is not None:
+                delays[run.id] = delay_seconds

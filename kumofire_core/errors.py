@@ -43,6 +43,21 @@ class ScheduleConflictError(KumofireError):
         super().__init__(f"schedule {schedule_id} was changed by others {tries} times in a row; call again")
 
 
+class PartlyCreatedError(KumofireError):
+    """Some of many runs could not be stored. The others were, and will be executed."""
+
+    def __init__(self, run_ids: list[str | None], failures: dict[int, Exception]) -> None:
+        self.run_ids = tuple(run_ids)
+        """The ids in order, ``None`` for each run that was not stored (or whose reply was lost)."""
+        self.failures = dict(failures)
+        """What the table answered, by the position of the run."""
+        kinds = ", ".join(sorted({type(error).__name__ for error in failures.values()}))
+        super().__init__(
+            f"{len(failures)} of {len(run_ids)} runs could not be stored ({kinds}); run_ids has the ids of the others, "
+            "failures what happened; create those again, with a dedupe_key where a run must not be made twice"
+        )
+
+
 class UnknownJobError(KumofireError, LookupError):
     """No handler has this name."""
 

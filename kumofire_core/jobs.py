@@ -6,34 +6,28 @@ Arguments are checked here, before anything is written. What happens with them i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from kumofire_core import control
-from kumofire_core.arguments import (
-    payload_text,
-    require_id,
-    require_job_name,
-    require_key,
-    require_max_attempts,
-    require_reason,
-)
+from kumofire_core.arguments import require_id, require_reason
 from kumofire_core.batch import BatchReport, run_batch
 from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
 from kumofire_core.consumer import Consumer, ConsumeResult
+from kumofire_core.creation import Creation, RunRequest
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError
 from kumofire_core.message import parse_message
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Handler, Registry
 from kumofire_core.retry import RetryPolicy
-from kumofire_core.run import Run, derived_run_id, new_run_id
+from kumofire_core.run import Run
 from kumofire_core.runs import Runs
 from kumofire_core.table import Table
-from kumofire_core.times import duration_ms, require_aware, to_ms
+from kumofire_core.times import duration_ms, require_aware
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -127,7 +121,6 @@ class Jobs:
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency
-        self._allow_unknown_jobs = allow_unknown_jobs
         self._runs = Runs(
             table=Table(table, clients.dynamodb),
             queue=Queue(queue_url, clients.sqs),
@@ -137,6 +130,9 @@ class Jobs:
             clock=clock,
         )
         self._consumer = Consumer(self._runs, lease=lease, batch_claims=batch_claims)
+        self._creation = Creation(
+            runs=self._runs, threads=self._consumer.threads, allow_unknown_jobs=allow_unknown_jobs
+        )
 
     # Both are imported when first used: a consumer needs neither, and would pay for them at every cold start.
 
@@ -144,7 +140,7 @@ class Jobs:
     def _schedules(self) -> Schedules:
         from kumofire_core.schedules import Schedules
 
-        return Schedules(self._runs, allow_unknown_jobs=self._allow_unknown_jobs)
+        return Schedules(self._runs, self._creation)
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:
@@ -207,26 +203,20 @@ class Jobs:
         ``InvalidArgumentError`` say what can't be used. Errors of the table leave as botocore raised them; the run may
         then have been stored all the same, and only a ``dedupe_key`` makes it safe to call again.
         """
-        require_job_name(name)
-        if not self._allow_unknown_jobs:
-            self._registry.require_known(name)
-        require_max_attempts(max_attempts)
-        if dedupe_key is not None:
-            require_key("dedupe_key", dedupe_key)
-        now_ms = to_ms(self._clock())
-        due_ms = _due_ms(run_at, delay, now_ms)
-        text = payload_text(payload)
-        run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        self._runs.add(
-            run_id,
-            job_name=name,
-            payload=text,
-            max_attempts=max_attempts,
-            due_ms=due_ms,
-            now_ms=now_ms,
-            dedupe_key=dedupe_key,
+        new_run = self._creation.prepare(
+            name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
         )
-        return run_id
+        self._runs.add(new_run)
+        return new_run.id
+
+    def create_many(self, requests: Iterable[RunRequest]) -> list[str]:
+        """Store many runs and return their ids in order; a request to the table for each, and one to the queue for ten.
+
+        Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
+        written; the error says which one is wrong. Raises ``PartlyCreatedError`` where the table refused some: it has
+        the ids of those that were stored, which will be executed.
+        """
+        return self._creation.create_many(requests)
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and nobody else does.
@@ -399,22 +389,3 @@ class Jobs:
         if ends is None:
             return None
         return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
-
-
-def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: int) -> int:
-    if run_at is not None and delay is not None:
-        raise InvalidArgumentError("give either run_at or delay, not both")
-    if run_at is not None:
-        return to_ms(require_aware("run_at", run_at))
-    if delay is None:
-        return now_ms
-    if isinstance(delay, int | float) and not isinstance(delay, bool):
-        try:
-            delay = timedelta(seconds=delay)
-        except (OverflowError, ValueError):
-            raise InvalidArgumentError(f"delay of {delay!r} seconds is out of range") from None
-    if not isinstance(delay, timedelta):
-        raise InvalidArgumentError(f"delay must be a timedelta or a number of seconds, not {type(delay).__name__}")
-    if delay < timedelta(0):
-        raise InvalidArgumentError(f"delay must not be negative, not {delay!r}")
-    return now_ms + duration_ms(delay)

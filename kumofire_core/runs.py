@@ -15,9 +15,9 @@ from kumofire_core import transitions
 from kumofire_core.errors import KumofireError
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Registry
-from kumofire_core.run import StoredRun, read_run
+from kumofire_core.run import NewRun, StoredRun, read_run
 from kumofire_core.table import Answer, Key, Table
-from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
+from kumofire_core.times import duration_ms, to_ms
 from kumofire_core.transitions import Transition
 from kumofire_core.write import Attributes
 
@@ -76,36 +76,23 @@ class Runs:
                 runs[key.id] = self.read(key.id, item)
         return runs
 
-    def add(
-        self,
-        run_id: str,
-        *,
-        job_name: str,
-        payload: str,
-        max_attempts: int | None,
-        due_ms: int,
-        now_ms: int,
-        schedule_id: str | None = None,
-        dedupe_key: str | None = None,
-    ) -> bool:
-        """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""
-        job = self.registry.get(job_name)
+    def put(self, new_run: NewRun) -> bool:
+        """Put a new run; ``False`` where its id exists."""
+        job = self.registry.get(new_run.job_name)
         attributes = transitions.create(
-            run_id,
+            new_run,
             create_token=new_token(),
-            job_name=job_name,
-            payload=payload,
-            max_attempts=max_attempts if max_attempts is not None or job is None else job.max_attempts,
+            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
             timeout_ms=None if job is None else job.timeout_ms,
-            due_ms=due_ms,
-            now_ms=now_ms,
             shards=self.wake_shards,
-            schedule_id=schedule_id,
-            dedupe_key=dedupe_key,
         )
-        if not self.table.put_new(run_key(run_id), attributes).applied:
+        return self.table.put_new(run_key(new_run.id), attributes).applied
+
+    def add(self, new_run: NewRun) -> bool:
+        """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""
+        if not self.put(new_run):
             return False
-        self.send_waiting(run_id, due_ms=due_ms, now_ms=now_ms)
+        self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms)
         return True
 
     def send_waiting(self, run_id: str, *, due_ms: int, now_ms: int) -> None:
@@ -113,8 +100,9 @@ class Runs:
 
         A message that can't be sent is logged: the run's wake-up stands behind it.
         """
-        if transitions.sent_at_once(due_ms, now_ms):
-            self.queue.try_send(run_id, delay_seconds=whole_seconds_until(due_ms, now_ms))
+        delay_seconds = transitions.message_delay_seconds(due_ms, now_ms)
+        if delay_seconds is not None:
+            self.queue.try_send(run_id, delay_seconds=delay_seconds)
 
     def expires_at(self, now_ms: int) -> int | None:
         """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from kumofire_core import jsontext, schedule_item
-from kumofire_core.arguments import payload_text, require_id, require_job_name, require_key, require_max_attempts
+from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts
+from kumofire_core.creation import Creation
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import (
     InvalidArgumentError,
@@ -21,7 +22,7 @@ from kumofire_core.errors import (
     ScheduleConflictError,
     ScheduleExistsError,
 )
-from kumofire_core.run import FINAL, derived_run_id, new_run_id
+from kumofire_core.run import FINAL, NewRun, derived_run_id, new_run_id
 from kumofire_core.runs import Runs, new_token
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing, due_occurrences, next_occurrence, parse_timing
 from kumofire_core.schedule_item import SCHEDULE_SHARD, Schedule, StoredSchedule, read_schedule
@@ -91,9 +92,9 @@ def occurrence_run_id(schedule_id: str, occurrence: datetime) -> str:
 class Schedules:
     """The schedules of one ``Jobs``. Errors of the table leave as botocore raised them."""
 
-    def __init__(self, runs: Runs, *, allow_unknown_jobs: bool) -> None:
+    def __init__(self, runs: Runs, creation: Creation) -> None:
         self._runs = runs
-        self._allow_unknown_jobs = allow_unknown_jobs
+        self._creation = creation
 
     def create(
         self,
@@ -112,7 +113,7 @@ class Schedules:
         end_at: datetime | None = None,
     ) -> str:
         """Store a schedule and return its id, in one request; see ``Jobs.create_schedule``."""
-        self._require_job(name)
+        self._creation.require_job(name)
         require_max_attempts(max_attempts)
         text = payload_text(payload)
         if schedule_key is not None:
@@ -275,13 +276,15 @@ class Schedules:
     def _add_run(self, stored: StoredSchedule, run_id: str, *, due_ms: int, now_ms: int) -> bool:
         schedule = stored.schedule
         return self._runs.add(
-            run_id,
-            job_name=schedule.job_name,
-            payload=stored.payload_text,
-            max_attempts=schedule.max_attempts,
-            due_ms=due_ms,
-            now_ms=now_ms,
-            schedule_id=schedule.id,
+            NewRun(
+                id=run_id,
+                job_name=schedule.job_name,
+                payload=stored.payload_text,
+                max_attempts=schedule.max_attempts,
+                due_ms=due_ms,
+                now_ms=now_ms,
+                schedule_id=schedule.id,
+            )
         )
 
     def _is_over(self, run_id: str | None) -> bool:
@@ -293,11 +296,6 @@ class Schedules:
         item = self._runs.table.get(Key(SCHEDULE, schedule_id))
         return None if item is None else read_schedule(schedule_id, item)
 
-    def _require_job(self, name: str) -> None:
-        require_job_name(name)
-        if not self._allow_unknown_jobs:
-            self._runs.registry.require_known(name)
-
     def _check(self, changes: ScheduleChanges) -> None:
         """Refuse what can be refused before the schedule is read."""
         unknown = sorted(set(changes) - _CHANGEABLE)
@@ -305,7 +303,7 @@ class Schedules:
             known = ", ".join(sorted(_CHANGEABLE))
             raise InvalidArgumentError(f"a schedule has no {', '.join(unknown)} to change; it has {known}")
         if "name" in changes:
-            self._require_job(changes["name"])
+            self._creation.require_job(changes["name"])
         require_max_attempts(changes.get("max_attempts"))
 
     def _differences(self, stored: StoredSchedule, changes: ScheduleChanges, now_ms: int) -> dict[str, Value | None]:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from kumofire_core.run import RunStatus, StoredRun, wake_shard
-from kumofire_core.times import duration_ms, to_ms
+from kumofire_core.run import NewRun, RunStatus, StoredRun, wake_shard
+from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.write import SCHEMA, Sum, Value, Write, present
 
 CLOCK_SKEW_MS = 1_000
@@ -52,30 +52,20 @@ class Transition(Write):
 
 
 def create(
-    run_id: str,
-    *,
-    create_token: str,
-    job_name: str,
-    payload: str,
-    max_attempts: int | None,
-    due_ms: int,
-    now_ms: int,
-    shards: int,
-    timeout_ms: int | None = None,
-    schedule_id: str | None = None,
-    dedupe_key: str | None = None,
+    new_run: NewRun, *, create_token: str, max_attempts: int | None, timeout_ms: int | None, shards: int
 ) -> dict[str, Value]:
     """Return the attributes of a new run: queued when it is due, scheduled otherwise.
 
     They are put on the condition that the id is new. ``create_token`` is the evidence: a put that finds it was its own.
     ``max_attempts`` is left out where the creator knows no handler; the consumer's registered job then decides.
     """
+    due_ms, now_ms = new_run.due_ms, new_run.now_ms
     due_now = due_ms <= now_ms
     attributes: dict[str, Value | None] = {
         "schema": SCHEMA,
         "status": RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
-        "job_name": job_name,
-        "payload": payload,
+        "job_name": new_run.job_name,
+        "payload": new_run.payload,
         "attempt": 0,
         "claims": 0,
         "max_attempts": max_attempts,
@@ -83,11 +73,11 @@ def create(
         "created_at": now_ms,
         "updated_at": now_ms,
         "create_token": create_token,
-        "wake_shard": wake_shard(run_id, shards),
+        "wake_shard": wake_shard(new_run.id, shards),
         "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         "timeout_ms": timeout_ms,
-        "schedule_id": schedule_id,
-        "dedupe_key": dedupe_key,
+        "schedule_id": new_run.schedule_id,
+        "dedupe_key": new_run.dedupe_key,
     }
     return present(attributes)
 
@@ -298,6 +288,11 @@ def waiting_wake_at(due_ms: int, now_ms: int) -> int:
 def sent_at_once(due_ms: int, now_ms: int) -> bool:
     """Say whether whoever puts a run to wait also sends its message, with a delay."""
     return due_ms - now_ms <= duration_ms(SQS_MAX_DELAY)
+
+
+def message_delay_seconds(due_ms: int, now_ms: int) -> int | None:
+    """Return the delay of the message that is sent at once, or ``None``: SQS can't delay that long."""
+    return whole_seconds_until(due_ms, now_ms) if sent_at_once(due_ms, now_ms) else None
 
 
 def resend_at(now_ms: int, *, sends: int) -> int:
