@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
 from kumofire_core.errors import ConfigurationError
 
 REQUIRED = {
-    "KUMOFIRE_TABLE": "the name of the DynamoDB table",
-    "KUMOFIRE_QUEUE_URL": "the URL of the SQS queue",
+    "KUMOFIRE_TABLE": ("table", "the name of the DynamoDB table"),
+    "KUMOFIRE_QUEUE_URL": ("queue_url", "the URL of the SQS queue"),
 }
 
 Setting = tuple[str, Callable[[str], Any], str]
@@ -33,19 +33,22 @@ OPTIONAL: dict[str, Setting] = {
 }
 
 
-def settings_from(environment: Mapping[str, str]) -> dict[str, Any]:
+def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()) -> dict[str, Any]:
     """Return the arguments of ``Jobs`` that an environment gives; an empty variable counts as none.
 
+    ``given`` are arguments that the caller has: what the environment says of them, or does not, plays no part.
     Raises ``ConfigurationError`` that names every variable that is missing or wrong.
     """
-    problems = [f"{name} is not set; give it {what}" for name, what in REQUIRED.items() if not environment.get(name)]
-    settings: dict[str, Any] = {
-        "table": environment.get("KUMOFIRE_TABLE"),
-        "queue_url": environment.get("KUMOFIRE_QUEUE_URL"),
-    }
+    problems: list[str] = []
+    settings: dict[str, Any] = {}
+    for name, (argument, what) in REQUIRED.items():
+        if environment.get(name):
+            settings[argument] = environment[name]
+        elif argument not in given:
+            problems.append(f"{name} is not set; give it {what}")
     for name, (argument, read, form) in OPTIONAL.items():
         text = environment.get(name)
-        if text:
+        if text and argument not in given:
             try:
                 settings[argument] = read(text)
             except ValueError:

@@ -110,10 +110,14 @@ class Jobs:
         if not callable(clock):
             problems.append(f"clock must be callable, not {type(clock).__name__}")
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
-        try:
-            registry.register_all(handlers or {})
-        except ConfigurationError as error:
-            problems += error.problems
+        if handlers is not None and not isinstance(handlers, Mapping):
+            problems.append(f"handlers must be a mapping of names to callables, not {type(handlers).__name__}")
+            handlers = None
+        for name, handler in (handlers or {}).items():
+            try:
+                registry.register(name, handler)
+            except ConfigurationError as error:
+                problems += error.problems
         if problems:
             raise ConfigurationError(problems)
         # Requests are made by the records' threads, and a few at the same time by the thread that answers Lambda.
@@ -157,7 +161,7 @@ class Jobs:
         ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) are not.
         Raises ``ConfigurationError`` that names every variable that is missing or wrong.
         """
-        found = settings_from(os.environ if environment is None else environment)
+        found = settings_from(os.environ if environment is None else environment, given=settings)
         max_attempts = found.pop("max_attempts", None)
         if max_attempts is not None:
             found["retry"] = RetryPolicy(max_attempts)

@@ -28,7 +28,9 @@ def encode(what: str, value: object) -> str:
         raise InvalidJSONError(f"{what} is not JSON: {offender}")
     if not text.isascii() and _has_lone_surrogate(text):
         # UTF-8 has no form for half a surrogate pair; its JSON escape has, and reads back equal.
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        if json.loads(text) != value:
+            raise InvalidJSONError(f"{what} is not JSON: it holds the two halves of a surrogate pair apart")
     return text
 
 

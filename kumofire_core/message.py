@@ -38,7 +38,8 @@ def parse_message(message: object) -> str:
         raise MalformedMessageError(f"the message is {_kind(message)}, not an object")
     version = message.get("version")
     if type(version) is not int or version != MESSAGE_VERSION:
-        raise UnsupportedMessageVersionError(f"{version}" if type(version) is int else f"({_kind(version)})")
+        number = type(version) is int and abs(version) < 1_000_000
+        raise UnsupportedMessageVersionError(f"{version}" if number else f"({_kind(version)})")
     run_id = message.get("kumofireJobRunId")
     if not isinstance(run_id, str):
         raise MalformedMessageError(f"kumofireJobRunId is {_kind(run_id)}, not a string")

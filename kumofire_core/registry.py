@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -68,11 +68,6 @@ class Registry:
             max_attempts=policy.max_attempts if max_attempts is None else max_attempts,
             timeout_ms=None if timeout is None else duration_ms(timeout),
         )
-
-    def register_all(self, handlers: Mapping[str, Handler]) -> None:
-        """Add a job for each name and handler of a mapping."""
-        for name, handler in handlers.items():
-            self.register(name, handler)
 
     def get(self, name: str) -> Job | None:
         """Return the job of this name, or ``None``."""
