@@ -56,6 +56,7 @@ def set_up_logging() -> Logger:
     logger = Logger(service=_service())
     output = logger.registered_handler
     output.addFilter(AttemptLogFilter())
+    logging.getLogger(logger.name).propagate = False  # its lines would come a second time through the root
     root = logging.getLogger()
     # Lambda's runtime put a handler of its own there; with both, every line would come twice.
     root.handlers = [output]

@@ -81,7 +81,8 @@ class Threads:
             if thread is not None:  # else it has not begun, and will not
                 with self._lock:
                     self._stray[thread] = call
-                thread.cancel(call)
+        if thread is not None:
+            thread.cancel(call)
         return True
 
     def take_back(self, thread: _Thread) -> None:
@@ -193,7 +194,9 @@ class _Thread(threading.Thread):
         """Raise ``_StopHandler`` in the call's code, at its next Python instruction."""
         import ctypes
 
-        if not call.ended:
+        with call.lock:
+            if call.ended:
+                return
             stop, ident = ctypes.py_object(_StopHandler), ctypes.c_ulong(self.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, stop)
 

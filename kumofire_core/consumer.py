@@ -6,6 +6,7 @@ one is next. Free of boto3 and of the shape of SQS events.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -28,7 +29,7 @@ from kumofire_core.context import (
 )
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import AttemptTimeoutError, DeadlineTooCloseError, InvalidJSONError
-from kumofire_core.failure import error_places, error_text, lost_attempt
+from kumofire_core.failure import error_places, error_text, lost_attempt, type_name
 from kumofire_core.registry import Job
 from kumofire_core.retry import next_attempt_at
 from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Run, RunStatus, StoredRun
@@ -155,6 +156,8 @@ class Consumer:
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
+        except _NoTimeLeft as late:
+            return self._give_back(claimed, late.seconds_left)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
@@ -172,13 +175,16 @@ class Consumer:
         run = claimed.run
         timeouts = [ms / 1000 for ms in (job.timeout_ms, claimed.timeout_ms) if ms is not None]
         timeout = min(timeouts) if timeouts else None
-        lease_ms = (claimed.lease_until or 0) - self._runs.now_ms()
-        left = None
-        if deadline is not None:
-            # Lambda freezes processes. The clock on the wall goes on meanwhile, and with it the lease; the monotonic
-            # clock may not.
-            left = min(deadline.seconds_to_run(), (lease_ms - transitions.CLOCK_SKEW_MS) / 1000)
+        left = None if deadline is None else deadline.seconds_to_run()
         limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
+        lease_ms = (claimed.lease_until or 0) - self._runs.now_ms()
+        lease_left = (lease_ms - transitions.CLOCK_SKEW_MS) / 1000
+        if lease_left <= 0 or (limit is not None and limit <= 0):
+            raise _NoTimeLeft(lease_left if limit is None else min(limit, lease_left))
+        if limit is not None:
+            # The reply to the claim may have come late, or Lambda may have frozen the process meanwhile: the lease went
+            # on by the clock on the wall, which the monotonic one does not know of.
+            limit = min(limit, lease_left)
         context = JobContext(
             run=run,
             attempt=run.attempt + 1,
@@ -190,7 +196,7 @@ class Consumer:
         )
         call = partial(call_handler, job.handler, context, self.threads)
         if limit is None:
-            value = call()
+            value = contextvars.copy_context().run(call)
         else:
             try:
                 value = self.threads.run(call, seconds=limit)
@@ -212,7 +218,7 @@ class Consumer:
         """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
         run = claimed.run
         now_ms = self._runs.now_ms()
-        text, kind = error_text(error), type(error).__name__
+        text, kind = error_text(error), type_name(error)
         expires_at = self._runs.expires_at(now_ms)
         due_ms = next_attempt_at(job.retry, run, error, now_ms=now_ms)
         if due_ms is None:
@@ -239,6 +245,18 @@ class Consumer:
             self._runs.send_waiting(run.id, due_ms=due_ms, now_ms=now_ms)
         return _result(outcome, run, taken, reason=kind)
 
+    def _give_back(self, claimed: StoredRun, seconds_left: float) -> ConsumeResult:
+        """Put a run back whose claim came so late that no time is left for its handler; raises, so that it comes again.
+
+        Its handler was not called, so no attempt is counted.
+        """
+        run = claimed.run
+        back = transitions.give_back(claimed, now_ms=self._runs.now_ms())
+        answer = self._runs.apply(run.id, back)
+        if not answer.applied and not _cancellation_came_between(claimed, answer):
+            return self._lost_lease(run, None)
+        raise DeadlineTooCloseError(seconds_left)
+
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
         """Fail a run that can't be attempted."""
         run = claimed.run
@@ -252,8 +270,16 @@ class Consumer:
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=run.id, job_name=run.job_name, reason=reason)
 
     def _lost_lease(self, run: Run, taken: timedelta | None) -> ConsumeResult:
-        log.warning("lost the lease while the handler ran; what it did is not recorded", extra=log_fields(run))
+        log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))
         return _result(Outcome.IGNORED, run, taken, reason="lost its lease")
+
+
+class _NoTimeLeft(Exception):
+    """The handler was not called, because its attempt's time was over before it began."""
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__()
+        self.seconds_left = seconds_left
 
 
 def _cancellation_came_between(claimed: StoredRun, answer: Answer) -> bool:

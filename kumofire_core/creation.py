@@ -14,7 +14,7 @@ from kumofire_core.attempt import InFlight, Threads
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError
 from kumofire_core.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.runs import Runs
-from kumofire_core.times import duration_ms, require_aware, to_ms
+from kumofire_core.times import LAST_MS, duration_ms, require_aware, to_ms
 
 CHUNK = 10
 """Runs put one after the other and then sent in one request: the size of an SQS batch."""
@@ -130,4 +130,7 @@ def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: in
         raise InvalidArgumentError(f"delay must be a timedelta or a number of seconds, not {type(delay).__name__}")
     if delay < timedelta(0):
         raise InvalidArgumentError(f"delay must not be negative, not {delay!r}")
-    return now_ms + duration_ms(delay)
+    due_ms = now_ms + duration_ms(delay)
+    if due_ms > LAST_MS:
+        raise InvalidArgumentError(f"a delay of {delay!r} ends after the year 9999")
+    return due_ms

@@ -102,46 +102,59 @@ class Dispatcher:
         Raises what botocore raised where a partition of the index could not be read, after the others were handled.
         """
         tally = _Tally()
-        in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
-        for chunk in self._chunks(limit, tally):
-            if deadline is not None and deadline.too_close_to_start():
-                tally.complete = False
-                break
-            in_flight.start(partial(self._handle, chunk, tally, deadline))
-        in_flight.finish()
+        until_ms = self._runs.now_ms() + duration_ms(LOOK_AHEAD)
+        if limit is None:
+            self._handle_all(until_ms, tally, deadline)
+        else:
+            self._handle_some(until_ms, limit, tally, deadline)
         if tally.first_error is not None:
             raise tally.first_error
         return tally.result()
 
-    def _chunks(self, limit: int | None, tally: _Tally) -> Iterator[list[WakeUp]]:
-        """Yield what is due in pieces to be handled at once: a schedule by itself, because it may take a while."""
-        for shard, wake_ups in self._due(limit, tally):
+    def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
+        """Handle everything, schedules first, many chunks at once."""
+        in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
+        for shard in self._shards():
+            # A schedule by itself, because it may take a while.
             size = 1 if shard == SCHEDULE_SHARD else CHUNK
-            yield from (wake_ups[start : start + size] for start in range(0, len(wake_ups), size))
+            for page in self._pages(shard, until_ms, PAGE_SIZE, tally):
+                for start in range(0, len(page), size):
+                    if deadline is not None and deadline.too_close_to_start():
+                        tally.complete = False
+                        in_flight.finish()
+                        return
+                    in_flight.start(partial(self._handle, page[start : start + size], tally, deadline))
+        in_flight.finish()
 
-    def _due(self, limit: int | None, tally: _Tally) -> Iterator[tuple[int | None, list[WakeUp]]]:
-        """Yield what is due, schedules first, a page at a time; with a limit, the earliest of all partitions."""
-        until_ms = self._runs.now_ms() + duration_ms(LOOK_AHEAD)
+    def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
+        """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
         earliest: list[WakeUp] = []
-        for shard in (SCHEDULE_SHARD, *range(self._runs.wake_shards)):
-            taken = 0
-            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit + 1)
-            try:
-                for page in self._runs.table.wake_ups(shard, until_ms=until_ms, page_size=size):
-                    if limit is None:
-                        yield shard, page
-                        continue
-                    earliest += page
-                    taken += len(page)
-                    if taken > limit:
-                        break
-            except (BotoCoreError, ClientError) as error:
-                log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
-                tally.first_error = tally.first_error or error
-        if limit is not None:
-            earliest.sort(key=lambda wake_up: wake_up.wake_at)
-            tally.complete = len(earliest) <= limit
-            yield None, earliest[:limit]
+        for shard in self._shards():
+            taken: list[WakeUp] = []
+            for page in self._pages(shard, until_ms, min(PAGE_SIZE, 2 * limit), tally):
+                taken += page
+                if len(taken) > 2 * limit:
+                    break
+            earliest += taken
+        earliest.sort(key=lambda wake_up: wake_up.wake_at)
+        handled = 0
+        while earliest and handled < limit and not (deadline is not None and deadline.too_close_to_start()):
+            size = min(CHUNK, limit - handled)
+            chunk, earliest, errors = earliest[:size], earliest[size:], tally.errors
+            self._handle(chunk, tally, deadline)
+            handled += len(chunk) - (tally.errors - errors)
+        tally.complete = tally.complete and not earliest
+
+    def _shards(self) -> tuple[int, ...]:
+        return (SCHEDULE_SHARD, *range(self._runs.wake_shards))
+
+    def _pages(self, shard: int, until_ms: int, size: int, tally: _Tally) -> Iterator[list[WakeUp]]:
+        """Yield the pages of one partition. One that can't be read is told once the others are handled."""
+        try:
+            yield from self._runs.table.wake_ups(shard, until_ms=until_ms, page_size=size)
+        except (BotoCoreError, ClientError) as error:
+            log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
+            tally.first_error = tally.first_error or error
 
     def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
         """Make the transition that fits each wake-up, then send the messages that follow."""
@@ -151,8 +164,10 @@ class Dispatcher:
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, delays, tally)
                 elif wake_up.key.kind == SCHEDULE:
-                    fired = self._schedules.fire(wake_up.key.id, look_ahead=LOOK_AHEAD, deadline=deadline)
+                    fired, finished = self._schedules.fire(wake_up.key.id, look_ahead=LOOK_AHEAD, deadline=deadline)
                     tally.add("schedules", fired)
+                    if not finished:
+                        tally.complete = False
             except Exception as error:
                 # One corrupt item, or one throttled request, must not keep the others waiting.
                 what = str(error) if isinstance(error, KumofireError) else error_name(error)

@@ -14,7 +14,7 @@ _OURS = frozenset(str(Path(__file__).with_name(name)) for name in ("attempt.py",
 
 def error_text(error: BaseException) -> str:
     """Return an error's type and text as it is stored: bounded, and always possible to store."""
-    name = type(error).__name__
+    name = type_name(error)
     try:
         message = str(error)
     except Exception:
@@ -25,12 +25,17 @@ def error_text(error: BaseException) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def type_name(error: BaseException) -> str:
+    """Return the name of an error's type, in a length that fits into a line."""
+    return type(error).__name__[:100]
+
+
 def error_name(error: BaseException) -> str:
     """Return what names an error in a log: an AWS service's code where it gave one, else the exception's type."""
     response = getattr(error, "response", None)
     details = response.get("Error") if isinstance(response, dict) else None
     code = details.get("Code") if isinstance(details, dict) else None
-    return f"{type(error).__name__} {code}" if code else type(error).__name__
+    return f"{type_name(error)} {code}" if code else type_name(error)
 
 
 def error_places(error: BaseException) -> list[str]:

@@ -109,6 +109,8 @@ class Jobs:
         ]
         if not callable(clock):
             problems.append(f"clock must be callable, not {type(clock).__name__}")
+        elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
+            problems.append(f"clock must return an aware datetime, not {now!r}")
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         if handlers is not None and not isinstance(handlers, Mapping):
             problems.append(f"handlers must be a mapping of names to callables, not {type(handlers).__name__}")

@@ -32,16 +32,15 @@ class RetryPolicy:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The spread is derived from the run's id
     and the attempt, so the function stays pure and a history can be replayed.
 
-    ``next_run_at`` replaces the rule. It gets ``attempt`` (failed attempts so far, from 1), ``error``, ``run`` and
-    ``now``, and returns an aware datetime, or ``None`` to give up although attempts remain. A rule that raises or
-    returns something else is logged, and the default rule is used: a run is not lost over its policy.
+    ``next_run_at`` replaces the rule, as a subclass's method of that name does. It gets ``attempt`` (failed attempts so
+    far, from 1), ``error``, ``run`` and ``now``, and returns an aware datetime, or ``None`` to give up although there
+    are attempts left. A rule that raises or returns something else is logged, and the default rule is used: a run is
+    not lost over its policy.
 
     Raises ``ConfigurationError`` that names every wrong argument.
     """
 
-    __slots__ = ("base", "cap", "jitter", "max_attempts", "next_run_at")
-
-    next_run_at: NextRunAt
+    __slots__ = ("_rule", "base", "cap", "jitter", "max_attempts")
 
     def __init__(
         self,
@@ -69,7 +68,11 @@ class RetryPolicy:
         self.base = base
         self.cap = cap
         self.jitter = float(jitter)
-        self.next_run_at = next_run_at or self.backoff
+        self._rule: NextRunAt | Callable[..., datetime | None] = next_run_at or self.backoff
+
+    def next_run_at(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None:
+        """Return when a run that has failed ``attempt`` times is tried again, or ``None``: never."""
+        return self._rule(attempt=attempt, error=error, run=run, now=now)
 
     def backoff(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime:
         """Return ``now`` plus the exponential wait for this number of failed attempts; ``error`` plays no part."""
@@ -80,7 +83,7 @@ class RetryPolicy:
         return now + timedelta(seconds=seconds)
 
     def __repr__(self) -> str:
-        rule = "backoff" if self.next_run_at == self.backoff else repr(self.next_run_at)
+        rule = "backoff" if self._rule == self.backoff else repr(self._rule)
         return f"RetryPolicy(max_attempts={self.max_attempts}, next_run_at={rule}, jitter={self.jitter})"
 
 
@@ -96,7 +99,9 @@ def next_attempt_at(policy: RetryPolicy, run: Run, error: BaseException, *, now_
     try:
         moment = policy.next_run_at(attempt=attempt, error=error, run=run, now=now)
         due_ms = None if moment is None else to_ms(require_aware("what next_run_at returned", moment))
-    except Exception as wrong:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as wrong:  # sys.exit() among them: a run is not lost over its policy
         log.error(
             "the retry policy of job %r failed with %s; using the default one",
             run.job_name,

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from kumofire_core import jsontext
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing
-from kumofire_core.times import from_ms, to_ms
+from kumofire_core.times import LAST_MS, from_ms, to_ms
 from kumofire_core.write import SCHEMA, Attributes, Value, Write, present, read_moment, read_text
 
 SCHEDULE_SHARD = -1
 """The index partition of all schedules. One takes 1,000 writes a second, which is 60,000 occurrences a minute.
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
 
-PARKED = 253_402_300_799_999
-"""The wake-up of a schedule that has no next run time: the end of the year 9999."""
+PARKED = LAST_MS
+"""The wake-up of a schedule that has no next run time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,8 @@ class StoredSchedule:
     """Raised by every change that a person makes."""
     last_run_id: str | None
     """The run of the latest occurrence."""
+    intended_run_id: str | None
+    """The run of an occurrence that was decided on, where the schedule has not gone on since."""
 
 
 def create(
@@ -108,35 +110,57 @@ def change(stored: StoredSchedule, token: str, *, now_ms: int, changes: dict[str
     )
 
 
+def intend(stored: StoredSchedule, token: str, *, run_id: str) -> Write:
+    """Write down that the next occurrence becomes the run ``run_id``, before that run is put.
+
+    Only a schedule whose runs must not overlap needs this. Refused where another dispatcher has decided about this
+    occurrence already; and once it is written, so is every other decision about it.
+    """
+    return Write(
+        **_as_read(stored), sets={"intended_run_id": run_id, "intended_by": token}, evidence=("intended_by", token)
+    )
+
+
 def advance(
     stored: StoredSchedule,
     token: str,
     *,
     next_run_at: datetime | None,
-    last_scheduled_at: datetime | None,
+    fired: datetime | None,
     last_run_id: str | None,
 ) -> Write:
-    """Go on to the next occurrence, once the runs of those before it exist.
+    """Go on to the next occurrence, once the runs of those before it exist; ``fired`` is the latest of these.
 
     Refused where another dispatcher has done so, or a person changed the schedule since it was read: that change has
     computed a next run time of its own.
     """
-    schedule = stored.schedule
-    if schedule.next_run_at is None:
-        raise ValueError(f"schedule {schedule.id} has no next run time to advance from")
     nexts = next_attributes(next_run_at)
     sets = {
         **nexts,
-        "last_scheduled_at": None if last_scheduled_at is None else to_ms(last_scheduled_at),
+        "last_scheduled_at": None if fired is None else to_ms(fired),
         "last_run_id": last_run_id,
         "advanced_by": token,
     }
-    return Write(
-        holds={"next_run_at": to_ms(schedule.next_run_at), "revision": stored.revision},
-        sets=present(sets),
-        removes=tuple(name for name, value in nexts.items() if value is None),
-        evidence=("advanced_by", token),
-    )
+    gone = tuple(name for name, value in nexts.items() if value is None)
+    if last_run_id is not None and stored.intended_run_id is not None:
+        gone += ("intended_run_id", "intended_by")
+    return Write(**_as_read(stored), sets=present(sets), removes=gone, evidence=("advanced_by", token))
+
+
+class _Read(TypedDict):
+    holds: dict[str, Value]
+    absent: tuple[str, ...]
+
+
+def _as_read(stored: StoredSchedule) -> _Read:
+    """Return the conditions that nobody moved or changed the schedule, or began an occurrence, since it was read."""
+    schedule = stored.schedule
+    if schedule.next_run_at is None:
+        raise ValueError(f"schedule {schedule.id} has no next run time to go on from")
+    holds: dict[str, Value] = {"next_run_at": to_ms(schedule.next_run_at), "revision": stored.revision}
+    if stored.intended_run_id is None:
+        return {"holds": holds, "absent": ("intended_run_id",)}
+    return {"holds": holds | {"intended_run_id": stored.intended_run_id}, "absent": ()}
 
 
 def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
@@ -184,6 +208,7 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
             payload_text=payload_text,
             revision=int(attributes["revision"]),
             last_run_id=read_text(attributes, "last_run_id"),
+            intended_run_id=read_text(attributes, "intended_run_id"),
         )
     except KeyError as error:
         raise CorruptItemError(key, f"it has no attribute {error}") from None

@@ -218,60 +218,96 @@ class Schedules:
         self._add_run(stored, run_id, due_ms=now_ms, now_ms=now_ms)
         return run_id
 
-    def fire(self, schedule_id: str, *, look_ahead: timedelta, deadline: Deadline | None) -> int:
-        """Make the runs of all occurrences that are due, or will be within ``look_ahead``; return how many.
+    def fire(self, schedule_id: str, *, look_ahead: timedelta, deadline: Deadline | None) -> tuple[int, bool]:
+        """Make the runs of all occurrences that are due, or will be within ``look_ahead``.
 
-        The run is put first and the schedule advanced last. A crash between the two is repaired by the next pass, whose
-        put finds the run: its id is derived from schedule and occurrence.
+        Return how many, and whether the time sufficed. The run is put first and the schedule advanced last. A crash
+        between the two is repaired by the next pass, whose put finds the run: its id is derived from schedule and
+        occurrence.
         """
-        fired = 0
-        while deadline is None or not deadline.too_close_to_start():
+        fired, before = 0, None
+        while True:
+            if deadline is not None and deadline.too_close_to_start():
+                return fired, False
             stored = self._find(schedule_id)
             now = from_ms(self._runs.now_ms())
             if stored is None or stored.schedule.next_run_at is None or stored.schedule.next_run_at > now + look_ahead:
-                break
-            made, advanced = self._fire_some(stored, now, look_ahead)
+                return fired, True
+            if stored == before:
+                return fired, True  # a step was refused, and nobody else has taken one: leave it to the next pass
+            before = stored
+            step = self._fire_one if stored.schedule.overlap is Overlap.SKIP else self._fire_some
+            made, moved = step(stored, stored.schedule.next_run_at, now, look_ahead)
             fired += made
-            if not advanced:
-                break
-        return fired
+            if not moved:
+                return fired, True
 
-    def _fire_some(self, stored: StoredSchedule, now: datetime, look_ahead: timedelta) -> tuple[int, bool]:
+    def _fire_some(
+        self, stored: StoredSchedule, next_run_at: datetime, now: datetime, look_ahead: timedelta
+    ) -> tuple[int, bool]:
         """Make the runs of the next occurrences and advance; return how many, and whether the schedule moved on."""
-        schedule = stored.schedule
-        if schedule.next_run_at is None:
-            return 0, False
         occurrences, upcoming = due_occurrences(
             stored.timing,
-            next_run_at=schedule.next_run_at,
+            next_run_at=next_run_at,
             now=now,
-            missed=schedule.missed,
+            missed=stored.schedule.missed,
             limit=OCCURRENCES_AT_ONCE,
             ahead=look_ahead,
         )
-        made, last_run_id, last_occurrence = 0, stored.last_run_id, schedule.last_scheduled_at
-        for occurrence in occurrences:
-            if schedule.overlap is Overlap.SKIP and not self._is_over(last_run_id):
-                if occurrence > now:
-                    # Its predecessor may yet end in time: decide when the occurrence is due.
-                    upcoming = occurrence
-                    break
-                continue
-            run_id = occurrence_run_id(schedule.id, occurrence)
-            if self._add_run(stored, run_id, due_ms=to_ms(occurrence), now_ms=to_ms(now)):
-                made += 1
-            last_run_id, last_occurrence = run_id, occurrence
-        if upcoming == schedule.next_run_at:
-            return made, False
+        made = sum(self._make_run(stored, occurrence, now) for occurrence in occurrences)
+        return made, self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
+
+    def _fire_one(
+        self, stored: StoredSchedule, next_run_at: datetime, now: datetime, look_ahead: timedelta
+    ) -> tuple[int, bool]:
+        """Decide about the next occurrence of a schedule whose runs must not overlap; return as ``_fire_some`` does.
+
+        What was decided is written before the run is put, and every other step is refused once it is. So a pass that
+        died between the two is finished by the next one, whatever would be decided by then; and a slower dispatcher
+        can't skip what a faster one has begun.
+        """
+        run_id = occurrence_run_id(stored.schedule.id, next_run_at)
+        if stored.intended_run_id != run_id:
+            due, upcoming = due_occurrences(
+                stored.timing,
+                next_run_at=next_run_at,
+                now=now,
+                missed=stored.schedule.missed,
+                limit=OCCURRENCES_AT_ONCE,
+                ahead=look_ahead,
+            )
+            first = due[0] if due else upcoming
+            if first != next_run_at:  # it was missed, and is not made up for
+                return 0, self._advance(stored, first, fired=None)
+            if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id)):
+                if next_run_at > now:
+                    return 0, False  # its predecessor may yet end in time: decide when the occurrence is due
+                waiting = next((occurrence for occurrence in due if occurrence > now), upcoming)
+                return 0, self._advance(stored, waiting, fired=None)
+            intent = schedule_item.intend(stored, new_token(), run_id=run_id)
+            answer = self._runs.table.apply(Key(SCHEDULE, stored.schedule.id), intent, read_back=True)
+            if not answer.applied or answer.item is None:
+                return 0, answer.item is not None  # another dispatcher is at it: look again
+            stored = read_schedule(stored.schedule.id, answer.item)
+        made = self._make_run(stored, next_run_at, now)
+        return int(made), self._advance(stored, next_occurrence(stored.timing, next_run_at), fired=next_run_at)
+
+    def _advance(self, stored: StoredSchedule, upcoming: datetime | None, *, fired: datetime | None) -> bool:
+        """Go on to the ``upcoming`` occurrence; ``fired`` is the latest one that became a run by this step."""
+        schedule = stored.schedule
         write = schedule_item.advance(
             stored,
             new_token(),
             next_run_at=upcoming,
-            last_scheduled_at=last_occurrence,
-            last_run_id=last_run_id,
+            fired=fired,
+            last_run_id=None if fired is None else occurrence_run_id(schedule.id, fired),
         )
-        advanced = self._runs.table.apply(Key(SCHEDULE, schedule.id), write).applied
-        return made, advanced
+        return self._runs.table.apply(Key(SCHEDULE, schedule.id), write).applied
+
+    def _make_run(self, stored: StoredSchedule, occurrence: datetime, now: datetime) -> bool:
+        """Put the run of an occurrence and send it; ``False`` where an earlier pass has put it."""
+        run_id = occurrence_run_id(stored.schedule.id, occurrence)
+        return self._add_run(stored, run_id, due_ms=to_ms(occurrence), now_ms=to_ms(now))
 
     def _add_run(self, stored: StoredSchedule, run_id: str, *, due_ms: int, now_ms: int) -> bool:
         schedule = stored.schedule

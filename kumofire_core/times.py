@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from kumofire_core.errors import InvalidArgumentError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_MS = 253_402_300_799_999
+"""The end of the year 9999, the last that a datetime can hold."""
+
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -40,4 +43,7 @@ def require_aware(name: str, moment: object) -> datetime:
             f"{name} is {moment.isoformat()}, which has no time zone; pass an aware datetime, "
             "for example datetime.now(timezone.utc)"
         )
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgumentError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC") from None

@@ -161,6 +161,12 @@ def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: i
     return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
+def give_back(claimed: StoredRun, *, now_ms: int) -> Transition:
+    """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted."""
+    sets: dict[str, Value | None] = {"wake_at": resend_at(now_ms, sends=1), "sends": 1}
+    return _settle(claimed, RunStatus.QUEUED, now_ms, sets, absent=("cancel_requested_at",))
+
+
 def reschedule_expired(expired: StoredRun, token: str, *, now_ms: int, due_ms: int, error: str) -> Transition:
     """Put back a run whose worker was lost; the lost attempt counts."""
     sets = _failed_attempt(expired, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
