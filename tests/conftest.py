@@ -1,0 +1,44 @@
+"""Fixtures: a moto with the project's table and queue for each test, and the shared MiniStack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from kumofire_core import Jobs
+from tests.builders import Aws, Clock, make_aws
+from tests.emulators import ministack
+
+__all__ = ["ministack"]
+
+
+@pytest.fixture
+def aws() -> Iterator[Aws]:
+    """A table and a queue of this test's own, in moto."""
+    with mock_aws():
+        yield make_aws(_client("dynamodb"), _client("sqs"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of ``jobs``."""
+    return Clock()
+
+
+@pytest.fixture
+def jobs(aws: Aws, clock: Clock) -> Jobs:
+    """A ``Jobs`` without any handler yet, whose batches run one record after the other."""
+    return aws.jobs(clock=clock, concurrency=1)
+
+
+@cache
+def _client(service: str) -> Any:
+    # Made once: a client costs more than all else that a test does. moto takes its requests while it is on.
+    import boto3
+
+    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+    return session.client(service)

@@ -1,0 +1,416 @@
+"""The Lambda edge, imported afresh in processes of its own: what it logs, counts, answers, and when it ends itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.deployment import PROJECT
+from handler.wiring import load_jobs
+from kumofire_core import ConfigurationError, Jobs
+
+SECRET = "hunter2-šifra"
+
+APPLICATION = """
+import logging
+import threading
+from datetime import timedelta
+
+from kumofire_core import Jobs, RetryPolicy
+
+jobs = Jobs.from_env(retry=RetryPolicy(2))
+log = logging.getLogger("application.of.someone")
+
+
+@jobs.handler("speak")
+def speak(ctx):
+    log.info("spoken plainly", extra={"language": "en"})
+    log.debug("whispered")
+    ctx.logger.info("spoken by the context")
+    return {"secret": ctx.payload["secret"]}
+
+
+@jobs.handler("speak_async")
+async def speak_async(ctx):
+    log.info("spoken asynchronously")
+
+
+@jobs.handler("broken")
+def broken(ctx):
+    raise ValueError(f"can't use {ctx.payload['secret']}")
+
+
+@jobs.handler("unstorable")
+def unstorable(ctx):
+    return {ctx.payload["secret"]: {ctx.payload["secret"]}}
+
+
+@jobs.handler("stuck", timeout=timedelta(milliseconds=50))
+def stuck(ctx):
+    threading.Event().wait(20)
+"""
+
+PROCESS = """
+import json
+import os
+import sys
+
+from moto import mock_aws
+
+mock_aws().start()
+
+import boto3
+
+from tests import builders
+
+aws = builders.make_aws(boto3.client("dynamodb"), boto3.client("sqs"))
+os.environ.update(KUMOFIRE_TABLE=aws.table, KUMOFIRE_QUEUE_URL=aws.queue_url)
+given = json.load(open(sys.argv[1]))
+for fields in given["runs"]:
+    aws.a_run(scheduled_for=0, **fields)
+records = [*builders.event(*(fields["run_id"] for fields in given["runs"]))["Records"], *given["records"]]
+
+from handler.consumer import handler
+
+response = handler({"Records": records}, builders.LambdaContext(aws_request_id="of-lambda"))
+items = {fields["run_id"]: aws.item(fields["run_id"]) for fields in given["runs"]}
+json.dump({"response": response, "items": items}, open(sys.argv[1], "w"))
+"""
+
+
+@dataclass
+class Invocation:
+    """One invocation of the consumer in a process of its own."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    response: Any
+    items: dict[str, Any]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged; the metrics are no log."""
+        return [line for line in self.output if "_aws" not in line]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The values of the metrics, by name."""
+        [line] = [line for line in self.output if "_aws" in line]
+        [directive] = line["_aws"]["CloudWatchMetrics"]
+        return {metric["Name"]: line[metric["Name"]] for metric in directive["Metrics"]}
+
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    def said(self, text: str) -> dict[str, Any]:
+        """Return the one line that begins with this text."""
+        [line] = [line for line in self.lines if line["message"].startswith(text)]
+        return line
+
+
+def environment(**settings: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LANG") if name in os.environ}
+    return {
+        **kept,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **settings,
+    }
+
+
+def invoke(folder: Path, runs: list[dict[str, Any]], records: list[Any] | None = None, **settings: str) -> Invocation:
+    (folder / "application.py").write_text(APPLICATION)
+    exchange = folder / "exchange.json"
+    exchange.write_text(json.dumps({"runs": runs, "records": records or []}))
+    found = subprocess.run(
+        [sys.executable, "-c", PROCESS, str(exchange)],
+        cwd=PROJECT,
+        env=environment(PYTHONPATH=str(folder), **{"KUMOFIRE_JOBS": "application:jobs", **settings}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    answer = json.loads(exchange.read_text())
+    return Invocation(found.returncode, found.stdout, found.stderr, answer.get("response"), answer.get("items", {}))
+
+
+def run_of(run_id: str, job_name: str, **fields: Any) -> dict[str, Any]:
+    return {"run_id": run_id, "job_name": job_name, "payload": json.dumps({"secret": SECRET}), **fields}
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Invocation:
+    """One batch with a bit of everything, at the most talkative log level."""
+    invocation = invoke(
+        tmp_path_factory.mktemp("edge"),
+        [
+            run_of("spoken", "speak", attempt=1),
+            run_of("async", "speak_async"),
+            run_of("retried", "broken"),
+            run_of("failed", "broken", max_attempts=1),
+            run_of("unstored", "unstorable"),
+            run_of("missing", "nobody"),
+            run_of("over", "speak", status="succeeded"),
+            run_of("corrupt", "speak", created_at="x"),
+            run_of("lost", "speak", status="running", lease_token="x", lease_until=1),
+        ],
+        [
+            {"messageId": "m-malformed", "body": "MALFORMED" + "x" * 5000},
+            {"messageId": "m-version", "body": '{"version": 9, "kumofireJobRunId": "r"}'},
+        ],
+        POWERTOOLS_LOG_LEVEL="DEBUG",
+        POWERTOOLS_SERVICE_NAME="the-service",
+        POWERTOOLS_METRICS_NAMESPACE="TheNamespace",
+        KUMOFIRE_CONCURRENCY="1",
+    )
+    assert invocation.returncode == 0, invocation.stderr
+    return invocation
+
+
+def test_only_what_the_runtime_could_not_do_is_answered(edge: Invocation):
+    assert edge.response == {"batchItemFailures": [{"itemIdentifier": "m-corrupt"}]}
+
+
+def test_the_application_s_jobs_are_executed(edge: Invocation):
+    statuses = {run_id: item["status"] for run_id, item in edge.items.items()}
+
+    assert statuses == {
+        "spoken": "succeeded",
+        "async": "succeeded",
+        "retried": "scheduled",
+        "failed": "failed",
+        "unstored": "scheduled",
+        "missing": "failed",
+        "over": "succeeded",
+        "corrupt": "running",
+        "lost": "succeeded",
+    }
+
+
+def test_every_line_is_json_and_comes_once(edge: Invocation):
+    assert edge.stderr == ""
+    for line in edge.lines:
+        assert {"level", "message", "timestamp", "service"} <= set(line)
+        assert line["service"] == "the-service"
+        assert line["function_request_id"] == "of-lambda"
+    of_the_run = [line["message"] for line in edge.lines if line.get("job_run_id") == "spoken"]
+    assert of_the_run.count("spoken plainly") == 1
+
+
+@pytest.mark.parametrize("text", ["spoken plainly", "whispered", "spoken by the context"])
+def test_every_line_of_a_handler_carries_run_job_and_attempt_whoever_s_logger_it_was(edge: Invocation, text: str):
+    [line] = [line for line in edge.lines if line["message"] == text and line["job_run_id"] == "spoken"]
+
+    assert (line["job_name"], line["attempt"]) == ("speak", 2)
+
+
+def test_a_line_s_own_fields_are_kept(edge: Invocation):
+    lines = [line for line in edge.lines if line["message"] == "spoken plainly"]
+
+    assert [line["language"] for line in lines] == ["en", "en"]
+    assert {line["job_run_id"] for line in lines} == {"spoken", "lost"}
+
+
+def test_a_line_of_an_async_handler_carries_run_job_and_attempt(edge: Invocation):
+    line = edge.said("spoken asynchronously")
+
+    assert (line["job_run_id"], line["job_name"], line["attempt"]) == ("async", "speak_async", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "run_id", "job_name"),
+    [
+        ("attempt failed with ValueError; the run is scheduled", "retried", "broken"),
+        ("attempt failed with ValueError; the run is failed", "failed", "broken"),
+        ("attempt failed with InvalidJSONError", "unstored", "unstorable"),
+        ("the run failed without an attempt: missing handler", "missing", "nobody"),
+        ("the worker of a run was lost; taking the run over", "lost", "speak"),
+    ],
+)
+def test_what_becomes_of_a_run_is_logged_with_run_job_and_attempt(
+    edge: Invocation, text: str, run_id: str, job_name: str
+):
+    line = edge.said(text)
+
+    assert (line["job_run_id"], line["job_name"], line["attempt"]) == (run_id, job_name, 1)
+
+
+def test_a_failed_attempt_is_logged_with_the_error_s_type_and_places(edge: Invocation):
+    line = edge.said("attempt failed with ValueError; the run is failed")
+
+    assert line["error_type"] == "ValueError"
+    assert line["error_at"][-1].endswith(" in broken")
+    assert "application.py:" in line["error_at"][-1]
+
+
+def test_no_payload_output_or_error_text_is_in_what_is_logged(edge: Invocation):
+    """Though two handlers' errors quote the payload, and the level is DEBUG, and the run's error is stored."""
+    assert SECRET in json.loads(edge.items["spoken"]["output"])["secret"]
+    assert SECRET in edge.items["failed"]["last_error"]
+
+    for form in (SECRET, ascii(SECRET)[1:-1], "hunter2"):
+        assert form not in edge.stdout
+        assert form not in edge.stderr
+
+
+def test_malformed_records_are_logged_with_message_id_and_a_bounded_excerpt(edge: Invocation):
+    lines = {line["message_id"]: line for line in edge.lines if line["message"].startswith("malformed record")}
+
+    assert set(lines) == {"m-malformed", "m-version"}
+    assert lines["m-malformed"]["excerpt"].startswith("'MALFORMEDxxx")
+    assert len(lines["m-malformed"]["excerpt"]) < 120
+    assert "unsupported message version 9" in lines["m-version"]["message"]
+
+
+def test_a_runtime_failure_is_logged_with_message_and_run(edge: Invocation):
+    line = edge.said("a record could not be consumed and will be delivered again")
+
+    assert (line["level"], line["message_id"], line["job_run_id"]) == ("ERROR", "m-corrupt", "corrupt")
+
+
+def test_outcomes_malformed_records_failures_and_durations_are_counted(edge: Invocation):
+    metrics = edge.metrics
+
+    durations = metrics.pop("HandlerDuration")
+    assert len(durations) == 6
+    assert all(0 <= duration < 60_000 for duration in durations)
+    assert metrics == {
+        "RunsSucceeded": [3],
+        "AttemptsRetried": [2],
+        "RunsFailed": [2],
+        "MessagesIgnored": [1],
+        "MalformedRecords": [2],
+        "RecordsToRedeliver": [1],
+    }
+
+
+def test_metrics_go_to_the_namespace_and_service_that_are_set(edge: Invocation):
+    [line] = [line for line in edge.output if "_aws" in line]
+
+    assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "TheNamespace"
+    assert line["service"] == "the-service"
+
+
+def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default(tmp_path: Path):
+    found = invoke(tmp_path, [run_of("r1", "hello", payload='{"name": "Ada"}')], KUMOFIRE_JOBS="")
+
+    assert json.loads(found.items["r1"]["output"]) == {"greeting": "Hello, Ada!", "attempt": 1}
+    line = found.said("saying hello")
+    assert (line["service"], line["job_name"]) == ("kumofire-jobs", "hello")
+    assert found.metrics["RunsSucceeded"] == [1]
+    assert all(line["level"] != "DEBUG" for line in found.lines)
+
+
+def test_in_lambda_a_handler_that_can_not_be_stopped_ends_its_process(tmp_path: Path):
+    found = invoke(tmp_path, [run_of("r1", "stuck")], AWS_LAMBDA_RUNTIME_API="127.0.0.1:1")
+
+    assert found.returncode == 1
+    assert found.response is None
+    line = found.lines[-1]
+    assert line["message"] == "handlers that were cut do not stop; ending this execution environment"
+    assert (line["level"], line["stray_handlers"]) == ("ERROR", 1)
+    assert found.metrics["StrayHandlers"] == [1]
+    assert found.metrics["AttemptsRetried"] == [1]
+
+
+@pytest.fixture(scope="module")
+def stuck(tmp_path_factory: pytest.TempPathFactory) -> Invocation:
+    """One batch, outside Lambda, with a handler that can't be stopped."""
+    return invoke(tmp_path_factory.mktemp("stuck"), [run_of("r1", "stuck")])
+
+
+def test_outside_lambda_a_handler_that_can_not_be_stopped_is_logged_and_the_process_left_alone(stuck: Invocation):
+    assert (stuck.returncode, stuck.response) == (0, {"batchItemFailures": []})
+    assert stuck.lines[-1]["message"] == "handlers that were cut do not stop; they go on in this process"
+    assert stuck.lines[-1]["stray_handlers"] == 1
+    assert "overran" in stuck.items["r1"]["last_error"]
+
+
+def test_a_line_of_the_edge_s_own_logger_comes_once(stuck: Invocation):
+    stuck.said("handlers that were cut do not stop")
+
+
+def test_a_cold_start_with_wrong_settings_names_every_one():
+    found = subprocess.run(
+        [sys.executable, "-c", "import handler.consumer"],
+        cwd=PROJECT,
+        env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_CONCURRENCY="lots", KUMOFIRE_LEASE_SECONDS="0"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert found.returncode == 1
+    [last] = found.stderr.splitlines()[-1:]
+    assert "ConfigurationError" in last
+    for name in ("KUMOFIRE_QUEUE_URL", "KUMOFIRE_CONCURRENCY", "KUMOFIRE_LEASE_SECONDS"):
+        assert name in last
+    assert "KUMOFIRE_TABLE" not in last
+
+
+def test_a_cold_start_makes_no_client_and_no_request():
+    code = "import handler.consumer, sys; print([m for m in ('boto3', 'botocore.client') if m in sys.modules])"
+
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_QUEUE_URL="https://queue"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("nocolon", "KUMOFIRE_JOBS is 'nocolon'; it must be 'module:attribute'"),
+        (":jobs", "it must be 'module:attribute'"),
+        ("module:", "it must be 'module:attribute'"),
+        ("no_such_module_here:jobs", "the module 'no_such_module_here', which is not in the package"),
+        ("handler.no_such_module_here:jobs", "the module 'handler.no_such_module_here', which is not"),
+        ("json:jobs", "'json:jobs', which is NoneType and not a Jobs"),
+        ("json:dumps", "'json:dumps', which is function and not a Jobs"),
+    ],
+)
+def test_a_place_of_jobs_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, place: str, problem: str):
+    monkeypatch.setenv("KUMOFIRE_JOBS", place)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_jobs()
+
+    assert problem in str(caught.value)
+
+
+def test_the_jobs_of_an_application_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "an_application.py").write_text(
+        "from kumofire_core import Jobs\nwork = Jobs(table='t', queue_url='q')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("KUMOFIRE_JOBS", "an_application:work")
+
+    assert isinstance(load_jobs(), Jobs)
+
+
+@pytest.mark.parametrize("source", ["import no_such_module_here", "1 / 0"])
+def test_an_error_of_the_application_s_own_module_leaves_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+):
+    (tmp_path / "a_broken_application.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("KUMOFIRE_JOBS", "a_broken_application:jobs")
+
+    with pytest.raises((ModuleNotFoundError, ZeroDivisionError)):
+        load_jobs()

@@ -1,0 +1,168 @@
+"""Many at once, over real HTTP, on an emulator with safe conditional writes: one run, one holder, one execution."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from examples.local_aws import LocalAws
+from kumofire_core import JobContext, Jobs, RetryPolicy
+from tests.builders import Clock, LambdaContext, event, failures, make_aws, message
+
+RACERS = 16
+
+
+@dataclass(frozen=True)
+class Race:
+    """A table and a queue of one test's own, and a ``Jobs`` on them for each racer that wants its own clients."""
+
+    ministack: LocalAws
+    table: str
+    queue_url: str
+
+    def jobs(self, **settings: Any) -> Jobs:
+        """Return a ``Jobs`` with clients of its own."""
+        clients = {name: self.ministack.client(name) for name in ("dynamodb", "sqs")}
+        return Jobs(**{"table": self.table, "queue_url": self.queue_url, "clock": Clock(), **clients, **settings})
+
+    def receive(self) -> list[str]:
+        """Return the bodies of all messages that are on the queue."""
+        sqs, bodies = self.ministack.client("sqs"), []
+        while batch := sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10).get("Messages"):
+            bodies += [entry["Body"] for entry in batch]
+        return bodies
+
+
+@pytest.fixture
+def race(ministack: LocalAws) -> Race:
+    name = f"race-{uuid.uuid4().hex[:8]}"
+    aws = make_aws(ministack.client("dynamodb"), ministack.client("sqs"), name=name)
+    return Race(ministack, aws.table, aws.queue_url)
+
+
+def at_once(function: Callable[[], Any], times: int = RACERS) -> list[Any]:
+    """Call ``function`` in as many threads, all let go in one moment."""
+    barrier = threading.Barrier(times)
+
+    def call(_: int) -> Any:
+        barrier.wait(30)
+        return function()
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(call, range(times)))
+
+
+def test_of_many_consumers_of_one_run_exactly_one_executes_it(race: Race):
+    executed = []
+    jobs = race.jobs(handlers={"email": lambda ctx: executed.append(ctx.fencing_token)})
+
+    for _ in range(5):
+        run_id = jobs.create("email")
+        executed.clear()
+        outcomes = Counter(str(result.outcome) for result in at_once(lambda: jobs.consume(message(run_id))))  # noqa: B023
+
+        assert outcomes == {"succeeded": 1, "ignored": RACERS - 1}
+        assert executed == [1]
+        assert jobs.get_status(run_id).status == "succeeded"
+
+
+def test_of_many_that_find_an_expired_lease_exactly_one_takes_the_run_over(race: Race):
+    clock, executed = Clock(), []
+
+    def email(ctx: JobContext) -> None:
+        executed.append((ctx.attempt, ctx.fencing_token))
+        if ctx.attempt == 1:
+            raise KeyboardInterrupt
+
+    jobs = race.jobs(clock=clock, handlers={"email": email})
+    run_id = jobs.create("email")
+    with pytest.raises(KeyboardInterrupt):
+        jobs.consume(message(run_id))
+    clock.now += timedelta(seconds=36)
+
+    outcomes = Counter(str(result.outcome) for result in at_once(lambda: jobs.consume(message(run_id))))
+
+    assert outcomes == {"succeeded": 1, "ignored": RACERS - 1}
+    assert executed == [(1, 1), (2, 2)]
+    assert jobs.get_status(run_id).attempt == 1
+
+
+def test_of_many_that_find_a_lost_last_attempt_exactly_one_fails_the_run(race: Race):
+    clock = Clock()
+
+    def email(ctx: JobContext) -> None:
+        raise KeyboardInterrupt
+
+    jobs = race.jobs(clock=clock, handlers={"email": email})
+    run_id = jobs.create("email", max_attempts=1)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.consume(message(run_id))
+    clock.now += timedelta(seconds=36)
+
+    outcomes = Counter(str(result.outcome) for result in at_once(lambda: jobs.consume(message(run_id))))
+
+    assert outcomes == {"failed": 1, "ignored": RACERS - 1}
+    assert jobs.get_status(run_id).attempt == 1
+
+
+def test_one_dedupe_key_makes_one_run_and_one_message_however_many_create_it(race: Race):
+    jobs = race.jobs()
+
+    for number in range(5):
+        ids = at_once(lambda: jobs.create("email", uuid.uuid4().hex, dedupe_key=f"order-{number}"))  # noqa: B023
+
+        assert len(set(ids)) == 1
+
+    received = race.receive()
+    assert len(received) == len(set(received)) == 5
+
+
+def test_one_batch_in_many_processes_executes_each_run_once(race: Race):
+    executed: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def email(ctx: JobContext) -> None:
+        with lock:
+            executed[ctx.run.id] += 1
+
+    consumers = [race.jobs(handlers={"email": email}) for _ in range(4)]
+    runs = [consumers[0].create("email") for _ in range(10)]
+    batch = event(*runs)
+
+    waiting = iter(consumers)
+    responses = at_once(lambda: next(waiting).consume_batch(batch, LambdaContext()), times=4)
+
+    assert [failures(response) for response in responses] == [[]] * 4
+    assert executed == dict.fromkeys(runs, 1)
+
+
+def test_a_retry_and_its_repeated_deliveries_count_each_attempt_once(race: Race):
+    clock = Clock()
+
+    def email(ctx: JobContext) -> None:
+        raise ValueError("boom")
+
+    # The first wait is longer than the second of clock skew that a copy of the message may use.
+    jobs = race.jobs(clock=clock, retry=RetryPolicy(base=timedelta(seconds=5)), handlers={"email": email})
+    run_id = jobs.create("email", max_attempts=3)
+
+    rounds = []
+    for _ in range(4):
+        rounds.append(Counter(str(result.outcome) for result in at_once(lambda: jobs.consume(message(run_id)), 8)))
+        clock.now += timedelta(seconds=60)
+
+    assert [dict(outcomes) for outcomes in rounds] == [
+        {"retried": 1, "ignored": 7},
+        {"retried": 1, "ignored": 7},
+        {"failed": 1, "ignored": 7},
+        {"ignored": 8},
+    ]
+    assert jobs.get_status(run_id).attempt == 3
