@@ -24,12 +24,14 @@ from kumofire_core.errors import (
     PartlyCreatedError,
     ScheduleConflictError,
     ScheduleExistsError,
+    SealedError,
     UnknownJobError,
     UnsupportedMessageVersionError,
 )
 from kumofire_core.jobs import Jobs
 from kumofire_core.retry import RetryPolicy
 from kumofire_core.run import PastRun, Run, RunStatus
+from kumofire_core.sealing import SEALED, Cipher
 
 if TYPE_CHECKING:
     from kumofire_core.dispatcher import DispatchResult
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
     from kumofire_core.schedules import SchedulePage
 
 __all__ = [
+    "SEALED",
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "Cipher",
     "ConfigurationError",
     "ConsumeResult",
     "CorruptItemError",
@@ -70,6 +74,7 @@ __all__ = [
     "ScheduleExistsError",
     "SchedulePage",
     "ScheduleType",
+    "SealedError",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from kumofire_core import jsontext
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
+from kumofire_core.failure import MAX_ERROR_LENGTH
 from kumofire_core.message import MAX_RUN_ID_LENGTH
 from kumofire_core.registry import name_problem
 from kumofire_core.retry import is_attempt_count
-from kumofire_core.run import MAX_ERROR_LENGTH, MAX_KEY_LENGTH, MAX_PAYLOAD_BYTES
+from kumofire_core.run import MAX_KEY_LENGTH, MAX_PAYLOAD_BYTES, text_bytes
 
 
 def payload_text(payload: object) -> str:
     """Return a payload's JSON text; ``InvalidJSONError`` where it is not JSON or too large for one item."""
     text = jsontext.encode("the payload", payload)
-    size = len(text) if text.isascii() else len(text.encode())
+    require_room(text)
+    return text
+
+
+def require_room(text: str) -> None:
+    """Raise ``InvalidJSONError`` where a payload, as it would be stored, is too large for one item."""
+    size = text_bytes(text)
     if size > MAX_PAYLOAD_BYTES:
         raise InvalidJSONError(
-            f"the payload has {size} bytes of JSON; a run has room for {MAX_PAYLOAD_BYTES} (DynamoDB's item limit is "
-            "400 KB); store it elsewhere, in S3 for example, and pass a reference"
+            f"the payload has {size} bytes as it would be stored; a run has room for {MAX_PAYLOAD_BYTES} (DynamoDB's "
+            "item limit is 400 KB); store it elsewhere, in S3 for example, and pass a reference"
         )
-    return text
 
 
 def require_job_name(name: object) -> None:

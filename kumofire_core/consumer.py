@@ -28,11 +28,17 @@ from kumofire_core.context import (
     log_fields,
 )
 from kumofire_core.deadline import Deadline
-from kumofire_core.errors import AttemptTimeoutError, DeadlineTooCloseError, InvalidJSONError
+from kumofire_core.errors import (
+    AttemptTimeoutError,
+    DeadlineTooCloseError,
+    InvalidJSONError,
+    KumofireError,
+    SealedError,
+)
 from kumofire_core.failure import error_places, error_text, lost_attempt, type_name
 from kumofire_core.registry import Job
 from kumofire_core.retry import next_attempt_at
-from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Run, RunStatus, StoredRun
+from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Run, RunStatus, StoredRun, text_bytes
 from kumofire_core.runs import Runs, new_token
 from kumofire_core.table import Answer
 from kumofire_core.times import duration_ms
@@ -153,11 +159,15 @@ class Consumer:
         if run.attempt >= run.max_attempts:
             # Its job's limit was lowered after its creator had left the limit to the job.
             return self._refuse(claimed, f"no attempts left: {run.attempt} of {run.max_attempts}", "no attempts left")
+        try:
+            claimed = self._runs.opened(claimed, required=True)
+        except SealedError as error:  # the key may be out of reach for a while only
+            return self._give_back(claimed, error)
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
         except _NoTimeLeft as late:
-            return self._give_back(claimed, late.seconds_left)
+            return self._give_back(claimed, DeadlineTooCloseError(late.seconds_left))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
@@ -204,13 +214,12 @@ class Consumer:
                 raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout)) from None
         if value is None:
             return None
-        output = jsontext.encode("the handler's return value", value)
-        room = MAX_PAYLOAD_BYTES - claimed.payload_bytes
-        size = len(output.encode())
+        output = self._runs.sealed_output(run.id, jsontext.encode("the handler's return value", value))
+        room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
         if size > room:
             raise InvalidJSONError(
-                f"the handler's return value has {size} bytes of JSON; beside this run's payload there is room for "
-                f"{room} (DynamoDB's item limit); store it elsewhere and return a reference"
+                f"the handler's return value has {size} bytes as it would be stored; beside this run's payload there "
+                f"is room for {room} (DynamoDB's item limit); store it elsewhere and return a reference"
             )
         return output
 
@@ -245,17 +254,17 @@ class Consumer:
             self._runs.send_waiting(run.id, due_ms=due_ms, now_ms=now_ms)
         return _result(outcome, run, taken, reason=kind)
 
-    def _give_back(self, claimed: StoredRun, seconds_left: float) -> ConsumeResult:
-        """Put a run back whose claim came so late that no time is left for its handler; raises, so that it comes again.
+    def _give_back(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
+        """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
 
-        Its handler was not called, so no attempt is counted.
+        No attempt was made, so none is counted.
         """
         run = claimed.run
         back = transitions.give_back(claimed, now_ms=self._runs.now_ms())
         answer = self._runs.apply(run.id, back)
         if not answer.applied and not _cancellation_came_between(claimed, answer):
             return self._lost_lease(run, None)
-        raise DeadlineTooCloseError(seconds_left)
+        raise error
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
         """Fail a run that can't be attempted."""

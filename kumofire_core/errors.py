@@ -87,6 +87,13 @@ class CorruptItemError(KumofireError):
         super().__init__(f"the stored item {key} can't be read: {problem}; restore or delete it")
 
 
+class SealedError(KumofireError):
+    """A payload or an output is stored encrypted, and can't be read here. The message is delivered again."""
+
+    def __init__(self, owner: str, problem: str) -> None:
+        super().__init__(f"{owner} is encrypted and can't be read: {problem}")
+
+
 class NewerSchemaError(KumofireError):
     """An item was written by a later release. The message is delivered again, to a consumer that knows it."""
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kumofire_core.errors import LeaseExpiredError
-from kumofire_core.run import MAX_ERROR_LENGTH, StoredRun
 from kumofire_core.times import from_ms
+
+if TYPE_CHECKING:
+    from kumofire_core.run import StoredRun
+
+MAX_ERROR_LENGTH = 1000
 
 _OURS = frozenset(str(Path(__file__).with_name(name)) for name in ("attempt.py", "consumer.py"))
 

@@ -26,6 +26,7 @@ from kumofire_core.registry import Handler, Registry
 from kumofire_core.retry import RetryPolicy
 from kumofire_core.run import Run
 from kumofire_core.runs import Runs
+from kumofire_core.sealing import Cipher
 from kumofire_core.table import Table
 from kumofire_core.times import duration_ms, require_aware
 
@@ -66,7 +67,9 @@ class Jobs:
     ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
     the wake-up index: every process must use the same, and it may be raised later. ``allow_unknown_jobs`` lets
     ``create`` take names that have no handler here. ``batch_claims`` lets a batch claim its runs in one PartiQL request
-    first (docs/protocol.md, "Claims made together"). Raises ``ConfigurationError`` that names every wrong argument.
+    first (docs/protocol.md, "Claims made together"). ``cipher`` encrypts payloads and outputs and reads them again
+    (``kumofire_core.encryption``); without it, an encrypted one reads as ``SEALED``. Raises ``ConfigurationError`` that
+    names every wrong argument.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Jobs:
         wake_shards: int = DEFAULT_WAKE_SHARDS,
         allow_unknown_jobs: bool = False,
         batch_claims: bool = False,
+        cipher: Cipher | None = None,
     ) -> None:
         problems = [
             f"{name} must be a non-empty string, not {value!r}"
@@ -111,6 +115,8 @@ class Jobs:
             problems.append(f"clock must be callable, not {type(clock).__name__}")
         elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
             problems.append(f"clock must return an aware datetime, not {now!r}")
+        if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
+            problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} has not")
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         if handlers is not None and not isinstance(handlers, Mapping):
             problems.append(f"handlers must be a mapping of names to callables, not {type(handlers).__name__}")
@@ -133,6 +139,7 @@ class Jobs:
             registry=registry,
             retention=retention,
             wake_shards=wake_shards,
+            cipher=cipher,
             clock=clock,
         )
         self._consumer = Consumer(self._runs, lease=lease, batch_claims=batch_claims)
@@ -253,12 +260,12 @@ class Jobs:
     def get_status(self, run_id: str) -> Run | None:
         """Return a run as it is now, or ``None`` where there is none of this id.
 
-        Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, and errors of the table as
-        botocore raised them.
+        Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``SealedError`` for one that
+        the cipher can't decrypt, and errors of the table as botocore raised them.
         """
         require_id("a run id", run_id)
         found = self._runs.find(run_id)
-        return None if found is None else found.run
+        return None if found is None else self._runs.opened(found, required=False).run
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run; return whether this call did something.

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from kumofire_core import jsontext
+from kumofire_core import jsontext, sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.times import from_ms, to_ms
 from kumofire_core.write import SCHEMA, Attributes, read_moment, read_number, read_text
@@ -23,7 +23,6 @@ RESERVED_ITEM_BYTES = 16 * 1024
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 MAX_NAME_LENGTH = 255
 MAX_KEY_LENGTH = 1024
-MAX_ERROR_LENGTH = 1000
 HISTORY_LENGTH = 10
 HISTORY_ERROR_LENGTH = 200
 
@@ -119,9 +118,16 @@ class StoredRun:
     timeout_ms: int | None
     sends: int
     """How often its message was sent while it has been queued."""
-    payload_bytes: int
+    payload_text: str = field(repr=False)
+    """The payload as it is stored; ``run`` has its value, or ``SEALED`` where it is encrypted."""
+    output_text: str | None = field(repr=False)
     inherits_max_attempts: bool
     """Its creator knew no handler, so the limit is the registered job's, written with the next transition."""
+
+
+def text_bytes(text: str) -> int:
+    """Return how many bytes a text takes in an item."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def new_run_id() -> str:
@@ -152,11 +158,11 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
         payload_text = str(attributes["payload"])
-        output = attributes.get("output")
+        output_text = read_text(attributes, "output")
         run = Run(
             id=run_id,
             job_name=str(attributes["job_name"]),
-            payload=jsontext.decode(payload_text),
+            payload=sealing.read(None, payload_text, owner=key),
             status=RunStatus(str(attributes["status"])),
             attempt=int(attributes["attempt"]),
             max_attempts=int(attributes.get("max_attempts", default_max_attempts)),
@@ -166,7 +172,7 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             started_at=read_moment(attributes, "started_at"),
             finished_at=read_moment(attributes, "finished_at"),
             last_error=read_text(attributes, "last_error"),
-            output=None if output is None else jsontext.decode(str(output)),
+            output=None if output_text is None else sealing.read(None, output_text, owner=key),
             schedule_id=read_text(attributes, "schedule_id"),
             dedupe_key=read_text(attributes, "dedupe_key"),
             cancel_requested="cancel_requested_at" in attributes,
@@ -181,7 +187,8 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             wake_at=read_number(attributes, "wake_at"),
             timeout_ms=read_number(attributes, "timeout_ms"),
             sends=int(attributes.get("sends", 1)),
-            payload_bytes=len(payload_text) if payload_text.isascii() else len(payload_text.encode()),
+            payload_text=payload_text,
+            output_text=output_text,
             inherits_max_attempts="max_attempts" not in attributes,
         )
     except KeyError as error:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kumofire_core import transitions
+from kumofire_core.arguments import require_room
 from kumofire_core.errors import KumofireError
+from kumofire_core.jsontext import decode
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Registry
 from kumofire_core.run import NewRun, StoredRun, read_run
+from kumofire_core.sealing import Cipher, is_sealed, seal, unseal
 from kumofire_core.table import Answer, Key, Table
 from kumofire_core.times import duration_ms, to_ms
 from kumofire_core.transitions import Transition
@@ -27,6 +30,11 @@ RUN = "run"
 def run_key(run_id: str) -> Key:
     """Return the key of a run."""
     return Key(RUN, run_id)
+
+
+def owner(kind: str, id: str, what: str) -> str:
+    """Return whose a sealed text is: part of what is encrypted, so never to be changed."""
+    return f"{kind}#{id} {what}"
 
 
 def new_token() -> str:
@@ -43,6 +51,7 @@ class Runs:
     registry: Registry
     retention: timedelta | None
     wake_shards: int
+    cipher: Cipher | None
     clock: Callable[[], datetime]
 
     def now_ms(self) -> int:
@@ -63,6 +72,24 @@ class Runs:
         limit = self.registry.max_attempts(str(item.get("job_name")))
         return read_run(run_id, item, default_max_attempts=limit)
 
+    def opened(self, stored: StoredRun, *, required: bool) -> StoredRun:
+        """Return a run with its payload and output decrypted where they are encrypted.
+
+        ``SealedError`` where that fails; not ``required``, a process without a cipher leaves them ``SEALED``.
+        """
+        texts = (stored.payload_text, stored.output_text)
+        if not any(text is not None and is_sealed(text) for text in texts) or (self.cipher is None and not required):
+            return stored
+        payload, output = (
+            None if text is None else decode(unseal(self.cipher, text, owner=owner(RUN, stored.run.id, what)))
+            for what, text in zip(("payload", "output"), texts, strict=True)
+        )
+        return replace(stored, run=replace(stored.run, payload=payload, output=output))
+
+    def sealed_output(self, run_id: str, text: str) -> str:
+        """Return an output's text as it is stored."""
+        return seal(self.cipher, text, owner=owner(RUN, run_id, "output"))
+
     def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
         """Make one transition."""
         return self.table.apply(run_key(run_id), transition, read_back=read_back)
@@ -79,6 +106,10 @@ class Runs:
     def put(self, new_run: NewRun) -> bool:
         """Put a new run; ``False`` where its id exists."""
         job = self.registry.get(new_run.job_name)
+        if self.cipher is not None:
+            sealed = seal(self.cipher, new_run.payload, owner=owner(RUN, new_run.id, "payload"))
+            require_room(sealed)
+            new_run = replace(new_run, payload=sealed)
         attributes = transitions.create(
             new_run,
             create_token=new_token(),

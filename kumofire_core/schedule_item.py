@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict
 
-from kumofire_core import jsontext
+from kumofire_core import sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing
 from kumofire_core.times import LAST_MS, from_ms, to_ms
@@ -187,7 +187,7 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
             id=schedule_id,
             schedule_key=read_text(attributes, "schedule_key"),
             job_name=str(attributes["job_name"]),
-            payload=jsontext.decode(payload_text),
+            payload=sealing.read(None, payload_text, owner=key),
             schedule_type=timing.schedule_type,
             schedule_expr=timing.expr,
             timezone=timing.timezone,

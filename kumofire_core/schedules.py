@@ -8,12 +8,12 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from kumofire_core import jsontext, schedule_item
-from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts
+from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts, require_room
 from kumofire_core.creation import Creation
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import (
@@ -23,9 +23,10 @@ from kumofire_core.errors import (
     ScheduleExistsError,
 )
 from kumofire_core.run import FINAL, NewRun, derived_run_id, new_run_id
-from kumofire_core.runs import Runs, new_token
+from kumofire_core.runs import Runs, new_token, owner
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing, due_occurrences, next_occurrence, parse_timing
 from kumofire_core.schedule_item import SCHEDULE_SHARD, Schedule, StoredSchedule, read_schedule
+from kumofire_core.sealing import is_sealed, seal, unseal
 from kumofire_core.table import Key
 from kumofire_core.times import EPOCH, from_ms, to_ms
 from kumofire_core.write import Attributes, Value
@@ -127,11 +128,12 @@ class Schedules:
             end_at=end_at,
             anchor=now,
         )
+        schedule_id = uuid.uuid4().hex if schedule_key is None else schedule_key_id(schedule_key)
         attributes = schedule_item.create(
             create_token=new_token(),
             schedule_key=schedule_key,
             job_name=name,
-            payload=text,
+            payload=self._sealed(schedule_id, text),
             timing=timing,
             enabled=_flag("enabled", enabled),
             next_run_at=_first(timing, now) if enabled else None,
@@ -140,7 +142,6 @@ class Schedules:
             overlap=_option(Overlap, "overlap", overlap),
             now_ms=to_ms(now),
         )
-        schedule_id = uuid.uuid4().hex if schedule_key is None else schedule_key_id(schedule_key)
         if not self._runs.table.put_new(Key(SCHEDULE, schedule_id), attributes).applied:
             raise ScheduleExistsError(str(schedule_key), schedule_id)
         return schedule_id
@@ -149,7 +150,7 @@ class Schedules:
         """Return a schedule as it is now, or ``None``."""
         require_id("a schedule id", schedule_id)
         stored = self._find(schedule_id)
-        return None if stored is None else stored.schedule
+        return None if stored is None else self._opened(stored)
 
     def get_by_key(self, schedule_key: str) -> Schedule | None:
         """Return the schedule of a key as it is now, or ``None``."""
@@ -170,11 +171,11 @@ class Schedules:
             now_ms = self._runs.now_ms()
             attributes = self._differences(stored, changes, now_ms)
             if not attributes:
-                return stored.schedule
+                return self._opened(stored)
             write = schedule_item.change(stored, new_token(), now_ms=now_ms, changes=attributes)
             answer = self._runs.table.apply(Key(SCHEDULE, schedule_id), write, read_back=True)
             if answer.applied and answer.item is not None:
-                return read_schedule(schedule_id, answer.item).schedule
+                return self._opened(read_schedule(schedule_id, answer.item))
             # Somebody else changed it since it was read. Wait a random while, so that many writers don't meet again.
             time.sleep(random.uniform(0, min(0.005 * 2 ** min(attempt, 6), 0.2)))
         raise ScheduleConflictError(schedule_id, CHANGE_TRIES)
@@ -205,7 +206,7 @@ class Schedules:
             raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {limit!r}")
         keys, last = self._runs.table.page(SCHEDULE_SHARD, limit=limit, after=_decode_page(after))
         found = {key.id: item for key, item in self._runs.table.get_many(keys).items()}
-        schedules = [read_schedule(key.id, found[key.id]).schedule for key in keys if key.id in found]
+        schedules = [self._opened(read_schedule(key.id, found[key.id])) for key in keys if key.id in found]
         return SchedulePage(schedules=tuple(schedules), next_page=_encode_page(last))
 
     def trigger(self, schedule_id: str) -> str | None:
@@ -315,7 +316,7 @@ class Schedules:
             NewRun(
                 id=run_id,
                 job_name=schedule.job_name,
-                payload=stored.payload_text,
+                payload=self._unsealed(stored),
                 max_attempts=schedule.max_attempts,
                 due_ms=due_ms,
                 now_ms=now_ms,
@@ -327,6 +328,21 @@ class Schedules:
         """Say whether a run has ended; one that is gone was kept for as long as it should be after it had."""
         found = None if run_id is None else self._runs.find(run_id)
         return found is None or found.run.status in FINAL
+
+    def _sealed(self, schedule_id: str, text: str) -> str:
+        sealed = seal(self._runs.cipher, text, owner=owner(SCHEDULE, schedule_id, "payload"))
+        require_room(sealed)
+        return sealed
+
+    def _unsealed(self, stored: StoredSchedule) -> str:
+        """Return a schedule's payload as JSON text; ``SealedError`` where that is impossible."""
+        return unseal(self._runs.cipher, stored.payload_text, owner=owner(SCHEDULE, stored.schedule.id, "payload"))
+
+    def _opened(self, stored: StoredSchedule) -> Schedule:
+        """Return a schedule with its payload decrypted, or ``SEALED`` where this process has no cipher."""
+        if self._runs.cipher is None or not is_sealed(stored.payload_text):
+            return stored.schedule
+        return replace(stored.schedule, payload=jsontext.decode(self._unsealed(stored)))
 
     def _find(self, schedule_id: str) -> StoredSchedule | None:
         item = self._runs.table.get(Key(SCHEDULE, schedule_id))
@@ -368,7 +384,7 @@ class Schedules:
             wanted |= schedule_item.next_attributes(upcoming)
         have: dict[str, Value | None] = {
             "job_name": schedule.job_name,
-            "payload": stored.payload_text,
+            "payload": self._unsealed(stored) if "payload" in changes else None,
             "max_attempts": schedule.max_attempts,
             "missed": schedule.missed,
             "overlap": schedule.overlap,
@@ -376,7 +392,10 @@ class Schedules:
             **schedule_item.timing_attributes(stored.timing),
             **schedule_item.next_attributes(schedule.next_run_at),
         }
-        return {name: value for name, value in wanted.items() if value != have[name]}
+        different = {name: value for name, value in wanted.items() if value != have[name]}
+        if "payload" in different:
+            different["payload"] = self._sealed(schedule.id, str(different["payload"]))
+        return different
 
 
 def _required_key_id(schedule_key: str) -> str:

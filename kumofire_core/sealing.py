@@ -1,0 +1,82 @@
+"""Payloads and outputs that are stored encrypted. Free of AWS: how to encrypt is a ``Cipher`` that is handed in.
+
+A sealed text holds, encrypted, whose it is. So nobody who can write to the table can make one run's payload another's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final, Protocol
+
+from kumofire_core import jsontext
+from kumofire_core.errors import SealedError
+from kumofire_core.failure import error_name
+
+PREFIX = "sealed:"
+"""No JSON text begins so, and so no unencrypted one."""
+
+
+class Cipher(Protocol):
+    """Encrypts and decrypts bytes; errors of either leave as they are. ``encryption`` has one that uses AWS KMS."""
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        """Return the ciphertext, with all that ``decrypt`` needs but the key."""
+        ...
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """Return the plaintext, or raise where the ciphertext was made with another key or changed since."""
+        ...
+
+
+class Sealed:
+    """Stands for a payload or an output that this process has no key to read."""
+
+    def __repr__(self) -> str:
+        return "SEALED"
+
+
+SEALED: Final = Sealed()
+
+
+def seal(cipher: Cipher | None, text: str, *, owner: str) -> str:
+    """Return JSON text as it is stored: as it is without a cipher, else encrypted for ``owner``."""
+    if cipher is None:
+        return text
+    plaintext = jsontext.encode("the sealed text", [owner, text]).encode()
+    return PREFIX + base64.b64encode(cipher.encrypt(plaintext)).decode()
+
+
+def is_sealed(stored: str) -> bool:
+    """Say whether a stored text is encrypted."""
+    return stored.startswith(PREFIX)
+
+
+def unseal(cipher: Cipher | None, stored: str, *, owner: str) -> str:
+    """Return the JSON text of a stored one.
+
+    Raises ``SealedError`` where it is encrypted and can't be read: without a cipher, with another key, where it was
+    changed, or was sealed for another owner. What was stored before there was a cipher stays readable.
+    """
+    if not is_sealed(stored):
+        return stored
+    if cipher is None:
+        raise SealedError(owner, "this process has no cipher; pass Jobs the one that it was encrypted with")
+    try:
+        plaintext = cipher.decrypt(base64.b64decode(stored[len(PREFIX) :], validate=True))
+        content = jsontext.decode(plaintext.decode())
+    except (binascii.Error, TypeError, ValueError):
+        raise SealedError(owner, "it is damaged") from None
+    except Exception as error:  # the key's service, or the library's own word for a wrong key
+        raise SealedError(owner, f"decrypting failed with {error_name(error)}") from error
+    match content:
+        case [sealed_for, str(text)] if sealed_for == owner:
+            return text
+    raise SealedError(owner, "it was sealed for another item")
+
+
+def read(cipher: Cipher | None, stored: str, *, owner: str) -> Any:
+    """Return the value of a stored text, or ``SEALED`` where it is encrypted and there is no cipher."""
+    if cipher is None and is_sealed(stored):
+        return SEALED
+    return jsontext.decode(unseal(cipher, stored, owner=owner))

@@ -1,0 +1,181 @@
+"""Payloads and outputs under a key of the user's: unreadable in the table, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aws_encryption_sdk", reason="the extra 'encryption' is not installed")
+
+from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
+from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
+from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
+
+from kumofire_core import SEALED, ConfigurationError, InvalidJSONError, SealedError
+from kumofire_core.encryption import EnvelopeCipher
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
+
+SECRET = "4111 1111 1111 1111"
+
+
+class LocalKeys(RawMasterKeyProvider):
+    """A master key in memory, where KMS would have it."""
+
+    provider_id = "tests"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._key = os.urandom(32)
+
+    def _get_raw_key(self, key_id: bytes) -> WrappingKey:
+        return WrappingKey(
+            wrapping_algorithm=WrappingAlgorithm.AES_256_GCM_IV12_TAG16_NO_PADDING,
+            wrapping_key=self._key,
+            wrapping_key_type=EncryptionKeyType.SYMMETRIC,
+        )
+
+
+def a_cipher() -> EnvelopeCipher:
+    keys = LocalKeys()
+    keys.add_master_key("one")
+    return EnvelopeCipher(keys)
+
+
+@pytest.fixture(scope="module")
+def cipher() -> EnvelopeCipher:
+    return a_cipher()
+
+
+def test_a_handler_gets_what_was_given_and_the_table_never_holds_it(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: {"charged": ctx.payload["card"]}})
+
+    run_id = jobs.create("email", {"card": SECRET})
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+    run = jobs.get_status(run_id)
+    assert (run.payload, run.output) == ({"card": SECRET}, {"charged": SECRET})
+    assert SECRET not in str(aws.items())
+    assert SECRET not in str(aws.dynamodb.requests) + str(aws.sqs.requests)
+
+
+def test_it_costs_no_request_more(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: "done"})
+
+    jobs.consume(message(jobs.create("email", {"card": SECRET})))
+
+    assert aws.dynamodb.count() == {"put_item": 1, "update_item": 2}
+
+
+def test_a_process_without_the_key_sees_the_status_and_nothing_else(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: "done"})
+    run_id = jobs.create("email", {"card": SECRET})
+    jobs.consume(message(run_id))
+
+    run = aws.jobs().get_status(run_id)
+
+    assert run.status == "succeeded"
+    assert run.payload is SEALED
+    assert run.output is SEALED
+
+
+@pytest.mark.parametrize("other", [None, "another key"], ids=["no key", "another key"])
+def test_a_consumer_that_can_not_decrypt_calls_no_handler_and_leaves_the_run_to_others(
+    aws: Aws, cipher: EnvelopeCipher, other: str | None
+):
+    called: list[Any] = []
+    run_id = aws.jobs(cipher=cipher).create("email", {"card": SECRET})
+    blind = aws.jobs(cipher=other and a_cipher(), handlers={"email": called.append}, concurrency=1)
+
+    with pytest.raises(SealedError, match=f"run#{run_id} payload is encrypted"):
+        blind.consume(message(run_id))
+    assert failures(blind.consume_batch(event(run_id), LambdaContext())) == [f"m-{run_id}"]
+
+    assert called == []
+    assert (aws.item(run_id)["status"], aws.item(run_id)["attempt"]) == ("queued", 0)
+    seeing = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: None})
+    assert seeing.consume(message(run_id)).outcome == "succeeded"
+
+
+def test_one_runs_payload_can_not_be_given_to_another(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: None})
+    first, second = jobs.create("email", {"card": SECRET}), jobs.create("email", None)
+    aws.change(second, payload=aws.item(first)["payload"])
+
+    with pytest.raises(SealedError, match="sealed for another item"):
+        jobs.consume(message(second))
+
+
+@pytest.mark.parametrize("damaged", ["sealed:", "sealed:!!!", "sealed:AAAA"])
+def test_a_damaged_payload_fails_alone(aws: Aws, cipher: EnvelopeCipher, damaged: str):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: None}, concurrency=1)
+    run_id, neighbour = aws.a_run(payload=damaged), aws.a_run()
+
+    assert failures(jobs.consume_batch(event(run_id, neighbour), LambdaContext())) == [f"m-{run_id}"]
+
+    assert aws.item(neighbour)["status"] == "succeeded"
+
+
+def test_what_was_stored_before_there_was_a_key_stays_readable(aws: Aws, cipher: EnvelopeCipher):
+    run_id = aws.jobs().create("email", {"n": 1})
+    jobs = aws.jobs(cipher=cipher, handlers={"email": lambda ctx: ctx.payload})
+
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+    assert (jobs.get_status(run_id).payload, jobs.get_status(run_id).output) == ({"n": 1}, {"n": 1})
+
+
+def test_a_schedule_and_its_runs_are_encrypted_each_for_itself(aws: Aws, cipher: EnvelopeCipher):
+    clock = Clock()
+    jobs = aws.jobs(cipher=cipher, clock=clock, handlers={"email": lambda ctx: ctx.payload})
+    settings: dict[str, Any] = {"schedule_type": "interval", "schedule_expr": "rate(1 hour)", "schedule_key": "k"}
+    schedule_id = jobs.upsert_schedule("email", {"card": SECRET}, **settings)
+    clock.advance(hours=1)
+
+    assert jobs.dispatch().schedules == 1
+    run_id = next(item["pk"][4:] for item in aws.items() if item["pk"].startswith("run#"))
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+    assert jobs.get_status(run_id).output == {"card": SECRET}
+    assert jobs.get_schedule(schedule_id).payload == {"card": SECRET}
+    assert aws.jobs().get_schedule(schedule_id).payload is SEALED
+    assert SECRET not in str(aws.items())
+
+
+def test_an_upsert_with_the_same_payload_changes_nothing_though_ciphertexts_differ(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher)
+    settings: dict[str, Any] = {"schedule_type": "interval", "schedule_expr": "rate(1 hour)", "schedule_key": "k"}
+    jobs.upsert_schedule("email", {"card": SECRET}, **settings)
+    before = aws.items()
+
+    jobs.upsert_schedule("email", {"card": SECRET}, **settings)
+    assert aws.items() == before
+
+    schedule = jobs.update_schedule_by_key("k", payload={"card": "another"})
+    assert schedule.payload == {"card": "another"}
+    assert "another" not in str(aws.items())
+
+
+def test_what_fits_only_without_encryption_is_refused_before_anything_is_written(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher)
+
+    with pytest.raises(InvalidJSONError, match="as it would be stored"):
+        jobs.create("email", "x" * 350_000)
+
+    assert aws.items() == []
+
+
+def test_the_dispatcher_needs_no_key(aws: Aws, cipher: EnvelopeCipher):
+    clock = Clock()
+    run_id = aws.jobs(cipher=cipher, clock=clock).create("email", {"card": SECRET}, delay=3600)
+    clock.advance(hours=1)
+
+    assert aws.jobs(clock=clock).dispatch().dispatched == 1
+    lost = aws.a_running_run(payload=aws.item(run_id)["payload"], lease_until=NOW_MS)
+    assert aws.jobs(clock=clock).dispatch().errors == 0
+    assert aws.item(lost)["status"] == "scheduled"
+
+
+def test_a_cipher_that_is_none_is_refused(aws: Aws):
+    with pytest.raises(ConfigurationError, match="cipher must have encrypt and decrypt"):
+        aws.jobs(cipher="key")
