@@ -3,21 +3,36 @@
 PYTHON ?= python3
 PYTHONS ?= python3.11 python3.13
 VENV ?= .venv
+SAM_VENV ?= .venv-sam
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 UV_VERSION := 0.13.9
-$(foreach name,PYTHON VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
+$(foreach name,PYTHON VENV SAM_VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-all lint format typecheck demo lock clean
+.PHONY: help venv test test-all lint format typecheck demo build deploy-local local-invoke lock clean \
+	build-Consumer build-Dispatcher
+
+# What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
+RUNTIME ?= python3.13
+ARCHITECTURE ?= arm64
+# The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large.
+AWS_SERVICES ?= dynamodb sqs sts
 
 # The interpreter's name is part of the stamps, so naming another one makes the environment anew.
 interpreter := $(subst /,-,$(PYTHON))
 locked := $(VENV)/.locked-$(interpreter)
 ready := $(VENV)/.ready-$(interpreter)
 python := $(VENV)/bin/python
+sam := $(SAM_VENV)/.locked
+
+FUNCTION ?= Consumer
+EVENT ?= events/good.json
+# How a container reaches this machine's loopback. Docker Desktop: DOCKER_NETWORK=bridge and host.docker.internal.
+DOCKER_NETWORK ?= host
+HOST_FROM_CONTAINER ?= 127.0.0.1
 
 # PYTHONOPTIMIZE would drop the assertions, PYTHONPATH and PYTHONHOME bring in other code.
 unexport $(filter PYTHON%,$(.VARIABLES))
@@ -37,7 +52,7 @@ offline := env \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=$(PYTHON)  VENV=$(VENV)  PYTEST_ARGS=\"$(PYTEST_ARGS)\""
 
@@ -71,8 +86,17 @@ $(ready): $(locked) pyproject.toml
 	@$(pip_env) "$(python)" -m pip install -qq --no-index --no-deps --no-build-isolation -e .
 	@touch "$@"
 
-test: lint typecheck ## Lint, check types and run the tests
-	@$(offline) "$(python)" -m pytest -n 2 -q $(PYTEST_ARGS)
+$(sam): requirements-sam.txt
+	@$(call require_python,$(PYTHON)); \
+	$(call remove_venv,$(SAM_VENV)); \
+	echo "making $(SAM_VENV) with Python $$found from requirements-sam.txt"; \
+	"$(PYTHON)" -m venv "$(SAM_VENV)"
+	@$(pip_env) "$(SAM_VENV)/bin/python" -m pip install -qq --no-compile --require-hashes --no-deps \
+		-r requirements-sam.txt
+	@touch "$@"
+
+test: lint typecheck $(sam) ## Lint, check types and run the tests
+	@$(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
 
 test-all: ## Run `make test` under each of PYTHONS
 	@for interpreter in $(PYTHONS); do \
@@ -80,9 +104,10 @@ test-all: ## Run `make test` under each of PYTHONS
 		$(MAKE) test PYTHON="$$interpreter" VENV=".venv-$${interpreter##*/}" || exit 1; \
 	done
 
-lint: $(ready) ## Check style and formatting
+lint: $(ready) ## Check style, formatting and the template
 	@"$(python)" -m ruff check
 	@"$(python)" -m ruff format --check
+	@"$(VENV)/bin/cfn-lint" --append-rules cfn_lint_serverless.rules --template template.yaml
 
 format: $(ready) ## Fix what can be fixed, and format
 	@"$(python)" -m ruff check --fix
@@ -94,22 +119,54 @@ typecheck: $(ready) ## Check types
 demo: $(ready) ## Run the demo on an embedded local AWS
 	@$(offline) "$(python)" -m examples.demo
 
+build: $(sam) ## Build what is deployed with the locked SAM CLI, into .aws-sam/
+	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" build \
+		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE)
+
+deploy-local: $(ready) build ## Deploy the build into a local AWS with the SAM CLI, and keep it running
+	@$(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.deploy_local $(DEPLOY_ARGS)
+
+local-invoke: ## Invoke a function in a container, on the local AWS of `make deploy-local` (EVENT=, FUNCTION=)
+	@for name in AWS_ENDPOINT_URL KUMOFIRE_TABLE KUMOFIRE_QUEUE_URL; do \
+		printenv $$name >/dev/null || { \
+			echo "error: $$name is not set; export what \`make deploy-local\` prints in another terminal" >&2; exit 1; }; \
+	done
+	@$(MAKE) build
+	@# A function gets only the variables that its template names.
+	@awk -v url="$(call from_container,$(AWS_ENDPOINT_URL))" '{ print } /^ *Variables:$$/ \
+		{ indent = $$0; sub(/Variables:/, "  AWS_ENDPOINT_URL: ", indent); print indent url }' \
+		.aws-sam/build/template.yaml > .aws-sam/build/local.yaml
+	@printf '{"Parameters": {"KUMOFIRE_TABLE": "%s", "KUMOFIRE_QUEUE_URL": "%s"}}\n' \
+		"$(KUMOFIRE_TABLE)" "$(call from_container,$(KUMOFIRE_QUEUE_URL))" > .aws-sam/build/local.json
+	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" local invoke $(FUNCTION) --event "$(EVENT)" \
+		--template .aws-sam/build/local.yaml --env-vars .aws-sam/build/local.json --docker-network $(DOCKER_NETWORK)
+
+from_container = $(subst 127.0.0.1,$(HOST_FROM_CONTAINER),$(1))
+
+# Called by `sam build`, which says where the artifact goes.
+build-Consumer build-Dispatcher:
+	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
+	@$(call require_python,$(PYTHON))
+	@$(pip_env) "$(PYTHON)" .sam/artifact.py "$(ARTIFACTS_DIR)" \
+		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(AWS_SERVICES)"
+
 lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(call require_python,$(PYTHON)); \
 	$(call remove_venv,.venv-lock); \
 	"$(PYTHON)" -m venv .venv-lock
 	@$(pip_env) .venv-lock/bin/python -m pip install -qq uv==$(UV_VERSION)
-	@$(compile) --extra dev --output-file requirements-dev.txt
-	@$(compile) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(call compile,pyproject.toml --extra dev) --output-file requirements-dev.txt
+	@$(call compile,pyproject.toml) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(call compile,--group sam) --output-file requirements-sam.txt
 	@rm -rf .venv-lock
-	@echo "requirements.txt and requirements-dev.txt are up to date"
+	@echo "requirements.txt, requirements-dev.txt and requirements-sam.txt are up to date"
 
 # What is deployed is what was tested: the runtime lock takes its versions from the other one.
-compile = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+compile = .venv-lock/bin/uv pip compile $(1) --quiet --universal --python-version 3.11 \
 	--python .venv-lock/bin/python --no-python-downloads --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" $(LOCK_ARGS)
 
 clean: ## Remove the environments, caches and builds
-	@for venv in "$(VENV)" .venv .venv-*; do $(call remove_venv,$$venv); done
+	@for venv in "$(VENV)" "$(SAM_VENV)" .venv .venv-*; do $(call remove_venv,$$venv); done
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,8 +1,12 @@
 """The demo: deploys this project into a local AWS, lets a stack of its own execute runs, and checks every one.
 
-``python -m examples.demo`` deploys ``template.yaml``, creates the runs of ``SCENARIOS`` from this process, and watches
-the deployed queue, mapping and consumer execute them. It ends with a summary, and with 1 where anything differs from
-what it expects or is not final in time.
+``python -m examples.demo`` deploys ``template.yaml``, creates the runs and schedules of ``SCENARIOS`` from this
+process, and watches the deployed queue, mapping, consumer and dispatcher execute them. It ends with a summary, and with
+1 where anything differs from what it expects or is not final in time.
+
+Two things are faster than in a deployment, so that nobody waits for minutes: the deployed dispatcher is invoked every
+few seconds, beside its tick of a minute, and a message whose consumer was killed comes again after
+``VISIBILITY_SECONDS``.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from examples.deployment import Stack, deploy
 from examples.ledger import Ledger
 from examples.local_aws import LocalAws, local_aws
 from kumofire_core import Jobs
+from kumofire_core.schedules import occurrence_run_id
 
 if TYPE_CHECKING:
     from kumofire_core.run import Run
@@ -34,6 +39,17 @@ if TYPE_CHECKING:
 FINAL = ("succeeded", "failed", "canceled")
 CLOCK_SKEW = timedelta(seconds=1)
 POLL_SECONDS = 0.2
+TICK_SECONDS = 5
+VISIBILITY_SECONDS = 15
+"""More than the lease of the run whose worker is killed: its job's timeout of 1 s, and the margin of 5 s."""
+
+KILL_SECONDS = 20
+"""How long the scenario that kills its worker is waited for before the others begin all the same."""
+
+SCHEDULE_KEY = "demo/every-2-s"
+EVERY = timedelta(seconds=2)
+OCCURRENCES = 3
+
 STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "scheduled": "yellow"}
 
 
@@ -52,11 +68,50 @@ class Scenario:
     output: Any = None
     error: str | None = None
     """A part of the last error; ``None`` where none is looked at."""
+    kills_its_worker: bool = False
+    """The others begin once it executes: a killed process takes along whatever it executes beside."""
 
 
 def created(job_name: str, payload: Any, *, times: int = 1, **options: Any) -> Callable[[Jobs], Sequence[str]]:
     """Return a start that creates the run, ``times`` times over."""
     return lambda jobs: [jobs.create(job_name, payload, **options) for _ in range(times)]
+
+
+def occurrence(number: int) -> Callable[[Jobs], Sequence[str]]:
+    """Return a start that makes the demo's recurring schedule, if no other has, and names one occurrence's run."""
+
+    def start(jobs: Jobs) -> Sequence[str]:
+        if jobs.get_schedule_by_key(SCHEDULE_KEY) is None:
+            first = datetime.now(UTC) + EVERY
+            jobs.create_schedule(
+                "greet",
+                {"name": "again"},
+                schedule_key=SCHEDULE_KEY,
+                schedule_type="interval",
+                schedule_expr=EVERY,
+                start_at=first,
+                end_at=first + (OCCURRENCES - 1) * EVERY,
+            )
+        schedule = jobs.get_schedule_by_key(SCHEDULE_KEY)
+        if schedule is None or schedule.start_at is None:
+            raise LookupError(f"the schedule {SCHEDULE_KEY} is gone")
+        return [occurrence_run_id(schedule.id, schedule.start_at + number * EVERY)]
+
+    return start
+
+
+def at_once_by_schedule(job_name: str, payload: Any) -> Callable[[Jobs], Sequence[str]]:
+    """Return a start that leaves it to a schedule, and so to the dispatcher, to make the run.
+
+    The dispatcher knows the job's timeout, which bounds the run's lease; this process does not.
+    """
+
+    def start(jobs: Jobs) -> Sequence[str]:
+        now = datetime.now(UTC).replace(microsecond=0)
+        schedule_id = jobs.create_schedule(job_name, payload, schedule_type="once", schedule_expr=now)
+        return [occurrence_run_id(schedule_id, now)]
+
+    return start
 
 
 EVERYTHING = {"text": "雲と火 🔥", "number": -0.125, "big": 2**80, "nested": [{"empty": {}}, [], None, True]}
@@ -123,6 +178,23 @@ SCENARIOS: tuple[Scenario, ...] = (
         start=created("greet", {"name": "once"}, times=3, dedupe_key="demo/once"),
         output={"greeting": "Hello, once!"},
     ),
+    *(
+        Scenario(
+            title=f"by a schedule every {EVERY.seconds} s, number {number + 1}",
+            start=occurrence(number),
+            output={"greeting": "Hello, again!"},
+        )
+        for number in range(OCCURRENCES)
+    ),
+    Scenario(
+        title="worker killed, taken over",
+        start=at_once_by_schedule("mortal", None),
+        attempt=1,
+        executions=2,
+        output={"survived_in_attempt": 2},
+        error="attempt 1 was lost: its lease expired",
+        kills_its_worker=True,
+    ),
     Scenario(
         title="no handler of that name",
         start=created("misspelled", None),
@@ -164,6 +236,11 @@ class Watched:
             return False
         self.seen.append(str(self.run.status))
         return True
+
+    @property
+    def setback(self) -> str:
+        """What the latest attempt without success ended with, for a line about the run."""
+        return f" ({self.run.last_error})" if self.run is not None and self.run.last_error else ""
 
     @property
     def final(self) -> bool:
@@ -235,43 +312,73 @@ class Demo:
         self.scenarios = scenarios
         self.watched: list[Watched] = []
         self.sqs = aws.client("sqs")
+        self.lambda_ = aws.client("lambda")
+        self.next_tick = 0.0
+        self.problems: list[str] = []
         # An application that only creates runs and reads them: it knows no handler.
         self.jobs = Jobs(table=stack.table, queue_url=stack.queue_url, dynamodb=aws.client("dynamodb"), sqs=self.sqs)
 
     def run(self, timeout_seconds: float) -> int:
         """Start everything, watch it end, print the summary; return the exit status."""
         began = time.monotonic()
-        self.watched = [Watched(scenario=scenario, ids=scenario.start(self.jobs)) for scenario in self.scenarios]
+        self.sqs.set_queue_attributes(
+            QueueUrl=self.stack.queue_url, Attributes={"VisibilityTimeout": str(VISIBILITY_SECONDS)}
+        )
+        first = [scenario for scenario in self.scenarios if scenario.kills_its_worker]
+        if first:
+            self._start(first)
+            self._watch(began, min(began + KILL_SECONDS, began + timeout_seconds), until="running")
+        self._start([scenario for scenario in self.scenarios if not scenario.kills_its_worker])
         malformed = [self._send(body) for body in MALFORMED]
         self._send(UNKNOWN_RUN)
         self._watch(began, began + timeout_seconds)
-        problems = self._summary()
+        problems = self.problems + self._summary()
         problems += self._queue_problems(until=max(began + timeout_seconds, time.monotonic() + 5))
         problems += self._log_problems(malformed)
         return self._verdict(problems, time.monotonic() - began)
+
+    def _start(self, scenarios: Sequence[Scenario]) -> None:
+        self.watched += [Watched(scenario=scenario, ids=scenario.start(self.jobs)) for scenario in scenarios]
+        self.next_tick = 0.0
+
+    def _tick(self, began: float) -> None:
+        """Invoke the deployed dispatcher, if it is time again."""
+        if time.monotonic() < self.next_tick:
+            return
+        reply = self.lambda_.invoke(FunctionName=self.stack.dispatcher_function, Payload=b"{}")
+        self.next_tick = time.monotonic() + TICK_SECONDS
+        answer = json.loads(reply["Payload"].read())
+        if "FunctionError" in reply or answer["errors"] or answer["unsent"]:
+            self.problems.append(f"the dispatcher answered {answer}")
+            return
+        done = ", ".join(f"{name} {count}" for name, count in answer.items() if count and name != "complete")
+        if done:
+            self.console.print(f"{time.monotonic() - began:6.1f} s  invoked the dispatcher: {done}")
 
     def _send(self, body: str) -> str:
         message: str = self.sqs.send_message(QueueUrl=self.stack.queue_url, MessageBody=body)["MessageId"]
         return message
 
-    def _watch(self, began: float, deadline: float) -> None:
+    def _watch(self, began: float, deadline: float, *, until: str = "final") -> None:
+        """Look at every run, again and again, until all are final, or have at least been seen ``running``."""
         live: AbstractContextManager[Any] = nullcontext()
         if self.console.is_terminal:
             live = Live(console=self.console, get_renderable=self._live_table, refresh_per_second=8, transient=True)
         with live:
             while time.monotonic() < deadline:
+                self._tick(began)
                 for watched in self.watched:
                     if watched.look(self.jobs) and not self.console.is_terminal and watched.run is not None:
                         self.console.print(
                             f"{time.monotonic() - began:6.1f} s  {watched.scenario.title}: "
-                            f"{watched.run.status}, attempt {watched.run.attempt}"
+                            f"{watched.run.status}, attempt {watched.run.attempt}{watched.setback}"
                         )
-                if all(watched.final for watched in self.watched):
+                if all(watched.final or until in watched.seen for watched in self.watched):
                     return
                 time.sleep(POLL_SECONDS)
 
     def _live_table(self) -> Table:
-        table = Table("run", "job", "status so far", "attempt", title="Kumofire Jobs")
+        table = Table("run", "job", "status so far", "attempt", "last error", title="Kumofire Jobs")
         for watched in self.watched:
             if watched.run is not None:
                 path = " → ".join(f"[{STYLES.get(status, 'default')}]{status}[/]" for status in watched.seen)
@@ -280,6 +387,7 @@ class Demo:
                     watched.run.job_name,
                     path,
                     f"{watched.run.attempt} of {watched.run.max_attempts}",
+                    _short(watched.run.last_error or ""),
                 )
         return table
 
@@ -358,6 +466,10 @@ def _excerpt(run: Run | None) -> str:
     if run is None or run.status not in FINAL:
         return ""
     text = run.last_error or "" if run.status == "failed" else json.dumps(run.output, ensure_ascii=False)
+    return _short(text)
+
+
+def _short(text: str) -> str:
     return escape(text if len(text) <= 32 else f"{text[:31]}…")
 
 

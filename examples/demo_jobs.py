@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from datetime import timedelta
 from typing import Any
 
@@ -59,3 +61,13 @@ def unserializable(ctx: JobContext) -> object:
     """Return what is not JSON, which is an error of the attempt."""
     ledger.record(ctx.run.id, ctx.attempt)
     return {1, 2, 3}
+
+
+# The timeout bounds the lease, and so how long nobody else may take the run when its worker is gone.
+@jobs.handler("mortal", timeout=timedelta(seconds=1))
+def mortal(ctx: JobContext) -> dict[str, int]:
+    """Kill the whole process in the first attempt, as the kernel does when memory runs out; succeed in the next."""
+    ledger.record(ctx.run.id, ctx.attempt)
+    if ctx.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"survived_in_attempt": ctx.attempt}

@@ -34,6 +34,7 @@ class Stack:
     queue_url: str
     dead_letter_queue_url: str
     consumer_log_group: str
+    dispatcher_function: str
 
 
 def deploy(aws: LocalAws, *, name: str, parameters: Mapping[str, str], further_sources: tuple[str, ...] = ()) -> Stack:
@@ -61,14 +62,20 @@ def deploy(aws: LocalAws, *, name: str, parameters: Mapping[str, str], further_s
             f"{e['LogicalResourceId']}: {e['ResourceStatusReason']}" for e in events if "FAILED" in e["ResourceStatus"]
         ]
         raise DeploymentError(f"the stack {name} was not created: {'; '.join(reasons) or error}") from error
-    [stack] = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    outputs = outputs_of(aws, name)
     return Stack(
         table=outputs["TableName"],
         queue_url=outputs["QueueUrl"],
         dead_letter_queue_url=outputs["DeadLetterQueueUrl"],
         consumer_log_group=outputs["ConsumerLogGroup"],
+        dispatcher_function=outputs["DispatcherFunction"],
     )
+
+
+def outputs_of(aws: LocalAws, name: str) -> dict[str, str]:
+    """Return the outputs of a deployed stack."""
+    [stack] = aws.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
 def for_local_aws(template: dict[str, Any], *, code_uri: str) -> dict[str, Any]:

@@ -218,7 +218,7 @@ class Consumer:
         room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
         if size > room:
             raise InvalidJSONError(
-                f"the handler's return value has {size} bytes as it would be stored; beside this run's payload there "
+                f"the handler's return value has {size} bytes as it would be stored; beside its payload there "
                 f"is room for {room} (DynamoDB's item limit); store it elsewhere and return a reference"
             )
         return output

@@ -223,7 +223,7 @@ def test_a_return_value_too_large_beside_its_payload_is_a_clear_error_of_that_at
     run_id = jobs.create("email", "x" * 300_000)
 
     assert jobs.consume(message(run_id)).outcome == "retried"
-    assert "the handler's return value has 100002 bytes of JSON" in jobs.get_status(run_id).last_error
+    assert "the handler's return value has 100002 bytes as it would be stored" in jobs.get_status(run_id).last_error
 
 
 def test_a_large_return_value_beside_a_small_payload_is_stored(aws: Aws):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import socket
 import subprocess
@@ -10,9 +11,11 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from examples import demo
 from examples.deployment import PROJECT
@@ -67,6 +70,9 @@ def test_the_demo_ends_with_every_run_as_expected_whatever_aws_is_configured_aro
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"All as expected: {len(demo.SCENARIOS)} runs" in ended.stdout
     assert "fails twice, then succeeds: scheduled, attempt 1" in ended.stdout
+    assert "worker killed, taken over: running, attempt 0" in ended.stdout
+    assert "worker killed, taken over: succeeded, attempt 1 (LeaseExpiredError: attempt 1 was lost" in ended.stdout
+    assert f"invoked the dispatcher: schedules {demo.OCCURRENCES}" in ended.stdout
     assert ended.stdout.count("│ yes ") == len(demo.SCENARIOS)
     assert "\x1b" not in ended.stdout, "there are control sequences where there is no terminal"
 
@@ -87,6 +93,26 @@ def test_a_run_that_does_not_end_in_time_fails_the_demo_with_the_consumers_log(
     out = capsys.readouterr().out
     assert "late: it did not end: it is scheduled" in out
     assert "START RequestId" in out
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [
+        ({"FunctionError": "Unhandled", "Payload": io.BytesIO(b'{"errorType": "ImportError"}')}, "ImportError"),
+        ({"Payload": io.BytesIO(b'{"errors": 1, "unsent": 0}')}, "'errors': 1"),
+        ({"Payload": io.BytesIO(b'{"errors": 0, "unsent": 2}')}, "'unsent': 2"),
+    ],
+)
+def test_a_dispatcher_that_fails_fails_the_demo(reply: dict[str, Any], named: str) -> None:
+    client = SimpleNamespace(invoke=lambda **_: reply)
+    aws = SimpleNamespace(client=lambda service: client)
+    stack = SimpleNamespace(table="t", queue_url="q", dispatcher_function="d")
+    shown: Any = demo.Demo(aws, stack, None, Console(file=io.StringIO()), [])  # type: ignore[arg-type]
+
+    shown._tick(time.monotonic())
+
+    [problem] = shown.problems
+    assert named in problem
 
 
 def test_the_local_aws_ends_with_the_process_that_started_it_even_when_that_is_killed() -> None:

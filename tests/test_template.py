@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +16,9 @@ import yaml
 from samtranslator.translator.transform import transform
 
 from examples.deployment import PROJECT, load_template
-from kumofire_core import jobs, retry
+from kumofire_core import JobContext, jobs, retry
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event
 
 EDGE_SETTINGS = {
     "KUMOFIRE_JOBS",
@@ -48,7 +53,7 @@ def resolved(value: Any, **parameters: Any) -> Any:
         case {"Ref": name} if name in PARAMETERS:
             return parameters.get(name, PARAMETERS[name]["Default"])
         case {"Fn::FindInMap": [table, key, column]}:
-            return TEMPLATE["Mappings"][table][str(resolved(key, **parameters))][column]
+            return TEMPLATE["Mappings"][table][str(resolved(key, **parameters))][str(resolved(column, **parameters))]
         case _:
             return value
 
@@ -58,14 +63,25 @@ def environment(resources: dict[str, Any], name: str = "Consumer") -> dict[str, 
     return variables
 
 
-def statements(resources: dict[str, Any], function: str) -> dict[str, dict[str, Any]]:
-    """Return the statements of a function's role by their Sid."""
+def policies(resources: dict[str, Any], function: str, *conditions: str) -> list[dict[str, Any]]:
+    """Return the policies of a function's role: those that it always has and those that it has under conditions."""
     role = properties(resources, properties(resources, function)["Role"]["Fn::GetAtt"][0])
-    return {
-        statement["Sid"]: statement
-        for policy in role["Policies"]
+    found = []
+    for policy in role["Policies"]:
+        match policy:
+            case {"Fn::If": [condition, under_it, {"Ref": "AWS::NoValue"}]}:
+                found += [under_it] if condition in conditions else []
+            case _:
+                found.append(policy)
+    return found
+
+
+def statements(resources: dict[str, Any], function: str, *conditions: str) -> list[dict[str, Any]]:
+    return [
+        statement
+        for policy in policies(resources, function, *conditions)
         for statement in policy["PolicyDocument"]["Statement"]
-    }
+    ]
 
 
 def listed(value: Any) -> list[Any]:
@@ -85,6 +101,10 @@ def test_every_reference_names_something_that_exists(resources: dict[str, Any]) 
                 return [name]
             case {"Fn::GetAtt": [str(name), *_]}:
                 return [name]
+            case {"Fn::Sub": str(text)}:
+                return [name.partition(".")[0] for name in re.findall(r"\$\{([^}]+)\}", text)]
+            case {"Fn::If": [str(condition), *branches]}:
+                return [condition, *names(branches)]
             case dict():
                 return [name for child in value.values() for name in names(child)]
             case list():
@@ -92,18 +112,26 @@ def test_every_reference_names_something_that_exists(resources: dict[str, Any]) 
             case _:
                 return []
 
-    known = {*resources, *PARAMETERS}
+    known = {*resources, *PARAMETERS, *TEMPLATE["Conditions"]}
+    used = names([resources, TEMPLATE["Outputs"], TEMPLATE["Conditions"], TEMPLATE["Rules"]])
 
-    assert not {name for name in names([resources, TEMPLATE["Outputs"]]) if not name.startswith("AWS::")} - known
+    assert not {name for name in used if not name.startswith("AWS::")} - known
+    assert {resource["Condition"] for resource in resources.values() if "Condition" in resource} <= known
 
 
 def test_every_parameter_explains_itself_and_is_used() -> None:
     text = (PROJECT / "template.yaml").read_text()
+    shown = [
+        name
+        for group in TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+        for name in group["Parameters"]
+    ]
 
+    assert sorted(shown) == sorted(PARAMETERS)
     for name, parameter in PARAMETERS.items():
         assert parameter["Description"], name
         assert "Default" in parameter, name
-        assert f"!Ref {name}\n" in text or f"!Ref {name}," in text or f"!Ref {name}]" in text, name
+        assert re.search(rf"!Ref {name}\b", text), name
 
 
 def test_the_table_has_the_keys_and_the_index_of_the_protocol(resources: dict[str, Any]) -> None:
@@ -133,14 +161,17 @@ def test_the_table_is_kept_restorable_and_encrypted_and_drops_what_expired(resou
 
 
 @pytest.mark.parametrize("timeout_seconds", PARAMETERS["FunctionTimeout"]["AllowedValues"])
-def test_a_message_stays_hidden_for_six_times_the_time_its_consumer_may_take(
-    resources: dict[str, Any], timeout_seconds: int
+@pytest.mark.parametrize("window_seconds", PARAMETERS["BatchWindowSeconds"]["AllowedValues"])
+def test_a_message_stays_hidden_for_six_times_the_time_its_consumer_may_take_and_the_window(
+    resources: dict[str, Any], timeout_seconds: int, window_seconds: int
 ) -> None:
-    timeout = resolved(properties(resources, "Consumer")["Timeout"], FunctionTimeout=timeout_seconds)
-    hidden = resolved(properties(resources, "Queue")["VisibilityTimeout"], FunctionTimeout=timeout_seconds)
+    chosen = {"FunctionTimeout": timeout_seconds, "BatchWindowSeconds": window_seconds}
+    timeout = resolved(properties(resources, "Consumer")["Timeout"], **chosen)
+    window = resolved(properties(resources, "ConsumerQueue")["MaximumBatchingWindowInSeconds"], **chosen)
+    hidden = resolved(properties(resources, "Queue")["VisibilityTimeout"], **chosen)
 
-    assert timeout == timeout_seconds
-    assert hidden >= 6 * timeout
+    assert (timeout, window) == (timeout_seconds, window_seconds)
+    assert hidden == 6 * timeout + window
 
 
 def test_a_message_that_no_consumer_can_take_ends_on_the_dead_letter_queue(resources: dict[str, Any]) -> None:
@@ -159,11 +190,14 @@ def test_a_queue_is_encrypted_and_keeps_messages_as_long_as_sqs_can(resources: d
 def test_the_consumer_is_fed_by_the_queue_and_answers_record_by_record(resources: dict[str, Any]) -> None:
     mapping = properties(resources, "ConsumerQueue")
 
-    assert mapping["FunctionName"] == {"Ref": "Consumer"}
+    # The alias; its Ref is its ARN.
+    assert mapping["FunctionName"] == {"Ref": "ConsumerAliaslive"}
     assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["Queue", "Arn"]}
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    assert mapping["BatchSize"] == 10
-    assert mapping["MaximumBatchingWindowInSeconds"] == 0
+    # A filter would delete what is malformed unseen, where the consumer counts it.
+    assert "FilterCriteria" not in mapping
+    assert resolved(mapping["BatchSize"]) == 10
+    assert resolved(mapping["MaximumBatchingWindowInSeconds"]) == 0
     assert properties(resources, "Consumer")["Handler"] == "handler.consumer.handler"
 
 
@@ -209,44 +243,309 @@ def test_the_defaults_of_the_template_are_those_of_the_code(resources: dict[str,
 
 
 @pytest.mark.parametrize("setting", OPTIONAL)
-@pytest.mark.parametrize("bound", ["MinValue", "MaxValue"])
+@pytest.mark.parametrize("bound", [0, -1], ids=["least", "most"])
 def test_a_value_that_the_template_allows_is_one_that_the_code_takes(
-    resources: dict[str, Any], setting: str, bound: str
+    resources: dict[str, Any], setting: str, bound: int
 ) -> None:
     parameter = PARAMETERS[environment(resources)[setting]["Ref"]]
     required = dict.fromkeys(REQUIRED, "x")
+    allowed = parameter.get("AllowedValues") or [parameter["MinValue"], parameter["MaxValue"]]
 
-    assert len(settings_from({**required, setting: str(parameter[bound])})) == len(required) + 1
+    assert len(settings_from({**required, setting: str(allowed[bound])})) == len(required) + 1
 
 
-def test_the_consumer_may_do_what_it_does_and_nothing_else(resources: dict[str, Any]) -> None:
-    allowed = statements(resources, "Consumer")
+POLLER = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+"""What Lambda itself does by the consumer's role. https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html"""
 
-    assert {sid: (set(listed(s["Action"])), s["Resource"]) for sid, s in allowed.items()} == {
-        "Runs": (
-            {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
-            {"Fn::GetAtt": ["Table", "Arn"]},
-        ),
-        "Messages": (
-            {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
-            {"Fn::GetAtt": ["Queue", "Arn"]},
-        ),
-        "Logs": ({"logs:CreateLogStream", "logs:PutLogEvents"}, {"Fn::GetAtt": ["ConsumerLogs", "Arn"]}),
+LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+
+
+def granted(policy_statements: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Return the actions that statements allow, each with the resource it is allowed on."""
+    return {
+        (action, resource_name(resource))
+        for statement in policy_statements
+        for action in listed(statement["Action"])
+        for resource in listed(statement["Resource"])
     }
 
 
-def test_the_dispatcher_may_do_what_it_does_and_nothing_else(resources: dict[str, Any]) -> None:
-    allowed = statements(resources, "Dispatcher")
+def resource_name(resource: Any) -> str:
+    match resource:
+        case {"Fn::GetAtt": [name, "Arn"]}:
+            return str(name)
+        case {"Fn::Sub": str(text)}:
+            return text.replace("${Table.Arn}", "Table")
+    return str(resource)
 
-    assert {sid: (set(listed(s["Action"])), s["Resource"]) for sid, s in allowed.items()} == {
-        "Due": ({"dynamodb:Query"}, {"Fn::Sub": "${Table.Arn}/index/wake"}),
-        "Runs": (
-            {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
-            {"Fn::GetAtt": ["Table", "Arn"]},
-        ),
-        "Messages": ({"sqs:SendMessage"}, {"Fn::GetAtt": ["Queue", "Arn"]}),
-        "Logs": ({"logs:CreateLogStream", "logs:PutLogEvents"}, {"Fn::GetAtt": ["DispatcherLogs", "Arn"]}),
+
+@contextmanager
+def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
+    """Collect the permissions that the requests of the block need, each with the resource it is needed on."""
+    needed: set[tuple[str, str]] = set()
+
+    def collect(model: Any, params: dict[str, Any], **_: Any) -> None:
+        service, operation = model.service_model.service_name, model.name
+        request = json.loads(params["body"])
+        if service == "sqs":
+            needed.add(("sqs:SendMessage" if operation == "SendMessageBatch" else f"sqs:{operation}", "Queue"))
+        elif operation == "BatchExecuteStatement":
+            for statement in request["Statements"]:
+                needed.add((f"dynamodb:PartiQL{statement['Statement'].split()[0].capitalize()}", "Table"))
+        else:
+            index = f"/index/{request['IndexName']}" if "IndexName" in request else ""
+            needed.add((f"dynamodb:{operation}", f"Table{index}"))
+
+    clients = (aws.dynamodb.client, aws.sqs.client)
+    for client in clients:
+        client.meta.events.register("before-call", collect)
+    try:
+        yield needed
+    finally:
+        for client in clients:
+            client.meta.events.unregister("before-call", collect)
+
+
+def every_way_to_consume(aws: Aws, **settings: Any) -> None:
+    """Succeed, retry, fail, take over, cancel, and have a handler look for its cancellation and create another run."""
+    jobs = aws.jobs(**settings)
+
+    @jobs.handler("parent")
+    def parent(ctx: JobContext) -> None:
+        ctx.cancel_requested()
+        jobs.create("child")
+
+    @jobs.handler("child")
+    def child(ctx: JobContext) -> None:
+        raise ConnectionError
+
+    runs = [
+        aws.a_run(job_name="parent"),
+        aws.a_run(job_name="child"),
+        aws.a_run(job_name="child", max_attempts=1),
+        aws.a_run(job_name="unknown"),
+        aws.a_running_run(job_name="parent", lease_until=NOW_MS - 1),
+        aws.a_running_run(job_name="child", lease_until=NOW_MS - 1, cancel_requested_at=NOW_MS - 1),
+        aws.a_run(status="succeeded"),
+        "no-such-run",
+    ]
+    answer = jobs.consume_batch(event(*runs), LambdaContext())
+    assert answer == {"batchItemFailures": []}
+
+
+def every_way_to_dispatch(aws: Aws) -> None:
+    """Send what is due or soon will be, send again, recover, fail, and fire schedules that look at their last run."""
+    clock = Clock()
+    jobs = aws.jobs(clock=clock, allow_unknown_jobs=True)
+    past = {"wake_at": NOW_MS - 1}
+    aws.a_run(status="scheduled", scheduled_for=NOW_MS - 1, **past)
+    aws.a_run(status="scheduled", scheduled_for=NOW_MS + 60_000, wake_at=NOW_MS + 60_000)
+    aws.a_run(**past)
+    aws.a_running_run(lease_until=NOW_MS - 1, **past)
+    aws.a_running_run(lease_until=NOW_MS - 1, max_attempts=1, **past)
+    aws.a_running_run(**past)
+    result = jobs.dispatch()
+    assert (result.errors, result.dispatched, result.resent, result.recovered, result.failed) == (0, 2, 1, 1, 1)
+    clock.advance(hours=2)
+    assert jobs.dispatch().schedules == 2
+
+
+def every_way_to_operate(aws: Aws) -> None:
+    """Cancel and retry runs, and do everything that can be done to a schedule."""
+    jobs = aws.jobs(allow_unknown_jobs=True)
+    assert jobs.cancel(aws.a_run())
+    assert jobs.retry(aws.a_run(status="failed"))
+    make_schedules(aws)
+    schedule = jobs.upsert_schedule("email", schedule_key="k", schedule_type="interval", schedule_expr="rate(1 hour)")
+    assert jobs.get_schedule_by_key("k")
+    assert jobs.disable_schedule(schedule)
+    assert jobs.trigger_schedule(schedule)
+    assert jobs.list_schedules().schedules
+    assert jobs.delete_schedule(schedule)
+
+
+def make_schedules(aws: Aws) -> None:
+    jobs = aws.jobs(allow_unknown_jobs=True)
+    for key, overlap in (("skips", "skip"), ("allows", "allow")):
+        schedule = {"schedule_type": "interval", "schedule_expr": "rate(1 hour)", "missed": "latest"}
+        jobs.create_schedule("email", schedule_key=key, overlap=overlap, **schedule)
+
+
+def test_the_consumer_may_do_what_it_does_and_nothing_else(resources: dict[str, Any], aws: Aws) -> None:
+    with calls_of(aws) as needed:
+        every_way_to_consume(aws, concurrency=1)
+
+    assert granted(statements(resources, "Consumer")) == {
+        *needed,
+        *((action, "Queue") for action in POLLER),
+        *((action, "ConsumerLogs") for action in LOGS),
     }
+
+
+def test_the_dispatcher_may_do_what_it_does_and_nothing_else(resources: dict[str, Any], aws: Aws) -> None:
+    make_schedules(aws)
+    with calls_of(aws) as needed:
+        every_way_to_dispatch(aws)
+
+    assert granted(statements(resources, "Dispatcher")) == {
+        *needed,
+        *((action, "DispatcherLogs") for action in LOGS),
+    }
+
+
+def test_claims_in_batches_add_one_permission_and_only_where_they_are_chosen(
+    resources: dict[str, Any], aws: Aws
+) -> None:
+    with calls_of(aws) as one_by_one:
+        every_way_to_consume(aws, concurrency=1)
+    with calls_of(aws) as in_batches:
+        every_way_to_consume(aws, batch_claims=True, concurrency=8)
+
+    always = granted(statements(resources, "Consumer"))
+    chosen = granted(statements(resources, "Consumer", "ClaimsInBatches"))
+    assert chosen - always == in_batches - one_by_one != set()
+    assert resolved(environment(resources)["KUMOFIRE_BATCH_CLAIMS"]) == "false"
+
+
+@pytest.mark.parametrize(
+    ("policy", "use"),
+    [
+        ("CreatorPolicy", lambda aws: aws.jobs(allow_unknown_jobs=True).create("email")),
+        ("ReaderPolicy", lambda aws: aws.jobs().get_status(aws.a_run())),
+        ("OperatorPolicy", every_way_to_operate),
+    ],
+    ids=["create", "read", "operate"],
+)
+def test_a_policy_for_applications_allows_what_its_users_do_and_nothing_else(
+    resources: dict[str, Any], aws: Aws, policy: str, use: Callable[[Aws], object]
+) -> None:
+    with calls_of(aws) as needed:
+        use(aws)
+    # What a test arranges is not what it is about.
+    arranged = {("dynamodb:PutItem", "Table")} if policy == "ReaderPolicy" else set()
+
+    assert granted(properties(resources, policy)["PolicyDocument"]["Statement"]) == needed - arranged
+
+
+def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:
+    runs, _ = properties(resources, "CreatorPolicy")["PolicyDocument"]["Statement"]
+
+    assert runs["Action"] == "dynamodb:PutItem"
+    assert runs["Condition"] == {
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["run#*"]},
+        "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
+    }
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_traces_are_allowed_only_where_they_are_made(resources: dict[str, Any], function: str) -> None:
+    always = granted(statements(resources, function))
+
+    assert granted(statements(resources, function, "IsTraced")) - always == {
+        ("xray:PutTraceSegments", "*"),
+        ("xray:PutTelemetryRecords", "*"),
+    }
+    assert properties(resources, function)["TracingConfig"] == {"Mode": {"Ref": "Tracing"}}
+    assert PARAMETERS["Tracing"]["Default"] == "PassThrough"
+
+
+@pytest.mark.parametrize("queue", ["Queue", "DeadLetterQueue"])
+def test_a_queue_takes_no_message_without_tls(resources: dict[str, Any], queue: str) -> None:
+    policy = properties(resources, "QueuesPolicy")
+    [statement] = policy["PolicyDocument"]["Statement"]
+
+    assert {"Ref": queue} in policy["Queues"]
+    assert {"Fn::GetAtt": [queue, "Arn"]} in statement["Resource"]
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "sqs:*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_a_new_value_of_a_setting_reaches_the_version_that_the_queue_calls(resources: dict[str, Any]) -> None:
+    # CloudFormation replaces a version when its description changes, and fails when nothing else did.
+    [version] = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::Lambda::Version"]
+    described = re.findall(r"\$\{(\w+)\}", version["Description"]["Fn::Sub"])
+    consumer = {name: value for name, value in properties(resources, "Consumer").items() if name != "Tags"}
+    used = {name for name in PARAMETERS if f"{{'Ref': '{name}'}}" in str(consumer)}
+
+    assert sorted(described) == sorted(used)
+    # https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html
+    longest = {
+        name: max(len(str(v)) for v in (p.get("AllowedValues") or [p.get("MaxValue", "")]))
+        for name, p in PARAMETERS.items()
+    }
+    assert sum(longest[name] + 1 for name in described) + PARAMETERS["JobsModule"]["MaxLength"] <= 256
+
+
+def test_no_old_version_stays_to_be_billed(resources: dict[str, Any]) -> None:
+    [version] = [r for r in resources.values() if r["Type"] == "AWS::Lambda::Version"]
+
+    assert version["DeletionPolicy"] == "Delete"
+
+
+def test_snap_start_is_off_unless_asked_for_and_refused_where_lambda_has_none(resources: dict[str, Any]) -> None:
+    [assertion] = TEMPLATE["Rules"]["SnapStartNeedsPython312"]["Assertions"]
+    able = set(assertion["Assert"]["Fn::Contains"][0])
+
+    assert properties(resources, "Consumer")["SnapStart"] == {"ApplyOn": {"Ref": "SnapStart"}}
+    assert PARAMETERS["SnapStart"]["Default"] == "None"
+    assert able == set(PARAMETERS["Runtime"]["AllowedValues"]) - {"python3.11"}
+
+
+def test_the_table_can_not_be_deleted_by_mistake(resources: dict[str, Any]) -> None:
+    assert resolved(properties(resources, "Table")["DeletionProtectionEnabled"]) == "true"
+
+
+ALARMS = {
+    "DeadLetterAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
+    "QueueAgeAlarm": ("AWS/SQS", "ApproximateAgeOfOldestMessage", "Queue"),
+    "ConsumerErrorsAlarm": ("AWS/Lambda", "Errors", "Consumer"),
+    "ConsumerThrottlesAlarm": ("AWS/Lambda", "Throttles", "Consumer"),
+    "DispatcherErrorsAlarm": ("AWS/Lambda", "Errors", "Dispatcher"),
+    "DispatcherNotRunningAlarm": ("Kumofire", "DispatcherPasses", "AWS::StackName"),
+    "DispatchErrorsAlarm": ("Kumofire", "DispatchErrors", "AWS::StackName"),
+    "RunsFailedAlarm": ("Kumofire", "RunsFailed", "AWS::StackName"),
+    "MalformedRecordsAlarm": ("Kumofire", "MalformedRecords", "AWS::StackName"),
+}
+METRICS_OF_THE_CODE = set(re.findall(r'"([A-Z][A-Za-z]+)"', (PROJECT / "handler/telemetry.py").read_text()))
+
+
+def test_what_can_go_wrong_has_an_alarm(resources: dict[str, Any]) -> None:
+    alarms = {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+    watched = {}
+    for name, alarm in alarms.items():
+        [dimension] = alarm["Dimensions"]
+        of = dimension["Value"].get("Ref") or dimension["Value"]["Fn::GetAtt"][0]
+        watched[name] = (alarm["Namespace"], alarm["MetricName"], of)
+        label = {"AWS/SQS": "QueueName", "AWS/Lambda": "FunctionName", "Kumofire": "service"}[alarm["Namespace"]]
+        assert dimension["Name"] == label, name
+
+    assert watched == ALARMS
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_notifies_the_topic_that_was_given_and_is_quiet_when_nothing_happens(
+    resources: dict[str, Any], name: str
+) -> None:
+    alarm = properties(resources, name)
+    notified = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+
+    assert alarm["AlarmActions"] == alarm["OKActions"] == notified
+    # Only silence of the dispatcher is an alarm.
+    expected = "breaching" if name == "DispatcherNotRunningAlarm" else "notBreaching"
+    assert alarm["TreatMissingData"] == expected
+
+
+def test_an_alarm_or_a_graph_shows_what_the_code_measures(resources: dict[str, Any]) -> None:
+    variables = environment(resources)
+    alarmed = {metric for namespace, metric, _ in ALARMS.values() if namespace == "Kumofire"}
+    text = re.sub(r"\$\{[^}]+\}", "x", properties(resources, "Dashboard")["DashboardBody"]["Fn::Sub"])
+    widgets = json.loads(text)["widgets"]
+    shown = {metric[1] for widget in widgets for metric in widget["properties"]["metrics"] if metric[0] == "Kumofire"}
+
+    assert alarmed | shown <= METRICS_OF_THE_CODE
+    assert alarmed <= shown | {"DispatcherPasses"}
+    assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "Kumofire"
+    assert variables["POWERTOOLS_SERVICE_NAME"] == {"Ref": "AWS::StackName"}
 
 
 def test_no_role_has_a_wildcard_or_a_policy_that_someone_else_writes(resources: dict[str, Any]) -> None:
@@ -255,7 +554,9 @@ def test_no_role_has_a_wildcard_or_a_policy_that_someone_else_writes(resources: 
     assert set(roles) == {"ConsumerRole", "DispatcherRole"}
     for name, role in roles.items():
         assert "ManagedPolicyArns" not in role, name
-        assert "*" not in str(role), name
+    for function in FUNCTIONS:
+        # X-Ray has no resources to name.
+        assert "*" not in str(policies(resources, function, "ClaimsInBatches")), function
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -272,6 +573,13 @@ def test_a_function_runs_on_arm_and_python_313_unless_told_otherwise(resources: 
     assert [resolved(a) for a in properties(resources, function)["Architectures"]] == ["arm64"]
 
 
+def test_the_page_on_deployment_explains_every_parameter_and_alarm_and_policy() -> None:
+    page = (PROJECT / "docs/deploy.md").read_text()
+    policies = [name for name in TEMPLATE["Outputs"] if name.endswith("PolicyArn")]
+
+    assert not [name for name in (*PARAMETERS, *ALARMS, *policies) if f"`{name}`" not in page]
+
+
 def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
     assert {name: output["Value"] for name, output in TEMPLATE["Outputs"].items()} == {
         "TableName": {"Ref": "Table"},
@@ -280,4 +588,9 @@ def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
         "ConsumerFunction": {"Ref": "Consumer"},
         "DispatcherFunction": {"Ref": "Dispatcher"},
         "ConsumerLogGroup": {"Ref": "ConsumerLogs"},
+        "DispatcherLogGroup": {"Ref": "DispatcherLogs"},
+        "CreatorPolicyArn": {"Ref": "CreatorPolicy"},
+        "ReaderPolicyArn": {"Ref": "ReaderPolicy"},
+        "OperatorPolicyArn": {"Ref": "OperatorPolicy"},
+        "DashboardUrl": TEMPLATE["Outputs"]["DashboardUrl"]["Value"],
     }
