@@ -128,8 +128,8 @@ class Jobs:
                 problems += error.problems
         if problems:
             raise ConfigurationError(problems)
-        # Requests are made by the records' threads, and a few at the same time by the thread that answers Lambda.
-        clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(10, concurrency + 2))
+        # As many requests are made at once as a batch has threads, or the dispatcher chunks, and one or two beside.
+        clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(20, concurrency + 2))
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency

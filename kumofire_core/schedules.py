@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
-from kumofire_core import jsontext, schedule_item
+from kumofire_core import jsontext, schedule_item, transitions
 from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts, require_room
 from kumofire_core.creation import Creation
 from kumofire_core.deadline import Deadline
@@ -215,8 +216,8 @@ class Schedules:
         stored = self._find(schedule_id)
         if stored is None:
             return None
-        run_id, now_ms = new_run_id(), self._runs.now_ms()
-        self._add_run(stored, run_id, due_ms=now_ms, now_ms=now_ms)
+        run_id, now = new_run_id(), from_ms(self._runs.now_ms())
+        self._runs.add(self._new_run(stored, run_id, now, now))
         return run_id
 
     def fire(self, schedule_id: str, *, look_ahead: timedelta, deadline: Deadline | None) -> tuple[int, bool]:
@@ -255,7 +256,7 @@ class Schedules:
             limit=OCCURRENCES_AT_ONCE,
             ahead=look_ahead,
         )
-        made = sum(self._make_run(stored, occurrence, now) for occurrence in occurrences)
+        made = self._make_runs(stored, occurrences, now)
         return made, self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
 
     def _fire_one(
@@ -290,8 +291,8 @@ class Schedules:
             if not answer.applied or answer.item is None:
                 return 0, answer.item is not None  # another dispatcher is at it: look again
             stored = read_schedule(stored.schedule.id, answer.item)
-        made = self._make_run(stored, next_run_at, now)
-        return int(made), self._advance(stored, next_occurrence(stored.timing, next_run_at), fired=next_run_at)
+        made = self._make_runs(stored, [next_run_at], now)
+        return made, self._advance(stored, next_occurrence(stored.timing, next_run_at), fired=next_run_at)
 
     def _advance(self, stored: StoredSchedule, upcoming: datetime | None, *, fired: datetime | None) -> bool:
         """Go on to the ``upcoming`` occurrence; ``fired`` is the latest one that became a run by this step."""
@@ -305,23 +306,28 @@ class Schedules:
         )
         return self._runs.table.apply(Key(SCHEDULE, schedule.id), write).applied
 
-    def _make_run(self, stored: StoredSchedule, occurrence: datetime, now: datetime) -> bool:
-        """Put the run of an occurrence and send it; ``False`` where an earlier pass has put it."""
-        run_id = occurrence_run_id(stored.schedule.id, occurrence)
-        return self._add_run(stored, run_id, due_ms=to_ms(occurrence), now_ms=to_ms(now))
+    def _make_runs(self, stored: StoredSchedule, occurrences: Sequence[datetime], now: datetime) -> int:
+        """Put the runs of occurrences, then send them; return how many no earlier pass had put."""
+        delays: dict[str, int] = {}
+        for occurrence in occurrences:
+            new_run = self._new_run(stored, occurrence_run_id(stored.schedule.id, occurrence), occurrence, now)
+            delay_seconds = transitions.message_delay_seconds(new_run.due_ms, new_run.now_ms)
+            if self._runs.put(new_run) and delay_seconds is not None:
+                delays[new_run.id] = delay_seconds
+        if delays:
+            self._runs.queue.try_send_many(delays)
+        return len(delays)
 
-    def _add_run(self, stored: StoredSchedule, run_id: str, *, due_ms: int, now_ms: int) -> bool:
+    def _new_run(self, stored: StoredSchedule, run_id: str, due: datetime, now: datetime) -> NewRun:
         schedule = stored.schedule
-        return self._runs.add(
-            NewRun(
-                id=run_id,
-                job_name=schedule.job_name,
-                payload=self._unsealed(stored),
-                max_attempts=schedule.max_attempts,
-                due_ms=due_ms,
-                now_ms=now_ms,
-                schedule_id=schedule.id,
-            )
+        return NewRun(
+            id=run_id,
+            job_name=schedule.job_name,
+            payload=self._unsealed(stored),
+            max_attempts=schedule.max_attempts,
+            due_ms=to_ms(due),
+            now_ms=to_ms(now),
+            schedule_id=schedule.id,
         )
 
     def _is_over(self, run_id: str | None) -> bool:
@@ -442,6 +448,8 @@ def _upcoming(timing: Timing, now: datetime, *, fired: datetime | None) -> datet
     """Return the next occurrence, after now or, for the one of a ``once``, whenever it is: unless it has been fired."""
     if timing.schedule_type is ScheduleType.ONCE:
         return next_occurrence(timing, fired or EPOCH)
+    if timing.start_at is not None and timing.start_at >= now:
+        return next_occurrence(timing, EPOCH)  # the window's beginning belongs to it, also where that is just now
     return next_occurrence(timing, now)
 
 
