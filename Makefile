@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 RUNTIME ?= python3.13
 ARCHITECTURE ?= arm64
 # The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large.
-AWS_SERVICES ?= dynamodb sqs sts
+BOTO3_SERVICES ?= dynamodb sqs sts
 
 # The interpreter's name is part of the stamps, so naming another one makes the environment anew.
 interpreter := $(subst /,-,$(PYTHON))
@@ -148,7 +148,7 @@ build-Consumer build-Dispatcher:
 	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
 	@$(call require_python,$(PYTHON))
 	@$(pip_env) "$(PYTHON)" .sam/artifact.py "$(ARTIFACTS_DIR)" \
-		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(AWS_SERVICES)"
+		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)"
 
 lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(call require_python,$(PYTHON)); \

@@ -1,0 +1,202 @@
+"""Fills the folder that ``sam build`` asks for: this project, its locked dependencies, and nothing else.
+
+Called by the Makefile's ``build-*`` targets. It runs on any Python with pip, needs no container, and fetches for the
+platform of the function, not for its own. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+SOURCES = ("handler", "kumofire_core")
+
+# Amazon Linux 2, under python3.11, has glibc 2.26; Amazon Linux 2023, under the later ones, has 2.34.
+PLATFORMS = {
+    "arm64": ("manylinux_2_28_aarch64", "manylinux2014_aarch64"),
+    "x86_64": ("manylinux_2_28_x86_64", "manylinux2014_x86_64"),
+}
+OLD_GLIBC = ("python3.11",)
+
+WHERE_LAMBDA_UNPACKS = "/var/task"
+
+NEVER_USED = (
+    "bin",
+    # Says which files pip installed, and would be wrong after the cuts.
+    "*.dist-info/RECORD",
+    "*.dist-info/INSTALLER",
+    "*.dist-info/REQUESTED",
+    # A web page for HTTP APIs.
+    "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.js",
+    "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.css",
+    "boto3/examples",
+    "botocore/data/**/examples-1.json",
+)
+
+DATED_SECONDS = 315_619_200
+"""2 January 1980 UTC: what every file is dated, so that equal contents make equal zips. Zip knows no earlier year."""
+
+
+def main() -> None:
+    """Read the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", type=Path, help="the folder to fill")
+    parser.add_argument("--runtime", required=True, help="of the function, for example python3.13")
+    parser.add_argument("--architecture", required=True, choices=PLATFORMS)
+    parser.add_argument("--services", required=True, help='AWS services whose clients boto3 can make, or "all"')
+    parser.add_argument("--cache", type=Path, default=PROJECT / "build", help="where dependencies are kept")
+    arguments = parser.parse_args()
+    if not re.fullmatch(r"python3\.\d+", arguments.runtime):
+        parser.error(f"the runtime is {arguments.runtime!r}; it must be of the form python3.13")
+    build(arguments.target, arguments.runtime, arguments.architecture, arguments.services.split(), arguments.cache)
+
+
+def build(target: Path, runtime: str, architecture: str, services: list[str], cache: Path) -> None:
+    """Fill ``target``. Dependencies are built once for each lock and platform, and copied from ``cache`` after that."""
+    compiler = interpreter_of(runtime)
+    if compiler is None:
+        print(f"no {runtime} found here: built without byte code, which about doubles the time of a cold start")
+    dependencies = built_dependencies(runtime, architecture, services, cache, compiler)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(dependencies, target, dirs_exist_ok=True)
+    for source in SOURCES:
+        shutil.copytree(PROJECT / source, target / source, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
+        compile_all(target, target / source, compiler)
+    date_all(target)
+    print(f"built for {runtime} on {architecture}; boto3 and botocore know: {', '.join(services)}")
+
+
+def built_dependencies(runtime: str, architecture: str, services: list[str], cache: Path, compiler: str | None) -> Path:
+    """Return a folder with the locked dependencies, cut and compiled; it appears whole or not at all."""
+    lock = PROJECT / "requirements.txt"
+    inputs = (lock.read_bytes(), Path(__file__).read_bytes(), repr((runtime, architecture, services, bool(compiler))))
+    digest = hashlib.sha256(b"\0".join(part if isinstance(part, bytes) else part.encode() for part in inputs))
+    finished = cache / f"dependencies-{digest.hexdigest()[:16]}"
+    if finished.is_dir():
+        return finished
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
+        folder = Path(name) / "dependencies"
+        install(lock, folder, runtime, architecture)
+        for pattern in NEVER_USED:
+            remove(folder.glob(pattern))
+        if services != ["all"]:
+            cut_aws_data(folder, services)
+        compile_all(folder, folder, compiler)
+        # Another build may have been faster; what it made is the same.
+        with contextlib.suppress(OSError):
+            folder.rename(finished)
+    return finished
+
+
+def install(lock: Path, folder: Path, runtime: str, architecture: str) -> None:
+    """Install what the lock pins, hashes checked, as wheels for the function's platform."""
+    platforms = PLATFORMS[architecture][runtime in OLD_GLIBC :]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={runtime.removeprefix('python')}"]
+    command += [f"--platform={platform}" for platform in platforms]
+    command += [f"--target={folder}", f"--requirement={lock}"]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(f"error: pip could not install {lock.name} for {runtime} on {architecture}; its words are above")
+
+
+def cut_aws_data(folder: Path, services: list[str]) -> None:
+    """Keep the descriptions of these services alone, and take out of those what no request or reply needs.
+
+    Every operation of a service that is kept stays, as do its endpoints in every region.
+    """
+    data = folder / "botocore/data"
+    known = {path.name for path in data.iterdir() if path.is_dir()}
+    if unknown := sorted(set(services) - known):
+        sys.exit(f"error: botocore knows no service {', '.join(unknown)}; correct BOTO3_SERVICES")
+    for root in (data, folder / "boto3/data"):
+        remove(path for path in root.iterdir() if path.is_dir() and path.name not in services)
+    for path in data.rglob("*.json.gz"):
+        # Plain, because the artifact is zipped as a whole.
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    for path in data.rglob("*.json"):
+        content = json.loads(path.read_bytes())
+        if path.name == "service-2.json":
+            content = without_documentation(content)
+        elif path.name == "endpoints.json":
+            for partition in content["partitions"]:
+                partition["services"] = {
+                    name: found for name, found in partition["services"].items() if name in services
+                }
+        path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def without_documentation(model: Any) -> Any:
+    """Return a service model without its texts for people. A structure's member of this name is no text, and stays."""
+    if isinstance(model, dict):
+        return {
+            name: without_documentation(value)
+            for name, value in model.items()
+            if name != "documentation" or not isinstance(value, str)
+        }
+    return [without_documentation(value) for value in model] if isinstance(model, list) else model
+
+
+def interpreter_of(runtime: str) -> str | None:
+    """Return an interpreter that makes byte code for the runtime, or ``None``: another version's would be ignored."""
+    wanted = runtime.removeprefix("python")
+    for candidate in (sys.executable, os.environ.get("BYTECODE_PYTHON"), runtime):
+        if not candidate:
+            continue
+        ask = [candidate, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
+        with contextlib.suppress(OSError):
+            answer = subprocess.run(
+                ask,
+                # pyenv's python3.13 answers only where that version is chosen.
+                env={**os.environ, "PYENV_VERSION": wanted},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            version, _, path = answer.stdout.strip().partition(" ")
+            if answer.returncode == 0 and version == wanted:
+                return path
+    return None
+
+
+def compile_all(root: Path, folder: Path, interpreter: str | None) -> None:
+    """Add byte code that is valid whatever the files are dated after unpacking, and the same wherever it is made."""
+    if interpreter is None:
+        return
+    command = [interpreter, "-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    command += ["-s", str(root), "-p", WHERE_LAMBDA_UNPACKS, str(folder)]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(f"error: {interpreter} could not compile the files above")
+
+
+def date_all(folder: Path) -> None:
+    """Date every file and folder alike."""
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (DATED_SECONDS, DATED_SECONDS))
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders."""
+    for path in list(paths):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Deploys what ``sam build`` made into a local AWS with the SAM CLI itself, and runs one job there.
+
+``python -m examples.deploy_local`` keeps it running until Ctrl-C, and says how to reach it; ``--once`` ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from examples.deployment import PROJECT, outputs_of
+from examples.local_aws import REGION, LocalAws, local_aws
+from kumofire_core import Jobs, Run, RunStatus
+
+STACK = "kumofire-jobs"
+BUILT_TEMPLATE = Path(".aws-sam/build/template.yaml")
+RUN_SECONDS = 60
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Deploy, run a job, and keep the local AWS; return 0 when the job succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m examples.deploy_local", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="end after the job")
+    parser.add_argument("--project", type=Path, default=PROJECT, metavar="FOLDER", help="where `sam build` was called")
+    given = parser.parse_args(arguments)
+    if not (given.project / BUILT_TEMPLATE).is_file():
+        parser.error(f"there is no {BUILT_TEMPLATE}; call `make build` or `sam build` first")
+    with local_aws() as aws:
+        sam_deploy(aws, given.project)
+        outputs = outputs_of(aws, STACK)
+        run = run_hello(aws, outputs)
+        print(f"a run of the job 'hello': {run.status}, output {run.output!r}, last error {run.last_error!r}")
+        if not given.once:
+            print("\nThe local AWS keeps running until Ctrl-C. To reach it from another terminal:\n")
+            for name, value in environment_of(aws, outputs).items():
+                print(f"export {name}={value}")
+            sys.stdout.flush()
+            threading.Event().wait()
+    return 0 if run.status is RunStatus.SUCCEEDED else 1
+
+
+def sam_deploy(aws: LocalAws, project: Path) -> None:
+    """Deploy the build in ``project`` with ``sam deploy``; the variable ``SAM`` may name the executable.
+
+    Called again it updates the stack. Raises ``subprocess.CalledProcessError``; what SAM says is shown.
+    """
+    command = [os.environ.get("SAM") or "sam", "deploy", "--template-file", str(BUILT_TEMPLATE), "--stack-name", STACK]
+    command += ["--resolve-s3", "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-progressbar"]
+    subprocess.run(
+        command,
+        cwd=project,
+        env={**os.environ, **credentials(aws), "SAM_CLI_TELEMETRY": "0"},
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def run_hello(aws: LocalAws, outputs: dict[str, str]) -> Run:
+    """Create a run as an application would, and return it when it has ended, or after a minute as it then is."""
+    jobs = Jobs(
+        table=outputs["TableName"],
+        queue_url=outputs["QueueUrl"],
+        dynamodb=aws.client("dynamodb"),
+        sqs=aws.client("sqs"),
+        allow_unknown_jobs=True,
+    )
+    run_id = jobs.create("hello", {"name": "world"})
+    give_up = time.monotonic() + RUN_SECONDS
+    while True:
+        run = jobs.get_status(run_id)
+        assert run is not None, "a run that was created is there"
+        if run.finished_at is not None or time.monotonic() > give_up:
+            return run
+        time.sleep(0.1)
+
+
+def environment_of(aws: LocalAws, outputs: dict[str, str]) -> dict[str, str]:
+    """Return the variables by which ``Jobs.from_env()`` and the AWS tools reach the stack."""
+    return {
+        **credentials(aws),
+        "KUMOFIRE_TABLE": outputs["TableName"],
+        "KUMOFIRE_QUEUE_URL": outputs["QueueUrl"],
+    }
+
+
+def credentials(aws: LocalAws) -> dict[str, str]:
+    """Return the variables by which the AWS tools reach the local AWS."""
+    return {
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,272 @@
+"""What is deployed: small, complete, and of nothing but this project and its locked dependencies."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.deployment import PROJECT, load_template
+from tests.built import ARCHITECTURE, RUNTIME, SERVICES, build_artifact
+
+# Each request that the code makes, as its client's method, and what boto3 itself may need of credentials.
+CALLS = {
+    "dynamodb": (
+        "batch_execute_statement",
+        "batch_get_item",
+        "delete_item",
+        "get_item",
+        "put_item",
+        "query",
+        "update_item",
+    ),
+    "sqs": ("send_message", "send_message_batch"),
+    "sts": ("assume_role", "assume_role_with_web_identity"),
+}
+EXPECTED_PACKAGES = {
+    "aws_lambda_powertools",
+    "boto3",
+    "botocore",
+    "cronsim",
+    "dateutil",
+    "handler",
+    "jmespath",
+    "kumofire_core",
+    "s3transfer",
+    "six",
+    "typing_extensions",
+    "tzdata",
+    "urllib3",
+}
+MAX_ZIPPED_BYTES = 5_000_000
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_artifact(tmp_path_factory.mktemp("built") / "artifact")
+
+
+def run_alone(artifact: Path, code: str, **environment: str) -> str:
+    """Run code with the artifact and the standard library on the path, and nothing else; return what it prints."""
+    isolated = [sys.executable, "-I", "-S", "-B", "-W", "error", "-c"]
+    ended = subprocess.run(
+        [*isolated, f"import sys; sys.path.insert(0, {str(artifact)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+        | environment,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def zipped(artifact: Path) -> bytes:
+    """Return the artifact zipped as SAM zips it: Python's default compression."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(artifact.rglob("*")):
+            archive.write(path, path.relative_to(artifact))
+    return buffer.getvalue()
+
+
+def test_the_artifact_holds_this_project_and_its_dependencies_and_nothing_else(artifact: Path) -> None:
+    names = {path.name.removesuffix(".py") for path in artifact.iterdir() if not path.name.endswith(".dist-info")}
+    distributions = {path.name for path in artifact.glob("*.dist-info")}
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE))
+
+    assert names - {"__pycache__"} == EXPECTED_PACKAGES
+    assert distributions == {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in locked.items()}
+
+
+def test_every_source_file_of_the_project_is_shipped(artifact: Path) -> None:
+    for folder in ("handler", "kumofire_core"):
+        sources = {path.relative_to(PROJECT) for path in (PROJECT / folder).rglob("*.py")}
+        shipped = {path.relative_to(artifact) for path in (artifact / folder).rglob("*.py")}
+        assert shipped == sources
+
+
+def test_the_artifact_stays_small_enough_to_start_fast(artifact: Path) -> None:
+    assert len(zipped(artifact)) < MAX_ZIPPED_BYTES
+
+
+def test_equal_sources_make_equal_artifacts(artifact: Path, tmp_path: Path) -> None:
+    # So a deployment without changes uploads nothing, and both functions share one upload.
+    again = build_artifact(tmp_path / "again")
+
+    assert zipped(again) == zipped(artifact)
+
+
+def test_the_artifact_starts_both_functions_by_itself(artifact: Path) -> None:
+    printed = run_alone(
+        artifact,
+        "import handler.consumer, handler.dispatcher\n"
+        "print(handler.consumer.handler({'Records': []}, type('Context', (), {\n"
+        "    'function_name': 'f', 'memory_limit_in_mb': 128, 'invoked_function_arn': 'arn', 'aws_request_id': 'r',\n"
+        "    'get_remaining_time_in_millis': lambda self: 30000})()))\n"
+        "files = [getattr(module, '__file__', None) or '' for module in list(sys.modules.values())]\n"
+        "assert not [file for file in files if 'site-packages' in file]",
+        KUMOFIRE_TABLE="table",
+        KUMOFIRE_QUEUE_URL="https://sqs.eu-central-1.amazonaws.com/123456789012/queue",
+    )
+
+    assert printed.splitlines()[-1] == "{'batchItemFailures': []}"
+
+
+def test_what_is_imported_at_a_cold_start_comes_as_byte_code_that_needs_no_check(artifact: Path) -> None:
+    sources = [path for path in artifact.rglob("*.py") if "vendored" not in path.parts]
+    missing = [path for path in sources if not Path(importlib.util.cache_from_source(str(path))).is_file()]
+    flags = {path.read_bytes()[4:8] for path in artifact.rglob("*.pyc")}
+
+    assert not missing
+    # Hash-based and unchecked: valid whatever date a file has after it was unpacked.
+    assert flags == {b"\x01\x00\x00\x00"}
+    assert {path.read_bytes()[:4] for path in artifact.rglob("*.pyc")} == {importlib.util.MAGIC_NUMBER}
+
+
+def test_without_an_interpreter_of_the_runtime_there_is_no_byte_code_rather_than_a_wrong_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("artifact", PROJECT / ".sam/artifact.py")
+    assert spec is not None
+    assert spec.loader is not None
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    monkeypatch.delenv("BYTECODE_PYTHON", raising=False)
+
+    assert builder.interpreter_of("python3.99") is None
+    assert builder.interpreter_of(RUNTIME) is not None
+
+
+def test_boto3_makes_the_clients_and_botocore_every_request_that_the_code_makes(artifact: Path) -> None:
+    # Serialized against what the uncut botocore makes of the same parameters, without a network.
+    code = REQUESTS.replace("CALLS", repr(CALLS))
+    alone = json.loads(run_alone(artifact, code))
+    uncut = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"},
+        ).stdout
+    )
+
+    assert set(alone) == {f"{service}.{call}" for service, calls in CALLS.items() for call in calls}
+    assert alone == uncut
+
+
+REQUESTS = """
+import json
+import boto3
+
+PARAMETERS = {
+    "batch_execute_statement": {"Statements": [{"Statement": "UPDATE t SET a=1 WHERE pk='x'"}]},
+    "batch_get_item": {"RequestItems": {"t": {"Keys": [{"pk": {"S": "x"}}]}}},
+    "delete_item": {"TableName": "t", "Key": {"pk": {"S": "x"}}},
+    "get_item": {"TableName": "t", "Key": {"pk": {"S": "x"}}},
+    "put_item": {"TableName": "t", "Item": {"pk": {"S": "x"}}},
+    "query": {"TableName": "t", "KeyConditionExpression": "pk = :pk"},
+    "update_item": {"TableName": "t", "Key": {"pk": {"S": "x"}}},
+    "send_message": {"QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "MessageBody": "x"},
+    "send_message_batch": {
+        "QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "Entries": [{"Id": "0", "MessageBody": "x"}]},
+    "assume_role": {"RoleArn": "arn:aws:iam::123456789012:role/r", "RoleSessionName": "session"},
+    "assume_role_with_web_identity": {
+        "RoleArn": "arn:aws:iam::123456789012:role/r", "RoleSessionName": "session", "WebIdentityToken": "token"},
+}
+made = {}
+
+class Sent(Exception):
+    pass
+
+def keep(request, **_):
+    made[current] = [request.method, request.url, str(request.body), request.headers.get("X-Amz-Target")]
+    made[current] = [part.decode() if isinstance(part, bytes) else part for part in made[current]]
+    raise Sent
+
+for service, calls in CALLS.items():
+    client = boto3.client(service)
+    client.meta.events.register("before-send", keep)
+    for call in calls:
+        current = f"{service}.{call}"
+        try:
+            getattr(client, call)(**PARAMETERS[call])
+        except Sent:
+            pass
+print(json.dumps(made))
+"""
+
+
+def test_a_service_that_is_kept_keeps_all_its_operations_and_its_endpoint_in_every_region(artifact: Path) -> None:
+    code = """
+import json, boto3
+session = boto3.Session()
+print(json.dumps({
+    service: [
+        sorted(session.client(service).meta.method_to_api_mapping.items()),
+        {
+            (partition, region): session.client(service, region_name=region).meta.endpoint_url
+            for partition in session.get_available_partitions()
+            for region in session.get_available_regions(service, partition)
+        }.__repr__(),
+    ]
+    for service in SERVICES
+}))
+""".replace("SERVICES", repr(SERVICES.split()))
+    environment = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    uncut: dict[str, Any] = json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+    )
+
+    assert json.loads(run_alone(artifact, code)) == uncut
+    assert "Scan" in dict(uncut["dynamodb"][0]).values()
+
+
+def test_errors_of_the_service_keep_their_names_and_their_items(artifact: Path) -> None:
+    code = """
+import io, boto3, urllib3
+from botocore.awsrequest import AWSResponse
+
+class Raw(io.BytesIO):
+    def stream(self, **_):
+        yield self.read()
+
+client = boto3.client("dynamodb")
+body = b'{"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "Item": {"pk": {"S": "x"}}}'
+client.meta.events.register(
+    "before-send", lambda request, **_: AWSResponse(request.url, 400, {"x-amzn-requestid": "r"}, Raw(body)))
+try:
+    client.put_item(TableName="t", Item={"pk": {"S": "x"}})
+except client.exceptions.ConditionalCheckFailedException as refusal:
+    print(refusal.response["Item"])
+"""
+    assert run_alone(artifact, code) == "{'pk': {'S': 'x'}}\n"
+
+
+def test_schedules_have_a_zone_database_where_the_system_has_none(artifact: Path) -> None:
+    code = """
+import zoneinfo
+zoneinfo.reset_tzpath(to=[])
+from datetime import datetime
+print(datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")).utcoffset())
+"""
+    assert run_alone(artifact, code) == "2:00:00\n"
+
+
+def test_the_build_is_for_the_runtime_and_processor_that_the_template_deploys() -> None:
+    makefile = dict(re.findall(r"^(\w+) \?= (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    parameters = load_template()["Parameters"]
+
+    assert makefile["RUNTIME"] == parameters["Runtime"]["Default"]
+    assert makefile["ARCHITECTURE"] == parameters["Architecture"]["Default"]
+    assert makefile["BOTO3_SERVICES"] == SERVICES
+    assert ARCHITECTURE in parameters["Architecture"]["AllowedValues"]

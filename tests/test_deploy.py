@@ -1,0 +1,354 @@
+"""The template and the built artifact in a local AWS, deployed as into a real one: created, used, updated, deleted."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from examples import deploy_local
+from examples.deployment import PROJECT, load_template, outputs_of
+from examples.local_aws import LocalAws, local_aws
+from kumofire_core import Jobs, Run
+from tests.builders import event
+from tests.built import ARCHITECTURE, RUNTIME, build_artifact
+
+PATIENCE_SECONDS = 60
+BUCKET = "artifacts"
+PARAMETERS = {"JobsModule": "deployed:jobs", "ConsumerConcurrency": "2", "Runtime": RUNTIME}
+
+DEPLOYED = """
+from kumofire_core import Jobs
+
+jobs = Jobs.from_env()
+
+@jobs.handler("greet")
+def greet(ctx):
+    return "VERSION 1"
+
+@jobs.handler("parent", max_attempts=1)
+def parent(ctx):
+    jobs.cancel(ctx.run.id)
+    return {"cancel requested": ctx.cancel_requested(), "child": jobs.create("greet")}
+
+@jobs.handler("fail", max_attempts=1)
+def fail(ctx):
+    raise ConnectionError("no answer")
+"""
+
+Found = TypeVar("Found")
+
+one_stack = pytest.mark.xdist_group("guarded")
+"""Keeps the tests that share the guarded stack in one process; it takes seconds to make."""
+
+
+def eventually(look: Callable[[], Found | None]) -> Found:
+    """Return what ``look`` returns as soon as that is true; fail after a minute."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < give_up, "it never came"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """A stack in a local AWS."""
+
+    aws: LocalAws
+    name: str
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        return outputs_of(self.aws, self.name)
+
+    def jobs(self, **settings: Any) -> Jobs:
+        """Return a ``Jobs`` as an application outside the stack has it."""
+        return Jobs(
+            table=self.outputs["TableName"],
+            queue_url=self.outputs["QueueUrl"],
+            dynamodb=self.aws.client("dynamodb"),
+            sqs=self.aws.client("sqs"),
+            allow_unknown_jobs=True,
+            **settings,
+        )
+
+    def ended(self, run_id: str) -> Run:
+        """Wait for the end of a run, and return it."""
+        jobs = self.jobs()
+        return eventually(lambda: (run := jobs.get_status(run_id)) and run.finished_at and run)
+
+    def invoke(self, function: str, payload: Any) -> Any:
+        """Return a function's answer, or its error as ``{"errorType": …}``."""
+        reply = self.aws.client("lambda").invoke(FunctionName=self.outputs[function], Payload=json.dumps(payload))
+        return json.loads(reply["Payload"].read())
+
+    def messages(self) -> list[str]:
+        """Take the messages that are on the queue, and return the run ids they name."""
+        found = []
+        sqs = self.aws.client("sqs")
+        while taken := sqs.receive_message(QueueUrl=self.outputs["QueueUrl"], MaxNumberOfMessages=10).get("Messages"):
+            for message in taken:
+                sqs.delete_message(QueueUrl=self.outputs["QueueUrl"], ReceiptHandle=message["ReceiptHandle"])
+                found.append(json.loads(message["Body"])["kumofireJobRunId"])
+        return found
+
+
+def upload(aws: LocalAws, artifact: Path, key: str, **changed: str) -> str:
+    """Zip the artifact, with ``changed`` in place of modules of these names, and upload it; return its address."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(path for path in artifact.rglob("*") if path.is_file()):
+            name = str(path.relative_to(artifact))
+            archive.writestr(name, changed.get(name.removesuffix(".py")) or path.read_bytes())
+    aws.client("s3").put_object(Bucket=BUCKET, Key=key, Body=buffer.getvalue())
+    return f"s3://{BUCKET}/{key}"
+
+
+def packaged(code_uri: str, *, without: tuple[str, ...] = ()) -> str:
+    """Return the template as ``sam package`` leaves it: its code uploaded."""
+    template = load_template()
+    template["Globals"]["Function"]["CodeUri"] = code_uri
+    for name in without:
+        del template["Resources"][name]
+    return json.dumps(template)
+
+
+def deploy(aws: LocalAws, name: str, template: str, parameters: Mapping[str, str], *, update: bool = False) -> Deployed:
+    cloudformation = aws.client("cloudformation")
+    action = cloudformation.update_stack if update else cloudformation.create_stack
+    action(
+        StackName=name,
+        TemplateBody=template,
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    done = "UPDATE_COMPLETE" if update else "CREATE_COMPLETE"
+
+    def status() -> bool:
+        [stack] = cloudformation.describe_stacks(StackName=name)["Stacks"]
+        assert "FAILED" not in stack["StackStatus"], stack.get("StackStatusReason")
+        assert "ROLLBACK" not in stack["StackStatus"], stack.get("StackStatusReason")
+        return bool(stack["StackStatus"] == done)
+
+    eventually(status)
+    return Deployed(aws=aws, name=name)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_artifact(tmp_path_factory.mktemp("built") / "artifact", deployed=DEPLOYED)
+
+
+def test_a_stack_is_created_used_updated_and_deleted(ministack: LocalAws, artifact: Path) -> None:
+    ministack.client("s3").create_bucket(Bucket=BUCKET)
+    first = upload(ministack, artifact, "first.zip")
+    stack = deploy(ministack, "lifecycle", packaged(first), PARAMETERS)
+    outputs, jobs = stack.outputs, stack.jobs()
+
+    succeeds, fails, delayed = jobs.create("greet"), jobs.create("fail"), jobs.create("greet", delay=1)
+    assert stack.ended(succeeds).output == "VERSION 1"
+    assert (stack.ended(fails).status, stack.ended(fails).attempt) == ("failed", 1)
+    assert stack.ended(delayed).status == "succeeded"
+
+    far_off = an_hour_ago(stack).create("greet", delay=timedelta(minutes=30))
+    ticked = stack.invoke("DispatcherFunction", {})
+    assert (ticked["dispatched"], ticked["errors"]) == (1, 0)
+    assert stack.ended(far_off).status == "succeeded"
+
+    second = upload(ministack, artifact, "second.zip", deployed=DEPLOYED.replace("VERSION 1", "VERSION 2"))
+    deploy(ministack, "lifecycle", packaged(second), {**PARAMETERS, "RunConcurrency": "3"}, update=True)
+    function = ministack.client("lambda").get_function_configuration(FunctionName=outputs["ConsumerFunction"])
+    assert function["Environment"]["Variables"]["KUMOFIRE_CONCURRENCY"] == "3"
+    assert stack.outputs == outputs
+    assert stack.ended(jobs.create("greet")).output == "VERSION 2"
+    assert jobs.get_status(succeeds) == stack.ended(succeeds)
+
+    cloudformation = ministack.client("cloudformation")
+    cloudformation.delete_stack(StackName="lifecycle")
+    eventually(lambda: "lifecycle" not in stacks_of(ministack))
+    assert outputs["TableName"] in ministack.client("dynamodb").list_tables()["TableNames"]
+    assert outputs["QueueUrl"] not in ministack.client("sqs").list_queues().get("QueueUrls", [])
+
+
+def stacks_of(aws: LocalAws) -> set[str]:
+    summaries = aws.client("cloudformation").list_stacks()["StackSummaries"]
+    return {summary["StackName"] for summary in summaries if summary["StackStatus"] != "DELETE_COMPLETE"}
+
+
+def an_hour_ago(stack: Deployed) -> Jobs:
+    """Return a ``Jobs`` whose clock is an hour late: what it plans for soon is due by now."""
+    return stack.jobs(clock=lambda: datetime.now(UTC) - timedelta(hours=1))
+
+
+@pytest.fixture(scope="module")
+def guarded(artifact: Path) -> Iterator[Deployed]:
+    """A stack in a local AWS that enforces the functions' permissions; the queue is read by nobody."""
+    with local_aws({"AUTH": "true"}) as aws:
+        aws.client("s3").create_bucket(Bucket=BUCKET)
+        code = upload(aws, artifact, "code.zip")
+        # Here everything is plain http, which this policy denies. And where AWS has one permission for sending one
+        # message and for sending ten, this one has two.
+        template = packaged(code, without=("QueuesPolicy",))
+        template = template.replace('"Action": "sqs:SendMessage"', '"Action": ["sqs:SendMessage"]')
+        template = template.replace('"sqs:SendMessage"', '"sqs:SendMessage", "sqs:SendMessageBatch"')
+        yield deploy(aws, "guarded", template, PARAMETERS)
+
+
+def enforced(function: str) -> list[str]:
+    """Return the actions of a function's role that the local AWS can refuse: those of the function's own requests."""
+    policy = load_template()["Resources"][f"{function}Role"]["Properties"]["Policies"][0]
+    actions = []
+    for statement in policy["PolicyDocument"]["Statement"]:
+        named = statement["Action"]
+        actions += [named] if isinstance(named, str) else named
+    pollers = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+    return [action for action in actions if action not in pollers and not action.startswith("logs:")]
+
+
+@pytest.fixture
+def without(guarded: Deployed) -> Iterator[Callable[[str, str], None]]:
+    """Take one action out of a function's role, until the test ends."""
+    iam = guarded.aws.client("iam")
+    taken: list[dict[str, str]] = []
+
+    def take(function: str, action: str) -> None:
+        name = guarded.outputs[f"{function}Function"]
+        role = guarded.aws.client("lambda").get_function_configuration(FunctionName=name)["Role"].rpartition("/")[2]
+        [policy] = iam.list_role_policies(RoleName=role)["PolicyNames"]
+        document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        taken.append({"RoleName": role, "PolicyName": policy, "PolicyDocument": json.dumps(document)})
+        less = []
+        for statement in document["Statement"]:
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            if kept := [each for each in actions if each not in (action, f"{action}Batch")]:
+                less.append({**statement, "Action": kept})
+        assert less != document["Statement"], f"{name} has no {action}"
+        iam.put_role_policy(**{**taken[0], "PolicyDocument": json.dumps({**document, "Statement": less})})
+
+    yield take
+    for original in taken:
+        iam.put_role_policy(**original)
+
+
+@one_stack
+def test_the_deployed_permissions_suffice_for_the_whole_life_of_a_run(guarded: Deployed) -> None:
+    parent = guarded.jobs().create("parent")
+
+    ended = guarded.ended(parent)
+    assert (ended.status, ended.output["cancel requested"]) == ("succeeded", True)
+    assert guarded.ended(ended.output["child"]).output == "VERSION 1"
+
+
+@pytest.fixture
+def unread(guarded: Deployed) -> Iterator[Deployed]:
+    """The guarded stack with its mapping off: what is sent to the queue stays there for the test to see."""
+    client = guarded.aws.client("lambda")
+    [mapping] = client.list_event_source_mappings()["EventSourceMappings"]
+    client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
+    eventually(lambda: client.get_event_source_mapping(UUID=mapping["UUID"])["State"] == "Disabled")
+    guarded.messages()
+    yield guarded
+    client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)
+
+
+def consumes(stack: Deployed) -> bool:
+    """Say whether the consumer can do all that it is for: its handler sees a cancellation, and creates another run."""
+    parent = stack.jobs().create("parent")
+    stack.messages()
+    answer = stack.invoke("ConsumerFunction", event(parent))
+    run = stack.jobs().get_status(parent)
+    if answer != {"batchItemFailures": []} or run is None or run.status != "succeeded":
+        return False
+    return bool(run.output["cancel requested"]) and stack.messages() == [run.output["child"]]
+
+
+def dispatches(stack: Deployed) -> bool:
+    """Say whether the dispatcher can do all that it is for: send a run that is due, and fire a schedule."""
+    past = an_hour_ago(stack)
+    run_id = past.create("greet", delay=timedelta(minutes=30))
+    schedule = past.create_schedule("greet", schedule_type="once", schedule_expr=past_moment())
+    answer = stack.invoke("DispatcherFunction", {})
+    sent = stack.messages()
+    past.delete_schedule(schedule)
+    past.cancel(run_id)
+    if "errorType" in answer:
+        return False
+    counts = (answer["dispatched"], answer["schedules"], answer["errors"], answer["unsent"])
+    return counts == (1, 1, 0, 0) and len(sent) == 2 and run_id in sent
+
+
+def past_moment() -> datetime:
+    return datetime.now(UTC) - timedelta(minutes=30)
+
+
+WORKS = {"Consumer": consumes, "Dispatcher": dispatches}
+
+
+@one_stack
+@pytest.mark.parametrize("function", WORKS)
+def test_a_function_works_with_the_permissions_it_has(unread: Deployed, function: str) -> None:
+    assert WORKS[function](unread)
+
+
+@one_stack
+@pytest.mark.parametrize(
+    ("function", "action"), [(function, action) for function in WORKS for action in enforced(function)]
+)
+def test_a_function_fails_without_any_one_of_its_permissions(
+    unread: Deployed, without: Callable[[str, str], None], function: str, action: str
+) -> None:
+    without(function, action)
+
+    assert not WORKS[function](unread)
+
+
+def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
+    sam = os.environ.get("SAM")
+    if not sam:
+        pytest.skip("the variable SAM names no SAM CLI; `make test` sets it")
+    for name in ("Makefile", "template.yaml", "samconfig.toml", "requirements.txt"):
+        shutil.copy(PROJECT / name, tmp_path)
+    for name in (".sam", "handler", "kumofire_core"):
+        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # Where an earlier build keeps dependencies; a build of a real clone fetches them.
+    (PROJECT / "build").mkdir(exist_ok=True)
+    (tmp_path / "build").symlink_to(PROJECT / "build")
+
+    built = subprocess.run(
+        [sam, "build", "--parameter-overrides", f"Runtime={RUNTIME}", f"Architecture={ARCHITECTURE}"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "RUNTIME": RUNTIME,
+            "ARCHITECTURE": ARCHITECTURE,
+            "PYTHON": sys.executable,
+            "SAM_CLI_TELEMETRY": "0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    for function in ("Consumer", "Dispatcher"):
+        shipped = {path.name for path in (tmp_path / ".aws-sam/build" / function).iterdir()}
+        assert {"handler", "kumofire_core", "botocore"} <= shipped
+        assert not shipped & {"tests", "build", "Makefile", "template.yaml", ".sam", "moto", "pytest"}
+
+    with local_aws() as aws:
+        deploy_local.sam_deploy(aws, tmp_path)
+        run = deploy_local.run_hello(aws, outputs_of(aws, deploy_local.STACK))
+
+    assert run.output == {"greeting": "Hello, world!", "attempt": 1}
