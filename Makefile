@@ -6,13 +6,14 @@ VENV ?= .venv
 SAM_VENV ?= .venv-sam
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
+BENCH_ARGS ?=
 UV_VERSION := 0.13.9
 $(foreach name,PYTHON VENV SAM_VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-all lint format typecheck demo build deploy-local local-invoke lock clean \
+.PHONY: help venv test test-all lint format typecheck demo simulate bench build deploy-local local-invoke lock clean \
 	build-Consumer build-Dispatcher
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
@@ -118,6 +119,12 @@ typecheck: $(ready) ## Check types
 
 demo: $(ready) ## Run the demo on an embedded local AWS
 	@$(offline) "$(python)" -m examples.demo
+
+simulate: $(ready) ## Play simulated histories (SEED=… replays one, RUNS=… plays that many)
+	@$(offline) "$(python)" -m tests.simulation $(if $(SEED),--seed $(SEED) --shrink) $(if $(RUNS),--runs $(RUNS))
+
+bench: $(ready) ## Measure speed and cost against others, and draw the plots of docs/
+	@$(offline) "$(python)" -m benchmarks $(BENCH_ARGS)
 
 build: $(sam) ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" build \
