@@ -131,7 +131,7 @@ class Consumer:
     def _take_over(self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int) -> StoredRun | ConsumeResult:
         """Take a run from a worker that was lost, or end it where that was its last attempt or it is to be canceled."""
         run = expired.run
-        lost = lost_attempt(expired)
+        lost = lost_attempt(run.attempt + 1, expired.lease_until)
         error = error_text(lost)
         last = run.attempt + 1 >= run.max_attempts
         if run.cancel_requested or last:

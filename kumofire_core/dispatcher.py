@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -66,26 +67,24 @@ class DispatchResult:
     """Whether all that was due was looked at. What the limit or the time cut off is left to the next pass."""
 
 
-@dataclass(slots=True)
 class _Tally:
-    dispatched: int = 0
-    schedules: int = 0
-    resent: int = 0
-    recovered: int = 0
-    failed: int = 0
-    canceled: int = 0
-    unsent: int = 0
-    errors: int = 0
-    complete: bool = True
-    first_error: Exception | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    """What a pass has done so far; its chunks count at the same time."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self.complete = True
+        self.first_error: Exception | None = None
 
     def add(self, name: str, count: int = 1) -> None:
-        with self.lock:
-            setattr(self, name, getattr(self, name) + count)
+        with self._lock:
+            self._counts[name] += count
+
+    def errors(self) -> int:
+        return self._counts["errors"]
 
     def result(self) -> DispatchResult:
-        return DispatchResult(**{each.name: getattr(self, each.name) for each in fields(DispatchResult)})
+        return DispatchResult(**self._counts, complete=self.complete)
 
 
 class Dispatcher:
@@ -140,9 +139,9 @@ class Dispatcher:
         handled = 0
         while earliest and handled < limit and not (deadline is not None and deadline.too_close_to_start()):
             size = min(CHUNK, limit - handled)
-            chunk, earliest, errors = earliest[:size], earliest[size:], tally.errors
+            chunk, earliest, errors = earliest[:size], earliest[size:], tally.errors()
             self._handle(chunk, tally, deadline)
-            handled += len(chunk) - (tally.errors - errors)
+            handled += len(chunk) - (tally.errors() - errors)
         tally.complete = tally.complete and not earliest
 
     def _shards(self) -> tuple[int, ...]:
@@ -210,7 +209,7 @@ class Dispatcher:
             if found.wake_at is not None and found.wake_at < found.lease_until:
                 self._runs.apply(run.id, transitions.look_again(found, token))
             return
-        lost = lost_attempt(found)
+        lost = lost_attempt(run.attempt + 1, found.lease_until)
         error, expires_at = error_text(lost), self._runs.expires_at(now_ms)
         due_ms = next_attempt_at(self._runs.registry.policy(run.job_name), run, lost, now_ms=now_ms)
         if run.cancel_requested:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kumofire_core.errors import LeaseExpiredError
 from kumofire_core.times import from_ms
-
-if TYPE_CHECKING:
-    from kumofire_core.run import StoredRun
 
 MAX_ERROR_LENGTH = 1000
 
@@ -53,9 +49,9 @@ def error_places(error: BaseException) -> list[str]:
     return places[-8:]
 
 
-def lost_attempt(expired: StoredRun) -> LeaseExpiredError:
-    """Return the error of an attempt whose lease ended without a word from its worker."""
-    until = from_ms(expired.lease_until or 0).isoformat(timespec="seconds")
+def lost_attempt(attempt: int, lease_until: int | None) -> LeaseExpiredError:
+    """Return the error of an attempt whose lease ended, at this epoch millisecond, without a word from its worker."""
+    until = from_ms(lease_until or 0).isoformat(timespec="seconds")
     return LeaseExpiredError(
-        f"attempt {expired.run.attempt + 1} was lost: its lease expired at {until}; its worker died or was cut off"
+        f"attempt {attempt} was lost: its lease expired at {until}; its worker died or was cut off"
     )

@@ -248,14 +248,7 @@ class Schedules:
         self, stored: StoredSchedule, next_run_at: datetime, now: datetime, look_ahead: timedelta
     ) -> tuple[int, bool]:
         """Make the runs of the next occurrences and advance; return how many, and whether the schedule moved on."""
-        occurrences, upcoming = due_occurrences(
-            stored.timing,
-            next_run_at=next_run_at,
-            now=now,
-            missed=stored.schedule.missed,
-            limit=OCCURRENCES_AT_ONCE,
-            ahead=look_ahead,
-        )
+        occurrences, upcoming = _due(stored, next_run_at, now, look_ahead)
         made = self._make_runs(stored, occurrences, now)
         return made, self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
 
@@ -270,14 +263,7 @@ class Schedules:
         """
         run_id = occurrence_run_id(stored.schedule.id, next_run_at)
         if stored.intended_run_id != run_id:
-            due, upcoming = due_occurrences(
-                stored.timing,
-                next_run_at=next_run_at,
-                now=now,
-                missed=stored.schedule.missed,
-                limit=OCCURRENCES_AT_ONCE,
-                ahead=look_ahead,
-            )
+            due, upcoming = _due(stored, next_run_at, now, look_ahead)
             first = due[0] if due else upcoming
             if first != next_run_at:  # it was missed, and is not made up for
                 return 0, self._advance(stored, first, fired=None)
@@ -430,6 +416,19 @@ def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datet
 
     same = parsed(old.anchor or stored.schedule.created_at)
     return same if same == old else parsed(now)
+
+
+def _due(
+    stored: StoredSchedule, next_run_at: datetime, now: datetime, look_ahead: timedelta
+) -> tuple[list[datetime], datetime | None]:
+    return due_occurrences(
+        stored.timing,
+        next_run_at=next_run_at,
+        now=now,
+        missed=stored.schedule.missed,
+        limit=OCCURRENCES_AT_ONCE,
+        ahead=look_ahead,
+    )
 
 
 def _first(timing: Timing, now: datetime) -> datetime:
