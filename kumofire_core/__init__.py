@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core.batch import BatchReport, RecordReport
 from kumofire_core.consumer import ConsumeResult, Outcome
 from kumofire_core.context import AttemptLogFilter, JobContext
-from kumofire_core.creation import RunRequest
 from kumofire_core.errors import (
     AttemptTimeoutError,
     ConfigurationError,
@@ -34,6 +33,7 @@ from kumofire_core.run import PastRun, Run, RunStatus
 from kumofire_core.sealing import SEALED, Cipher
 
 if TYPE_CHECKING:
+    from kumofire_core.creation import RunRequest
     from kumofire_core.dispatcher import DispatchResult
     from kumofire_core.schedule import Missed, Overlap, ScheduleType
     from kumofire_core.schedule_item import Schedule
@@ -84,6 +84,7 @@ _LATER = {
     "DispatchResult": "dispatcher",
     "Missed": "schedule",
     "Overlap": "schedule",
+    "RunRequest": "creation",
     "Schedule": "schedule_item",
     "SchedulePage": "schedules",
     "ScheduleType": "schedule",

@@ -11,14 +11,16 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kumofire_core.claims import EarlyClaim
 from kumofire_core.consumer import Consumer, ConsumeResult
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import KumofireError, MalformedMessageError
 from kumofire_core.failure import error_name, error_places
 from kumofire_core.message import decode_body
+
+if TYPE_CHECKING:
+    from kumofire_core.claims import EarlyClaim
 
 log = logging.getLogger("kumofire_core")
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
+from typing import TYPE_CHECKING
 
 from kumofire_core import jsontext, transitions
 from kumofire_core.attempt import CallCutError, Threads, call_handler
-from kumofire_core.claims import ClaimsTogether, EarlyClaim
 from kumofire_core.context import (
     Cancellation,
     JobContext,
@@ -42,6 +42,9 @@ from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Run, RunStatus, StoredRu
 from kumofire_core.runs import Runs, new_token
 from kumofire_core.table import Answer
 from kumofire_core.times import duration_ms
+
+if TYPE_CHECKING:
+    from kumofire_core.claims import ClaimsTogether, EarlyClaim
 
 log = logging.getLogger("kumofire_core")
 
@@ -80,7 +83,11 @@ class Consumer:
     def __init__(self, runs: Runs, *, lease: timedelta, batch_claims: bool) -> None:
         self._runs = runs
         self._lease_ms = duration_ms(lease)
-        self._together = ClaimsTogether(runs) if batch_claims else None
+        self._together: ClaimsTogether | None = None
+        if batch_claims:  # else not imported: it would be paid for at every cold start
+            from kumofire_core.claims import ClaimsTogether
+
+            self._together = ClaimsTogether(runs)
         self.threads = Threads()
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, EarlyClaim]:
@@ -177,7 +184,8 @@ class Consumer:
         done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._runs.expires_at(now_ms))
         if not self._runs.apply(run.id, done).applied:
             return self._lost_lease(run, taken)
-        log.debug("run succeeded", extra=log_fields(run))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("run succeeded", extra=log_fields(run))
         return _result(Outcome.SUCCEEDED, run, taken)
 
     def _call(self, job: Job, claimed: StoredRun, deadline: Deadline | None) -> str | None:

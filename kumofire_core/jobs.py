@@ -11,13 +11,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
-from kumofire_core import control
 from kumofire_core.arguments import require_id, require_reason
 from kumofire_core.batch import BatchReport, run_batch
 from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
 from kumofire_core.consumer import Consumer, ConsumeResult
-from kumofire_core.creation import Creation, RunRequest
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError
 from kumofire_core.message import parse_message
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
+    from kumofire_core.creation import Creation, RunRequest
     from kumofire_core.dispatcher import Dispatcher, DispatchResult
     from kumofire_core.schedule import Missed, Overlap, ScheduleType
     from kumofire_core.schedule_item import Schedule
@@ -133,6 +132,7 @@ class Jobs:
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency
+        self._allow_unknown_jobs = allow_unknown_jobs
         self._runs = Runs(
             table=Table(table, clients.dynamodb),
             queue=Queue(queue_url, clients.sqs),
@@ -143,11 +143,14 @@ class Jobs:
             clock=clock,
         )
         self._consumer = Consumer(self._runs, lease=lease, batch_claims=batch_claims)
-        self._creation = Creation(
-            runs=self._runs, threads=self._consumer.threads, allow_unknown_jobs=allow_unknown_jobs
-        )
 
-    # Both are imported when first used: a consumer needs neither, and would pay for them at every cold start.
+    # These are imported when first used: a consumer needs none of them, and would pay for them at every cold start.
+
+    @cached_property
+    def _creation(self) -> Creation:
+        from kumofire_core.creation import Creation
+
+        return Creation(runs=self._runs, threads=self._consumer.threads, allow_unknown_jobs=self._allow_unknown_jobs)
 
     @cached_property
     def _schedules(self) -> Schedules:
@@ -276,6 +279,8 @@ class Jobs:
         """
         require_id("a run id", run_id)
         require_reason(reason)
+        from kumofire_core import control
+
         return control.cancel(self._runs, run_id, reason)
 
     def retry(self, run_id: str) -> bool:
@@ -284,6 +289,8 @@ class Jobs:
         How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
         """
         require_id("a run id", run_id)
+        from kumofire_core import control
+
         return control.retry(self._runs, run_id)
 
     def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> DispatchResult:

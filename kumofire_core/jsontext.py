@@ -9,6 +9,9 @@ import json
 
 from kumofire_core.errors import InvalidJSONError
 
+_dumps = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+_loads = json.JSONDecoder().decode
+
 
 def encode(what: str, value: object) -> str:
     """Return the JSON text of ``value``.
@@ -18,8 +21,8 @@ def encode(what: str, value: object) -> str:
     other type. Tuples become arrays. ``what`` names the value in the error; the value itself is not quoted there.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        same = json.loads(text) == value
+        text = _dumps(value)
+        same = _loads(text) == value
     except RecursionError:
         raise InvalidJSONError(f"{what} is nested too deeply for JSON; flatten it or store a reference") from None
     except (TypeError, ValueError) as error:
@@ -37,7 +40,7 @@ def encode(what: str, value: object) -> str:
 def decode(text: str) -> object:
     """Return the value of JSON text; ``ValueError`` where it is none, or nested too deeply to be read."""
     try:
-        return json.loads(text)
+        return _loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -105,9 +105,12 @@ class NewRun:
     dedupe_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class StoredRun:
-    """A run with what the table knows beside: its lease, its wake-up and the tokens of the last writes."""
+    """A run with what the table knows beside: its lease, its wake-up and the tokens of the last writes.
+
+    Made for every message, so not frozen: that would take three times as long. Nobody changes one.
+    """
 
     run: Run
     lease_token: str | None

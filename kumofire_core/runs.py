@@ -6,7 +6,7 @@ It joins the table, the queue, the registered jobs and the settings; which trans
 from __future__ import annotations
 
 import contextlib
-import uuid
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -39,7 +39,7 @@ def owner(kind: str, id: str, what: str) -> str:
 
 def new_token() -> str:
     """Return what one write is known again by."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

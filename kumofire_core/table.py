@@ -7,9 +7,8 @@ is no error but an answer: at-least-once delivery makes it ordinary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 WAKE_INDEX = "wake"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a conditional write came to."""
 
     applied: bool
@@ -31,8 +29,7 @@ class Answer:
     """After a write that was to be read back: the item as it is now. After a refusal: the item found, if any."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """The key of an item of ours: what kind of thing it is, and its id."""
 
     kind: str
@@ -43,8 +40,7 @@ class Key:
         return {"pk": {"S": f"{self.kind}#{self.id}"}, "sk": {"S": self.kind}}
 
 
-@dataclass(frozen=True, slots=True)
-class WakeUp:
+class WakeUp(NamedTuple):
     """An entry of the wake-up index. The index is eventually consistent: the item may say something else by now."""
 
     key: Key
@@ -188,6 +184,10 @@ def typed(value: Value) -> dict[str, str]:
 
 def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
     """Return the text and number attributes of an item. Others are none of ours and are passed over."""
+    try:
+        return {name: value["S"] if "S" in value else int(value["N"]) for name, value in item.items()}
+    except (KeyError, ValueError):
+        pass  # an attribute is among them that is none of ours
     attributes: dict[str, Value] = {}
     for name, value in item.items():
         if "S" in value:
@@ -227,29 +227,27 @@ def _expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]
     The texts depend on its shape alone, of which there are a few, and are made once each. Every name is given as a
     placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
     """
-    update, condition, names = _texts(
-        tuple((name, len(options)) for name, options in write.one_of.items()),
+    update, condition, names, placeholders = _texts(
+        tuple([(name, len(options)) for name, options in write.one_of.items()]),
         tuple(write.holds),
         tuple(write.at_most),
         write.absent,
-        tuple((name, value.name if isinstance(value, Sum) else None) for name, value in write.sets.items()),
+        tuple([(name, value.name if type(value) is Sum else None) for name, value in write.sets.items()]),
         tuple(write.adds),
         write.removes,
     )
-    values: dict[str, Any] = {":schema": typed(SCHEMA)}
-    for name, options in write.one_of.items():
-        for index, option in enumerate(options):
-            values[f":in{index}_{name}"] = typed(option)
-    for prefix, group in ((":is_", write.holds), (":max_", write.at_most), (":add_", write.adds)):
-        for name, value in group.items():
-            values[prefix + name] = typed(value)
-    for name, given in write.sets.items():
+    values: list[Value] = [SCHEMA]
+    for options in write.one_of.values():
+        values += options
+    values += write.holds.values()
+    values += write.at_most.values()
+    values += write.adds.values()
+    for given in write.sets.values():
         if isinstance(given, Sum):
-            values[f":else_{name}"] = typed(given.otherwise)
-            values[f":plus_{name}"] = typed(given.plus)
+            values += (given.otherwise, given.plus)
         else:
-            values[f":to_{name}"] = typed(given)
-    return update, condition, names, values
+            values.append(given)
+    return update, condition, names, dict(zip(placeholders, map(typed, values), strict=True))
 
 
 def _statement(table: str, key: Key, write: Write) -> Any:
@@ -278,7 +276,7 @@ def _texts(
     sets: tuple[tuple[str, str | None], ...],
     adds: tuple[str, ...],
     removes: tuple[str, ...],
-) -> tuple[str, str, dict[str, str]]:
+) -> tuple[str, str, dict[str, str], tuple[str, ...]]:
     parts = [
         "SET "
         + ", ".join(
@@ -300,4 +298,11 @@ def _texts(
     terms += [f"attribute_not_exists(#{name})" for name in absent]
     used = {"schema", *dict(one_of), *holds, *at_most, *absent, *dict(sets), *adds, *removes}
     used |= {base for _, base in sets if base is not None}
-    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}
+    placeholders = [":schema"]
+    placeholders += [f":in{index}_{name}" for name, count in one_of for index in range(count)]
+    placeholders += [f":is_{name}" for name in holds]
+    placeholders += [f":max_{name}" for name in at_most]
+    placeholders += [f":add_{name}" for name in adds]
+    for name, base in sets:
+        placeholders += [f":to_{name}"] if base is None else [f":else_{name}", f":plus_{name}"]
+    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, tuple(placeholders)

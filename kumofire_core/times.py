@@ -21,7 +21,7 @@ def to_ms(moment: datetime) -> int:
 
 def from_ms(ms: int) -> datetime:
     """Return the aware UTC datetime of epoch milliseconds; ``OverflowError`` where Python has no such year."""
-    return EPOCH + timedelta(milliseconds=ms)
+    return EPOCH + _MILLISECOND * ms
 
 
 def duration_ms(length: timedelta) -> int:

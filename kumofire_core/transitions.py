@@ -39,7 +39,7 @@ _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Transition(Write):
     """One step of a run: a conditional write that leads from one of some statuses to another (or the same) one."""
 
@@ -47,8 +47,8 @@ class Transition(Write):
     target: RunStatus
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "one_of", {"status": self.source, **self.one_of})
-        object.__setattr__(self, "sets", {"status": self.target, **self.sets})
+        self.one_of = {"status": self.source, **self.one_of}
+        self.sets = {"status": self.target, **self.sets}
 
 
 def create(

@@ -24,9 +24,12 @@ class Sum:
     plus: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Write:
-    """What must hold of an existing item, what then changes, and how a repeat knows its own first copy."""
+    """What must hold of an existing item, what then changes, and how a repeat knows its own first copy.
+
+    Made for every request, so not frozen: that would take three times as long. Nobody changes one.
+    """
 
     one_of: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     """Attributes that must have one of these values."""
