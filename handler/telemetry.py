@@ -35,6 +35,7 @@ DISPATCH_METRICS = {
     "dispatched": "RunsDispatched",
     "schedules": "OccurrencesFired",
     "resent": "RunsResent",
+    "postponed": "RunsPostponed",
     "recovered": "RunsRecovered",
     "failed": "RunsFailed",
     "canceled": "RunsCanceled",

@@ -22,18 +22,25 @@ from kumofire_core.attempt import InFlight, Threads
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import KumofireError
 from kumofire_core.failure import error_name, error_text, lost_attempt
+from kumofire_core.queue import Queue
 from kumofire_core.retry import next_attempt_at
 from kumofire_core.run import RunStatus, StoredRun
 from kumofire_core.runs import RUN, Runs, new_token
 from kumofire_core.schedule_item import SCHEDULE_SHARD
 from kumofire_core.schedules import SCHEDULE, Schedules
 from kumofire_core.table import WakeUp
-from kumofire_core.times import duration_ms, whole_seconds_until
+from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
 
 log = logging.getLogger("kumofire_core")
 
 LOOK_AHEAD = timedelta(seconds=90)
 """How far ahead of its time a run is sent, with a delay. More than a tick, so that a late tick makes no run late."""
+
+BACKLOG = 100
+"""With more messages waiting than this, a queued run's message is taken to be among them, and not for lost."""
+
+BACKLOG_DOUBTED_AFTER = timedelta(hours=6)
+"""A run that has been queued for longer is sent again, however long the queue."""
 
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
@@ -53,6 +60,8 @@ class DispatchResult:
     """Occurrences of schedules that became runs."""
     resent: int = 0
     """Queued runs whose message seemed lost, sent again."""
+    postponed: int = 0
+    """Queued runs left alone although no consumer has come, because the queue is long."""
     recovered: int = 0
     """Runs whose worker was lost, put back for their next attempt."""
     failed: int = 0
@@ -75,10 +84,18 @@ class _Tally:
         self._lock = threading.Lock()
         self.complete = True
         self.first_error: Exception | None = None
+        self._queue_is_long: bool | None = None
 
     def add(self, name: str, count: int = 1) -> None:
         with self._lock:
             self._counts[name] += count
+
+    def queue_is_long(self, queue: Queue) -> bool:
+        """Say whether messages pile up, asked once a pass; copies would only make the pile larger."""
+        with self._lock:
+            if self._queue_is_long is None:
+                self._queue_is_long = (queue.backlog() or 0) > BACKLOG
+            return self._queue_is_long
 
     def errors(self) -> int:
         return self._counts["errors"]
@@ -197,7 +214,11 @@ class Dispatcher:
         # Finished, or sent or put back meanwhile: the index was behind.
         if found.run.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
             return
-        if self._runs.apply(run_id, transitions.resend(found, token, now_ms=now_ms)).applied:
+        queued_for_ms = now_ms - to_ms(found.run.updated_at)
+        if queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER) and tally.queue_is_long(self._runs.queue):
+            if self._runs.apply(run_id, transitions.wait_longer(found, token, now_ms=now_ms)).applied:
+                tally.add("postponed")
+        elif self._runs.apply(run_id, transitions.resend(found, token, now_ms=now_ms)).applied:
             delays[run_id] = 0
             tally.add("resent")
 

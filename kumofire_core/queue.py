@@ -48,6 +48,17 @@ class Queue:
             return False
         return True
 
+    def backlog(self) -> int | None:
+        """Return about how many messages wait to be received, or ``None`` where SQS does not say."""
+        try:
+            reply = self._client().get_queue_attributes(
+                QueueUrl=self.url, AttributeNames=["ApproximateNumberOfMessages"]
+            )
+            return int(reply["Attributes"]["ApproximateNumberOfMessages"])
+        except Exception as error:  # an estimate that can't be had must not stop a pass
+            log.warning("the length of %s could not be read (%s)", self.url, error_name(error))
+            return None
+
     def try_send_many(self, delays: Mapping[str, int]) -> list[str]:
         """Send the messages of runs, each after its delay in seconds; return the ids that SQS took none for.
 

@@ -33,6 +33,9 @@ the dispatcher looks ahead, so that a retry which starts on time never costs it 
 FIRST_RESEND_MS = 2 * 60_000
 LAST_RESEND_MS = 60 * 60_000
 
+BACKLOG_LOOK_MS = 10 * 60_000
+"""How long a run's message is left alone while the queue is long."""
+
 _WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 _RUNNING = (RunStatus.RUNNING,)
 _UNINDEXED = ("wake_shard", "wake_at")
@@ -217,6 +220,17 @@ def resend(lost: StoredRun, token: str, *, now_ms: int) -> Transition:
         target=RunStatus.QUEUED,
         holds={"wake_at": _wake_up(lost)},
         sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": resend_at(now_ms, sends=lost.sends + 1)},
+        evidence=("sent_by", token),
+    )
+
+
+def wait_longer(waiting: StoredRun, token: str, *, now_ms: int) -> Transition:
+    """Leave a queued run's message alone for a while: the queue is long, so it waits there rather than being lost."""
+    return Transition(
+        source=(RunStatus.QUEUED,),
+        target=RunStatus.QUEUED,
+        holds={"wake_at": _wake_up(waiting)},
+        sets={"sent_by": token, "wake_at": now_ms + BACKLOG_LOOK_MS},
         evidence=("sent_by", token),
     )
 

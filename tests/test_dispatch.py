@@ -348,6 +348,58 @@ def test_a_backlog_of_an_hour_gets_four_copies_of_each_message_and_executes_each
     assert world.times_executed() == dict.fromkeys(ids, 1)
 
 
+def test_a_long_backlog_is_not_multiplied_and_asked_for_its_length_once_a_pass(world: World):
+    ids = [world.jobs.create("work") for _ in range(101)]
+    passes = []
+    for _ in range(25):
+        passes.append(world.tick())
+        world.clock.advance(minutes=1)
+
+    assert sum(result.resent for result in passes) == 0
+    assert [minute for minute, result in enumerate(passes) if result.postponed == len(ids)] == [2, 12, 22]
+    assert set(world.times_sent().values()) == {1}
+    asked = [operation for operation, _ in world.queue.requests].count("get_queue_attributes")
+    assert asked == sum(result.postponed > 0 for result in passes)
+
+    assert [result.outcome for result in world.deliver()] == ["succeeded"] * len(ids)
+
+
+def test_a_message_lost_behind_a_long_backlog_is_sent_again_once_that_is_gone(world: World):
+    world.queue.losing = "silently"
+    lost = world.jobs.create("work")
+    world.queue.losing = None
+    others = [world.jobs.create("work") for _ in range(101)]
+    world.clock.advance(minutes=2)
+    assert world.tick() == DispatchResult(postponed=102)
+    world.deliver()
+
+    world.clock.advance(minutes=10)
+
+    assert world.tick() == DispatchResult(resent=1)
+    world.deliver()
+    assert world.times_executed() == dict.fromkeys([lost, *others], 1)
+
+
+def test_what_has_been_queued_for_hours_is_sent_again_however_long_the_queue(world: World):
+    for _ in range(101):
+        world.jobs.create("work")
+    world.clock.advance(hours=5, minutes=59)
+    assert world.tick() == DispatchResult(postponed=101)
+
+    world.clock.advance(minutes=10)
+
+    assert world.tick() == DispatchResult(resent=101)
+
+
+def test_a_queue_that_does_not_tell_its_length_keeps_no_run_waiting(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(type(world.queue), "get_queue_attributes")
+    world.queue.losing = "silently"
+    world.jobs.create("work")
+    world.clock.advance(minutes=2)
+
+    assert world.tick() == DispatchResult(resent=1)
+
+
 def test_a_run_whose_message_never_arrived_is_executed_after_all(world: World):
     world.queue.losing = "silently"
     run_id = world.jobs.create("work")
@@ -742,7 +794,9 @@ def test_the_requests_for_a_wake_up_stay_constant(world: World, state: str, coun
     world.tick()
 
     assert world.aws.dynamodb.count() == {"query": 3, "update_item": requests_each * count}
-    assert [operation for operation, _ in world.queue.requests] == ["send_message_batch"] * (count // 10)
+    sends = ["send_message_batch"] * (count // 10)
+    asked = ["get_queue_attributes"] if state == "lost" else []  # whether the queue is long
+    assert sorted(operation for operation, _ in world.queue.requests) == asked + sends
 
 
 class CountedQueue:

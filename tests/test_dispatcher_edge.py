@@ -20,8 +20,8 @@ from kumofire_core.deadline import Deadline
 from tests.builders import Aws, LambdaContext
 
 NOTHING = {
-    "dispatched": 0, "schedules": 0, "resent": 0, "recovered": 0, "failed": 0, "canceled": 0, "unsent": 0, "errors": 0,
-    "complete": True,
+    "dispatched": 0, "schedules": 0, "resent": 0, "postponed": 0, "recovered": 0, "failed": 0, "canceled": 0,
+    "unsent": 0, "errors": 0, "complete": True,
 }  # fmt: skip
 
 

@@ -60,6 +60,11 @@ class SlowQueue:
             self._take(entry)
         return {"Successful": [{"Id": entry["Id"]} for entry in entries], "Failed": []}
 
+    def get_queue_attributes(self, **request: Any) -> dict[str, Any]:
+        self.requests.append(("get_queue_attributes", request))
+        visible = sum(visible_at <= self.clock.now for visible_at, _ in self.waiting)
+        return {"Attributes": {"ApproximateNumberOfMessages": str(visible)}}
+
     def due(self) -> list[str]:
         """Take out the runs whose messages have become visible, in the order of their times."""
         self.waiting.sort(key=lambda entry: entry[0])
