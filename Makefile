@@ -6,6 +6,7 @@ VENV ?= .venv
 SAM_VENV ?= .venv-sam
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
+DYNAMODB_LOCAL ?=
 BENCH_ARGS ?=
 UV_VERSION := 0.13.9
 $(foreach name,PYTHON VENV SAM_VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
@@ -124,7 +125,8 @@ simulate: $(ready) ## Play simulated histories (SEED=… replays one, RUNS=… p
 	@$(offline) "$(python)" -m tests.simulation $(if $(SEED),--seed $(SEED) --shrink) $(if $(RUNS),--runs $(RUNS))
 
 bench: $(ready) ## Measure speed and cost against others, and draw the plots of docs/
-	@$(offline) "$(python)" -m benchmarks $(BENCH_ARGS)
+	@DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" "$(python)" -m benchmarks --docs docs $(BENCH_ARGS)
+	@"$(python)" -m benchmarks.growth --docs docs
 
 build: $(sam) ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" build \

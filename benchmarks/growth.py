@@ -1,0 +1,353 @@
+"""What grows with the number of runs: cost, limits, and waiting. A calculation from list prices, free of AWS.
+
+``python -m benchmarks.growth [--docs docs]`` prints the tables of docs/growth.md, or writes them there with its plots.
+Free tiers, data transfer, logs and the handlers' own work are left out, for all that is compared alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.plots import lines
+from kumofire_core.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
+from kumofire_core.transitions import BACKLOG_LOOK_MS
+
+MONTH_SECONDS = 730 * 3600
+TICKS_A_MONTH = MONTH_SECONDS // 60
+RUNS_A_MONTH = tuple(10**power for power in range(10))
+PAYLOAD_KB = (1, 10, 100, 350)
+
+BEGIN, END = "<!-- calculated -->\n", "<!-- end of calculated -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """List prices in US dollars, us-east-1; docs/growth.md says where each was read, and when."""
+
+    write_unit: float = 0.625e-6
+    read_unit: float = 0.125e-6
+    stored_gb_month: float = 0.25
+    backup_gb_month: float = 0.20
+    sqs_request: float = 0.40e-6
+    lambda_request: float = 0.20e-6
+    lambda_gb_second: float = 0.0000133334
+    """On arm64, what the template deploys."""
+    standard_transition: float = 25e-6
+    express_request: float = 1e-6
+    express_gb_second: float = 0.00001667
+    durable_operation: float = 8e-6
+    durable_written_gb: float = 0.25
+    durable_kept_gb_month: float = 0.15
+    scheduler_invocation: float = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is asked for. The handler's own time is what every alternative would pay too, so only ours is counted."""
+
+    payload_kb: float = 0.2
+    fill: float = 10
+    """Records in a batch: 1 when runs come one at a time, 10 when there is always a backlog."""
+    later: bool = False
+    """Each run is due later than SQS can delay, so the dispatcher sends it."""
+    shards: int = 8
+    memory_gb: float = 0.5
+    batch_seconds: float = 0.025
+    """For a batch's requests with 4 ms to DynamoDB, as docs/benchmarks.md measures it."""
+    retention_days: float = 30
+
+
+OTHER_KB = 0.6
+"""A run's attributes beside its payload: keys, tokens, times, name."""
+
+
+def write_units(load: Load) -> float:
+    """Return the write units of a run from ``create`` to ``succeeded``: three writes of the item, two of the index."""
+    size = math.ceil(OTHER_KB + load.payload_kb)
+    # The dispatcher's write moves the index key, which DynamoDB bills as a delete and a put.
+    return 3 * size + 2 + (size + 2 if load.later else 0)
+
+
+def sqs_requests(load: Load) -> float:
+    """Return the SQS requests of a run: its send, and its part of the batch's receive and delete."""
+    return (0.1 if load.later else 1) + 2 / load.fill
+
+
+def per_run(load: Load, prices: Prices) -> float:
+    """Return what one more run costs."""
+    kept_gb_months = (OTHER_KB + load.payload_kb) / 1e6 * load.retention_days / 30.4
+    return (
+        write_units(load) * prices.write_unit
+        + sqs_requests(load) * prices.sqs_request
+        + (prices.lambda_request + load.batch_seconds * load.memory_gb * prices.lambda_gb_second) / load.fill
+        + kept_gb_months * (prices.stored_gb_month + prices.backup_gb_month)
+    )
+
+
+def idle(load: Load, prices: Prices) -> float:
+    """Return what a month costs in which nothing runs: a tick a minute, and Lambda's long polls of the queue."""
+    tick = (load.shards + 1) * 0.5 * prices.read_unit
+    tick += prices.lambda_request + 0.1 * load.memory_gb * prices.lambda_gb_second
+    # Five pollers that each ask again after 20 s: the start of scaling, kept where a maximum concurrency is set.
+    polls = 5 * MONTH_SECONDS / 20
+    return TICKS_A_MONTH * tick + polls * prices.sqs_request
+
+
+def month(runs: float, load: Load, prices: Prices) -> float:
+    """Return what a month with this many runs costs."""
+    return idle(load, prices) + runs * per_run(load, prices)
+
+
+def alternatives(load: Load, prices: Prices) -> dict[str, float]:
+    """Return what one run costs elsewhere, each with one Lambda invocation of 5 ms beside the handler's own time.
+
+    Step Functions: two state transitions, the fewest that one task can take. Durable functions: an execution with one
+    step is two operations. Scheduler: it only starts a function; nothing is known of it afterwards.
+    """
+    invocation = prices.lambda_request + 0.005 * load.memory_gb * prices.lambda_gb_second
+    gb = load.payload_kb / 1e6
+    durable = 2 * prices.durable_operation + gb * (prices.durable_written_gb + prices.durable_kept_gb_month * 14 / 30.4)
+    return {
+        "Step Functions Standard": 2 * prices.standard_transition + invocation,
+        "Step Functions Express": prices.express_request + 0.1 * 0.0625 * prices.express_gb_second + invocation,
+        "Lambda durable functions": durable + invocation,
+        "EventBridge Scheduler": prices.scheduler_invocation + invocation,
+    }
+
+
+PARTITION_WRITES = 1_000
+"""Write units a second of one partition.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
+
+NEW_TABLE_WRITES = 4_000
+"""Write units a second that a new on-demand table takes at once.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/on-demand-capacity-mode.html"""
+
+TABLE_WRITES = 40_000
+"""Write units a second of a table, by an account's default quota.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html"""
+
+
+def shards_for(runs_a_second: float, *, later: bool, headroom: float = 0.5) -> int:
+    """Return how many shards keep every index partition below ``headroom`` of its limit."""
+    index_units = 4 if later else 2
+    return max(1, math.ceil(runs_a_second * index_units / (PARTITION_WRITES * headroom)))
+
+
+def most_runs_a_second(load: Load, *, consumers: int, handler_seconds: float, at_once: int = 10) -> float:
+    """Return the runs a second that so many consumers execute with batches of ten, each of them ``at_once``."""
+    rounds = math.ceil(10 / at_once)
+    return consumers * 10 / (rounds * handler_seconds + load.batch_seconds)
+
+
+REQUEST_SECONDS = 0.005
+STEP_SECONDS = 10
+GIVE_UP_SECONDS = 48 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """What became of a backlog."""
+
+    drained_after_seconds: float | None
+    """From when consumers worked again; ``None``: not within two days."""
+    longest_wait_seconds: float
+    copies_a_run: float
+    """Messages sent again because their run was waiting, for each run that came."""
+
+
+def drain(*, capacity: float, outage_seconds: float, handler_seconds: float) -> Backlog:
+    """Let one run come a second and consumers stop for ``outage_seconds``, then execute up to ``capacity`` a second.
+
+    First come first served. The dispatcher sends a waiting run again 2 minutes after its creation, and from there after
+    twice as long each time, at most an hour; but not while the queue is long. A copy waits its turn like any message
+    and then takes a consumer one request, where a run takes two and its handler's time.
+    """
+    copy = REQUEST_SECONDS / (handler_seconds + 2 * REQUEST_SECONDS)
+    runs: list[float] = []  # not yet executed, by the step in which they came
+    work: list[float] = []  # what the queue holds from each step: runs, and copies as parts of a run
+    resends: dict[int, list[int]] = {}
+    first = 0
+    copies = longest = 0.0
+    for now in range(GIVE_UP_SECONDS // STEP_SECONDS):
+        runs.append(STEP_SECONDS)
+        work.append(STEP_SECONDS)
+        resends.setdefault(now + 120 // STEP_SECONDS, []).append(now)
+        for created in resends.pop(now, ()):
+            waiting, age = (now - first) * STEP_SECONDS, (now - created) * STEP_SECONDS
+            if created >= first and waiting > BACKLOG and age < BACKLOG_DOUBTED_AFTER.total_seconds():
+                resends.setdefault(now + BACKLOG_LOOK_MS // 1000 // STEP_SECONDS, []).append(created)
+            elif created >= first:
+                copies += runs[created]
+                work[now] += runs[created] * copy
+                interval = min((now - created) * STEP_SECONDS + 120, 3600)  # 2, 4, 8 … minutes
+                resends.setdefault(now + interval // STEP_SECONDS, []).append(created)
+        left = capacity * STEP_SECONDS if now * STEP_SECONDS >= outage_seconds else 0.0
+        while left > 0 and first <= now:
+            done = min(left, work[first])
+            left -= done
+            work[first] -= done
+            if work[first] > 1e-9:
+                break
+            longest = max(longest, (now - first) * STEP_SECONDS)
+            first += 1
+        if first > now and now * STEP_SECONDS >= outage_seconds:
+            return Backlog(
+                drained_after_seconds=now * STEP_SECONDS - outage_seconds,
+                longest_wait_seconds=longest,
+                copies_a_run=copies / sum(runs),
+            )
+    return Backlog(drained_after_seconds=None, longest_wait_seconds=longest, copies_a_run=copies / sum(runs))
+
+
+def tables(prices: Prices) -> str:
+    """Return the tables as Markdown."""
+    batched, single, later = Load(), Load(fill=1), Load(later=True)
+    parts = ["### A month, in US dollars\n"]
+    names = list(alternatives(batched, prices))
+    parts.append(
+        _table(
+            ["runs a month", "full batches", "one at a time", "due later, full batches", *names],
+            [
+                [
+                    _power(runs),
+                    *(_money(month(runs, load, prices)) for load in (batched, single, later)),
+                    *(_money(runs * price) for price in alternatives(batched, prices).values()),
+                ]
+                for runs in RUNS_A_MONTH
+            ],
+        )
+    )
+    parts.append("### A million runs by payload, kept inline\n")
+    parts.append(
+        _table(
+            ["payload", "write units a run", "DynamoDB writes", "all of it", "Lambda durable functions"],
+            [
+                [
+                    f"{size} KB",
+                    f"{write_units(load):,.0f}",
+                    _money(write_units(load) * prices.write_unit * 1e6),
+                    _money(per_run(load, prices) * 1e6),
+                    _money(alternatives(load, prices)["Lambda durable functions"] * 1e6),
+                ]
+                for size in PAYLOAD_KB
+                for load in [Load(payload_kb=size)]
+            ],
+        )
+    )
+    parts.append("### Shards of the index for a rate\n")
+    parts.append(
+        _table(
+            ["runs a second", "runs a month at that rate", "due at once", "due later"],
+            [
+                [
+                    f"{rate:,}",
+                    f"{rate * MONTH_SECONDS / 1e6:,.0f} million",
+                    f"{shards_for(rate, later=False)}",
+                    f"{shards_for(rate, later=True)}",
+                ]
+                for rate in (10, 100, 400, 1_000, 2_000, 5_000, 10_000)
+            ],
+        )
+    )
+    parts.append("### Runs a second by consumers (`ConsumerConcurrency`)\n")
+    times = (0.01, 0.1, 1.0, 10.0)
+    parts.append(
+        _table(
+            ["consumers", *(f"handler of {seconds:g} s" for seconds in times)],
+            [
+                [
+                    str(consumers),
+                    *(
+                        f"{most_runs_a_second(batched, consumers=consumers, handler_seconds=seconds):,.0f}"
+                        for seconds in times
+                    ),
+                ]
+                for consumers in (2, 10, 100, 1_000)
+            ],
+        )
+    )
+    parts.append("### After an hour in which nothing was executed\n")
+    head = ["consumers can do", "handler of", "longest wait", "drained after", "messages sent again, a run"]
+    parts.append(
+        _table(
+            head,
+            [
+                [
+                    f"{factor:g} times what comes",
+                    f"{seconds:g} s",
+                    f"{backlog.longest_wait_seconds / 60:,.0f} min",
+                    "never"
+                    if backlog.drained_after_seconds is None
+                    else f"{backlog.drained_after_seconds / 60:,.0f} min",
+                    f"{backlog.copies_a_run:.1f}",
+                ]
+                for seconds in (0.0, 0.1, 1.0)
+                for factor in (1.25, 1.5, 2, 3, 5)
+                for backlog in [drain(capacity=factor, outage_seconds=3600, handler_seconds=seconds)]
+            ],
+        )
+    )
+    return "\n".join(parts)
+
+
+def plots(prices: Prices) -> Mapping[str, str]:
+    """Return the plots as SVG texts, by file name."""
+    batched, single = Load(), Load(fill=1)
+    others = alternatives(batched, prices)
+    costs = {
+        "Kumofire Jobs, full batches": [(float(runs), month(runs, batched, prices)) for runs in RUNS_A_MONTH],
+        "Kumofire Jobs, one at a time": [(float(runs), month(runs, single, prices)) for runs in RUNS_A_MONTH],
+    } | {name: [(float(runs), runs * price) for runs in RUNS_A_MONTH] for name, price in others.items()}
+    sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 350]
+    by_payload = {
+        "Kumofire Jobs, inline": [(float(kb), per_run(Load(payload_kb=kb), prices) * 1e6) for kb in sizes],
+        "Lambda durable functions": [
+            (float(kb), alternatives(Load(payload_kb=kb), prices)["Lambda durable functions"] * 1e6) for kb in sizes
+        ],
+        "Step Functions Standard (256 KB at most)": [
+            (float(kb), others["Step Functions Standard"] * 1e6) for kb in sizes if kb <= 256
+        ],
+    }
+    return {
+        "growth-cost.svg": lines("Cost of a month", "runs a month", "US dollars", costs),
+        "growth-payload.svg": lines("Cost of a million runs", "payload, KB", "US dollars", by_payload),
+    }
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def _money(dollars: float) -> str:
+    return f"{dollars:,.0f}" if dollars >= 100 else f"{dollars:.2f}" if dollars >= 0.005 else "< 0.01"
+
+
+def _power(number: int) -> str:
+    return "1" if number == 1 else "10" + str(len(str(number)) - 1).translate(str.maketrans("123456789", "¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def main() -> None:
+    """Print the tables, or write them into the docs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("--docs", type=Path, help="a folder: write the plots there, and the tables into growth.md")
+    folder = parser.parse_args().docs
+    if folder is None:
+        print(tables(Prices()))
+        return
+    for name, text in plots(Prices()).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    page = folder / "growth.md"
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        parser.error(f"{page} lacks the marks {BEGIN.strip()!r} and {END!r}")
+    page.write_text(before + begin + tables(Prices()) + end + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What was measured, as Markdown tables and as plots. Free of measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.measure import Row
+from benchmarks.plots import Bar, bars
+
+TITLES = {
+    "consume": "CPU per record",
+    "batch": "A batch of ten, 4 ms to the services",
+    "cold": "Cold start and memory",
+    "create": "Creating runs",
+    "dispatch": "One pass of the dispatcher",
+    "write_units": "Write units",
+}
+
+BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->"
+
+
+def tables(measured: Mapping[str, Sequence[Row]]) -> str:
+    """Return one table for each benchmark."""
+    return "\n".join(f"### {TITLES[name]}\n\n{table(rows)}" for name, rows in measured.items())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| what | measured | middle half | must reach | medians |", "|---|---|---|---|---|"]
+    for row in rows:
+        value = "not measured" if row.value is None else f"{row.value:,.4g}"
+        half = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
+        reached = {True: " ✓", False: " ✗", None: ""}[row.reached]
+        lines.append(f"| {row.what} | {value}{reached} | {half} | {_target(row)} | {row.detail} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, measured: Mapping[str, Sequence[Row]], *, heading: str) -> None:
+    """Write a plot for each benchmark into ``folder``, and the tables into its ``benchmarks.md``, between the marks."""
+    sections = [f"Measured {heading}.\n"]
+    for name, rows in measured.items():
+        plotted = [row for row in rows if row.value is not None and (row.low is not None or name == "write_units")]
+        picture = f"benchmark-{name.replace('_', '-')}.svg"
+        sections.append(f"### {TITLES[name]}\n")
+        if plotted:
+            (folder / picture).write_text(bars(TITLES[name], [_bar(row) for row in plotted]), encoding="utf-8")
+            sections.append(f"![{TITLES[name]}]({picture})\n")
+        sections.append(table(rows))
+    page = folder / "benchmarks.md"
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} lacks the marks {BEGIN.strip()!r} and {END!r}")
+    page.write_text(before + begin + "\n".join(sections) + end + after, encoding="utf-8")
+
+
+def _bar(row: Row) -> Bar:
+    assert row.value is not None
+    target = row.at_most if row.at_most is not None else row.at_least
+    return Bar(label=row.what, value=row.value, low=row.low, high=row.high, target=target, reached=row.reached)
+
+
+def _target(row: Row) -> str:
+    if row.at_most is not None and row.at_most == row.at_least:
+        return f"{row.at_most:g}"
+    if row.at_most is not None:
+        return f"≤ {row.at_most:g}"
+    return "" if row.at_least is None else f"≥ {row.at_least:g}"
