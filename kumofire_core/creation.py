@@ -12,7 +12,7 @@ from kumofire_core import transitions
 from kumofire_core.arguments import payload_text, require_job_name, require_key, require_max_attempts
 from kumofire_core.attempt import InFlight, Threads
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError
-from kumofire_core.run import NewRun, derived_run_id, new_run_id
+from kumofire_core.run import derived_run_id, new_run_id
 from kumofire_core.runs import Runs
 from kumofire_core.times import LAST_MS, duration_ms, require_aware, to_ms
 
@@ -35,6 +35,21 @@ class RunRequest(_RunRequest, total=False):
     delay: timedelta | float | None
     max_attempts: int | None
     dedupe_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run that is to be made, checked and in the form in which it will be stored."""
+
+    id: str
+    job_name: str
+    payload: str
+    """JSON text."""
+    max_attempts: int | None
+    due_ms: int
+    now_ms: int
+    schedule_id: str | None = None
+    dedupe_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

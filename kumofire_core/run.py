@@ -90,21 +90,6 @@ class PastRun:
     last_error: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """A run that is to be made, checked and in the form in which it will be stored."""
-
-    id: str
-    job_name: str
-    payload: str
-    """JSON text."""
-    max_attempts: int | None
-    due_ms: int
-    now_ms: int
-    schedule_id: str | None = None
-    dedupe_key: str | None = None
-
-
 @dataclass(slots=True, kw_only=True)
 class StoredRun:
     """A run with what the table knows beside: its lease, its wake-up and the tokens of the last writes.

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from kumofire_core import transitions
 from kumofire_core.arguments import require_room
@@ -17,12 +18,15 @@ from kumofire_core.errors import KumofireError
 from kumofire_core.jsontext import decode
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Registry
-from kumofire_core.run import NewRun, StoredRun, read_run
+from kumofire_core.run import StoredRun, read_run
 from kumofire_core.sealing import Cipher, is_sealed, seal, unseal
 from kumofire_core.table import Answer, Key, Table
 from kumofire_core.times import duration_ms, to_ms
 from kumofire_core.transitions import Transition
 from kumofire_core.write import Attributes
+
+if TYPE_CHECKING:
+    from kumofire_core.creation import NewRun
 
 RUN = "run"
 

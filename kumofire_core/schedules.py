@@ -15,7 +15,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from kumofire_core import jsontext, schedule_item, transitions
 from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts, require_room
-from kumofire_core.creation import Creation
+from kumofire_core.creation import Creation, NewRun
 from kumofire_core.deadline import Deadline
 from kumofire_core.errors import (
     InvalidArgumentError,
@@ -23,7 +23,7 @@ from kumofire_core.errors import (
     ScheduleConflictError,
     ScheduleExistsError,
 )
-from kumofire_core.run import FINAL, NewRun, derived_run_id, new_run_id
+from kumofire_core.run import FINAL, derived_run_id, new_run_id
 from kumofire_core.runs import Runs, new_token, owner
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing, due_occurrences, next_occurrence, parse_timing
 from kumofire_core.schedule_item import SCHEDULE_SHARD, Schedule, StoredSchedule, read_schedule

@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from kumofire_core.run import NewRun, RunStatus, StoredRun, wake_shard
+from kumofire_core.run import RunStatus, StoredRun, wake_shard
 from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.write import SCHEMA, Sum, Value, Write, present
+
+if TYPE_CHECKING:
+    from kumofire_core.creation import NewRun
 
 CLOCK_SKEW_MS = 1_000
 """How far two machines' clocks may be apart: a run may start this much before its time by the consumer's clock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from kumofire_core.times import from_ms
 
@@ -15,8 +16,7 @@ Value = str | int
 Attributes = Mapping[str, Value]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
+class Sum(NamedTuple):
     """A value DynamoDB computes: attribute ``name``, or ``otherwise`` where the item has none, plus ``plus``."""
 
     name: str
