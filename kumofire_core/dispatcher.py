@@ -82,6 +82,7 @@ class _Tally:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self.complete = True
         self.first_error: Exception | None = None
         self._queue_is_long: bool | None = None
@@ -92,7 +93,7 @@ class _Tally:
 
     def queue_is_long(self, queue: Queue) -> bool:
         """Say whether messages pile up, asked once a pass; copies would only make the pile larger."""
-        with self._lock:
+        with self._asking:
             if self._queue_is_long is None:
                 self._queue_is_long = (queue.backlog() or 0) > BACKLOG
             return self._queue_is_long

@@ -1,0 +1,265 @@
+"""The same random requests to the simulated table and to another one, every answer compared.
+
+So the world that the engine is tried in answers as the service does, in all that this project asks of it: conditions,
+updates, what a refusal returns, the index, statements in a batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from kumofire_core import table as engine_table
+from kumofire_core.write import Sum, Value, Write
+from tests.simulation.history import Choices
+from tests.simulation.table import SimulatedTable, typed
+
+IDS = ("a", "b", "c", "d")
+TEXTS = ("status", "lease_token", "note")
+NUMBERS = ("attempt", "lease_until", "schema")
+WORDS = ("queued", "running", "x")
+INDEX_KEYS = ("wake_shard", "wake_at")
+
+Request = tuple[str, dict[str, Any]]
+
+
+def differences(other: Any, name: str, *, seed: int, requests: int, strict: bool) -> tuple[list[str], Counter[str]]:
+    """Make requests of the table ``name`` of the client ``other`` and of a new simulated table.
+
+    Return what was answered differently, and how often each kind of answer was given. ``name`` must be empty.
+    ``strict`` asks, too, for what is an error that not every emulator knows: to change one attribute twice, to add to a
+    text.
+    """
+    simulated = SimulatedTable(lambda: 0, lambda key, old, new: None)
+    found, answers = [], Counter[str]()
+    for operation, parameters in random_requests(Choices(seed), name, requests, strict=strict):
+        expected, given = answer(simulated, operation, parameters), answer(other, operation, parameters)
+        answers[f"{operation}: {_kind(expected)}"] += 1
+        if expected != given:
+            found.append(f"{operation} {parameters}\n  simulated: {expected}\n  other:     {given}")
+            break  # from here on the tables hold different items
+    return found, answers
+
+
+def answer(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
+    """Return what a client answers, in a form that can be compared."""
+    if operation == "query":
+        return _all_pages(client, parameters)
+    if operation == "batch_get_item":
+        return _all_items(client, parameters)
+    try:
+        reply = getattr(client, operation)(**parameters)
+    except ClientError as error:
+        return error.response["Error"]["Code"], error.response.get("Item")
+    if operation == "batch_execute_statement":
+        return [each["Error"]["Code"] if "Error" in each else each["Item"] for each in reply["Responses"]]
+    return reply.get("Item", reply.get("Attributes"))
+
+
+def _all_pages(client: Any, parameters: dict[str, Any]) -> Any:
+    entries: list[dict[str, Any]] = []
+    start: dict[str, Any] = {}
+    while True:
+        reply = client.query(**parameters, **start)
+        entries += reply["Items"]
+        if len(reply["Items"]) > parameters["Limit"]:
+            return "a page is too long"
+        if "LastEvaluatedKey" not in reply:
+            break
+        start = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}
+    times = [int(entry["wake_at"]["N"]) for entry in entries]
+    # Among equal times any order is right.
+    return times == sorted(times), sorted(entries, key=_id)
+
+
+def _all_items(client: Any, parameters: dict[str, Any]) -> Any:
+    items, wanted = [], parameters["RequestItems"]
+    while wanted:
+        reply = client.batch_get_item(RequestItems=wanted)
+        items += [item for of_table in reply["Responses"].values() for item in of_table]
+        wanted = reply.get("UnprocessedKeys")
+    return sorted(items, key=_id)
+
+
+def _id(item: dict[str, Any]) -> str:
+    return str(item["pk"]["S"])
+
+
+def random_requests(choices: Choices, name: str, count: int, *, strict: bool) -> Iterator[Request]:
+    """Yield requests that this project could make, and some that it must not."""
+    for _ in range(count):
+        key = typed({"pk": f"run#{choices.of(IDS)}", "sk": "run"})
+        what = choices.below(12)
+        if what < 2:
+            yield "put_item", _put(choices, key) | {"TableName": name}
+        elif what < 5:
+            yield "update_item", _update(choices, key, strict=strict) | {"TableName": name}
+        elif what < 7:
+            yield "update_item", _engine_update(choices, key) | {"TableName": name}
+        elif what == 7:
+            shown = choices.of(({}, {"ReturnValues": "ALL_OLD"}))
+            yield "delete_item", {"Key": key, "TableName": name, **shown}
+        elif what == 8:
+            yield "get_item", {"Key": key, "TableName": name, "ConsistentRead": True, **_projection(choices)}
+        elif what == 9:
+            ids = [each for each in IDS if choices.below(2)] or ["a"]
+            keys = [typed({"pk": f"run#{each}", "sk": "run"}) for each in ids]
+            yield "batch_get_item", {"RequestItems": {name: {"Keys": keys, "ConsistentRead": True}}}
+        elif what == 10:
+            yield "query", _query(choices) | {"TableName": name}
+        else:
+            ids = [each for each in IDS if choices.below(2)] or ["a"]
+            writes = [(engine_table.Key("run", each), _write(choices, for_statement=True)) for each in ids]
+            statements = [engine_table._statement(name, key, write) for key, write in writes]
+            yield "batch_execute_statement", {"Statements": statements}
+
+
+def _attributes(choices: Choices) -> dict[str, Any]:
+    found: dict[str, Any] = {each: choices.of(WORDS) for each in TEXTS if choices.below(3)}
+    found |= {each: choices.below(3) - 1 for each in NUMBERS if choices.below(3)}
+    if choices.below(3):
+        found |= {"wake_shard": choices.below(2), "wake_at": 1_773_489_600_000 + choices.below(40)}
+    return found
+
+
+def _put(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
+    attributes = _attributes(choices)
+    if choices.below(12) == 11:
+        attributes["wake_at"] = "noon"  # the index can't hold it
+    shown = choices.of(({}, {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
+    condition = choices.of(({}, {}, {"ConditionExpression": "attribute_not_exists(pk)"}))
+    return {"Item": key | typed(attributes), **condition, **shown}
+
+
+def _update(choices: Choices, key: dict[str, Any], *, strict: bool) -> dict[str, Any]:
+    """Return an update in more of the language than the engine writes."""
+    values: dict[str, Any] = {}
+    names: dict[str, str] = {}
+
+    def value(of: str) -> str:
+        return _placed(values, ":v", choices.below(3) - 1 if of in NUMBERS else choices.of(WORDS))
+
+    def path(of: str) -> str:
+        names[f"#{of}"] = of
+        return f"#{of}"
+
+    def term() -> str:
+        of = choices.of((*TEXTS, *NUMBERS))
+        what = choices.below(8)
+        if what == 0:
+            return f"attribute_exists({path(of)})"
+        if what == 1:
+            return f"attribute_not_exists({path(of)})"
+        if what == 2:
+            return f"{path(of)} IN ({value(of)}, {value(of)})"
+        if what == 3:
+            return f"NOT {path(of)} = {value(of)}"
+        # Also against a value of the other type.
+        against = of if choices.below(4) else choices.of((*TEXTS, *NUMBERS))
+        return f"{path(of)} {choices.of(('=', '<>', '<', '<=', '>', '>='))} {value(against)}"
+
+    condition = term()
+    for _ in range(choices.below(3)):
+        other = term()
+        condition = choices.of((f"{condition} AND {other}", f"{condition} OR {other}", f"({condition}) AND {other}"))
+    parts = [f"{path('note')} = {value('note')}"]
+    unchanged = [*NUMBERS, "lease_token", "status", "wake_at"]
+    overlapping = strict and choices.below(4) == 3
+
+    def one_of(*wanted: str) -> str:
+        found = choices.of([each for each in wanted if overlapping or each in unchanged])
+        if found in unchanged:
+            unchanged.remove(found)
+        return found
+
+    if choices.below(2):
+        base, base_of = one_of(*NUMBERS), choices.of((*NUMBERS, "status") if strict else NUMBERS)
+        what = choices.below(3)
+        if what == 0:
+            parts.append(f"{path(base)} = if_not_exists({path(base_of)}, {value(base)}) + {value(base)}")
+        elif what == 1:
+            parts.append(f"{path(base)} = {path(base_of)} + {value(base)}")
+        else:
+            parts.append(f"{path(base)} = {value(base)}")
+    update = "SET " + ", ".join(parts)
+    if choices.below(3) == 2:
+        of = one_of(*NUMBERS, *(("lease_token",) if strict else ()))
+        update += f" ADD {path(of)} {_placed(values, ':v', choices.below(3))}"
+    if choices.below(3) == 2:
+        update += f" REMOVE {path(one_of('wake_at', 'status', 'lease_until'))}"
+    odd = choices.below(24)
+    if odd == 23:
+        values[":unused"] = 1
+    elif odd == 22:
+        names["#unused"] = "unused"
+    return {
+        "Key": key,
+        "UpdateExpression": update,
+        "ConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": typed(values),
+        "ReturnValues": choices.of(("ALL_NEW", "NONE")),
+        "ReturnValuesOnConditionCheckFailure": choices.of(("ALL_OLD", "NONE")),
+    }
+
+
+def _placed(values: dict[str, Any], prefix: str, value: Any) -> str:
+    name = f"{prefix}{len(values)}"
+    values[name] = value
+    return name
+
+
+def _engine_update(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
+    """Return an update as the engine makes it of a write."""
+    update, condition, names, values = engine_table._expression(_write(choices, for_statement=False))
+    return {
+        "Key": key,
+        "UpdateExpression": update,
+        "ConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+        "ReturnValues": choices.of(("ALL_NEW", "NONE")),
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+
+
+def _write(choices: Choices, *, for_statement: bool) -> Write:
+    sets: dict[str, Value | Sum] = {"status": choices.of(WORDS), "settled_by": "t"}
+    if not for_statement and choices.below(2):
+        sets["lease_until"] = Sum(name="attempt", otherwise=5, plus=1_000)
+    return Write(
+        one_of={"status": (choices.of(WORDS), choices.of(WORDS))} if choices.below(3) else {},
+        holds={"lease_token": choices.of(WORDS)} if choices.below(3) == 2 else {},
+        at_most={"attempt": choices.below(3)} if choices.below(2) else {},
+        absent=("note",) if not for_statement and choices.below(3) == 2 else (),
+        sets=sets,
+        adds={"claims": 1} if choices.below(2) else {},
+        removes=INDEX_KEYS if not for_statement and choices.below(3) == 2 else (),
+        evidence=("settled_by", "t"),
+    )
+
+
+def _projection(choices: Choices) -> dict[str, Any]:
+    if choices.below(2):
+        return {}
+    return {"ProjectionExpression": "#status", "ExpressionAttributeNames": {"#status": "status"}}
+
+
+def _query(choices: Choices) -> dict[str, Any]:
+    until = choices.below(2)
+    values = {":shard": choices.below(2)} | ({":until": 1_773_489_600_000 + choices.below(40)} if until else {})
+    return {
+        "IndexName": "wake",
+        "KeyConditionExpression": "wake_shard = :shard" + (" AND wake_at <= :until" if until else ""),
+        "ExpressionAttributeValues": typed(values),
+        "Limit": 1 + choices.below(3),
+    }
+
+
+def _kind(answered: Any) -> str:
+    if isinstance(answered, tuple) and isinstance(answered[0], str):
+        return answered[0] + (", with the item" if answered[1] else "")
+    return "an answer" if answered else "nothing"

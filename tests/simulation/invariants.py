@@ -1,0 +1,403 @@
+"""What must hold, whatever happens: checked at every write, at every call of a handler, and at the end of a history.
+
+It is written from the run protocol and not from the engine: it looks at stored items and at handlers, and asks who
+wrote what when. Times are the world's own. A process's clock is up to ``SKEW_MS`` away from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from tests.simulation.table import Attributes, Key
+from tests.simulation.world import Process, World
+
+SKEW_MS = 500
+EARLY_MS = 1_000
+"""How long before its time, by its own clock, a consumer may start a run."""
+LONGEST_SLEEP_MS = 62 * 60_000
+PARKED_MS = 200_000_000_000_000
+"""Later than every time of a history, and earlier than a wake-up that says never."""
+
+FINAL = frozenset({"succeeded", "failed", "canceled"})
+LOOKS = frozenset({"sent_by", "wake_at", "updated_at", "sends"})
+"""What a look at a run may change that makes no step."""
+CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at"})
+
+
+@dataclass
+class Attempt:
+    """A lease, and what became of the handler that was called under it."""
+
+    run_id: str
+    token: str
+    process: Process
+    incarnation: int
+    lease_until: int
+    claims: int
+    invocation: int
+    state: str = "claimed"
+    """``claimed``, ``running``, ``returned``, ``raised``, ``cut``, ``died`` or ``given back``."""
+
+
+@dataclass
+class Ledger:
+    """What is known of a run from outside."""
+
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    running: list[Attempt] = field(default_factory=list)
+    calls: int = 0
+    """Handlers called since it was created, or since a person retried it."""
+    fence: int = 0
+    retried: bool = False
+    occurrence_of: str | None = None
+    """The schedule that it is an occurrence of; ``None`` for a run that a person asked for."""
+
+
+@dataclass(frozen=True)
+class KnownSchedule:
+    """What was asked for when a schedule was created."""
+
+    interval: timedelta
+    end_ms: int
+    every_occurrence: bool
+    """Each occurrence becomes a run: ``missed`` is all, ``overlap`` allow, and nobody changes it."""
+    one_at_a_time: bool
+
+
+class Invariants:
+    """Watches one world."""
+
+    def __init__(self, world: World, *, is_cut: Callable[[str], bool]) -> None:
+        self._world = world
+        self._is_cut = is_cut
+        """Says whether a job's attempts are cut, so that a living worker never loses its lease."""
+        self.ledgers: dict[str, Ledger] = {}
+        self.schedules: dict[str, KnownSchedule] = {}
+        self.by_dedupe_key: dict[str, str] = {}
+        self.occurrence_id: Any = None
+        self.retrying: set[Process] = set()
+        """Processes in which a person's retry is under way."""
+        self.after_write: Any = lambda run_id, old, new: None
+        world.observers.append(self.wrote)
+
+    # Writes
+
+    def wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
+        """Check one change of the table."""
+        kind, _, id = key[0].partition("#")
+        if kind == "run":
+            if new is None:
+                self._broken("runs are kept", f"{id} was deleted")
+                return
+            self._run_written(id, old, new)
+            self.after_write(id, old, new)
+        elif kind == "schedule" and old is not None and new is not None:
+            self._schedule_written(id, old, new)
+
+    def _run_written(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
+        now, status = self._world.now, new["status"]
+        self._stored_well(run_id, new)
+        if old is None:
+            self.ledgers[run_id] = Ledger()
+            self._created(run_id, new)
+            return
+        ledger, before = self.ledgers[run_id], old["status"]
+        self._world.counts[f"{before} -> {status}"] += 1
+        step = (before, status)
+        changed = {name for name in {*old, *new} if old.get(name) != new.get(name)}
+        if before in FINAL:
+            if step in (("failed", "queued"), ("canceled", "queued")):
+                if self._world.writer not in self.retrying:
+                    self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> queued")
+                if new["attempt"] or "cancel_requested_at" in new or "finished_at" in new:
+                    self._broken("a retried run starts again", f"{run_id}: {changed}")
+                ledger.calls, ledger.retried = 0, True
+            else:
+                self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> {status}")
+            return
+        if step in (("scheduled", "scheduled"), ("queued", "queued")):
+            if not changed <= LOOKS:
+                self._broken("a look changes no more than the wake-up", f"{run_id}: {sorted(changed)}")
+        elif step == ("scheduled", "queued"):
+            if new["scheduled_for"] > now + SKEW_MS:
+                self._broken("a run is queued when it is due", run_id)
+        elif step in (("scheduled", "running"), ("queued", "running")):
+            if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
+                self._broken("no run starts before its time", f"{run_id} was claimed early")
+            if new["attempt"] != old["attempt"]:
+                self._broken("a claim counts no attempt", run_id)
+            self._claimed(run_id, ledger, old, new)
+        elif step == ("running", "running"):
+            self._still_running(run_id, ledger, old, new, changed)
+        elif step == ("running", "queued"):
+            self._given_back(run_id, ledger, old, new)
+        elif step in (("scheduled", "canceled"), ("queued", "canceled")):
+            pass
+        elif before == "running" and status in ("scheduled", *FINAL):
+            self._settled(run_id, ledger, old, new)
+        else:
+            self._broken("every step is one of the protocol's", f"{run_id}: {before} -> {status}")
+
+    def _stored_well(self, run_id: str, new: Attributes) -> None:
+        status, attempt, limit = new["status"], new["attempt"], new.get("max_attempts")
+        indexed = "wake_shard" in new and "wake_at" in new
+        if status in FINAL:
+            if "wake_at" in new or "wake_shard" in new:
+                self._broken("nothing finished is in the index", f"{run_id} is {status}")
+            if "finished_at" not in new:
+                self._broken("a finished run says when", run_id)
+        else:
+            if not indexed:
+                self._broken("everything unfinished has a wake-up", f"{run_id} is {status} without one")
+                return
+            latest = max(self._world.now, new["scheduled_for"], new.get("lease_until", 0))
+            if new["wake_at"] > latest + LONGEST_SLEEP_MS:
+                self._broken("everything unfinished is looked at in time", f"{run_id} sleeps until {new['wake_at']}")
+            if "finished_at" in new or "expires_at" in new:
+                self._broken("an unfinished run is kept", f"{run_id} is {status}, and yet it has ended")
+        if (status == "running") != ("lease_token" in new) or ("lease_until" in new) != ("lease_token" in new):
+            self._broken("a running run is leased, and no other is", f"{run_id} is {status}")
+        if limit is not None and attempt > limit:
+            self._broken("attempt never exceeds max_attempts", f"{run_id}: {attempt} of {limit}")
+        if status == "scheduled" and limit is not None and attempt >= limit:
+            self._broken("no attempt follows the last one", f"{run_id}: {attempt} of {limit}, and scheduled")
+
+    def _created(self, run_id: str, new: Attributes) -> None:
+        self._world.counts[f"created {new['status']}"] += 1
+        if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
+            self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
+        if (dedupe_key := new.get("dedupe_key")) is not None:
+            first = self.by_dedupe_key.setdefault(dedupe_key, run_id)
+            if first != run_id:
+                self._broken("one dedupe key makes one run", f"{dedupe_key} has {first} and {run_id}")
+        schedule_id = new.get("schedule_id")
+        known = self.schedules.get(schedule_id) if schedule_id is not None else None
+        if known is None:
+            return
+        if run_id != self.occurrence_id(schedule_id, new["scheduled_for"]):
+            # Triggered by a person, or else a second run of an occurrence.
+            if new["scheduled_for"] != new["created_at"]:
+                self._broken("one occurrence makes one run", f"{run_id} is of no occurrence of {schedule_id}")
+            return
+        self.ledgers[run_id].occurrence_of = schedule_id
+        for other_id, other in self.ledgers.items():
+            if not known.one_at_a_time or other_id == run_id or other.occurrence_of != schedule_id or other.retried:
+                continue
+            status = self._world.table.items[f"run#{other_id}", "run"]["status"]
+            if status not in FINAL:
+                self._broken(
+                    "no occurrence starts while the last one is unfinished",
+                    f"{run_id} was made while {other_id} is {status}",
+                )
+
+    def _claimed(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
+        world, token = self._world, new["lease_token"]
+        if token in ledger.attempts and world.writer_incarnation != -1 and ledger.attempts[token].state != "claimed":
+            self._broken("each claim has a lease of its own", f"{run_id}: {token} was used before")
+        if "cancel_requested_at" in old:
+            self._broken("no attempt follows a request to cancel", f"{run_id} was claimed")
+        if new.get("claims", 0) != old.get("claims", 0) + 1:
+            self._broken("a claim raises the fencing number", run_id)
+        if world.writer is None:
+            raise AssertionError("a claim without a process")
+        ledger.attempts[token] = Attempt(
+            run_id,
+            token,
+            world.writer,
+            world.writer_incarnation,
+            new["lease_until"],
+            new["claims"],
+            world.writer.invocations,
+        )
+
+    def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes, changed: set[str]) -> None:
+        if old.get("lease_token") == new.get("lease_token"):
+            if not changed <= LOOKS and not changed <= CANCEL:
+                self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
+            return
+        if not self._is_over(old):
+            self._broken("a lease is taken over when it has ended", f"{run_id}: {self._left(old)} ms were left")
+        if new["attempt"] != old["attempt"] + 1:
+            self._broken("a lost attempt counts", f"{run_id} was taken over")
+        if new.get("max_attempts") is not None and new["attempt"] >= new["max_attempts"]:
+            self._broken("no attempt follows the last one", f"{run_id} was taken over")
+        self._world.counts["taken over"] += 1
+        self._claimed(run_id, ledger, old, new)
+
+    def _given_back(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
+        attempt = ledger.attempts.get(old.get("lease_token", ""))
+        if attempt is None or not self._is_own(attempt) or attempt.state != "claimed":
+            state = None if attempt is None else attempt.state
+            self._broken("only an attempt that was not begun is given back", f"{run_id}: {state}")
+            return
+        if new["attempt"] != old["attempt"] or "cancel_requested_at" in old:
+            self._broken("what is given back is as it was", run_id)
+        attempt.state = "given back"
+
+    def _is_own(self, attempt: Attempt) -> bool:
+        """Say whether the present write comes from the process that made a claim; copies that are late count, too."""
+        world = self._world
+        return attempt.process is world.writer and (
+            world.writer_incarnation == attempt.incarnation or -1 in (world.writer_incarnation, attempt.incarnation)
+        )
+
+    def _settled(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
+        world, status = self._world, new["status"]
+        attempt = ledger.attempts.get(old.get("lease_token", ""))
+        if attempt is None:
+            self._broken("a running run is leased", run_id)
+            return
+        own = self._is_own(attempt)
+        if status == "succeeded":
+            if not own or attempt.state != "returned":
+                self._broken(
+                    "a run succeeds when its handler returned", f"{run_id}: {attempt.state}, by {world.writer}"
+                )
+            if new["attempt"] != old["attempt"]:
+                self._broken("a success counts no attempt", run_id)
+            return
+        # One that is still claimed was never begun: for want of a handler, or of time.
+        ended = attempt.state in ("returned", "raised", "cut", "claimed")
+        if not (own and ended) and not self._is_over(old):
+            self._broken(
+                "only its consumer ends a leased attempt",
+                f"{run_id}: {attempt.state} in {attempt.process}, ended by {world.writer} {self._left(old)} ms early",
+            )
+        if own and attempt.state == "returned" and not self._is_over(old):
+            self._broken("what a handler returned is recorded", f"{run_id} became {status}")
+        unattempted = status == "failed" and attempt.state == "claimed" and own
+        if new["attempt"] != old["attempt"] + 1 and not (unattempted and new["attempt"] == old["attempt"]):
+            self._broken("an attempt without success counts", f"{run_id} became {status}")
+        if "cancel_requested_at" in old and status != "canceled" and not unattempted:
+            self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
+        if status == "canceled" and "cancel_requested_at" not in old:
+            self._broken("a run is canceled because a person asked", run_id)
+
+    def _schedule_written(self, schedule_id: str, old: Attributes, new: Attributes) -> None:
+        if old["revision"] == new["revision"] and new.get("next_run_at", PARKED_MS) < old.get("next_run_at", PARKED_MS):
+            self._broken("a schedule goes forward", f"{schedule_id}: {old.get('next_run_at')} {new['next_run_at']}")
+        intended = new.get("intended_run_id")
+        if (
+            intended is not None
+            and intended != old.get("intended_run_id")
+            and ("next_run_at" not in new or intended != self.occurrence_id(schedule_id, new["next_run_at"]))
+        ):
+            self._broken("the next occurrence is decided about", f"{schedule_id} is to make {intended}")
+        known = self.schedules.get(schedule_id)
+        if known is None or not known.every_occurrence or old.get("next_run_at") == new.get("next_run_at"):
+            return
+        occurrence, end = old.get("next_run_at"), new.get("next_run_at", known.end_ms + 1)
+        while occurrence is not None and occurrence < end:
+            self.require_occurrence(schedule_id, occurrence)
+            occurrence += int(known.interval.total_seconds() * 1000)
+
+    def require_occurrence(self, schedule_id: str, occurrence_ms: int) -> None:
+        """Check that an occurrence which the schedule has passed has a run."""
+        run_id = self.occurrence_id(schedule_id, occurrence_ms)
+        if (f"run#{run_id}", "run") not in self._world.table.items:
+            self._broken("each occurrence makes a run", f"{schedule_id} passed {occurrence_ms} and made none")
+
+    def _is_over(self, leased: Attributes) -> bool:
+        return self._left(leased) <= 0
+
+    def _left(self, leased: Attributes) -> int:
+        # The clock of who takes it over may be ahead.
+        return int(leased.get("lease_until", 0)) - SKEW_MS - self._world.now
+
+    # Handlers
+
+    def started(self, context: Any, process: Process) -> Attempt:
+        """Check that a handler may be called now, and return its attempt."""
+        world, run_id = self._world, context.run.id
+        ledger = self.ledgers[run_id]
+        item = world.table.items[f"run#{run_id}", "run"]
+        world.counts["handler called"] += 1
+        world.tell(process, f"  handler of {run_id} called, attempt {context.attempt}, fence {context.fencing_token}")
+        found = [each for each in ledger.attempts.values() if each.claims == context.fencing_token]
+        if not found:
+            self._broken("a handler is called under a lease", f"{run_id} in {process}")
+            return Attempt(run_id, "", process, process.incarnation, 0, 0, process.invocations, "running")
+        attempt = found[-1]
+        if attempt.state != "claimed" or attempt.process is not process:
+            self._broken("one claim calls one handler", f"{run_id}: {attempt.state} in {attempt.process}")
+        if attempt.lease_until + SKEW_MS <= world.now:
+            self._broken("a handler starts under a lease that is not over", f"{run_id} in {process}")
+        if context.run.scheduled_for.timestamp() * 1000 > world.now + EARLY_MS + SKEW_MS:
+            self._broken("no handler is called before its time", run_id)
+        if context.attempt > context.run.max_attempts:
+            self._broken("no handler is called after the last attempt", f"{run_id}: {context.attempt}")
+        ledger.calls += 1
+        if item.get("max_attempts") is not None and ledger.calls > item["max_attempts"]:
+            self._broken("no handler is called after the last attempt", f"{run_id}: called {ledger.calls} times")
+        if context.fencing_token <= ledger.fence:
+            self._broken("the fencing number grows", f"{run_id}: {context.fencing_token} after {ledger.fence}")
+        ledger.fence = max(ledger.fence, context.fencing_token)
+        for other in ledger.running:
+            left = other.lease_until - SKEW_MS - world.now
+            if left > 0:
+                self._broken("two handlers never run under one lease", f"{run_id}: {left} ms of the first's are left")
+            elif self._is_cut(context.run.job_name):
+                self._broken(
+                    "a lease outlasts its handler",
+                    f"{run_id} runs in {process} while {other.process}'s handler still does, which is to be cut",
+                )
+        attempt.state = "running"
+        ledger.running.append(attempt)
+        return attempt
+
+    def ended(self, attempt: Attempt, state: str) -> None:
+        """Note how a handler ended."""
+        attempt.state = state
+        self._world.counts[f"handler {state}"] += 1
+        self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")
+        ledger = self.ledgers[attempt.run_id]
+        if attempt in ledger.running:
+            ledger.running.remove(attempt)
+
+    # Answers
+
+    def consumed(self, process: Process, run_id: str, reason: str | None, *, alone: bool) -> None:
+        """Check what a process says of a run against what it wrote; for one with which nothing went wrong in a batch.
+
+        ``reason`` is why it was ignored, if it was; ``alone`` says that no other record of the batch named this run.
+        """
+        ledger, item = self.ledgers.get(run_id), self._world.table.items.get((f"run#{run_id}", "run"))
+        if ledger is None or item is None:
+            return
+        for attempt in ledger.attempts.values():
+            if (attempt.process, attempt.incarnation, attempt.invocation) != (
+                process,
+                process.incarnation,
+                process.invocations,
+            ):
+                continue
+            if attempt.state == "claimed" and item.get("lease_token") == attempt.token:
+                self._broken("a claim that was made is used", f"{run_id} was claimed by {process}, and left so")
+            if alone and reason == "lost its lease" and item.get("settled_by") == attempt.token:
+                self._broken("a write is known again", f"{run_id}: {process} recorded its end, and says it did not")
+
+    def sent(self, run_id: str) -> None:
+        """Check that a message is sent only when its run is stored."""
+        if (f"run#{run_id}", "run") not in self._world.table.items:
+            self._broken("a message follows its run", f"{run_id} was sent, and is not stored")
+
+    # The end
+
+    def at_the_end(self) -> None:
+        """Check what must have come true, once faults have stopped and all was looked at."""
+        for (pk, _), item in self._world.table.items.items():
+            if pk.startswith("run#") and item["status"] not in FINAL:
+                self._broken("every run ends", f"{pk[4:]} is {item['status']}")
+        for schedule_id, known in self.schedules.items():
+            item_or_none = self._world.table.items.get((f"schedule#{schedule_id}", "schedule"))
+            if known.every_occurrence and item_or_none is not None:
+                occurrence = item_or_none["anchor"] + int(known.interval.total_seconds() * 1000)
+                while occurrence <= known.end_ms:
+                    self.require_occurrence(schedule_id, occurrence)
+                    occurrence += int(known.interval.total_seconds() * 1000)
+
+    def _broken(self, name: str, text: str) -> None:
+        self._world.violate(name, text)

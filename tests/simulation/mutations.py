@@ -1,0 +1,350 @@
+"""Deliberate mistakes in the engine, one at a time: the simulation has to catch each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from kumofire_core import (
+    batch,
+    claims,
+    consumer,
+    creation,
+    dispatcher,
+    schedule_item,
+    schedules,
+    table,
+    transitions,
+)
+from kumofire_core.queue import Queue
+from kumofire_core.run import FINAL, RunStatus, new_run_id
+from kumofire_core.runs import Runs, new_token
+
+Mutant = Callable[..., Any]
+Patch = tuple[Any, str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A mistake: what is replaced by what, and from which seed on it is caught soon."""
+
+    patches: tuple[Patch, ...]
+    seed: int
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Make the mistake for a while."""
+        with ExitStack() as stack:
+            for owner, attribute, mutant in self.patches:
+                stack.enter_context(patch.object(owner, attribute, mutant(getattr(owner, attribute))))
+            yield
+
+
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def _mutation(what: str, *patches: Patch) -> None:
+    MUTATIONS[what] = Mutation(patches, SEEDS.get(what, 0))
+
+
+def _changed(owner: Any, function: str, **changes: Callable[[Any], Any]) -> Patch:
+    """Return a patch that changes the write which a function returns, field by field."""
+
+    def mutate(original: Any) -> Mutant:
+        def mutant(*given: Any, **named: Any) -> Any:
+            write = original(*given, **named)
+            return replace(write, **{field: change(getattr(write, field)) for field, change in changes.items()})
+
+        return mutant
+
+    return owner, function, mutate
+
+
+def _transition(what: str, *functions: str, **changes: Callable[[Any], Any]) -> None:
+    _mutation(what, *(_changed(transitions, function, **changes) for function in functions))
+
+
+def _without(name: str) -> Callable[[Any], Any]:
+    """Return a change that takes one attribute out of a mapping or tuple."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(each for each in value if each != name)
+        return {key: each for key, each in value.items() if key != name}
+
+    return change
+
+
+def _none(value: Any) -> Any:
+    return type(value)()
+
+
+def _any_status(value: Any) -> Any:
+    return {"status": tuple(RunStatus)}
+
+
+SEEDS: dict[str, int] = {
+    "claim a run that another holds": 2,
+    "take over a run that is to be canceled": 927,
+    "do not count a lost attempt": 17,
+    "keep the lease of a failed run": 1,
+    "take over from a living worker": 2,
+    "put back a living worker's run": 20,
+    "start a handler under a lease that is over": 160,
+    "let a late consumer succeed": 27,
+    "let a late consumer reschedule": 702,
+    "let a late consumer fail the run": 356,
+    "reschedule although its cancellation is asked for": 9,
+    "fail although its cancellation is asked for": 19,
+    "do not count an attempt the dispatcher finds lost": 2,
+    "never give up": 1,
+    "never give up in the dispatcher": 279,
+    "queue a run before its time": 75,
+    "queue a run that has ended": 2,
+    "send again what is not queued": 723,
+    "cancel a run that is executing": 9,
+    "ask for a cancellation after the end": 28,
+    "retry a run that has succeeded since": 1,
+    "keep the attempts of a retried run": 1,
+    "put a run over the one that is there": 8,
+    "make a run for each use of a key": 34,
+    "ignore the evidence of a first copy": 13,
+    "believe a batch without its evidence": 147,
+    "claim again under another token": 15,
+    "make two runs of an occurrence": 5,
+    "advance before the runs are put": 65,
+    "decide about many occurrences of runs that must not overlap": 5,
+    "begin an occurrence that another decided about": 531,
+    "advance a schedule that another advanced": 1103,
+    "take an unfinished run for ended": 23,
+    "let a malformed record stop the batch": 5,
+}
+"""From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
+
+# Claims and leases
+
+_transition("claim a run before its time", "claim", at_most=_without("scheduled_for"))
+_transition("claim a run that another holds", "claim", one_of=lambda of: {"status": (*of["status"], "running")})
+_transition("claim a run that has ended", "claim", one_of=_any_status)
+_transition("forget to raise the fencing number", "claim", adds=_none)
+_transition("take over a run that is to be canceled", "take_over", absent=_none)
+_transition("do not count a lost attempt", "take_over", sets=_without("attempt"))
+_transition("keep the lease of a failed run", "fail", removes=_without("lease_token"))
+
+
+def _take_every_lease_for_expired(original: Any) -> Mutant:
+    def mutant(self: Any, run_id: str, deadline: Any, token: str) -> Any:
+        came_to = original(self, run_id, deadline, token)
+        found = self._runs.find(run_id) if getattr(came_to, "reason", None) == "leased" else None
+        if found is None or found.lease_token is None:
+            return came_to
+        return self._take_over(found, token, now_ms=self._runs.now_ms(), longest_ms=self._longest_ms(deadline))
+
+    return mutant
+
+
+_mutation(
+    "take over from a living worker",
+    (consumer.Consumer, "_claim", _take_every_lease_for_expired),
+    _changed(transitions, "take_over", at_most=_without("lease_until")),
+)
+_mutation(
+    "put back a living worker's run",
+    (
+        dispatcher.Dispatcher,
+        "_look_at_running",
+        lambda original: lambda self, found, *given: original(self, replace(found, lease_until=0), *given),
+    ),
+    _changed(transitions, "_settle_expired", at_most=_without("lease_until")),
+)
+_mutation(
+    "start a handler under a lease that is over",
+    (
+        consumer.Consumer,
+        "_call",
+        lambda original: (
+            lambda self, job, claimed, deadline: original(
+                self, job, replace(claimed, lease_until=claimed.lease_until + 10**9), deadline
+            )
+        ),
+    ),
+)
+_mutation(
+    "call a handler without a claim",
+    (
+        table.Table,
+        "apply",
+        lambda original: (
+            lambda self, key, write, *, read_back=False: (
+                table.Answer(True, self.get(key))
+                if write.evidence[0] == "lease_token"
+                else original(self, key, write, read_back=read_back)
+            )
+        ),
+    ),
+)
+
+# How attempts end
+
+_transition("let a late consumer succeed", "succeed", holds=_without("lease_token"))
+_transition("let a late consumer reschedule", "reschedule", holds=_without("lease_token"))
+_transition("let a late consumer fail the run", "fail", holds=_without("lease_token"))
+_transition("reschedule although its cancellation is asked for", "reschedule", absent=_none)
+_transition("fail although its cancellation is asked for", "fail", absent=_none)
+_transition("do not count a failed attempt", "reschedule", sets=_without("attempt"))
+_transition("do not count an attempt the dispatcher finds lost", "reschedule_expired", sets=_without("attempt"))
+_transition("leave a finished run in the index", "succeed", removes=_without("wake_at"))
+_mutation(
+    "give back an attempt that was made",
+    (consumer.Consumer, "_failed", lambda original: lambda self, claimed, *given: self._give_back(claimed, 0.0)),
+)
+_mutation(
+    "never give up",
+    (consumer, "next_attempt_at", lambda original: lambda *given, now_ms: now_ms + 1000),
+)
+_mutation(
+    "never give up in the dispatcher",
+    (dispatcher, "next_attempt_at", lambda original: lambda *given, now_ms: now_ms),
+)
+
+# The dispatcher
+
+_transition("queue a run before its time", "enqueue", at_most=_without("scheduled_for"))
+_transition("queue a run that has ended", "enqueue", one_of=_any_status)
+_transition("send again what is not queued", "resend", one_of=_any_status)
+_mutation(
+    "wake a queued run next year", (transitions, "resend_at", lambda original: lambda now_ms, **named: now_ms + 10**11)
+)
+_mutation(
+    "send in milliseconds",
+    (
+        Queue,
+        "try_send",
+        lambda original: (
+            lambda self, run_id, *, delay_seconds=0: original(self, run_id, delay_seconds=delay_seconds * 1000)
+        ),
+    ),
+)
+
+# Persons
+
+_transition("cancel a run that has ended", "cancel", one_of=_any_status)
+_transition(
+    "cancel a run that is executing", "cancel", one_of=lambda of: {"status": ("scheduled", "queued", "running")}
+)
+_transition("ask for a cancellation after the end", "request_cancel", one_of=_any_status)
+_transition("retry a run that has succeeded since", "retry", one_of=_any_status, holds=_none)
+_transition("keep the attempts of a retried run", "retry", sets=_without("attempt"))
+_transition("forget the wake-up of a retried run", "retry", sets=_without("wake_at"))
+
+# Creation
+
+_mutation(
+    "forget the wake-up of a new run",
+    (
+        transitions,
+        "create",
+        lambda original: lambda *given, **named: _without("wake_at")(original(*given, **named)),
+    ),
+)
+_mutation(
+    "put a run over the one that is there",
+    (
+        table.Table,
+        "put_new",
+        lambda original: (
+            lambda self, key, attributes: (
+                self._client().put_item(TableName=self.name, Item=key.typed() | table.marshal(attributes)),
+                table.Answer(True, None),
+            )[1]
+        ),
+    ),
+)
+_mutation(
+    "make a run for each use of a key", (creation, "derived_run_id", lambda original: lambda *parts: new_run_id())
+)
+_mutation(
+    "send before the run is put",
+    (
+        Runs,
+        "add",
+        lambda original: (
+            lambda self, new_run: (
+                self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms),
+                self.put(new_run),
+            )[1]
+        ),
+    ),
+)
+_mutation("forget the message of a new run", (Runs, "add", lambda original: lambda self, new_run: self.put(new_run)))
+
+# Repeated requests
+
+_mutation(
+    "ignore the evidence of a first copy",
+    (table, "_refused", lambda original: lambda refusal, evidence: original(refusal, ("pk", "nobody's"))),
+)
+_mutation(
+    "believe a batch without its evidence",
+    (
+        table.Table,
+        "try_together",
+        lambda original: (
+            lambda self, writes: original(
+                self,
+                {key: replace(write, evidence=("pk", f"{key.kind}#{key.id}")) for key, write in writes.items()},
+            )
+        ),
+    ),
+)
+_mutation(
+    "claim again under another token",
+    (
+        claims.ClaimsTogether,
+        "try_claims",
+        lambda original: (
+            lambda self, run_ids, *, longest_ms: {
+                run_id: replace(early, token=new_token())
+                for run_id, early in original(self, run_ids, longest_ms=longest_ms).items()
+            }
+        ),
+    ),
+)
+
+# Schedules
+
+_mutation(
+    "make two runs of an occurrence",
+    (schedules, "occurrence_run_id", lambda original: lambda schedule_id, occurrence: new_run_id()),
+)
+
+
+def _advance_first(original: Any) -> Mutant:
+    def mutant(self: Any, stored: Any, next_run_at: Any, now: Any, look_ahead: Any) -> Any:
+        occurrences, upcoming = schedules._due(stored, next_run_at, now, look_ahead)
+        moved = self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
+        return self._make_runs(stored, occurrences, now), moved
+
+    return mutant
+
+
+_mutation("advance before the runs are put", (schedules.Schedules, "_fire_some", _advance_first))
+_mutation(
+    "decide about many occurrences of runs that must not overlap",
+    (schedules.Schedules, "_fire_one", lambda original: schedules.Schedules._fire_some),
+)
+_mutation(
+    "begin an occurrence that another decided about", _changed(schedule_item, "intend", holds=_none, absent=_none)
+)
+_mutation("advance a schedule that another advanced", _changed(schedule_item, "advance", holds=_none, absent=_none))
+_mutation("take an unfinished run for ended", (schedules, "FINAL", lambda original: frozenset({*FINAL, "running"})))
+
+# The batch
+
+_mutation(
+    "let a malformed record stop the batch",
+    (batch, "MalformedMessageError", lambda original: type("Another", (Exception,), {})),
+)

@@ -1,0 +1,695 @@
+"""What the processes of the world do with the engine: create, consume, dispatch, cancel, retry, and all of it at once.
+
+The engine's code runs unchanged. Replaced are only the things it takes from its process: clients and clock by argument,
+and for the time of a simulation the modules ``time``, ``uuid`` and ``random`` as it sees them, and its threads, which
+become tasks of the world.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import linecache
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import greenlet
+from botocore.exceptions import BotoCoreError, ClientError
+
+from kumofire_core import Jobs, RetryPolicy, consumer, context, deadline, dispatcher, run, runs, schedules
+from kumofire_core.attempt import CallCutError
+from kumofire_core.errors import DeadlineTooCloseError, KumofireError
+from kumofire_core.times import from_ms
+from tests.simulation.history import Choices, Violation
+from tests.simulation.invariants import PARKED_MS, SKEW_MS, Invariants, KnownSchedule
+from tests.simulation.table import Attributes
+from tests.simulation.world import FAULTS, SQS, START_MS, DiedError, DynamoDB, Faults, Process, Task, World
+
+MINUTE_MS = 60_000
+SETTLE_ROUNDS = 120
+CONSUMERS = 4
+VISIBILITY_MS = (60_000, 7_000, 31_000, 360_000)
+MALFORMED = ("", "{", "[]", "null", '{"version":2,"kumofireJobRunId":"a"}', '{"version":1,"kumofireJobRunId":7}', "\0")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings that a history's processes share."""
+
+    lease: timedelta
+    remaining_ms: int | None
+    """How long a consumer's invocation may last; ``None`` for one without a deadline."""
+    max_attempts: int
+    wake_shards: int
+    batch_claims: bool = False
+
+
+ONE_BY_ONE = (
+    Variant(timedelta(seconds=30), None, 3, 1),
+    Variant(timedelta(seconds=1), None, 2, 2),
+    Variant(timedelta(seconds=30), 20_000, 3, 2),
+    Variant(timedelta(seconds=10), 6_000, 1, 1),
+    Variant(timedelta(seconds=5), 120_000, 2, 1),
+)
+VARIANTS = (*ONE_BY_ONE, *(replace(variant, batch_claims=True) for variant in ONE_BY_ONE[:4]))
+TIMEOUT = timedelta(seconds=4)
+JOBS = ("work", "timed", "eager", "patient", "absent")
+
+
+UNDONE = (
+    "not done before the deadline",
+    str(DeadlineTooCloseError(0.0)).partition("0")[0],
+    "ClientError ThrottlingException",
+    "EndpointConnectionError",
+    "ReadTimeoutError",
+    "ConnectionClosedError",
+)
+"""How the reports of records begin that have to come again."""
+
+
+class GiveUpError(Exception):
+    """A failure that no further attempt can mend."""
+
+
+class SimulatedThreads:
+    """The engine's threads as tasks of the world."""
+
+    def start(self, function: Callable[[], Any]) -> SimulatedCall:
+        """Begin a function in a task of the running one's process."""
+        current = greenlet.getcurrent()
+        return SimulatedCall(current.world.start(current.process, function))
+
+    def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
+        """Return what a function returns, if it ends in time; else cut it."""
+        call = self.start(function)
+        if not call.wait(seconds):
+            call.task.abandoned = True
+            call.task.world.end(call.task)
+            raise CallCutError
+        return call.result()
+
+    def stray(self, *, patience_seconds: float = 0.0) -> int:
+        """Return none: a call that was cut has ended."""
+        return 0
+
+
+class SimulatedCall:
+    """A call in a task."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it has ended, or for ``seconds``; say whether it has."""
+        task, current = self.task, greenlet.getcurrent()
+        if not task.ended and (seconds is None or seconds > 0):
+            task.waiter = current
+            if seconds is None:
+                task.world.suspend()
+            else:
+                task.world.pause(int(seconds * 1000))
+            task.waiter = None
+        return task.ended
+
+    def result(self) -> Any:
+        """Return or raise what it came to."""
+        if self.task.error is not None:
+            raise self.task.error
+        return self.task.value
+
+
+class SimulatedLock:
+    """A lock between tasks: it may be held while a request is under way."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: list[Task] = []
+
+    def __enter__(self) -> None:
+        while self._held:
+            self._waiting.append(greenlet.getcurrent())
+            STAGE.world.suspend()
+        self._held = True
+
+    def __exit__(self, *error: object) -> None:
+        self._held = False
+        waiting, self._waiting = self._waiting, []
+        for task in waiting:
+            if task in STAGE.world.tasks:  # else its process has died
+                STAGE.world.wake(task)
+
+
+class Stage:
+    """Where the one history that is being played lives; the processes' ``Jobs`` outlast it, to be made once only."""
+
+    world: World
+    play: Play
+
+    def __init__(self) -> None:
+        self.numbers = 0
+        self._jobs: dict[tuple[str, Variant], Jobs] = {}
+        self.dynamodb = DynamoDB(lambda: self.world)
+        self.sqs = SQS(lambda: self.world)
+
+    def begin(self, history: Play) -> None:
+        """Let a history begin, as if every process were new."""
+        self.world, self.play, self.numbers = history.world, history, 0
+        for jobs in self._jobs.values():
+            together = jobs._consumer._together
+            if together is not None:
+                together._in_vain = 0
+
+    def jobs(self, process: Process, variant: Variant) -> Jobs:
+        """Return the engine of a process, made on first use."""
+        key = (process.name, variant)
+        if key not in self._jobs:
+            self._jobs[key] = self._make(process, variant)
+        return self._jobs[key]
+
+    def _make(self, process: Process, variant: Variant) -> Jobs:
+        def clock() -> datetime:
+            current = greenlet.getcurrent()
+            return from_ms(self.world.now + current.process.skew_ms)
+
+        def next_run_at(*, attempt: int, error: BaseException, run: Any, now: datetime) -> datetime | None:
+            if isinstance(error, GiveUpError):
+                return None
+            return now + timedelta(seconds=attempt)
+
+        jobs = Jobs(
+            table="table",
+            queue_url="queue",
+            dynamodb=self.dynamodb,  # type: ignore[arg-type]
+            sqs=self.sqs,  # type: ignore[arg-type]
+            retry=RetryPolicy(variant.max_attempts),
+            lease=variant.lease,
+            clock=clock,
+            wake_shards=variant.wake_shards,
+            concurrency=3 if variant.batch_claims else 2,
+            batch_claims=variant.batch_claims,
+            allow_unknown_jobs=True,
+        )
+        if not process.name.startswith("person"):
+            most = variant.max_attempts
+            jobs.handler("work", retry=RetryPolicy(most, next_run_at))(self._handle)
+            jobs.handler("timed", timeout=TIMEOUT)(self._handle)
+            jobs.handler("eager", retry=RetryPolicy(most, base=timedelta(0)))(self._handle)
+            jobs.handler("patient", retry=RetryPolicy(most, base=timedelta(minutes=16), cap=timedelta(minutes=30)))(
+                self._handle
+            )
+        return jobs
+
+    def _handle(self, context: Any) -> Any:
+        return self.play.handle(context)
+
+
+STAGE = Stage()
+
+
+@contextmanager
+def simulated_engine() -> Iterator[None]:
+    """Let the engine take time, ids and threads from the simulation."""
+
+    def uuid4() -> Any:
+        STAGE.numbers += 1
+        return SimpleNamespace(hex=f"{STAGE.numbers:032x}")
+
+    time = SimpleNamespace(
+        monotonic=lambda: STAGE.world.now / 1000, sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000))
+    )
+    random = SimpleNamespace(uniform=lambda low, high: low + (high - low) * STAGE.world.choices.below(100) / 100)
+    log = logging.getLogger("kumofire_core")
+    jobs, STAGE._jobs = STAGE._jobs, {}
+    with (
+        patch.object(consumer, "time", time),
+        patch.object(context, "time", time),
+        patch.object(deadline, "time", time),
+        patch.object(schedules, "time", time),
+        patch.object(schedules, "random", random),
+        patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
+        patch.object(runs, "os", SimpleNamespace(urandom=lambda size: int(uuid4().hex, 16).to_bytes(size))),
+        patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
+        patch.object(run, "uuid", SimpleNamespace(uuid4=uuid4)),
+        patch.object(consumer, "Threads", SimulatedThreads),
+        patch.object(log, "disabled", True),
+        # The engine logs where a handler failed; whether that file has changed on the disk costs too much to look up.
+        patch.object(linecache, "checkcache", lambda filename=None: None),
+    ):
+        threshold = gc.get_threshold()
+        gc.set_threshold(50_000, 20, 20)
+        try:
+            yield
+        finally:
+            gc.set_threshold(*threshold)
+            STAGE._jobs = jobs
+
+
+class Play:
+    """One history: a plan drawn at its beginning, and what follows from it."""
+
+    def __init__(self, choices: Choices, *, record: bool = False) -> None:
+        self.choices = choices
+        self.world = World(choices, record=record)
+        STAGE.begin(self)
+        self.variant = choices.of(VARIANTS)
+        self.invariants = Invariants(
+            self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
+        )
+        self.invariants.after_write = self._after_write
+        self.invariants.occurrence_id = lambda schedule_id, ms: schedules.occurrence_run_id(schedule_id, from_ms(ms))
+        self.world.queue.deliver = self._deliver
+        self.world.queue.taken = self._sent
+        self.consumers = [Process(f"consumer-{number}") for number in range(1, CONSUMERS + 1)]
+        self.dispatchers = [Process("dispatcher-1"), Process("dispatcher-2")]
+        self.persons = [Process(f"person-{number}") for number in range(1, 4)]
+        self.people = 0
+        self.interventions = 0
+        self.settling = False
+        self.inbox: list[tuple[str, int]] = []
+
+    # A history
+
+    def run(self) -> None:
+        """Play it to its end; ``Violation`` where an invariant does not hold."""
+        world = self.world
+        try:
+            self._plan()
+            world.run(START_MS + self.choices.of((3, 1, 6)) * MINUTE_MS)
+            self._settle()
+            self.invariants.at_the_end()
+            if world.violation is not None:
+                raise world.violation
+        finally:
+            world.close()
+
+    def _plan(self) -> None:
+        world, choices = self.world, self.choices
+        probability = choices.of((0.0, 0.02, 0.06, 0.2))
+        if probability:
+            kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
+            world.faults = Faults(probability, kinds)
+            for process in (*self.consumers, *self.dispatchers, *self.persons):
+                process.skew_ms = choices.of((0, SKEW_MS, -SKEW_MS))
+        if self.variant.batch_claims:
+            world.statements.oddity = choices.of((0.0, 0.1, 0.5))
+        if choices.below(4) == 3:
+            self._create_schedule()
+        else:
+            same_key = choices.below(4) == 3
+            for number in range(1 + choices.below(3) + self.variant.batch_claims):
+                self._create(f"key-{number % 2}" if same_key else None)
+        if choices.below(4) == 3:
+            body = choices.of(MALFORMED)
+            world.at(START_MS + choices.below(2) * 1000, lambda: self._deliver(body, 1))
+        for number in range(2 + choices.below(4)):
+            when = START_MS + (1 + number) * choices.of((60_000, 31_000, 7_000)) + choices.below(3)
+            self._tick_at(when, self.dispatchers[number % 2 if choices.below(4) else 0])
+            if choices.below(4) == 3:
+                self._tick_at(when + choices.of((3, 20, 0)), self.dispatchers[(number + 1) % 2])
+        if choices.below(8) == 7:
+            # A backlog, of as long as it takes until a message is taken for lost.
+            world.queue.opens_ms = START_MS + choices.of((120_060, 120_600, 125_000))
+            self._tick_at(world.queue.opens_ms + choices.of((-8, -20, 3)), self.dispatchers[0])
+        if choices.below(4) == 3:
+            self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
+
+    def _create(self, dedupe_key: str | None) -> None:
+        choices = self.choices
+        job = JOBS[choices.below(len(JOBS))]
+        delay_ms = choices.of((0, 0, 3_000, 62_000, 130_000, 20 * MINUTE_MS))
+        most = choices.of((None, 1, 2))
+        # One who knows the jobs, or one who does not.
+        process = self._person() if choices.below(2) else self.consumers[0]
+
+        def create() -> None:
+            task = greenlet.getcurrent()
+            run_id = STAGE.jobs(process, self.variant).create(
+                job,
+                {"of": job},
+                delay=timedelta(milliseconds=delay_ms),
+                max_attempts=most,
+                dedupe_key=dedupe_key,
+            )
+            if (f"run#{run_id}", "run") not in self.world.table.items:
+                self.world.violate("a run is stored once create has returned", run_id)
+            if task.written is not None and delay_ms <= 15 * MINUTE_MS and not task.sends:
+                self.world.violate("a message follows its run", f"{run_id} was created, and not sent")
+
+        self._do_at(START_MS + choices.of((0, 1, 3, 2_000)), process, f"creates {job}", create)
+
+    def _create_schedule(self) -> None:
+        choices, process = self.choices, self._person()
+        missed = choices.of(("all", "latest", "skip"))
+        overlap = choices.of(("allow", "skip"))
+        interval = timedelta(seconds=choices.of((60, 20, 7)))
+        end_ms = START_MS + int(interval.total_seconds() * 1000) * (1 + choices.below(4))
+        change = choices.of(("nothing", "nothing", "trigger", "disable", "move"))
+
+        def create() -> None:
+            jobs = STAGE.jobs(process, self.variant)
+            schedule_id = schedules.schedule_key_id("nightly")
+            self.invariants.schedules[schedule_id] = KnownSchedule(
+                interval=interval,
+                end_ms=end_ms,
+                every_occurrence=(missed, overlap) == ("all", "allow") and change in ("nothing", "trigger"),
+                one_at_a_time=overlap == "skip" and change != "move",
+            )
+            jobs.create_schedule(
+                JOBS[choices.below(2)],
+                schedule_type="interval",
+                schedule_expr=interval,
+                schedule_key="nightly",
+                missed=missed,
+                overlap=overlap,
+                end_at=from_ms(end_ms),
+            )
+            if change != "nothing":
+                self._do_at(
+                    self.world.now + choices.of((1_000, 15_000, 62_000)),
+                    process,
+                    f"{change}s the schedule",
+                    lambda: self._change(jobs, schedule_id, change),
+                )
+
+        self._do_at(START_MS, process, "creates a schedule", create)
+        if choices.below(2):
+            other = self._person()
+            self._do_at(START_MS + 2, other, "creates the same schedule", lambda: self._create_again(other, interval))
+
+    def _create_again(self, process: Process, interval: timedelta) -> None:
+        schedule_id = schedules.schedule_key_id("nightly")
+        if schedule_id in self.invariants.schedules:
+            found = STAGE.jobs(process, self.variant).get_schedule(schedule_id)
+            if found is not None:
+                STAGE.jobs(process, self.variant).trigger_schedule(schedule_id)
+
+    def _change(self, jobs: Jobs, schedule_id: str, change: str) -> None:
+        if change == "trigger":
+            jobs.trigger_schedule(schedule_id)
+        elif change == "disable":
+            jobs.disable_schedule(schedule_id)
+            self.world.pause(self.choices.of((10, 30_000)))
+            jobs.update_schedule(schedule_id, enabled=True)
+        else:
+            jobs.update_schedule(schedule_id, schedule_expr=timedelta(seconds=13))
+
+    def _settle(self) -> None:
+        """Stop the faults, and tick until all has ended."""
+        world = self.world
+        self.settling = True
+        world.faults = Faults()
+        world.tell(None, "faults stop")
+        for _ in range(SETTLE_ROUNDS):
+            waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
+            if not waiting:
+                if world.next_event_ms() is None:
+                    return
+                world.run(world.now + 400 * MINUTE_MS)
+                continue
+            # By any clock it is due then, and whoever held it before has given up.
+            due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
+            world.run(due)
+            world.now = due
+            self._tick_at(due, self.dispatchers[0])
+            world.run(due + 300)
+        world.violate("every run ends", f"{SETTLE_ROUNDS} ticks without a fault did not bring it to an end")
+
+    # What happens in it
+
+    def _do_at(self, when_ms: int, process: Process, what: str, action: Callable[[], object]) -> None:
+        def task() -> None:
+            self.world.tell(process, what)
+            try:
+                action()
+            except (ClientError, BotoCoreError, KumofireError) as error:
+                self.world.tell(process, f"{what}: {type(error).__name__}")
+            except Exception as error:
+                self._unexpected(what, error)
+
+        self.world.at(when_ms, lambda: self.world.start(process, task))
+
+    def _unexpected(self, what: str, error: BaseException) -> None:
+        self.world.violate("nothing raises what it should not", f"{what}: {type(error).__name__}: {error}")
+
+    def _tick_at(self, when_ms: int, process: Process) -> None:
+        faultless = self.settling
+        limit = None if faultless else self.choices.of((None, None, 1, 2))
+
+        def dispatch() -> None:
+            result = STAGE.jobs(process, self.variant).dispatch(limit)
+            if self.world.lines is not None:
+                self.world.tell(process, f"dispatched: {result}")
+            if result.errors and faultless:
+                self.world.violate("a tick without a fault has no errors", str(result))
+
+        self._do_at(when_ms, process, "ticks", dispatch)
+
+    def _jump_at(self, when_ms: int) -> None:
+        process = self.choices.of((*self.consumers[:2], *self.dispatchers))
+
+        def jump() -> None:
+            process.skew_ms = self.choices.of((SKEW_MS, -SKEW_MS, 0))
+            self.world.tell(process, f"its clock jumps to {process.skew_ms:+} ms")
+
+        self.world.at(when_ms, jump)
+
+    def _person(self) -> Process:
+        self.people += 1
+        return self.persons[self.people % len(self.persons)]
+
+    def _after_write(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
+        """Let things happen just when they hurt: around the end of a lease, while a handler runs, after an end."""
+        if self.settling or self.interventions >= 6:
+            return
+        choices, world, status = self.choices, self.world, new["status"]
+        if status == (None if old is None else old["status"]) and (
+            old is None or old.get("lease_token") == new.get("lease_token")
+        ):
+            return
+        what = choices.below(12)
+        if what < 6:
+            return
+        self.interventions += 1
+        if status == "running":
+            if what < 9:
+                when = new["lease_until"] + choices.of((-600, 501, 501, 600))
+                if what == 8:
+                    self._tick_at(when, self.dispatchers[choices.below(2)])
+                else:
+                    self._deliver_at(when, run_id)
+                if choices.below(4) == 3:
+                    self._cancel_at(when + choices.of((3, 8, 20)), run_id)
+            elif what == 9:
+                self._deliver_at(world.now + 1 + choices.of((1, 10, 1_000)), run_id)
+            else:
+                self._cancel_at(world.now + choices.of((1, 20, 900)), run_id)
+        elif status in ("failed", "canceled"):
+            when = world.now + choices.of((1, 20, 70_000))
+            self._retry_at(when, run_id)
+            if what < 8:
+                self._retry_at(when + choices.of((3, 1, 0)), run_id)
+            if what > 9:
+                self._cancel_at(world.now + choices.of((3, 30, 70_001)), run_id)
+        elif status in ("queued", "scheduled"):
+            if what < 8:
+                self._cancel_at(world.now + choices.of((1, 4, 1_003)), run_id)
+            elif what == 8:
+                self._deliver_at(world.now + choices.of((1, 5, 1_000)), run_id)
+            else:
+                when = new["wake_at"] + choices.of((1, -SKEW_MS, SKEW_MS + 1))
+                self._tick_at(when, self.dispatchers[what % 2])
+                if choices.below(4) == 3:
+                    self._deliver_at(when + choices.of((8, 16, 3)), run_id)
+        elif what < 8:
+            self._retry_at(world.now + 1, run_id)
+        else:
+            self._deliver_at(world.now + 1, run_id)
+
+    def _cancel_at(self, when_ms: int, run_id: str) -> None:
+        process = self._person()
+        self._do_at(
+            when_ms,
+            process,
+            f"cancels {run_id}",
+            lambda: self._know_again("cancel", STAGE.jobs(process, self.variant).cancel(run_id)),
+        )
+
+    def _retry_at(self, when_ms: int, run_id: str) -> None:
+        process = self._person()
+
+        def retry() -> None:
+            self.invariants.retrying.add(process)
+            done = STAGE.jobs(process, self.variant).retry(run_id)
+            self._know_again("retry", done)
+            if done and not greenlet.getcurrent().sends:
+                self.world.violate("a message follows its run", f"{run_id} was retried, and not sent")
+
+        self._do_at(when_ms, process, f"retries {run_id}", retry)
+
+    def _know_again(self, what: str, done: bool) -> None:
+        """Check that a person is told of what the person's own request changed, also when its reply was lost."""
+        written = greenlet.getcurrent().written
+        if not done and written is not None and self.world.table.items.get(written[0]) is written[1]:
+            self.world.violate("a write is known again", f"{what} changed {written[0][0]}, and says it did not")
+
+    # The event source mapping: messages to consumers
+
+    def _deliver_at(self, when_ms: int, run_id: str) -> None:
+        body = f'{{"version":1,"kumofireJobRunId":"{run_id}"}}'
+        self.world.at(max(when_ms, self.world.now), lambda: self._deliver(body, 1))
+
+    def _sent(self, body: str) -> None:
+        message = json.loads(body)
+        if set(message) != {"version", "kumofireJobRunId"} or message["version"] != 1:
+            self.world.violate("a message is of the protocol", body)
+        self.invariants.sent(message["kumofireJobRunId"])
+
+    def _deliver(self, body: str, receives: int) -> None:
+        self.inbox.append((body, receives))
+        if len(self.inbox) == 1:
+            waits_ms = (30, 0, 4) if self.variant.batch_claims else (0, 0, 4)
+            self.world.at(self.world.now + (0 if self.settling else self.choices.of(waits_ms)), self._poll)
+
+    def _poll(self) -> None:
+        if not self.inbox:
+            return
+        free = [process for process in self.consumers if not process.tasks]
+        if not free:
+            self.world.at(self.world.now + 500, self._poll)
+            return
+        # When all others hang, the last one stays for the settling.
+        process = free[0] if self.settling else self.choices.of(free)
+        batch, self.inbox = self.inbox[:3], self.inbox[3:]
+        if self.inbox:
+            self.world.at(self.world.now, self._poll)
+        deleted: set[int] = set()
+        for index, (body, receives) in enumerate(batch):
+            visible_in = VISIBILITY_MS[0] if self.settling else self.choices.of(VISIBILITY_MS)
+            self.world.at(self.world.now + visible_in, self._visible_again(index, body, receives, deleted))
+        self.world.start(process, lambda: self._invoke(process, batch, deleted))
+
+    def _visible_again(self, index: int, body: str, receives: int, deleted: set[int]) -> Callable[[], None]:
+        def visible() -> None:
+            if index not in deleted:
+                self.world.queue.put_back(body, receives, 0)
+
+        return visible
+
+    def _invoke(self, process: Process, batch: list[tuple[str, int]], deleted: set[int]) -> None:
+        world, remaining_ms = self.world, self.variant.remaining_ms
+        if world.lines is not None:
+            world.tell(process, f"receives {[body for body, _ in batch]}")
+        process.invocations += 1
+        incarnation, lives = process.incarnation, [True]
+        lambda_context = None
+        if remaining_ms is not None:
+            ends = world.now + remaining_ms
+            lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
+
+            def time_is_up() -> None:
+                if lives[0] and process.incarnation == incarnation:
+                    world.tell(process, "has reached its deadline")
+                    world.kill(process)
+
+            world.at(ends, time_is_up)
+        event = {"Records": [{"messageId": f"m{index}", "body": body} for index, (body, _) in enumerate(batch)]}
+        try:
+            report = STAGE.jobs(process, self.variant).run_batch(event, lambda_context)
+        except Exception as error:
+            self._unexpected("a batch", error)
+            return
+        lives[0] = False
+        for task in list(process.tasks):
+            if task is not greenlet.getcurrent():
+                world.end(task)
+        failed = {failure["itemIdentifier"] for failure in report.response()["batchItemFailures"]}
+        for index, record in enumerate(report.records):
+            world.counts[f"outcome {record.result.outcome if record.result else 'malformed or failed'}"] += 1
+            if world.lines is not None:
+                came_to = record.result or record.malformed or record.failure
+                world.tell(process, f"has consumed {record.job_run_id}: {came_to}")
+            of_run = [each for each in report.records if each.job_run_id == record.job_run_id]
+            if record.job_run_id is not None and not any(each.failure for each in of_run):
+                reason = record.result.reason if record.result else None
+                self.invariants.consumed(process, record.job_run_id, reason, alone=len(of_run) == 1)
+            if record.failure is not None and not record.failure.startswith(UNDONE):
+                world.violate("a record fails for what could not be done", record.failure)
+            malformed = batch[index][0] in MALFORMED
+            if malformed != (record.malformed is not None):
+                world.violate("a malformed message is acknowledged, and no other", batch[index][0])
+            if f"m{index}" not in failed and not (world.faults.probability and self.choices.chance(0.1)):
+                deleted.add(index)
+
+    # Handlers
+
+    def handle(self, context: Any) -> Any:
+        """Do what a handler may do."""
+        process = greenlet.getcurrent().process
+        attempt = self.invariants.started(context, process)
+        state = "raised"
+        try:
+            value = self._behave(context, process, attempt.lease_until)
+            json.dumps(value)
+            state = "returned"
+            return value
+        except DiedError:
+            state = "cut" if greenlet.getcurrent().abandoned else "died"
+            raise
+        finally:
+            self.invariants.ended(attempt, state)
+
+    def _behave(self, context: Any, process: Process, lease_until: int) -> Any:
+        world, choices = self.world, self.choices
+        if self.settling:
+            if choices.below(3) == 2:
+                raise RuntimeError("boom")
+            return "done"
+        what = choices.below(16)
+        if context.fencing_token > 1 and choices.below(4):
+            what = 7  # the one it was taken from may come back meanwhile
+        if what < 4:
+            return "done"
+        if what < 7:
+            raise RuntimeError("boom")
+        if what < 9:
+            world.pause(choices.of((1_000, 100, 4_000)))
+        elif what < 12:
+            beyond = choices.of((700, 100, -100, -700, 3_000, 62_000))
+            if choices.below(4):
+                self._deliver_at(lease_until + SKEW_MS + 1, context.run.id)
+            world.pause(max(0, lease_until - world.now - process.skew_ms + beyond))
+        elif what == 12:
+            world.pause(choices.of((10, 1_500)))
+            if context.cancel_requested():
+                raise RuntimeError("canceled")
+        elif what == 13:
+            return object()
+        elif what == 14:
+            raise GiveUpError
+        else:
+            if choices.below(2):
+                world.kill(process)
+                raise DiedError
+            world.suspend()
+        if choices.below(2):
+            raise choices.of((RuntimeError, GiveUpError))("late boom")
+        return "late"
+
+
+def play(choices: Choices, *, record: bool = False) -> tuple[Play, Violation | None]:
+    """Play one history and return it with what it violated, if anything."""
+    history = Play(choices, record=record)
+    try:
+        history.run()
+    except Violation as violation:
+        return history, violation
+    return history, None
+
+
+__all__ = ["Play", "play", "simulated_engine"]

@@ -1,0 +1,560 @@
+"""The simulated world: one line of time, tasks that wait on it, faults at every request, a table, an index and a queue.
+
+A task is a greenlet; the code in it is the engine's own. Only one runs at a time, and it gives way at each request, so
+whatever happens between two requests of one process is decided here, by ``Choices``. Free of what the processes do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+import greenlet
+from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
+
+from tests.simulation.history import Choices, Violation
+from tests.simulation.table import Attributes, Key, SimulatedTable
+
+START_MS = 1_773_489_600_000
+"""When every history begins: 2026-03-14 12:00 UTC."""
+
+ENDPOINT = "https://aws.invalid"
+LATENCIES_MS = (2, 3, 5, 8, 13, 40)
+LATE_COPIES_MS = (20, 400, 3_000, 20_000)
+SLOW_MS = (300, 1_500, 4_000, 6_500, 9_000, 40_000)
+INDEX_LAGS_MS = (0, 0, 20, 400, 3_000, 70_000)
+BACKLOGS = ("0", "0", "7", "100000")
+MOST_STEPS = 4_000
+"""How many things may happen in a history."""
+
+REPEATS = 3
+"""How often the SDK repeats a request before it gives up: ``total_max_attempts`` is 4 in ``clients.py``."""
+
+INVALID = frozenset({"ValidationException", "InvalidParameterValue", "InvalidBatch"})
+"""What a service answers to a request that it would never take."""
+
+_LONG_ID = re.compile(r"\b0{20,}(?=[0-9a-f])([0-9a-f]+)\b")
+
+FAULTS = ("refused", "reply lost", "throttled", "slow", "slow reply", "late copy", "dies before", "dies after")
+
+
+class DiedError(BaseException):
+    """Raised in the tasks of a process that dies. No ``Exception``, and no request is made after it."""
+
+
+class Task(greenlet.greenlet):
+    """Code that runs in a process of the world."""
+
+    def __init__(self, world: World, process: Process, function: Callable[[], Any]) -> None:
+        super().__init__(self._main, world.hub)
+        self.world = world
+        self.process = process
+        self.incarnation = process.incarnation
+        self.function = function
+        self.waiting = 0
+        self.ended = False
+        self.abandoned = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.waiter: Task | None = None
+        self.written: tuple[Key, Attributes | None] | None = None
+        """What it wrote last, except by a late copy."""
+        self.sends = 0
+
+    def _main(self) -> None:
+        try:
+            self.value = self.function()
+        except BaseException as error:
+            self.error = error
+        self.ended = True
+        self.process.tasks.pop(self, None)
+        self.world.tasks.pop(self, None)
+        if self.waiter is not None:
+            self.world.wake(self.waiter)
+
+
+class Process:
+    """A process: a clock that is a little wrong, and tasks that die together."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.skew_ms = 0
+        self.incarnation = 0
+        self.invocations = 0
+        self.tasks: dict[Task, None] = {}
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Faults:
+    """How often a request goes wrong, and in which ways."""
+
+    def __init__(self, probability: float = 0.0, kinds: tuple[str, ...] = FAULTS) -> None:
+        self.probability = probability
+        self.kinds = kinds
+
+
+class World:
+    """Everything outside the engine, for one history."""
+
+    def __init__(self, choices: Choices, *, record: bool = False) -> None:
+        self.hub = greenlet.getcurrent()
+        self.now = START_MS
+        self.choices = choices
+        self.faults = Faults()
+        self.lines: list[str] | None = [] if record else None
+        self.counts: Counter[str] = Counter()
+        self.violation: Violation | None = None
+        self.writer: Process | None = None
+        self.writer_task: Task | None = None
+        self.writer_incarnation = 0
+        """That of the process which wrote; -1 for a copy of its request that comes late."""
+        self.observers: list[Callable[[Key, Attributes | None, Attributes | None], None]] = []
+        self.table = SimulatedTable(lambda: self.now, self._wrote)
+        self.queue = SimulatedQueue(self)
+        self.statements = SimulatedStatements(self)
+        self.steps = 0
+        self.tasks: dict[Task, None] = {}
+        self._events: list[tuple[int, int, Task | Callable[[], object]]] = []
+        self._number = 0
+        self._until = START_MS
+
+    # Time and tasks
+
+    def at(self, when_ms: int, event: Callable[[], object]) -> None:
+        """Let something happen at a time."""
+        self._number += 1
+        heappush(self._events, (when_ms, self._number, event))
+
+    def start(self, process: Process, function: Callable[[], Any]) -> Task:
+        """Begin a task in a process, at once but not before the running one gives way."""
+        task = Task(self, process, function)
+        process.tasks[task] = self.tasks[task] = None
+        self.wake(task)
+        return task
+
+    def wake(self, task: Task, when_ms: int | None = None) -> None:
+        """Let a waiting task go on, at a time; a wake-up that was set before is void."""
+        self._number += 1
+        task.waiting = self._number
+        heappush(self._events, (self.now if when_ms is None else when_ms, self._number, task))
+
+    def pause(self, length_ms: int) -> None:
+        """Let the running task wait."""
+        when, events = self.now + length_ms, self._events
+        if (
+            when <= self._until
+            and (not events or events[0][0] > when)
+            and self.violation is None
+            and self.steps < MOST_STEPS
+        ):
+            # Nothing else happens meanwhile, so there is nobody to give way to.
+            self.now = when
+            self.steps += 1
+            return
+        task = greenlet.getcurrent()
+        self._number += 1
+        task.waiting = self._number
+        heappush(events, (when, self._number, task))
+        self.hub.switch()
+
+    def suspend(self) -> None:
+        """Let the running task wait until it is woken."""
+        greenlet.getcurrent().waiting = 0
+        self.hub.switch()
+
+    def kill(self, process: Process) -> None:
+        """End a process in this instant. Its code is unwound, but none of its requests leaves any more."""
+        self.tell(process, "dies")
+        self.counts["a process died"] += 1
+        process.incarnation += 1
+        me = greenlet.getcurrent()
+        for task in list(process.tasks):
+            if task is not me:
+                self.end(task)
+
+    def end(self, task: Task) -> None:
+        """End one task in this instant."""
+        task.waiting = -1
+        task.incarnation = -1
+        task.waiter = None
+        task.process.tasks.pop(task, None)
+        self.tasks.pop(task, None)
+        if task:  # it has begun, and is not over
+            task.parent = greenlet.getcurrent()
+            task.throw(DiedError)
+
+    def run(self, until_ms: int) -> bool:
+        """Let time pass; say whether anything is left that will happen later."""
+        events, self._until = self._events, until_ms
+        while events:
+            if events[0][0] > until_ms:
+                return True
+            when, number, event = heappop(events)
+            if type(event) is Task:
+                if event.waiting != number:
+                    continue
+                self.now = when
+                event.switch()
+            else:
+                self.now = when
+                event()
+            if self.violation is not None:
+                raise self.violation
+            self.steps += 1
+            if self.steps > MOST_STEPS:
+                raise Violation("every history ends", f"{MOST_STEPS} steps were made and more are waiting")
+        return False
+
+    def next_event_ms(self) -> int | None:
+        """Return when the next thing happens."""
+        return self._events[0][0] if self._events else None
+
+    def close(self) -> None:
+        """End what still waits, so that nothing is left to be collected later."""
+        for task in list(self.tasks):
+            self.end(task)
+
+    def violate(self, name: str, text: str) -> None:
+        """Note that an invariant does not hold. Not raised here: the engine would take it for a failed handler."""
+        if self.violation is None:
+            self.violation = Violation(name, text)
+            self.tell(None, f"VIOLATION  {self.violation}")
+
+    def tell(self, who: Process | None, text: str) -> None:
+        """Add a line to the history that a reader sees."""
+        if self.lines is not None:
+            text = _LONG_ID.sub(r"\1", text)
+            self.lines.append(f"{(self.now - START_MS) / 1000:10.3f} s  {'' if who is None else who.name:<12} {text}")
+
+    # Requests
+
+    def request(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+        """Make a request of the running task, with whatever happens to it on its way there and back."""
+        task = greenlet.getcurrent()
+        process, incarnation = task.process, task.incarnation
+        if incarnation != process.incarnation:
+            raise DiedError
+        choices, faults = self.choices, self.faults
+        for attempt in range(REPEATS + 1):
+            self.pause(choices.of(LATENCIES_MS))
+            fault = choices.of(faults.kinds) if choices.chance(faults.probability) else ""
+            if fault:
+                self.counts[fault] += 1
+                if self.lines is not None:
+                    self.tell(process, f"{operation}: {fault}")
+            if fault == "slow":
+                self.pause(choices.of(SLOW_MS))
+            elif fault == "refused":
+                if choices.below(2):
+                    raise EndpointConnectionError(endpoint_url=ENDPOINT)
+                continue
+            elif fault == "throttled":
+                raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "too fast"}}, operation)
+            elif fault == "dies before":
+                self.kill(process)
+                raise DiedError
+            elif fault == "late copy":
+                # The first copy is under way for long; its sender has given it up and repeats it.
+                self.at(self.now + choices.of(LATE_COPIES_MS), lambda: self._late(operation, call, parameters, process))
+                continue
+            self.writer, self.writer_incarnation, self.writer_task = process, incarnation, task
+            try:
+                reply = call(**parameters)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in INVALID:
+                    self.violate("every request is valid", f"{operation}: {error}")
+                if self.lines is not None:
+                    self.tell(process, f"{operation} {_what(parameters)}: {error.response['Error']['Code']}")
+                if fault not in ("reply lost", "dies after"):
+                    if fault == "slow reply":
+                        self.pause(choices.of(SLOW_MS))
+                    raise
+            else:
+                if self.lines is not None:
+                    self.tell(process, f"{operation} {_what(parameters)}{_result(operation, reply)}")
+            if fault == "reply lost":
+                self.pause(choices.of((20, 5_000)))
+                if attempt < REPEATS and choices.below(4) < 3:
+                    continue
+                break
+            if fault == "dies after":
+                self.kill(process)
+                raise DiedError
+            if fault == "slow reply":
+                self.pause(choices.of(SLOW_MS))
+            return reply
+        if choices.below(2):
+            raise ReadTimeoutError(endpoint_url=ENDPOINT)
+        raise ConnectionClosedError(endpoint_url=ENDPOINT)
+
+    def _late(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any], process: Process) -> None:
+        self.writer, self.writer_incarnation, self.writer_task = process, -1, None
+        try:
+            call(**parameters)
+        except ClientError as error:
+            self.tell(process, f"{operation} {_what(parameters)}, late copy: {error.response['Error']['Code']}")
+        else:
+            self.tell(process, f"{operation} {_what(parameters)}, late copy: done")
+
+    def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
+        if self.writer_task is not None:
+            self.writer_task.written = (key, new)
+        if self.lines is not None:
+            self.tell(self.writer, f"  {key[0]}: {_difference(old, new)}")
+        for observer in self.observers:
+            observer(key, old, new)
+
+
+class DynamoDB:
+    """The part of boto3's DynamoDB client that the engine calls."""
+
+    def __init__(self, world: Callable[[], World]) -> None:
+        self._world = world
+
+    def put_item(self, **parameters: Any) -> Any:
+        world = self._world()
+        return world.request("put_item", world.table.put_item, parameters)
+
+    def update_item(self, **parameters: Any) -> Any:
+        world = self._world()
+        return world.request("update_item", world.table.update_item, parameters)
+
+    def delete_item(self, **parameters: Any) -> Any:
+        world = self._world()
+        return world.request("delete_item", world.table.delete_item, parameters)
+
+    def get_item(self, **parameters: Any) -> Any:
+        world = self._world()
+        if not parameters.get("ConsistentRead"):
+            parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
+        return world.request("get_item", world.table.get_item, parameters)
+
+    def batch_get_item(self, **parameters: Any) -> Any:
+        world = self._world()
+        return world.request("batch_get_item", world.table.batch_get_item, parameters)
+
+    def batch_execute_statement(self, **parameters: Any) -> Any:
+        world = self._world()
+        return world.request("batch_execute_statement", world.statements.execute, parameters)
+
+    def query(self, **parameters: Any) -> Any:
+        world = self._world()
+        if world.faults.probability:
+            parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
+        return world.request("query", world.table.query, parameters)
+
+
+class SQS:
+    """The part of boto3's SQS client that the engine calls."""
+
+    def __init__(self, world: Callable[[], World]) -> None:
+        self._world = world
+
+    def send_message(self, **parameters: Any) -> Any:
+        world = self._world()
+        greenlet.getcurrent().sends += 1
+        return world.request("send_message", world.queue.send_message, parameters)
+
+    def get_queue_attributes(self, **parameters: Any) -> Any:
+        world = self._world()
+        return world.request("get_queue_attributes", world.queue.get_queue_attributes, parameters)
+
+    def send_message_batch(self, **parameters: Any) -> Any:
+        world = self._world()
+        greenlet.getcurrent().sends += 1
+        return world.request("send_message_batch", world.queue.send_message_batch, parameters)
+
+
+class SimulatedQueue:
+    """A queue that never loses what it took, and otherwise promises nothing: not once, not in order, not at once."""
+
+    MAX_RECEIVES = 5
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.deliver: Callable[[str, int], None] = lambda body, receives: None
+        """Called when a message becomes visible, with its body and how often it was received, this time included."""
+        self.taken: Callable[[str], None] = lambda body: None
+        """Called with each body that is sent."""
+        self.opens_ms = START_MS
+        """Before this time nothing is delivered: a backlog."""
+        self.dead: list[str] = []
+
+    def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> dict[str, str]:
+        problem = _send_problem(MessageBody, DelaySeconds)
+        if problem:
+            raise ClientError({"Error": {"Code": "InvalidParameterValue", "Message": problem}}, "SendMessage")
+        self._take(MessageBody, DelaySeconds)
+        return {"MessageId": "message"}
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:
+        if not 1 <= len(Entries) <= 10 or len({entry["Id"] for entry in Entries}) < len(Entries):
+            raise ClientError({"Error": {"Code": "InvalidBatch", "Message": "size or ids"}}, "SendMessageBatch")
+        successful, failed = [], []
+        partial = self._world.choices.chance(self._world.faults.probability)
+        for entry in Entries:
+            problem = _send_problem(entry["MessageBody"], entry.get("DelaySeconds", 0))
+            if problem:
+                self._world.violate("every request is valid", f"SendMessageBatch: {problem}")
+            if problem or (partial and self._world.choices.below(2)):
+                self._world.counts["partial batch send"] += 1
+                failed.append({"Id": entry["Id"], "SenderFault": bool(problem), "Code": problem or "InternalError"})
+            else:
+                self._take(entry["MessageBody"], entry.get("DelaySeconds", 0))
+                successful.append({"Id": entry["Id"], "MessageId": "message"})
+        # As in the service: a list that would be empty is not there.
+        return {key: value for key, value in (("Successful", successful), ("Failed", failed)) if value}
+
+    def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> dict[str, Any]:
+        """Return an estimate that may be far from the truth, as the service's may for a while."""
+        guess = self._world.choices.of(BACKLOGS) if self._world.faults.probability else BACKLOGS[0]
+        return {"Attributes": dict.fromkeys(AttributeNames, guess)}
+
+    def put_back(self, body: str, receives: int, visible_in_ms: int) -> None:
+        """Let a message that was received become visible again, or go to the dead letters."""
+        if receives >= self.MAX_RECEIVES:
+            self._world.counts["dead letter"] += 1
+            self._world.tell(None, f"dead letter: {body}")
+            self.dead.append(body)
+            return
+        self._world.at(self._world.now + visible_in_ms, lambda: self.deliver(body, receives + 1))
+
+    def _take(self, body: str, delay_seconds: int) -> None:
+        world = self._world
+        world.counts["message"] += 1
+        self.taken(body)
+        copies = 1
+        if world.choices.chance(world.faults.probability):
+            world.counts["duplicate"] += 1
+            copies = 2
+        for _ in range(copies):
+            on_its_way = 1
+            if world.choices.chance(world.faults.probability):
+                on_its_way = world.choices.of((30, 900, 20_000, 150_000))
+            visible = world.now + delay_seconds * 1000 + on_its_way
+            world.at(max(visible, self.opens_ms), lambda: self.deliver(body, 1))
+
+
+class SimulatedStatements:
+    """``BatchExecuteStatement``, which says little of what it does: each statement's answer may be any."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.oddity = 0.0
+        """How probable it is that a statement is answered oddly."""
+
+    def execute(self, *, Statements: list[dict[str, Any]]) -> dict[str, Any]:
+        world, answers = self._world, []
+        if not 1 <= len(Statements) <= 25:
+            raise ClientError(
+                {"Error": {"Code": "ValidationException", "Message": "1 to 25 statements"}}, "BatchExecuteStatement"
+            )
+        for statement in Statements:
+            oddity = world.choices.of(ODDITIES) if world.choices.chance(self.oddity) else ""
+            if oddity:
+                world.counts["odd answer to a statement"] += 1
+                if world.lines is not None:
+                    world.tell(world.writer, f"  {statement['Parameters']}: {oddity}")
+            answers += self._answer(statement, oddity)
+        if self.oddity and world.choices.chance(self.oddity / 2):
+            answers.reverse()
+        return {"Responses": answers}
+
+    def _answer(self, statement: dict[str, Any], oddity: str) -> list[dict[str, Any]]:
+        world, table = self._world, self._world.table
+        item = table.statement_item(statement)
+        if oddity == "not made, throttled":
+            return [{"Error": {"Code": "ThrottlingError", "Message": "too fast"}}]
+        if oddity == "not made, shown as it is":
+            return [{"TableName": "table", **({} if item is None else {"Item": item})}]
+        if oddity == "not made, not answered":
+            return []
+        if oddity == "made later":
+            process, at = world.writer, world.now + world.choices.of(LATE_COPIES_MS)
+            world.at(at, lambda: self._make_later(statement, process))
+            return [{"Error": {"Code": "InternalServerError", "Message": "try again"}}]
+        answer = table.execute_statement(statement)
+        if "Error" in answer and answer["Error"]["Code"] == "ValidationError":
+            world.violate("every request is valid", f"BatchExecuteStatement: {answer}")
+        if oddity == "made, with an error":
+            return [{**answer, "Error": {"Code": "InternalServerError", "Message": "try again"}}]
+        if oddity == "made, shown as it was":
+            return [{"TableName": "table", **({} if item is None else {"Item": item})}]
+        if oddity == "made, empty":
+            return [{}]
+        if oddity == "made, not answered":
+            return []
+        if oddity == "made, answered twice":
+            return [answer, answer]
+        return [answer]
+
+    def _make_later(self, statement: dict[str, Any], process: Process | None) -> None:
+        world = self._world
+        world.writer, world.writer_incarnation, world.writer_task = process, -1, None
+        world.table.execute_statement(statement)
+
+
+ODDITIES = (
+    "not made, throttled",
+    "not made, shown as it is",
+    "not made, not answered",
+    "made later",
+    "made, with an error",
+    "made, shown as it was",
+    "made, empty",
+    "made, not answered",
+    "made, answered twice",
+)
+
+
+def _send_problem(body: str, delay_seconds: object) -> str | None:
+    if not isinstance(delay_seconds, int) or not 0 <= delay_seconds <= 900:
+        return f"DelaySeconds is {delay_seconds}; it must be from 0 to 900"
+    return None if body else "the body is empty"
+
+
+def _what(parameters: dict[str, Any]) -> str:
+    for name in ("Key", "Item"):
+        if name in parameters:
+            return str(parameters[name]["pk"]["S"])
+    if "MessageBody" in parameters:
+        return f"{parameters['MessageBody']} in {parameters['DelaySeconds']} s"
+    if "Entries" in parameters:
+        return ", ".join(f"{entry['MessageBody']} in {entry['DelaySeconds']} s" for entry in parameters["Entries"])
+    if "Statements" in parameters:
+        return f"{len(parameters['Statements'])} statements"
+    if "ExpressionAttributeValues" in parameters:
+        return f"shard {parameters['ExpressionAttributeValues'][':shard']['N']}"
+    return ""
+
+
+def _result(operation: str, reply: dict[str, Any]) -> str:
+    if operation == "query":
+        return f": {', '.join(item['pk']['S'] for item in reply['Items']) or 'nothing'}"
+    return f": failed {reply['Failed']}" if "Failed" in reply else ""
+
+
+def _difference(old: Attributes | None, new: Attributes | None) -> str:
+    if new is None:
+        return "deleted"
+    before = old or {}
+    changes = []
+    for name in sorted({*before, *new}):
+        if name in ("pk", "sk") or before.get(name) == new.get(name):
+            continue
+        changes.append(f"{name} {_shown(name, before.get(name))} -> {_shown(name, new.get(name))}")
+    return "; ".join(changes) or "unchanged"
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, int) and value > START_MS // 2:
+        return "parked" if value > 2 * START_MS else f"{(value - START_MS) / 1000:.3f} s"
+    return "-" if value is None else str(value)
+
+
+__all__ = ["SQS", "DiedError", "DynamoDB", "Faults", "Process", "SimulatedQueue", "Task", "World"]

@@ -1,0 +1,111 @@
+"""The engine in the simulated world: no history violates an invariant, every deliberate mistake is caught."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from examples.local_aws import LocalAws
+from tests.builders import make_aws
+from tests.simulation.__main__ import main
+from tests.simulation.comparison import differences
+from tests.simulation.history import Choices, Violation
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.processes import play, simulated_engine
+
+HISTORIES = 1_500
+CATCH_WITHIN = 3_000
+"""How many histories a mistake may survive. From its recorded seed on it is the first, until the engine changes."""
+
+
+@pytest.fixture
+def simulated() -> Iterator[None]:
+    with simulated_engine():
+        yield
+
+
+@pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize("first", range(0, HISTORIES, HISTORIES // 2))
+def test_no_history_violates_an_invariant(first: int) -> None:
+    for seed in range(first, first + HISTORIES // 2):
+        assert play(Choices(seed))[1] is None, f"replay with: make simulate SEED={seed}"
+
+
+@pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_deliberate_mistake_in_the_engine_is_caught(name: str) -> None:
+    mutation = MUTATIONS[name]
+    with mutation.made():
+        assert first_violation(mutation.seed, CATCH_WITHIN) is not None
+
+
+def first_violation(seed: int, count: int) -> Violation | None:
+    found = (play(Choices(each))[1] for each in range(seed, seed + count))
+    return next((violation for violation in found if violation is not None), None)
+
+
+def story(*seeds: int) -> list[str]:
+    with simulated_engine():
+        return [line for seed in seeds for line in play(Choices(seed), record=True)[0].world.lines or ()]
+
+
+def test_a_seed_tells_the_same_story_whatever_was_played_before_it() -> None:
+    assert story(11) == story(7, 8, 9, 11)[-len(story(11)) :] != []
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_a_seed_tells_the_same_story_in_another_process(hash_seed: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--seed", "11"],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.splitlines()[1:-1] == story(11)
+
+
+def test_a_violation_is_told_shrunk_and_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    mutation = MUTATIONS["leave a finished run in the index"]
+    with mutation.made():
+        status = main(["--seed", str(mutation.seed), "--runs", "100", "--seconds", "1"])
+    told = capsys.readouterr().out
+    assert status == 1
+    assert "nothing finished is in the index" in told
+    assert f"make simulate SEED={mutation.seed}" in told
+    assert len(told.splitlines()) < 40
+
+
+def test_histories_without_a_violation_are_a_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--runs", "5"]) == 0
+    assert "5 histories from seed 0" in capsys.readouterr().out
+
+
+def test_the_simulated_table_answers_as_ministack_does(ministack: LocalAws) -> None:
+    for seed in (1, 2):
+        name = f"simulated-{uuid.uuid4().hex[:8]}"
+        client = ministack.client("dynamodb")
+        make_aws(client, ministack.client("sqs"), name=name)
+        assert differences(client, name, seed=seed, requests=250, strict=False)[0] == []
+
+
+@pytest.mark.skipif("DYNAMODB_LOCAL_URL" not in os.environ, reason="DYNAMODB_LOCAL_URL names no DynamoDB Local")
+def test_the_simulated_table_answers_as_dynamodb_local_does(ministack: LocalAws) -> None:
+    import boto3
+
+    client = boto3.client(
+        "dynamodb",
+        endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    for seed in range(10):
+        name = f"simulated-{uuid.uuid4().hex[:8]}"
+        make_aws(client, ministack.client("sqs"), name=name)
+        assert differences(client, name, seed=seed, requests=400, strict=True)[0] == []
