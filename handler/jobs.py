@@ -14,6 +14,6 @@ jobs = Jobs.from_env()
 
 @jobs.handler("hello", max_attempts=5)
 def hello(ctx: JobContext) -> dict[str, Any]:
-    """Greet the payload's ``name``: a job to try a deployment with. Replace it by your own."""
+    """Greet the payload's ``name``: a job to try a deployment with. A test and ``make deploy-local`` use it, too."""
     ctx.logger.info("saying hello")
     return {"greeting": f"Hello, {ctx.payload['name']}!", "attempt": ctx.attempt}

@@ -1,15 +1,17 @@
 """Calling a handler, with a limit to its time. Free of AWS, runs and storage.
 
 Python can't stop code from outside. A handler that may be cut therefore runs in a thread of its own while its caller
-waits: when the time is over the caller goes on without it, drops whatever the handler returns later, and asks the
-thread to stop. A thread that does not (it blocks in C code, or catches everything) is counted as stray, for whoever
-owns the process to end it.
+waits: when the time is over the caller goes on without it and drops whatever the handler returns later. A coroutine is
+canceled. Plain code is left alone, because an exception raised in it from outside can strike between taking a lock and
+the code that gives it back, and leave the whole process without that lock. A thread that goes on is counted as stray,
+for whoever owns the process to end it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import queue
 import threading
 import time
@@ -32,10 +34,13 @@ class Threads:
     def __init__(self) -> None:
         self._idle: list[_Thread] = []
         self._lock = threading.Lock()
-        self._stray: dict[_Thread, Call] = {}
+        self._stray: set[_Thread] = set()
+        self._process = os.getpid()
 
     def start(self, function: Callable[[], Any]) -> Call:
         """Begin ``function`` in a thread, in a copy of the caller's context."""
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]  # after a fork there are no threads but the one that forked
         call = Call(function, contextvars.copy_context())
         with self._lock:
             thread = self._idle.pop() if self._idle else None
@@ -48,7 +53,7 @@ class Threads:
     def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
         """Return what ``function`` returns or raise what it raises, if it ends within ``seconds``.
 
-        Raises ``CallCutError`` otherwise; the caller is then free of it, and the thread is asked to stop.
+        Raises ``CallCutError`` otherwise; the caller is then free of it.
         """
         call = self.start(function)
         if not call.wait(seconds) and self._abandon(call):
@@ -57,22 +62,18 @@ class Threads:
         return call.result()
 
     def stray(self, *, patience_seconds: float = 0.0) -> int:
-        """Return how many abandoned calls still run, after waiting up to ``patience_seconds`` for them to stop."""
+        """Return how many abandoned calls still run, after waiting up to ``patience_seconds`` for them to end."""
         give_up = time.monotonic() + patience_seconds
-        for interrupt_again in (True, False):
-            with self._lock:
-                self._stray = {thread: call for thread, call in self._stray.items() if thread.is_alive()}
-                strays = dict(self._stray)
-            for thread, call in strays.items():
-                thread.join(max(0.0, (give_up - time.monotonic()) / (2 if interrupt_again else 1)))
-                if interrupt_again:
-                    # A coroutine that was canceled but never awaits; or a handler that was in C code the first time.
-                    thread.interrupt(call)
         with self._lock:
-            return sum(thread.is_alive() for thread in self._stray)
+            strays = list(self._stray)
+        for thread in strays:
+            thread.join(max(0.0, give_up - time.monotonic()))
+        with self._lock:
+            self._stray = {thread for thread in self._stray if thread.is_alive()}
+            return len(self._stray)
 
     def _abandon(self, call: Call) -> bool:
-        """Give a call up and ask its thread to stop; ``False`` where it has ended just now."""
+        """Give a call up, and cancel its coroutine if it runs one; ``False`` where it has ended just now."""
         with call.lock:
             if call.ended:
                 return False
@@ -80,9 +81,10 @@ class Threads:
             thread = call.thread
             if thread is not None:  # else it has not begun, and will not
                 with self._lock:
-                    self._stray[thread] = call
-        if thread is not None:
-            thread.cancel(call)
+                    self._stray.add(thread)
+        if thread is not None and (cancel := call.cancel) is not None:
+            with contextlib.suppress(RuntimeError):  # its loop was closed in this instant: the call is ending
+                cancel()
         return True
 
     def take_back(self, thread: _Thread) -> None:
@@ -127,7 +129,7 @@ class Call:
         self._done = threading.Lock()
         self._done.acquire()
         self.lock = threading.Lock()
-        """Guards ``ended`` and ``abandoned``, so that a thread is never interrupted in its next call."""
+        """Guards ``ended`` and ``abandoned``: a call is either one that ended or one that was given up."""
         self.ended = False
         self.abandoned = False
         self.thread: _Thread | None = None
@@ -147,12 +149,12 @@ class Call:
             raise self._error
         return self._value
 
-    def execute(self, thread: _Thread) -> None:
-        """Make the call in ``thread``, and give the thread back unless the call was abandoned meanwhile."""
+    def execute(self, thread: _Thread) -> bool:
+        """Make the call in ``thread``, and give the thread back; ``False`` where the call was abandoned meanwhile."""
         with self.lock:
             if self.abandoned:
                 thread.owner.take_back(thread)
-                return
+                return True
             self.thread = thread
         _current.call = self
         try:
@@ -163,9 +165,10 @@ class Call:
         with self.lock:
             self.ended = True
             if self.abandoned:
-                raise _StopHandler
+                return False
         thread.owner.take_back(thread)
         self._done.release()
+        return True
 
 
 class _Thread(threading.Thread):
@@ -175,34 +178,8 @@ class _Thread(threading.Thread):
         self.owner = owner
 
     def run(self) -> None:
-        try:
-            while True:
-                self.inbox.get().execute(self)
-        except _StopHandler:
-            return
-
-    def cancel(self, call: Call) -> None:
-        """Ask the call to stop: cancel its coroutine, or where it runs none, interrupt it."""
-        cancel = call.cancel
-        if cancel is None:
-            self.interrupt(call)
-            return
-        with contextlib.suppress(RuntimeError):  # its loop was closed in this instant: the call is ending
-            cancel()
-
-    def interrupt(self, call: Call) -> None:
-        """Raise ``_StopHandler`` in the call's code, at its next Python instruction."""
-        import ctypes
-
-        with call.lock:
-            if call.ended:
-                return
-            stop, ident = ctypes.py_object(_StopHandler), ctypes.c_ulong(self.ident or 0)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, stop)
-
-
-class _StopHandler(BaseException):
-    """Raised inside a handler whose time is over. No ``Exception``, so that a broad except clause lets it through."""
+        while self.inbox.get().execute(self):
+            pass
 
 
 _current = threading.local()

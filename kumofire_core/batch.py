@@ -27,6 +27,8 @@ log = logging.getLogger("kumofire_core")
 EXCERPT_LENGTH = 80
 """How much of a malformed body is logged, in characters."""
 
+UNDONE = "not done before the deadline"
+
 ANSWER_SECONDS = 0.3
 """How long before the process's end the batch is answered, whatever is still under way."""
 
@@ -97,15 +99,23 @@ def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, c
     if deadline is None and loops == 1:
         work()
     elif loops:
-        calls = [consumer.threads.start(work) for _ in range(loops)]
+        calls = []
+        for _ in range(loops):
+            try:
+                calls.append(consumer.threads.start(work))
+            except RuntimeError as error:  # the process may have no more threads; those there are do the work
+                log.warning("a thread could not be started: %s", error)
+                break
+        if not calls:
+            work()
         for call in calls:
             call.wait(None if deadline is None else deadline.seconds_left() - min(ANSWER_SECONDS, deadline.reserve / 4))
     reports = batch.close()
     for report in reports:
-        if report.failure is not None:
+        if report.failure == UNDONE:
             log.error(
                 "a record could not be consumed and will be delivered again: %s",
-                report.failure,
+                UNDONE,
                 extra={"message_id": report.message_id, "job_run_id": report.job_run_id},
             )
     patience = STRAY_PATIENCE_SECONDS
@@ -152,7 +162,7 @@ def _parse(record: object) -> tuple[RecordReport, str | None]:
             extra={"message_id": message_id, "excerpt": _excerpt(body)},
         )
         return RecordReport(message_id=message_id, malformed=str(error)), None
-    return RecordReport(message_id=message_id, job_run_id=run_id, failure="not done before the deadline"), run_id
+    return RecordReport(message_id=message_id, job_run_id=run_id, failure=UNDONE), run_id
 
 
 def _consume(
@@ -160,10 +170,14 @@ def _consume(
 ) -> RecordReport:
     try:
         result = consumer.consume(run_id, deadline, early)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Ours says what it is about; another's text may quote data.
         failure = str(error) if isinstance(error, KumofireError) else error_name(error)
-        log.debug("record failed", extra={"message_id": message_id, "error_at": error_places(error)})
+        log.error(
+            "a record could not be consumed and will be delivered again: %s",
+            failure,
+            extra={"message_id": message_id, "job_run_id": run_id, "error_at": error_places(error)},
+        )
         return RecordReport(message_id=message_id, job_run_id=run_id, failure=failure)
     return RecordReport(message_id=message_id, job_run_id=run_id, result=result)
 

@@ -54,8 +54,8 @@ class Clients:
         # botocore's defaults wait 60 s for a connection or a reply: longer than most Lambda functions live. Both
         # services answer in milliseconds, so a few short tries fit well before a deadline.
         return Config(
-            connect_timeout=2,
-            read_timeout=5,
+            connect_timeout=1,
+            read_timeout=2,
             retries={"mode": "standard", "total_max_attempts": 4},
             max_pool_connections=self._connections,
             # Every parameter is made by this package; checking each against the service model is a tenth of a call.

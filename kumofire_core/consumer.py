@@ -122,7 +122,9 @@ class Consumer:
 
     def _claim(self, run_id: str, deadline: Deadline | None, token: str) -> StoredRun | ConsumeResult:
         now_ms, longest_ms = self._runs.now_ms(), self._longest_ms(deadline)
-        claim = transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms)
+        # A run's own timeout may only make the lease shorter than the process lives.
+        heeds_timeout = deadline is None or self._runs.registry.has_timeout_below(longest_ms)
+        claim = transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=heeds_timeout)
         answer = self._runs.apply(run_id, claim, read_back=True)
         if answer.item is None:
             return _ignored(run_id, "no such run")
@@ -133,6 +135,8 @@ class Consumer:
             return _ignored(run_id, found.run.status if found.run.status in FINAL else "not yet due", found.run)
         if found.lease_until is None or found.lease_until > now_ms:
             return _ignored(run_id, "leased", found.run)
+        if found.timeout_ms is not None:
+            longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
         return self._take_over(found, token, now_ms=now_ms, longest_ms=longest_ms)
 
     def _take_over(self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int) -> StoredRun | ConsumeResult:
@@ -140,7 +144,7 @@ class Consumer:
         run = expired.run
         lost = lost_attempt(run.attempt + 1, expired.lease_until)
         error = error_text(lost)
-        last = run.attempt + 1 >= run.max_attempts
+        last = next_attempt_at(self._runs.registry.policy(run.job_name), run, lost, now_ms=now_ms) is None
         if run.cancel_requested or last:
             ended = RunStatus.CANCELED if run.cancel_requested else RunStatus.FAILED
             make = transitions.cancel_expired if run.cancel_requested else transitions.fail_expired
@@ -180,6 +184,15 @@ class Consumer:
                 raise  # a person ends this process; the lease will end, too
             return self._failed(claimed, job, error, timedelta(seconds=time.monotonic() - begun))
         taken = timedelta(seconds=time.monotonic() - begun)
+        if output is not None:
+            output = self._runs.sealed_output(run.id, output)  # its errors are not the handler's
+            room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
+            if size > room:
+                too_large = InvalidJSONError(
+                    f"the handler's return value has {size} bytes as it would be stored; beside its payload there is "
+                    f"room for {room} (DynamoDB's item limit); store it elsewhere and return a reference"
+                )
+                return self._failed(claimed, job, too_large, taken)
         now_ms = self._runs.now_ms()
         done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._runs.expires_at(now_ms))
         if not self._runs.apply(run.id, done).applied:
@@ -219,17 +232,11 @@ class Consumer:
             try:
                 value = self.threads.run(call, seconds=limit)
             except CallCutError:
-                raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout)) from None
+                why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
+                raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
         if value is None:
             return None
-        output = self._runs.sealed_output(run.id, jsontext.encode("the handler's return value", value))
-        room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
-        if size > room:
-            raise InvalidJSONError(
-                f"the handler's return value has {size} bytes as it would be stored; beside its payload there "
-                f"is room for {room} (DynamoDB's item limit); store it elsewhere and return a reference"
-            )
-        return output
+        return jsontext.encode("the handler's return value", value)
 
     def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
@@ -322,7 +329,7 @@ def _result(outcome: Outcome, run: Run, taken: timedelta | None, reason: str | N
     )
 
 
-def _cut_text(attempt: int, limit: float, timeout: float | None) -> str:
+def _cut_text(attempt: int, limit: float, timeout: float | None, why: str) -> str:
     if timeout is not None and limit == timeout:
         return f"attempt {attempt} overran its job's timeout of {timeout:g} s and was cut"
-    return f"attempt {attempt} overran: cut after {limit:.1f} s, because its process was near its deadline"
+    return f"attempt {attempt} overran: cut after {limit:.1f} s, because {why}"

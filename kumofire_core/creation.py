@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -44,7 +44,7 @@ class NewRun:
     id: str
     job_name: str
     payload: str
-    """JSON text."""
+    """JSON text, sealed where there is a cipher."""
     max_attempts: int | None
     due_ms: int
     now_ms: int
@@ -76,10 +76,11 @@ class Creation:
         if dedupe_key is not None:
             require_key("dedupe_key", dedupe_key)
         now_ms = self.runs.now_ms()
+        run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
         return NewRun(
-            id=new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key),
+            id=run_id,
             job_name=name,
-            payload=payload_text(payload),
+            payload=self.runs.sealed_payload(run_id, payload_text(payload)),
             max_attempts=max_attempts,
             due_ms=_due_ms(run_at, delay, now_ms),
             now_ms=now_ms,
@@ -106,6 +107,11 @@ class Creation:
         return [new_run.id for new_run in new_runs]
 
     def _prepare_one(self, index: int, request: RunRequest) -> NewRun:
+        if not isinstance(request, Mapping):
+            kind = type(request).__name__
+            raise InvalidArgumentError(
+                f"run {index} of create_many: it must be a mapping of what create takes, not {kind}"
+            )
         try:
             return self.prepare(**request)
         except KumofireError as error:

@@ -2,7 +2,7 @@
 
 Everything unfinished has a wake-up in the index, so one pass finds whatever was lost: a message, a send, a worker. A
 conditional write comes first and a look at the item only when it fails; so two dispatchers at once, a stale index entry
-or a crash between any two requests do no harm. Free of boto3.
+or a crash between any two requests do no harm. Free of clients and of the form of requests.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ LOOK_AHEAD = timedelta(seconds=90)
 BACKLOG = 100
 """With more messages waiting than this, a queued run's message is taken to be among them, and not for lost."""
 
-BACKLOG_DOUBTED_AFTER = timedelta(hours=6)
-"""A run that has been queued for longer is sent again, however long the queue."""
+BACKLOG_DOUBTED_AFTER = timedelta(minutes=30)
+"""A run that has been queued for longer is sent again, however long the queue; and from then on once an hour."""
 
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
@@ -177,6 +177,9 @@ class Dispatcher:
         """Make the transition that fits each wake-up, then send the messages that follow."""
         delays: dict[str, int] = {}
         for wake_up in wake_ups:
+            if deadline is not None and deadline.too_close_to_start():
+                tally.complete = False
+                break  # what is marked as sent must still be sent
             try:
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, delays, tally)
@@ -216,10 +219,11 @@ class Dispatcher:
         if found.run.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
             return
         queued_for_ms = now_ms - to_ms(found.run.updated_at)
-        if queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER) and tally.queue_is_long(self._runs.queue):
+        long = tally.queue_is_long(self._runs.queue)
+        if long and queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER):
             if self._runs.apply(run_id, transitions.wait_longer(found, token, now_ms=now_ms)).applied:
                 tally.add("postponed")
-        elif self._runs.apply(run_id, transitions.resend(found, token, now_ms=now_ms)).applied:
+        elif self._runs.apply(run_id, transitions.resend(found, token, now_ms=now_ms, rarely=long)).applied:
             delays[run_id] = 0
             tally.add("resent")
 

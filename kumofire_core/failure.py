@@ -18,7 +18,7 @@ def error_text(error: BaseException) -> str:
     name = type_name(error)
     try:
         message = str(error)
-    except Exception:
+    except BaseException:
         message = "(its text can't be made)"
     text = f"{name}: {message}" if message else name
     if len(text) > MAX_ERROR_LENGTH:

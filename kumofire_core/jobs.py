@@ -20,7 +20,7 @@ from kumofire_core.deadline import Deadline
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError
 from kumofire_core.message import parse_message
 from kumofire_core.queue import Queue
-from kumofire_core.registry import Handler, Registry
+from kumofire_core.registry import Handler, Registry, name_problem
 from kumofire_core.retry import RetryPolicy
 from kumofire_core.run import Run
 from kumofire_core.runs import Runs
@@ -192,6 +192,9 @@ class Jobs:
         ``max_attempts`` and ``retry`` override the policy of this ``Jobs``. ``timeout`` limits one attempt: when it is
         over the attempt has failed, whatever the handler still does. Raises ``ConfigurationError``.
         """
+
+        if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
+            raise ConfigurationError([f"{name_problem(name)}; write @jobs.handler('a name')"])
 
         def register(function: AnyHandler) -> AnyHandler:
             self._registry.register(name, function, max_attempts=max_attempts, retry=retry, timeout=timeout)
@@ -387,7 +390,10 @@ class Jobs:
         return self._schedules.update_by_key(schedule_key, enabled=False)
 
     def delete_schedule(self, schedule_id: str) -> bool:
-        """Delete a schedule; return whether there was one. The runs it has made stay."""
+        """Delete a schedule; return whether there was one. The runs it has made stay.
+
+        Where the reply of the deletion was lost and it was repeated, the answer is ``False`` although this call did it.
+        """
         return self._schedules.delete(schedule_id)
 
     def list_schedules(self, *, limit: int = 100, page: str | None = None) -> SchedulePage:

@@ -9,6 +9,9 @@ import json
 
 from kumofire_core.errors import InvalidJSONError
 
+MAX_DEPTH = 200
+"""Levels of nesting. Fixed, because how many an interpreter can read differs between Python's versions."""
+
 _dumps = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _loads = json.JSONDecoder().decode
 
@@ -27,6 +30,8 @@ def encode(what: str, value: object) -> str:
         raise InvalidJSONError(f"{what} is nested too deeply for JSON; flatten it or store a reference") from None
     except (TypeError, ValueError) as error:
         raise InvalidJSONError(f"{what} is not JSON: {_offender(value) or _reason(error)}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise InvalidJSONError(f"{what} is nested deeper than {MAX_DEPTH} levels; flatten it or store a reference")
     if not same and (offender := _offender(value)):
         raise InvalidJSONError(f"{what} is not JSON: {offender}")
     if not text.isascii() and _has_lone_surrogate(text):
@@ -43,6 +48,18 @@ def decode(text: str) -> object:
         return _loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for here in level
+            if isinstance(here, dict | list | tuple)
+            for item in (here.values() if isinstance(here, dict) else here)
+        ]
+    return bool(level)
 
 
 def _has_lone_surrogate(text: str) -> bool:

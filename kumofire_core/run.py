@@ -17,7 +17,7 @@ from kumofire_core.write import SCHEMA, Attributes, read_moment, read_number, re
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
 
-RESERVED_ITEM_BYTES = 16 * 1024
+RESERVED_ITEM_BYTES = 24 * 1024
 """What a run's other attributes may take together: name, keys, tokens, times and the last error."""
 
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
@@ -88,6 +88,7 @@ class PastRun:
     attempt: int
     finished_at: datetime | None
     last_error: str | None = field(default=None, repr=False)
+    cancel_reason: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,13 +188,20 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
 
 def history_with(run: Run) -> str:
     """Return the stored form of a run's history with how it has ended now; bounded, the oldest goes first."""
-    now = PastRun(status=run.status, attempt=run.attempt, finished_at=run.finished_at, last_error=run.last_error)
+    now = PastRun(
+        status=run.status,
+        attempt=run.attempt,
+        finished_at=run.finished_at,
+        last_error=run.last_error,
+        cancel_reason=run.cancel_reason,
+    )
     past = [
         [
             entry.status.value,
             entry.attempt,
             None if entry.finished_at is None else to_ms(entry.finished_at),
             None if entry.last_error is None else entry.last_error[:HISTORY_ERROR_LENGTH],
+            None if entry.cancel_reason is None else entry.cancel_reason[:HISTORY_ERROR_LENGTH],
         ]
         for entry in (*run.history, now)[-HISTORY_LENGTH:]
     ]
@@ -211,6 +219,7 @@ def _history(attributes: Attributes) -> tuple[PastRun, ...]:
             attempt=int(attempt),
             finished_at=None if finished_at is None else from_ms(int(finished_at)),
             last_error=last_error,
+            cancel_reason=rest[0] if rest else None,
         )
-        for status, attempt, finished_at, last_error in past
+        for status, attempt, finished_at, last_error, *rest in past
     )

@@ -90,6 +90,12 @@ class Runs:
         )
         return replace(stored, run=replace(stored.run, payload=payload, output=output))
 
+    def sealed_payload(self, run_id: str, text: str) -> str:
+        """Return a payload's text as it is stored; ``InvalidJSONError`` where it is then too large."""
+        sealed = seal(self.cipher, text, owner=owner(RUN, run_id, "payload"))
+        require_room(sealed)
+        return sealed
+
     def sealed_output(self, run_id: str, text: str) -> str:
         """Return an output's text as it is stored."""
         return seal(self.cipher, text, owner=owner(RUN, run_id, "output"))
@@ -110,10 +116,6 @@ class Runs:
     def put(self, new_run: NewRun) -> bool:
         """Put a new run; ``False`` where its id exists."""
         job = self.registry.get(new_run.job_name)
-        if self.cipher is not None:
-            sealed = seal(self.cipher, new_run.payload, owner=owner(RUN, new_run.id, "payload"))
-            require_room(sealed)
-            new_run = replace(new_run, payload=sealed)
         attributes = transitions.create(
             new_run,
             create_token=new_token(),

@@ -507,7 +507,7 @@ def _suggestion(name: object, known: set[str]) -> str:
 
     if not isinstance(name, str):
         return ""
-    zones = sorted(zone for zone in known if not zone.startswith(_NOT_A_ZONE))
+    zones = sorted(zone for zone in known if "/" in zone and not zone.startswith(_NOT_A_ZONE))
     by_spelling = {zone.rpartition("/")[2].lower(): zone for zone in zones} | {zone.lower(): zone for zone in zones}
     wanted = name[:64].lower().replace(" ", "_")
     close = get_close_matches(wanted, by_spelling, n=1, cutoff=0.75)

@@ -5,6 +5,7 @@ When a schedule is due is decided in ``schedule``; what is written is in ``sched
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import uuid
@@ -20,6 +21,7 @@ from kumofire_core.deadline import Deadline
 from kumofire_core.errors import (
     InvalidArgumentError,
     InvalidScheduleError,
+    KumofireError,
     ScheduleConflictError,
     ScheduleExistsError,
 )
@@ -31,6 +33,8 @@ from kumofire_core.sealing import is_sealed, seal, unseal
 from kumofire_core.table import Key
 from kumofire_core.times import EPOCH, from_ms, to_ms
 from kumofire_core.write import Attributes, Value
+
+log = logging.getLogger("kumofire_core")
 
 SCHEDULE = "schedule"
 
@@ -207,7 +211,13 @@ class Schedules:
             raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {limit!r}")
         keys, last = self._runs.table.page(SCHEDULE_SHARD, limit=limit, after=_decode_page(after))
         found = {key.id: item for key, item in self._runs.table.get_many(keys).items()}
-        schedules = [self._opened(read_schedule(key.id, found[key.id])) for key in keys if key.id in found]
+        schedules = []
+        for key in keys:
+            try:
+                if key.id in found:
+                    schedules.append(self._opened(read_schedule(key.id, found[key.id])))
+            except KumofireError as error:
+                log.error("a schedule is left out of the list: %s", error)
         return SchedulePage(schedules=tuple(schedules), next_page=_encode_page(last))
 
     def trigger(self, schedule_id: str) -> str | None:
@@ -309,7 +319,7 @@ class Schedules:
         return NewRun(
             id=run_id,
             job_name=schedule.job_name,
-            payload=self._unsealed(stored),
+            payload=self._runs.sealed_payload(run_id, self._unsealed(stored)),
             max_attempts=schedule.max_attempts,
             due_ms=to_ms(due),
             now_ms=to_ms(now),

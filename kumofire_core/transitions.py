@@ -116,7 +116,6 @@ def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool
 
 def take_over(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, error: str) -> Transition:
     """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
-    longest_ms = longest_ms if expired.timeout_ms is None else expired.timeout_ms
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
@@ -170,7 +169,8 @@ def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: i
 
 def give_back(claimed: StoredRun, *, now_ms: int) -> Transition:
     """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted."""
-    sets: dict[str, Value | None] = {"wake_at": resend_at(now_ms, sends=1), "sends": 1}
+    sends = claimed.sends + 1  # its message comes again, and where that does not help, less and less often
+    sets: dict[str, Value | None] = {"wake_at": resend_at(now_ms, sends=sends), "sends": sends}
     return _settle(claimed, RunStatus.QUEUED, now_ms, sets, absent=("cancel_requested_at",))
 
 
@@ -217,13 +217,14 @@ def send_ahead(token: str, *, due_ms: int, now_ms: int) -> Transition:
     )
 
 
-def resend(lost: StoredRun, token: str, *, now_ms: int) -> Transition:
-    """Take it upon oneself to send a queued run's message again; the next time comes later."""
+def resend(lost: StoredRun, token: str, *, now_ms: int, rarely: bool = False) -> Transition:
+    """Take it upon oneself to send a queued run's message again; the next time comes later, ``rarely`` in an hour."""
+    again_at = now_ms + LAST_RESEND_MS if rarely else resend_at(now_ms, sends=lost.sends + 1)
     return Transition(
         source=(RunStatus.QUEUED,),
         target=RunStatus.QUEUED,
         holds={"wake_at": _wake_up(lost)},
-        sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": resend_at(now_ms, sends=lost.sends + 1)},
+        sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": again_at},
         evidence=("sent_by", token),
     )
 

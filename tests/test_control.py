@@ -294,7 +294,11 @@ def test_a_retry_queues_the_run_again_with_all_its_attempts(jobs: Jobs, aws: Aws
     assert run.cancel_requested is False
     assert run.history == (
         PastRun(
-            status=before.status, attempt=before.attempt, finished_at=before.finished_at, last_error=before.last_error
+            status=before.status,
+            attempt=before.attempt,
+            finished_at=before.finished_at,
+            last_error=before.last_error,
+            cancel_reason="stop",
         ),
     )
     item = aws.item(run_id)

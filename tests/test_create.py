@@ -184,7 +184,7 @@ def test_the_largest_payload_fits_with_everything_else_at_its_largest(aws: Aws):
     name, key = "é" * 255, "é" * 1024
     jobs = aws.jobs()
     jobs.handler(name, max_attempts=2)(lambda ctx: (_ for _ in ()).throw(ValueError("é" * 5000)))
-    room = 400 * 1024 - 16 * 1024 - 2
+    room = 400 * 1024 - 24 * 1024 - 2
 
     run_id = jobs.create(name, "x" * room, dedupe_key=key)
     jobs.consume(message(run_id))

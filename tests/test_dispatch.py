@@ -198,13 +198,15 @@ def test_nothing_is_begun_when_the_time_is_nearly_up(world: World):
 
 def test_what_the_time_cuts_off_is_done_by_the_next_pass(world: World, monkeypatch: pytest.MonkeyPatch):
     ids = due_runs(world, 45)
-    looks = iter([False, False])
+    looks = iter([False] * 22)  # two chunks, and each of their ten
     with monkeypatch.context() as patch:
         patch.setattr(Deadline, "too_close_to_start", lambda self: next(looks, True))
         cut = world.tick(deadline=NOW + timedelta(minutes=1))
 
-    assert cut == DispatchResult(dispatched=20, complete=False)
-    assert world.tick(deadline=NOW + timedelta(minutes=1)) == DispatchResult(dispatched=25)
+    assert 0 < cut.dispatched < 45
+    assert not cut.complete
+    rest = world.tick(deadline=NOW + timedelta(minutes=1))
+    assert rest == DispatchResult(dispatched=45 - cut.dispatched)
     assert world.times_sent() == dict.fromkeys(ids, 1)
 
 
@@ -212,7 +214,7 @@ def test_a_schedule_that_was_cut_off_goes_on_with_the_next_pass(world: World, mo
     monkeypatch.setattr(schedules, "OCCURRENCES_AT_ONCE", 10)
     schedule_id = world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 minute)")
     world.clock.advance(minutes=30)
-    looks = iter([False, False])
+    looks = iter([False, False, False])  # the chunk, its one wake-up, and one step of the schedule
     with monkeypatch.context() as patch:
         patch.setattr(Deadline, "too_close_to_start", lambda self: next(looks, True))
         cut = world.tick(deadline=world.clock.now + timedelta(minutes=1))
@@ -380,14 +382,19 @@ def test_a_message_lost_behind_a_long_backlog_is_sent_again_once_that_is_gone(wo
     assert world.times_executed() == dict.fromkeys([lost, *others], 1)
 
 
-def test_what_has_been_queued_for_hours_is_sent_again_however_long_the_queue(world: World):
+def test_what_has_been_queued_for_half_an_hour_is_sent_again_hourly_however_long_the_queue(world: World):
     for _ in range(101):
         world.jobs.create("work")
-    world.clock.advance(hours=5, minutes=59)
+    world.clock.advance(minutes=29)
     assert world.tick() == DispatchResult(postponed=101)
 
     world.clock.advance(minutes=10)
+    assert world.tick() == DispatchResult(resent=101)
 
+    for _ in range(59):
+        world.clock.advance(minutes=1)
+        assert world.tick() == NOTHING
+    world.clock.advance(minutes=1)
     assert world.tick() == DispatchResult(resent=101)
 
 
