@@ -81,7 +81,7 @@ def settings(ministack: LocalAws, aws: Aws, **changes: str) -> dict[str, str]:
 
 @pytest.fixture
 def consumer(artifact: Path, ministack: LocalAws, aws: Aws) -> Iterator[LambdaProcess]:
-    with LambdaProcess(artifact, CONSUMER, settings(ministack, aws), timeout_seconds=2.5) as process:
+    with LambdaProcess(artifact, CONSUMER, settings(ministack, aws), timeout_seconds=4) as process:
         yield process
 
 
