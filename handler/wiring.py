@@ -17,7 +17,7 @@ def load_jobs() -> Jobs:
     """
     place = os.environ.get("KUMOFIRE_JOBS") or DEFAULT_JOBS
     module_name, _, attribute = place.partition(":")
-    if not module_name or not attribute:
+    if not module_name or module_name.startswith(".") or not attribute:
         raise ConfigurationError(
             [f"KUMOFIRE_JOBS is {place[:80]!r}; it must be 'module:attribute', as {DEFAULT_JOBS!r}"]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kumofire_core import jsontext
-from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
+from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, shown
 from kumofire_core.failure import MAX_ERROR_LENGTH
 from kumofire_core.message import MAX_RUN_ID_LENGTH
 from kumofire_core.registry import name_problem
@@ -37,7 +37,7 @@ def require_job_name(name: object) -> None:
 def require_max_attempts(max_attempts: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``max_attempts`` is ``None`` or a number of attempts."""
     if max_attempts is not None and not is_attempt_count(max_attempts):
-        raise InvalidArgumentError(f"max_attempts must be a whole number of at least 1, not {max_attempts!r:.80}")
+        raise InvalidArgumentError(f"max_attempts must be a whole number of at least 1, not {shown(max_attempts)}")
 
 
 def require_key(name: str, key: object) -> None:
@@ -53,7 +53,7 @@ def require_key(name: str, key: object) -> None:
 def require_id(what: str, id: object) -> None:
     """Raise ``InvalidArgumentError`` where ``id`` can't be an id of ours."""
     if not isinstance(id, str) or not 1 <= len(id) <= MAX_RUN_ID_LENGTH or not id.isprintable():
-        raise InvalidArgumentError(f"{what} must be a string of 1 to {MAX_RUN_ID_LENGTH} characters, not {id!r:.80}")
+        raise InvalidArgumentError(f"{what} must be a string of 1 to {MAX_RUN_ID_LENGTH} characters, not {shown(id)}")
 
 
 def require_reason(reason: object) -> None:

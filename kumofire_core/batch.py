@@ -172,7 +172,7 @@ def _consume(
         result = consumer.consume(run_id, deadline, early)
     except (Exception, SystemExit) as error:
         # Ours says what it is about; another's text may quote data.
-        failure = str(error) if isinstance(error, KumofireError) else error_name(error)
+        failure = str(error) if isinstance(error, KumofireError) else f"run#{run_id}: {error_name(error)}"
         log.error(
             "a record could not be consumed and will be delivered again: %s",
             failure,

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from kumofire_core import transitions
 from kumofire_core.arguments import payload_text, require_job_name, require_key, require_max_attempts
 from kumofire_core.attempt import InFlight, Threads
-from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError
+from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, shown
 from kumofire_core.run import derived_run_id, new_run_id
 from kumofire_core.runs import Runs
 from kumofire_core.times import LAST_MS, duration_ms, require_aware, to_ms
@@ -146,12 +146,12 @@ def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: in
         try:
             delay = timedelta(seconds=delay)
         except (OverflowError, ValueError):
-            raise InvalidArgumentError(f"delay of {delay!r} seconds is out of range") from None
+            raise InvalidArgumentError(f"delay of {shown(delay)} seconds is out of range") from None
     if not isinstance(delay, timedelta):
         raise InvalidArgumentError(f"delay must be a timedelta or a number of seconds, not {type(delay).__name__}")
     if delay < timedelta(0):
-        raise InvalidArgumentError(f"delay must not be negative, not {delay!r}")
+        raise InvalidArgumentError(f"delay must not be negative, not {shown(delay)}")
     due_ms = now_ms + duration_ms(delay)
     if due_ms > LAST_MS:
-        raise InvalidArgumentError(f"a delay of {delay!r} ends after the year 9999")
+        raise InvalidArgumentError(f"a delay of {shown(delay)} ends after the year 9999")
     return due_ms

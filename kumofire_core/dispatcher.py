@@ -148,9 +148,9 @@ class Dispatcher:
         earliest: list[WakeUp] = []
         for shard in self._shards():
             taken: list[WakeUp] = []
-            for page in self._pages(shard, until_ms, min(PAGE_SIZE, 2 * limit), tally):
+            for page in self._pages(shard, until_ms, PAGE_SIZE, tally):
                 taken += page
-                if len(taken) > 2 * limit:
+                if len(taken) > limit + PAGE_SIZE:
                     break
             earliest += taken
         earliest.sort(key=lambda wake_up: wake_up.wake_at)

@@ -1,6 +1,15 @@
 """The errors this package raises. Each says what is wrong, which one it is, and what to do about it."""
 
 
+def shown(value: object) -> str:
+    """Return a value as a refusal quotes it: short, and without fail (Python writes out no number of 4,301 digits)."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that can't be written out"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class KumofireError(Exception):
     """Base of every error that this package raises on purpose."""
 

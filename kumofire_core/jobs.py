@@ -17,7 +17,7 @@ from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
 from kumofire_core.consumer import Consumer, ConsumeResult
 from kumofire_core.deadline import Deadline
-from kumofire_core.errors import ConfigurationError, InvalidArgumentError
+from kumofire_core.errors import ConfigurationError, InvalidArgumentError, shown
 from kumofire_core.message import parse_message
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Handler, Registry, name_problem
@@ -90,30 +90,30 @@ class Jobs:
         cipher: Cipher | None = None,
     ) -> None:
         problems = [
-            f"{name} must be a non-empty string, not {value!r}"
+            f"{name} must be a non-empty string, not {shown(value)}"
             for name, value in (("table", table), ("queue_url", queue_url))
             if not isinstance(value, str) or not value
         ]
         problems += [
-            f"{name} must be a whole number from 1 to {most}, not {value!r}"
+            f"{name} must be a whole number from 1 to {most}, not {shown(value)}"
             for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, 1000))
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         ]
         if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
-            problems.append(f"lease must be a timedelta of at least 1 ms, not {lease!r}")
+            problems.append(f"lease must be a timedelta of at least 1 ms, not {shown(lease)}")
         if retention is not None and (not isinstance(retention, timedelta) or retention < timedelta(0)):
-            problems.append(f"retention must be None or a timedelta that is not negative, not {retention!r}")
+            problems.append(f"retention must be None or a timedelta that is not negative, not {shown(retention)}")
         if retry is not None and not isinstance(retry, RetryPolicy):
             problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         problems += [
-            f"{name} must be True or False, not {value!r}"
+            f"{name} must be True or False, not {shown(value)}"
             for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_claims", batch_claims))
             if not isinstance(value, bool)
         ]
         if not callable(clock):
             problems.append(f"clock must be callable, not {type(clock).__name__}")
         elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
-            problems.append(f"clock must return an aware datetime, not {now!r}")
+            problems.append(f"clock must return an aware datetime, not {shown(now)}")
         if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
             problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} has not")
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -305,7 +305,7 @@ class Jobs:
         botocore raised where a partition of the index could not be read, after handling the others.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {limit!r}")
+            raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {shown(limit)}")
         return self._dispatcher.dispatch(limit=limit, deadline=self._deadline(deadline))
 
     def create_schedule(

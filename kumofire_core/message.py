@@ -5,6 +5,8 @@ The table is the source of truth, so a forged or replayed message can at worst c
 
 from __future__ import annotations
 
+import json
+
 from kumofire_core import jsontext
 from kumofire_core.errors import MalformedMessageError, UnsupportedMessageVersionError
 
@@ -14,7 +16,8 @@ MAX_RUN_ID_LENGTH = 128
 
 def encode_message(run_id: str) -> str:
     """Return the queue's body for a run."""
-    return f'{{"version":{MESSAGE_VERSION},"kumofireJobRunId":"{run_id}"}}'
+    quoted = f'"{run_id}"' if run_id.isalnum() else json.dumps(run_id)
+    return f'{{"version":{MESSAGE_VERSION},"kumofireJobRunId":{quoted}}}'
 
 
 def decode_body(body: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core.errors import ConfigurationError, UnknownJobError
+from kumofire_core.errors import ConfigurationError, UnknownJobError, shown
 from kumofire_core.retry import RetryPolicy, is_attempt_count
 from kumofire_core.run import MAX_NAME_LENGTH
 from kumofire_core.times import duration_ms
@@ -51,11 +51,13 @@ class Registry:
         if not callable(handler):
             problems.append(f"the handler of job {name!r} must be callable, not {type(handler).__name__}")
         if max_attempts is not None and not is_attempt_count(max_attempts):
-            problems.append(f"max_attempts of job {name!r} must be a whole number of at least 1, not {max_attempts!r}")
+            problems.append(
+                f"max_attempts of job {name!r} must be a whole number of at least 1, not {shown(max_attempts)}"
+            )
         if retry is not None and not isinstance(retry, RetryPolicy):
             problems.append(f"retry of job {name!r} must be a RetryPolicy, not {type(retry).__name__}")
         if timeout is not None and (not isinstance(timeout, timedelta) or duration_ms(timeout) < 1):
-            problems.append(f"timeout of job {name!r} must be a timedelta of at least 1 ms, not {timeout!r}")
+            problems.append(f"timeout of job {name!r} must be a timedelta of at least 1 ms, not {shown(timeout)}")
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
         if problems:

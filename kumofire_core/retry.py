@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from kumofire_core.errors import ConfigurationError
+from kumofire_core.errors import ConfigurationError, shown
 from kumofire_core.failure import error_places
 from kumofire_core.run import Run
 from kumofire_core.times import from_ms, require_aware, to_ms
@@ -53,15 +53,15 @@ class RetryPolicy:
     ) -> None:
         problems = []
         if not is_attempt_count(max_attempts):
-            problems.append(f"max_attempts must be a whole number of at least 1, not {max_attempts!r}")
+            problems.append(f"max_attempts must be a whole number of at least 1, not {shown(max_attempts)}")
         if next_run_at is not None and not callable(next_run_at):
             problems.append(f"next_run_at must be callable, not {type(next_run_at).__name__}")
         if not isinstance(base, timedelta) or base < timedelta(0):
-            problems.append(f"base must be a timedelta that is not negative, not {base!r}")
+            problems.append(f"base must be a timedelta that is not negative, not {shown(base)}")
         if not isinstance(cap, timedelta) or cap < timedelta(0):
-            problems.append(f"cap must be a timedelta that is not negative, not {cap!r}")
+            problems.append(f"cap must be a timedelta that is not negative, not {shown(cap)}")
         if isinstance(jitter, bool) or not isinstance(jitter, int | float) or not 0 <= jitter <= 1:
-            problems.append(f"jitter must be a number from 0 to 1, not {jitter!r}")
+            problems.append(f"jitter must be a number from 0 to 1, not {shown(jitter)}")
         if problems:
             raise ConfigurationError(problems)
         self.max_attempts = max_attempts

@@ -12,7 +12,7 @@ from typing import Any
 from kumofire_core import jsontext, sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.times import from_ms, to_ms
-from kumofire_core.write import SCHEMA, Attributes, read_moment, read_number, read_text
+from kumofire_core.write import SCHEMA, Attributes, number, read_moment, read_number, read_text
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -143,21 +143,30 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
     """
     key = f"run#{run_id}"
     try:
-        schema = int(attributes["schema"])
+        schema = number(attributes, "schema")
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
         payload_text = str(attributes["payload"])
         output_text = read_text(attributes, "output")
+        job_name = str(attributes["job_name"])
+        if not 1 <= len(job_name) <= MAX_NAME_LENGTH:
+            raise ValueError("job_name")
+        lease_token, lease_until = read_text(attributes, "lease_token"), read_number(attributes, "lease_until")
+        if attributes["status"] == RunStatus.RUNNING and (lease_token is None or lease_until is None):
+            raise ValueError("lease")
+        timeout_ms = read_number(attributes, "timeout_ms")
+        if timeout_ms is not None and timeout_ms < 1:
+            raise ValueError("timeout_ms")
         run = Run(
             id=run_id,
-            job_name=str(attributes["job_name"]),
+            job_name=job_name,
             payload=sealing.read(None, payload_text, owner=key),
             status=RunStatus(str(attributes["status"])),
-            attempt=int(attributes["attempt"]),
-            max_attempts=int(attributes.get("max_attempts", default_max_attempts)),
-            scheduled_for=from_ms(int(attributes["scheduled_for"])),
-            created_at=from_ms(int(attributes["created_at"])),
-            updated_at=from_ms(int(attributes["updated_at"])),
+            attempt=number(attributes, "attempt"),
+            max_attempts=number(attributes, "max_attempts", default_max_attempts),
+            scheduled_for=from_ms(number(attributes, "scheduled_for")),
+            created_at=from_ms(number(attributes, "created_at")),
+            updated_at=from_ms(number(attributes, "updated_at")),
             started_at=read_moment(attributes, "started_at"),
             finished_at=read_moment(attributes, "finished_at"),
             last_error=read_text(attributes, "last_error"),
@@ -170,12 +179,12 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         )
         return StoredRun(
             run=run,
-            lease_token=read_text(attributes, "lease_token"),
-            lease_until=read_number(attributes, "lease_until"),
-            claims=int(attributes.get("claims", 0)),
+            lease_token=lease_token,
+            lease_until=lease_until,
+            claims=number(attributes, "claims", 0),
             wake_at=read_number(attributes, "wake_at"),
-            timeout_ms=read_number(attributes, "timeout_ms"),
-            sends=int(attributes.get("sends", 1)),
+            timeout_ms=timeout_ms,
+            sends=number(attributes, "sends", 1),
             payload_text=payload_text,
             output_text=output_text,
             inherits_max_attempts="max_attempts" not in attributes,
@@ -208,6 +217,12 @@ def history_with(run: Run) -> str:
     return jsontext.encode("the history", past)
 
 
+def _text_or_none(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError("history")
+    return value
+
+
 def _history(attributes: Attributes) -> tuple[PastRun, ...]:
     text = read_text(attributes, "history")
     if text is None:
@@ -218,8 +233,8 @@ def _history(attributes: Attributes) -> tuple[PastRun, ...]:
             status=RunStatus(status),
             attempt=int(attempt),
             finished_at=None if finished_at is None else from_ms(int(finished_at)),
-            last_error=last_error,
-            cancel_reason=rest[0] if rest else None,
+            last_error=_text_or_none(last_error),
+            cancel_reason=_text_or_none(rest[0] if rest else None),
         )
         for status, attempt, finished_at, last_error, *rest in past
     )

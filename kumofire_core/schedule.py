@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from kumofire_core.errors import InvalidScheduleError
+from kumofire_core.errors import InvalidScheduleError, shown
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -119,7 +119,7 @@ def parse_timing(
         kind = ScheduleType(schedule_type)
     except ValueError:
         known = ", ".join(repr(known.value) for known in ScheduleType)
-        raise InvalidScheduleError(f"unknown schedule_type {_shown(schedule_type)}; use one of {known}") from None
+        raise InvalidScheduleError(f"unknown schedule_type {shown(schedule_type)}; use one of {known}") from None
     created = _utc(anchor, "anchor")
     start = None if start_at is None else _utc(start_at, "start_at")
     end = None if end_at is None else _utc(end_at, "end_at")
@@ -232,7 +232,7 @@ def _latest_occurrence(timing: Timing, *, since: datetime, until: datetime) -> d
 
 def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
     if not isinstance(expr, str):
-        raise InvalidScheduleError(f"schedule_expr of a cron schedule must be a string, not {_shown(expr)}")
+        raise InvalidScheduleError(f"schedule_expr of a cron schedule must be a string, not {shown(expr)}")
     text = expr.strip()
     if text.startswith("@"):
         canonical = text.lower()
@@ -302,17 +302,17 @@ def _parse_interval(timing: Timing, expr: object, created: datetime) -> Timing:
         interval = expr
     else:
         raise InvalidScheduleError(
-            f"schedule_expr of an interval schedule must be a timedelta or rate(n unit), not {_shown(expr)}"
+            f"schedule_expr of an interval schedule must be a timedelta or rate(n unit), not {shown(expr)}"
         )
     if interval < SHORTEST_INTERVAL:
-        raise InvalidScheduleError(f"interval {_shown(expr)} is too short; it must be at least one second")
+        raise InvalidScheduleError(f"interval {shown(expr)} is too short; it must be at least one second")
     if interval % _SECOND:
-        raise InvalidScheduleError(f"interval {_shown(expr)} must be whole seconds")
+        raise InvalidScheduleError(f"interval {shown(expr)} must be whole seconds")
     anchor = created if timing.start_at is None else timing.start_at
     try:
         anchor + interval
     except OverflowError:
-        raise InvalidScheduleError(f"interval {_shown(expr)} is too long; it ends after the year 9999") from None
+        raise InvalidScheduleError(f"interval {shown(expr)} is too long; it ends after the year 9999") from None
     name, unit = next((name, unit) for name, unit in _RATE_UNITS.items() if not interval % unit)
     count = interval // unit
     return replace(timing, expr=f"rate({count} {name}{'' if count == 1 else 's'})", anchor=anchor)
@@ -333,7 +333,7 @@ def _parse_once(timing: Timing, expr: object) -> Timing:
     else:
         raise InvalidScheduleError(
             "schedule_expr of a once schedule must be an aware datetime, ISO 8601 with an offset, or "
-            f"at(yyyy-mm-ddThh:mm:ss), not {_shown(expr)}"
+            f"at(yyyy-mm-ddThh:mm:ss), not {shown(expr)}"
         )
     checked = replace(timing, expr=canonical)
     try:
@@ -495,10 +495,10 @@ def _load_zone(name: str) -> ZoneInfo:
     known = available_timezones()
     if not known:
         raise InvalidScheduleError(
-            f"timezone {_shown(name)} can't be checked: there is no time zone database here; install tzdata"
+            f"timezone {shown(name)} can't be checked: there is no time zone database here; install tzdata"
         )
     raise InvalidScheduleError(
-        f"unknown timezone {_shown(name)}{_suggestion(name, known)}; use an IANA name such as Europe/Berlin"
+        f"unknown timezone {shown(name)}{_suggestion(name, known)}; use an IANA name such as Europe/Berlin"
     )
 
 
@@ -516,7 +516,7 @@ def _suggestion(name: object, known: set[str]) -> str:
 
 def _utc(moment: object, argument: str) -> datetime:
     if not isinstance(moment, datetime):
-        raise InvalidScheduleError(f"{argument} must be an aware datetime, not {_shown(moment)}")
+        raise InvalidScheduleError(f"{argument} must be an aware datetime, not {shown(moment)}")
     if moment.utcoffset() is None:
         raise InvalidScheduleError(
             f"{argument} ({moment.isoformat()}) has no time zone; give an aware datetime, such as datetime.now(UTC)"
@@ -531,8 +531,3 @@ def _utc(moment: object, argument: str) -> datetime:
 def _require_aware(moment: datetime, argument: str) -> None:
     if moment.utcoffset() is None:
         raise ValueError(f"{argument} ({moment.isoformat()}) has no time zone; give an aware datetime")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -14,7 +14,7 @@ from kumofire_core import sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing
 from kumofire_core.times import LAST_MS, from_ms, to_ms
-from kumofire_core.write import SCHEMA, Attributes, Value, Write, present, read_moment, read_text
+from kumofire_core.write import SCHEMA, Attributes, Value, Write, number, present, read_moment, read_number, read_text
 
 SCHEDULE_SHARD = -1
 """The index partition of all schedules. One takes 1,000 writes a second, which is 60,000 occurrences a minute.
@@ -170,11 +170,10 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
     """
     key = f"schedule#{schedule_id}"
     try:
-        schema = int(attributes["schema"])
+        schema = number(attributes, "schema")
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
         payload_text = str(attributes["payload"])
-        limit = attributes.get("max_attempts")
         timing = Timing(
             schedule_type=ScheduleType(str(attributes["schedule_type"])),
             expr=str(attributes["schedule_expr"]),
@@ -191,22 +190,22 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
             schedule_type=timing.schedule_type,
             schedule_expr=timing.expr,
             timezone=timing.timezone,
-            enabled=bool(int(attributes["enabled"])),
+            enabled=bool(number(attributes, "enabled")),
             next_run_at=read_moment(attributes, "next_run_at"),
             last_scheduled_at=read_moment(attributes, "last_scheduled_at"),
-            max_attempts=None if limit is None else int(limit),
+            max_attempts=read_number(attributes, "max_attempts"),
             missed=Missed(str(attributes["missed"])),
             overlap=Overlap(str(attributes["overlap"])),
             start_at=timing.start_at,
             end_at=timing.end_at,
-            created_at=from_ms(int(attributes["created_at"])),
-            updated_at=from_ms(int(attributes["updated_at"])),
+            created_at=from_ms(number(attributes, "created_at")),
+            updated_at=from_ms(number(attributes, "updated_at")),
         )
         return StoredSchedule(
             schedule=schedule,
             timing=timing,
             payload_text=payload_text,
-            revision=int(attributes["revision"]),
+            revision=number(attributes, "revision"),
             last_run_id=read_text(attributes, "last_run_id"),
             intended_run_id=read_text(attributes, "intended_run_id"),
         )

@@ -24,6 +24,7 @@ from kumofire_core.errors import (
     KumofireError,
     ScheduleConflictError,
     ScheduleExistsError,
+    shown,
 )
 from kumofire_core.run import FINAL, derived_run_id, new_run_id
 from kumofire_core.runs import Runs, new_token, owner
@@ -192,7 +193,7 @@ class Schedules:
             missing = [setting for setting in ("schedule_type", "schedule_expr") if setting not in settings]
             if missing:
                 raise InvalidArgumentError(
-                    f"schedule_key {schedule_key!r:.80} is new, so it needs {', '.join(missing)}"
+                    f"schedule_key {shown(schedule_key)} is new, so it needs {', '.join(missing)}"
                 )
             try:
                 return self.create(name, payload, schedule_key=schedule_key, **settings)
@@ -208,7 +209,7 @@ class Schedules:
     def page(self, *, limit: int, after: str | None) -> SchedulePage:
         """Return a page of schedules, those that run next first; see ``Jobs.list_schedules``."""
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
-            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {limit!r}")
+            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {shown(limit)}")
         keys, last = self._runs.table.page(SCHEDULE_SHARD, limit=limit, after=_decode_page(after))
         found = {key.id: item for key, item in self._runs.table.get_many(keys).items()}
         schedules = []
@@ -464,7 +465,7 @@ def _upcoming(timing: Timing, now: datetime, *, fired: datetime | None) -> datet
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise InvalidArgumentError(f"{name} must be True or False, not {value!r:.80}")
+        raise InvalidArgumentError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
@@ -473,7 +474,7 @@ def _option(kind: type[Option], name: str, value: object) -> Option:
         return kind(str(value))
     except ValueError:
         known = ", ".join(repr(option.value) for option in kind)
-        raise InvalidScheduleError(f"{name} must be one of {known}, not {value!r:.80}") from None
+        raise InvalidScheduleError(f"{name} must be one of {known}, not {shown(value)}") from None
 
 
 def _encode_page(last: Attributes | None) -> str | None:
@@ -487,6 +488,12 @@ def _decode_page(page: str | None) -> Attributes | None:
         last = jsontext.decode(page)
     except (ValueError, TypeError):
         last = None
-    if not isinstance(last, dict) or set(last) != {"pk", "sk", "wake_shard", "wake_at"}:
+    kinds = {"pk": str, "sk": str, "wake_shard": int, "wake_at": int}
+    if (
+        not isinstance(last, dict)
+        or set(last) != set(kinds)
+        or any(type(last[name]) is not kind for name, kind in kinds.items())
+        or not f"{last['pk']}{last['sk']}".isprintable()
+    ):
         raise InvalidArgumentError("page must be the next_page of an earlier call")
     return last

@@ -188,14 +188,14 @@ def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
         return {name: value["S"] if "S" in value else int(value["N"]) for name, value in item.items()}
     except (KeyError, ValueError):
         pass  # an attribute is among them that is none of ours
-    attributes: dict[str, Value] = {}
+    attributes: dict[str, Any] = {}
     for name, value in item.items():
         if "S" in value:
             attributes[name] = value["S"]
         elif "N" in value:
             number = value["N"]
-            # Ours are all whole. Another's decimal stays text, for whoever reads that attribute to refuse.
-            attributes[name] = int(number) if number.lstrip("-").isdecimal() else number
+            # Ours are all whole. Another's decimal becomes what is neither, for whoever reads that attribute to refuse.
+            attributes[name] = int(number) if number.lstrip("-").isdecimal() else float(number)
     return attributes
 
 

@@ -52,18 +52,26 @@ def present(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
 
 
 def read_text(attributes: Attributes, name: str) -> str | None:
-    """Return an attribute as text, or ``None`` where the item has none."""
+    """Return an attribute of text, or ``None`` where the item has none; ``TypeError``."""
     value = attributes.get(name)
-    return None if value is None else str(value)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def number(attributes: Attributes, name: str, default: int | None = None) -> int:
+    """Return a whole number that the item must have, where there is no default; ``KeyError``, ``TypeError``."""
+    value = attributes[name] if default is None else attributes.get(name, default)
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is no whole number")
+    return value
 
 
 def read_number(attributes: Attributes, name: str) -> int | None:
-    """Return an attribute as a whole number, or ``None``; ``ValueError`` where it is no number."""
-    value = attributes.get(name)
-    return None if value is None else int(value)
+    """Return an attribute as a whole number, or ``None`` where the item has none; ``TypeError``."""
+    return number(attributes, name) if name in attributes else None
 
 
 def read_moment(attributes: Attributes, name: str) -> datetime | None:
-    """Return an attribute of epoch milliseconds as a datetime, or ``None``; ``ValueError``, ``OverflowError``."""
-    value = attributes.get(name)
-    return None if value is None else from_ms(int(value))
+    """Return an attribute of epoch milliseconds as a datetime, or ``None``; ``TypeError``, ``OverflowError``."""
+    return from_ms(number(attributes, name)) if name in attributes else None

@@ -618,7 +618,9 @@ class Play:
             if record.job_run_id is not None and not any(each.failure for each in of_run):
                 reason = record.result.reason if record.result else None
                 self.invariants.consumed(process, record.job_run_id, reason, alone=len(of_run) == 1)
-            if record.failure is not None and not record.failure.startswith(UNDONE):
+            if record.failure is not None and not record.failure.removeprefix(f"run#{record.job_run_id}: ").startswith(
+                UNDONE
+            ):
                 world.violate("a record fails for what could not be done", record.failure)
             malformed = batch[index][0] in MALFORMED
             if malformed != (record.malformed is not None):

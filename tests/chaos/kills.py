@@ -1,0 +1,211 @@
+"""Deaths, end to end: the deployed stack executes runs while its processes are killed and its connections cut.
+
+The stack is ``template.yaml`` on a MiniStack of its own, whose functions are real processes behind a real event source
+mapping. While the storm lasts, consumers get SIGKILL in mid-handler (the ledger says which process is in one),
+dispatchers in mid-tick, and a proxy breaks connections between the functions and AWS. Then it is calm, and every run
+must end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from examples.deployment import Stack, deploy
+from examples.local_aws import LocalAws, local_aws
+from kumofire_core import Jobs
+from tests.chaos import ledger
+from tests.chaos.proxy import CuttingProxy
+from tests.chaos.races import scan
+
+CUTTING = 0.06
+VISIBILITY_SECONDS = 8
+"""More than the lease of a run whose worker was killed: its job's second and the margin of five."""
+
+TICK_SECONDS = 0.5
+KILL_SECONDS = 0.6
+TIMEOUT = timedelta(seconds=1)
+"""As in ``tests.chaos.jobs``, whose module only imports inside a function."""
+
+MAX_ATTEMPTS = 12
+SOURCES = ("tests/__init__.py", "tests/chaos/__init__.py", "tests/chaos/ledger.py", "tests/chaos/jobs.py")
+
+
+@dataclass
+class Result:
+    """What a storm came to."""
+
+    verdict: ledger.Verdict
+    runs: int = 0
+    consumers_killed: int = 0
+    dispatchers_killed: int = 0
+    ticks: int = 0
+    cut: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        told = {
+            "runs": self.runs,
+            "executions": self.verdict.executions,
+            "of these unended": self.verdict.unended,
+            "consumers killed": self.consumers_killed,
+            "dispatchers killed": self.dispatchers_killed,
+            "ticks": self.ticks,
+            **{f"requests {fate}": count for fate, count in sorted(self.cut.items())},
+            **self.statuses,
+        }
+        return ", ".join(f"{name} {count}" for name, count in told.items())
+
+
+def storm(*, seconds: float, seed: int, calm_seconds: float = 90) -> Result:
+    """Deploy, kill and cut for ``seconds``, then wait for all runs to end, and judge."""
+    with (
+        CuttingProxy(seed=seed) as proxy,
+        tempfile.TemporaryDirectory(prefix="kumofire-chaos-") as folder,
+        local_aws({"AWS_ENDPOINT_URL": proxy.url}) as aws,
+    ):
+        address = urlsplit(aws.endpoint_url)
+        assert address.hostname is not None
+        assert address.port is not None
+        proxy.target = (address.hostname, address.port)
+        stack = deploy(
+            aws,
+            name="kumofire-chaos",
+            parameters={"JobsModule": "tests.chaos.jobs:jobs", "ConsumerConcurrency": "5"},
+            further_sources=SOURCES,
+        )
+        return _Storm(aws, stack, proxy, Path(folder) / "ledger", random.Random(seed)).run(seconds, calm_seconds)
+
+
+class _Storm:
+    def __init__(self, aws: LocalAws, stack: Stack, proxy: CuttingProxy, path: Path, chance: random.Random) -> None:
+        self.aws = aws
+        self.stack = stack
+        self.proxy = proxy
+        self.path = path
+        self.chance = chance
+        self.dynamodb, self.lambda_ = aws.client("dynamodb"), aws.client("lambda")
+        self.jobs = Jobs(
+            table=stack.table, queue_url=stack.queue_url, dynamodb=self.dynamodb, sqs=aws.client("sqs"), wake_shards=8
+        )
+        self.jobs.handler("work", max_attempts=MAX_ATTEMPTS, timeout=TIMEOUT)(lambda ctx: None)
+        self.result = Result(ledger.Verdict())
+        self.over = threading.Event()
+
+    def run(self, seconds: float, calm_seconds: float) -> Result:
+        self.aws.client("sqs").set_queue_attributes(
+            QueueUrl=self.stack.queue_url, Attributes={"VisibilityTimeout": str(VISIBILITY_SECONDS)}
+        )
+        self._schedule(seconds)
+        ends = time.monotonic() + seconds
+        self.proxy.cutting = CUTTING
+        parts = (self._create_runs, self._kill_consumers, self._tick_and_kill)
+        threads = [threading.Thread(target=part, args=(ends,)) for part in parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.proxy.cutting = 0.0
+        self._calm(time.monotonic() + calm_seconds)
+        return self._judge()
+
+    def _payload(self) -> dict[str, Any]:
+        return {"ledger": str(self.path), "seconds": [0.05, 0.4], "failing": 0.1}
+
+    def _schedule(self, seconds: float) -> None:
+        first = datetime.now(UTC) + timedelta(seconds=1)
+        self.jobs.create_schedule(
+            "work",
+            self._payload(),
+            schedule_type="interval",
+            schedule_expr=timedelta(seconds=1),
+            start_at=first,
+            end_at=first + timedelta(seconds=int(seconds)),
+        )
+
+    def _create_runs(self, ends: float) -> None:
+        number = 0
+        while time.monotonic() < ends:
+            self.jobs.create(
+                "work", self._payload(), dedupe_key=f"storm-{number}", delay=self.chance.choice((0, 0, 1, 2))
+            )
+            number += 1
+            time.sleep(0.15)
+
+    def _kill_consumers(self, ends: float) -> None:
+        while time.monotonic() < ends:
+            time.sleep(KILL_SECONDS)
+            executions, _ = ledger.executions_of(ledger.read(self.path))
+            busy = sorted({each.pid for each in executions if each.ended_at is None} & set(self._functions("consumer")))
+            if busy:
+                self._kill(self.chance.choice(busy))
+                self.result.consumers_killed += 1
+
+    def _tick_and_kill(self, ends: float) -> None:
+        while time.monotonic() < ends:
+            answered: list[bool] = []
+            tick = threading.Thread(target=lambda answered=answered: answered.append(self._tick()))
+            tick.start()
+            if self.chance.random() < 0.75:
+                tick.join(self.chance.uniform(0.0, 0.1))
+                for pid in self._functions("dispatcher") if tick.is_alive() else ():
+                    self._kill(pid)
+            tick.join()
+            self.result.dispatchers_killed += answered == [False]
+            time.sleep(TICK_SECONDS)
+
+    def _tick(self) -> bool:
+        """Invoke the dispatcher; say whether it answered."""
+        reply = self.lambda_.invoke(FunctionName=self.stack.dispatcher_function, Payload=b"{}")
+        self.result.ticks += 1
+        return "FunctionError" not in reply
+
+    def _functions(self, name: str) -> Iterator[int]:
+        """Yield the processes of one function of this stack, and of no other."""
+        ours = f"AWS_ENDPOINT_URL={self.proxy.url}\0".encode()
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    process.name.isdigit()
+                    and f"handler.{name}.handler".encode() in (process / "cmdline").read_bytes()
+                    and ours in (process / "environ").read_bytes()
+                ):
+                    yield int(process.name)
+
+    def _kill(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def _calm(self, until: float) -> None:
+        while time.monotonic() < until:
+            self._tick()
+            runs = [item for item in scan(self.dynamodb, self.stack.table) if item["pk"].startswith("run#")]
+            schedule_over = all(
+                "next_run_at" not in item
+                for item in scan(self.dynamodb, self.stack.table)
+                if item["pk"].startswith("schedule#")
+            )
+            if schedule_over and all("wake_at" not in item for item in runs):
+                return
+            time.sleep(0.5)
+
+    def _judge(self) -> Result:
+        items = scan(self.dynamodb, self.stack.table)
+        runs = [item for item in items if item["pk"].startswith("run#")]
+        self.result.verdict = ledger.judge(ledger.read(self.path), items, uncounted=3)
+        self.result.runs = len(runs)
+        self.result.statuses = Counter(item["status"] for item in runs)
+        self.result.cut = self.proxy.counts
+        return self.result
