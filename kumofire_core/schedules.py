@@ -395,7 +395,11 @@ class Schedules:
             **schedule_item.timing_attributes(stored.timing),
             **schedule_item.next_attributes(schedule.next_run_at),
         }
-        different = {name: value for name, value in wanted.items() if value != have[name]}
+        # A dispatcher may have advanced it since it was read, which refuses no change. So a next run time that was
+        # computed anew is written in any case, and not only where it differs from the one that was read.
+        moved = "next_run_at" in wanted
+        always = ("next_run_at", "wake_shard", "wake_at") if moved else ()
+        different = {name: value for name, value in wanted.items() if value != have[name] or name in always}
         if "payload" in different:
             different["payload"] = self._sealed(schedule.id, str(different["payload"]))
         return different

@@ -733,6 +733,19 @@ def test_a_change_that_leaves_the_next_run_where_it_is_decides_about_the_one_aft
     assert [world.jobs.get_status(run_id).scheduled_for for run_id in world.runs_of(schedule_id)] == [ONE]
 
 
+def test_an_advance_between_the_read_and_the_write_of_a_change_does_not_survive_it(world: World):
+    schedule_id = world.jobs.create_schedule("work", **HOURLY)
+    world.clock.now = ONE - timedelta(seconds=60)
+    change = Interrupted(world.aws.dynamodb, world.tick, at=2)
+
+    world.another(dynamodb=change).update_schedule(schedule_id, schedule_expr="0 13,17 * * *")
+
+    assert world.jobs.get_schedule(schedule_id).next_run_at == ONE
+    world.tick()
+    assert world.jobs.get_schedule(schedule_id).next_run_at == NOW + timedelta(hours=5)
+    assert [world.jobs.get_status(run_id).scheduled_for for run_id in world.runs_of(schedule_id)] == [ONE]
+
+
 class Dying:
     """A table's client whose process dies once it has put a run; ``begun`` gets that run's key."""
 
