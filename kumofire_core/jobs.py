@@ -66,9 +66,9 @@ class Jobs:
     ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
     the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_claims`` lets a batch claim its
-    runs in one PartiQL request first (docs/protocol.md, "Claims made together"). ``cipher`` encrypts payloads and outputs and reads them again
-    (``kumofire_core.encryption``); without it, an encrypted one reads as ``SEALED``. Raises ``ConfigurationError`` that
-    names every wrong argument.
+    runs in one PartiQL request first (docs/protocol.md, "Claims made together"). ``cipher`` encrypts payloads and
+    outputs and reads them again (``kumofire_core.encryption``); without it, an encrypted one reads as ``SEALED``.
+    Raises ``ConfigurationError`` that names every wrong argument.
     """
 
     def __init__(
