@@ -134,7 +134,7 @@ class Dispatcher:
         for shard in self._shards():
             # A schedule by itself, because it may take a while.
             size = 1 if shard == SCHEDULE_SHARD else CHUNK
-            for page in self._pages(shard, until_ms, PAGE_SIZE, tally):
+            for page in self._pages(shard, until_ms, tally):
                 for start in range(0, len(page), size):
                     if deadline is not None and deadline.too_close_to_start():
                         tally.complete = False
@@ -148,7 +148,7 @@ class Dispatcher:
         earliest: list[WakeUp] = []
         for shard in self._shards():
             taken: list[WakeUp] = []
-            for page in self._pages(shard, until_ms, PAGE_SIZE, tally):
+            for page in self._pages(shard, until_ms, tally):
                 taken += page
                 if len(taken) > limit + PAGE_SIZE:
                     break
@@ -165,10 +165,10 @@ class Dispatcher:
     def _shards(self) -> tuple[int, ...]:
         return (SCHEDULE_SHARD, *range(self._runs.wake_shards))
 
-    def _pages(self, shard: int, until_ms: int, size: int, tally: _Tally) -> Iterator[list[WakeUp]]:
+    def _pages(self, shard: int, until_ms: int, tally: _Tally) -> Iterator[list[WakeUp]]:
         """Yield the pages of one partition. One that can't be read is told once the others are handled."""
         try:
-            yield from self._runs.table.wake_ups(shard, until_ms=until_ms, page_size=size)
+            yield from self._runs.table.wake_ups(shard, until_ms=until_ms, page_size=PAGE_SIZE)
         except (BotoCoreError, ClientError) as error:
             log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
             tally.first_error = tally.first_error or error

@@ -160,7 +160,7 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         run = Run(
             id=run_id,
             job_name=job_name,
-            payload=sealing.read(None, payload_text, owner=key),
+            payload=sealing.read(payload_text),
             status=RunStatus(str(attributes["status"])),
             attempt=number(attributes, "attempt"),
             max_attempts=number(attributes, "max_attempts", default_max_attempts),
@@ -170,7 +170,7 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             started_at=read_moment(attributes, "started_at"),
             finished_at=read_moment(attributes, "finished_at"),
             last_error=read_text(attributes, "last_error"),
-            output=None if output_text is None else sealing.read(None, output_text, owner=key),
+            output=None if output_text is None else sealing.read(output_text),
             schedule_id=read_text(attributes, "schedule_id"),
             dedupe_key=read_text(attributes, "dedupe_key"),
             cancel_requested="cancel_requested_at" in attributes,

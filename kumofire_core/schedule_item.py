@@ -186,7 +186,7 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
             id=schedule_id,
             schedule_key=read_text(attributes, "schedule_key"),
             job_name=str(attributes["job_name"]),
-            payload=sealing.read(None, payload_text, owner=key),
+            payload=sealing.read(payload_text),
             schedule_type=timing.schedule_type,
             schedule_expr=timing.expr,
             timezone=timing.timezone,
