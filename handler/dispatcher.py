@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from handler.cold_start import load_jobs
 from handler.telemetry import begin_invocation, record_dispatch, set_up_logging
-from handler.wiring import load_jobs
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 logger = set_up_logging()
-jobs = load_jobs()
+jobs = load_jobs(sends=True)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:

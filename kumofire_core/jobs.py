@@ -129,6 +129,7 @@ class Jobs:
             raise ConfigurationError(problems)
         # As many requests are made at once as a batch has threads, or the dispatcher chunks, and one or two beside.
         clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(20, concurrency + 2))
+        self._clients = clients
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency
@@ -178,6 +179,16 @@ class Jobs:
         if max_attempts is not None:
             found["retry"] = RetryPolicy(max_attempts)
         return cls(**{**found, **settings})
+
+    def make_clients(self, *, sqs: bool = True) -> None:
+        """Make the AWS clients now, where none were given: a fifth of a second that the first request need not wait.
+
+        Not for a web server's parent process: clients are not to be shared with a process that is forked later. Errors
+        of botocore leave as they are, ``NoRegionError`` where the environment names no region for example.
+        """
+        self._clients.dynamodb()
+        if sqs:
+            self._clients.sqs()
 
     def handler(
         self,
@@ -260,7 +271,7 @@ class Jobs:
 
     def run_batch(self, event: object, context: LambdaContext | None = None) -> BatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
-        deadline = None if context is None else Deadline.within(context.get_remaining_time_in_millis() / 1000)
+        deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
         return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
 
     def get_status(self, run_id: str) -> Run | None:
@@ -414,4 +425,4 @@ class Jobs:
     def _deadline(self, ends: datetime | None) -> Deadline | None:
         if ends is None:
             return None
-        return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
+        return Deadline((require_aware("deadline", ends) - self._clock()).total_seconds())
