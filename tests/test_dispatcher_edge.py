@@ -86,8 +86,7 @@ def test_the_event_is_not_read(edge: ModuleType, event: Any):
 
 def test_a_tick_ends_within_the_time_that_lambda_gives_it(edge: ModuleType, aws: Aws, monkeypatch: pytest.MonkeyPatch):
     given: list[float] = []
-    within = Deadline.within
-    monkeypatch.setattr(Deadline, "within", lambda seconds: given.append(seconds) or within(seconds))
+    monkeypatch.setattr("kumofire_core.jobs.Deadline", lambda seconds: given.append(seconds) or Deadline(seconds))
     past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
     aws.a_run(status="scheduled", scheduled_for=past, wake_at=past)
 

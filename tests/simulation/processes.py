@@ -235,7 +235,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(runs, "os", SimpleNamespace(urandom=lambda size: int(uuid4().hex, 16).to_bytes(size))),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
-        patch.object(run, "uuid", SimpleNamespace(uuid4=uuid4)),
+        patch.object(run, "os", SimpleNamespace(urandom=lambda size: int(uuid4().hex, 16).to_bytes(size))),
         patch.object(consumer, "Threads", SimulatedThreads),
         patch.object(log, "disabled", True),
         # The engine logs where a handler failed; whether that file has changed on the disk costs too much to look up.
