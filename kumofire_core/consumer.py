@@ -268,10 +268,9 @@ class Consumer:
 
         No attempt was made, so none is counted.
         """
-        back = transitions.give_back(claimed, now_ms=self._runs.now_ms())
-        answer = self._runs.apply(claimed.id, back)
-        if not answer.applied and not _cancellation_came_between(claimed, answer):
-            return self._lost_lease(claimed, None)
+        answer = self._runs.apply(claimed.id, transitions.give_back(claimed, now_ms=self._runs.now_ms()))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
         raise error
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
@@ -280,10 +279,20 @@ class Consumer:
         end = transitions.fail_unattempted(
             claimed, now_ms=now_ms, error=error, expires_at=self._runs.expires_at(now_ms)
         )
-        if not self._runs.apply(claimed.id, end).applied:
-            return self._lost_lease(claimed, None)
+        answer = self._runs.apply(claimed.id, end)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
         log.error("the run failed without an attempt: %s", reason, extra=log_fields(claimed))
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
+
+    def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
+        """Cancel a run whose handler was not called, where its cancellation is why something else was refused."""
+        now_ms = self._runs.now_ms()
+        end = transitions.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._runs.expires_at(now_ms))
+        if not _cancellation_came_between(claimed, refusal) or not self._runs.apply(claimed.id, end).applied:
+            return self._lost_lease(claimed, None)
+        reason = "canceled before its attempt"
+        return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
     def _lost_lease(self, run: StoredRun, taken: timedelta | None) -> ConsumeResult:
         log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))

@@ -162,8 +162,12 @@ def fail(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None)
 
 
 def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
-    """Record that the run can't be attempted, for want of a handler or of attempts; none is counted."""
-    return _settle(claimed, RunStatus.FAILED, now_ms, {"last_error": error, **_ended(now_ms, expires_at)}, _UNINDEXED)
+    """Record that the run can't be attempted, for want of a handler or of attempts; none is counted.
+
+    Refused, like ``fail``, where the run is to be canceled: then ``cancel_unattempted`` is what fits.
+    """
+    sets = {"last_error": error, **_ended(now_ms, expires_at)}
+    return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, absent=("cancel_requested_at",))
 
 
 def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
@@ -172,8 +176,16 @@ def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: i
     return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
+def cancel_unattempted(claimed: StoredRun, *, now_ms: int, expires_at: int | None) -> Transition:
+    """End a run whose cancellation was asked for after the claim and before its handler was called."""
+    return _settle(claimed, RunStatus.CANCELED, now_ms, _ended(now_ms, expires_at), _UNINDEXED)
+
+
 def give_back(claimed: StoredRun, *, now_ms: int) -> Transition:
-    """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted."""
+    """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
+
+    Refused where a person asked for the run's cancellation meanwhile: then ``cancel_unattempted`` is what fits.
+    """
     sends = claimed.sends + 1  # its message comes again, and where that does not help, less and less often
     sets: dict[str, Value | None] = {"wake_at": resend_at(now_ms, sends=sends), "sends": sends}
     return _settle(claimed, RunStatus.QUEUED, now_ms, sets, absent=("cancel_requested_at",))
