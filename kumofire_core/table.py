@@ -180,7 +180,7 @@ class Table:
 
 def marshal(attributes: Attributes) -> dict[str, Any]:
     """Return attributes in DynamoDB's typed form. By hand: boto3's TypeSerializer costs ten times as much."""
-    return {name: typed(value) for name, value in attributes.items()}
+    return {name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in attributes.items()}
 
 
 def typed(value: Value) -> dict[str, str]:

@@ -11,13 +11,13 @@ from unittest.mock import patch
 
 from kumofire_core import (
     batch,
-    together,
     consumer,
     creation,
     dispatcher,
     schedule_item,
     schedules,
     table,
+    together,
     transitions,
 )
 from kumofire_core.queue import Queue
