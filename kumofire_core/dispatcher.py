@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -27,8 +28,8 @@ from kumofire_core.retry import next_attempt_at
 from kumofire_core.run import RunStatus, StoredRun
 from kumofire_core.runs import RUN, Runs, new_token
 from kumofire_core.schedule_item import SCHEDULE_SHARD
-from kumofire_core.schedules import SCHEDULE, Schedules
-from kumofire_core.table import WakeUp
+from kumofire_core.schedules import SCHEDULE, Schedules, Step
+from kumofire_core.table import Key, WakeUp
 from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
 
 log = logging.getLogger("kumofire_core")
@@ -44,6 +45,9 @@ BACKLOG_DOUBTED_AFTER = timedelta(minutes=30)
 
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
+
+STEPS_A_PASS = 100
+"""How often a schedule that is behind gets its turn in one pass, with ten occurrences each time."""
 
 PAGE_SIZE = 500
 CHUNKS_IN_FLIGHT = 16
@@ -86,6 +90,7 @@ class _Tally:
         self.complete = True
         self.first_error: Exception | None = None
         self._queue_is_long: bool | None = None
+        self._behind: list[WakeUp] = []
 
     def add(self, name: str, count: int = 1) -> None:
         with self._lock:
@@ -97,6 +102,17 @@ class _Tally:
             if self._queue_is_long is None:
                 self._queue_is_long = (queue.backlog() or 0) > BACKLOG
             return self._queue_is_long
+
+    def is_behind(self, schedule: WakeUp) -> None:
+        """Note a schedule of which more is due."""
+        with self._lock:
+            self._behind.append(schedule)
+
+    def take_behind(self) -> list[WakeUp]:
+        """Return the schedules that were noted, and forget them."""
+        with self._lock:
+            behind, self._behind = self._behind, []
+        return behind
 
     def errors(self) -> int:
         return self._counts["errors"]
@@ -132,16 +148,40 @@ class Dispatcher:
         """Handle everything, schedules first, many chunks at once."""
         in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
         for shard in self._shards():
-            # A schedule by itself, because it may take a while.
-            size = 1 if shard == SCHEDULE_SHARD else CHUNK
             for page in self._pages(shard, until_ms, tally):
-                for start in range(0, len(page), size):
-                    if deadline is not None and deadline.too_close_to_start():
-                        tally.complete = False
-                        in_flight.finish()
-                        return
-                    in_flight.start(partial(self._handle, page[start : start + size], tally, deadline))
+                if not self._start(page, in_flight, tally, deadline):
+                    in_flight.finish()
+                    return
         in_flight.finish()
+        self._make_up(tally, deadline)
+
+    def _start(self, wake_ups: list[WakeUp], in_flight: InFlight, tally: _Tally, deadline: Deadline | None) -> bool:
+        """Start handling wake-ups, chunk by chunk; ``False`` where the time was up before all were started."""
+        for start in range(0, len(wake_ups), CHUNK):
+            if deadline is not None and deadline.too_close_to_start():
+                tally.complete = False
+                return False
+            in_flight.start(partial(self._handle, wake_ups[start : start + CHUNK], tally, deadline))
+        return True
+
+    def _make_up(self, tally: _Tally, deadline: Deadline | None) -> None:
+        """Go on with the schedules that are behind, a step of each in turn, so that none keeps another waiting.
+
+        One that is far behind, or whose stored time says so, gets no more than ``STEPS_A_PASS`` out of a pass.
+        """
+        behind = tally.take_behind()
+        for _ in range(STEPS_A_PASS - 1):
+            if not behind:
+                return
+            in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
+            in_time = self._start(behind, in_flight, tally, deadline)
+            in_flight.finish()
+            if not in_time:
+                return
+            behind = tally.take_behind()
+        for wake_up in behind:
+            tally.complete = False
+            log.warning("schedule#%s is far behind; the next pass goes on with it", wake_up.key.id)
 
     def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
         """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
@@ -161,6 +201,7 @@ class Dispatcher:
             self._handle(chunk, tally, deadline)
             handled += len(chunk) - (tally.errors() - errors)
         tally.complete = tally.complete and not earliest
+        self._make_up(tally, deadline)
 
     def _shards(self) -> tuple[int, ...]:
         return (SCHEDULE_SHARD, *range(self._runs.wake_shards))
@@ -174,27 +215,33 @@ class Dispatcher:
             tally.first_error = tally.first_error or error
 
     def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
-        """Make the transition that fits each wake-up, then send the messages that follow."""
+        """Make the transition that fits each wake-up, send the messages that follow, and let the schedules go on."""
         delays: dict[str, int] = {}
+        steps: list[tuple[WakeUp, Step]] = []
         for wake_up in wake_ups:
             if deadline is not None and deadline.too_close_to_start():
                 tally.complete = False
                 break  # what is marked as sent must still be sent
-            try:
+            with _failing_alone(wake_up.key, tally):
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, delays, tally)
                 elif wake_up.key.kind == SCHEDULE:
-                    fired, finished = self._schedules.fire(wake_up.key.id, look_ahead=LOOK_AHEAD, deadline=deadline)
-                    tally.add("schedules", fired)
-                    if not finished:
-                        tally.complete = False
-            except Exception as error:
-                # One corrupt item, or one throttled request, must not keep the others waiting.
-                what = str(error) if isinstance(error, KumofireError) else error_name(error)
-                log.error("%s#%s could not be dispatched: %s", wake_up.key.kind, wake_up.key.id, what)
-                tally.add("errors")
+                    step = self._begin(wake_up.key.id, delays, tally)
+                    if step is not None:
+                        steps.append((wake_up, step))
         if delays:
             tally.add("unsent", len(self._runs.queue.try_send_many(delays)))
+        for wake_up, step in steps:
+            with _failing_alone(wake_up.key, tally):
+                if self._schedules.finish(step):
+                    tally.is_behind(wake_up)
+
+    def _begin(self, schedule_id: str, delays: dict[str, int], tally: _Tally) -> Step | None:
+        already = len(delays)
+        try:
+            return self._schedules.begin(schedule_id, delays, look_ahead=LOOK_AHEAD)
+        finally:
+            tally.add("schedules", len(delays) - already)
 
     def _look_at_run(self, wake_up: WakeUp, delays: dict[str, int], tally: _Tally) -> None:
         run_id, token, now_ms = wake_up.key.id, new_token(), self._runs.now_ms()
@@ -255,3 +302,14 @@ class Dispatcher:
             delay_seconds = transitions.message_delay_seconds(due_ms, now_ms)
             if delay_seconds is not None:
                 delays[run.id] = delay_seconds
+
+
+@contextmanager
+def _failing_alone(key: Key, tally: _Tally) -> Iterator[None]:
+    """Log and count what goes wrong with one item: a corrupt one, or a throttled request, must not stop the others."""
+    try:
+        yield
+    except Exception as error:
+        what = str(error) if isinstance(error, KumofireError) else error_name(error)
+        log.error("%s#%s could not be dispatched: %s", key.kind, key.id, what)
+        tally.add("errors")
