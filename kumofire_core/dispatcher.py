@@ -21,8 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import transitions
 from kumofire_core.attempt import InFlight, Threads
 from kumofire_core.deadline import Deadline
-from kumofire_core.errors import KumofireError
+from kumofire_core.errors import CorruptItemError, KumofireError
 from kumofire_core.failure import error_name, error_text, lost_attempt
+from kumofire_core.message import MAX_RUN_ID_LENGTH
 from kumofire_core.queue import Queue
 from kumofire_core.retry import next_attempt_at
 from kumofire_core.run import RunStatus, StoredRun
@@ -223,6 +224,7 @@ class Dispatcher:
                 tally.complete = False
                 break  # what is marked as sent must still be sent
             with _failing_alone(wake_up.key, tally):
+                _require_id_of_ours(wake_up.key)
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, delays, tally)
                 elif wake_up.key.kind == SCHEDULE:
@@ -313,3 +315,10 @@ def _failing_alone(key: Key, tally: _Tally) -> Iterator[None]:
         what = str(error) if isinstance(error, KumofireError) else error_name(error)
         log.error("%s#%s could not be dispatched: %s", key.kind, key.id, what)
         tally.add("errors")
+
+
+def _require_id_of_ours(key: Key) -> None:
+    """Raise ``CorruptItemError`` for an id that no message may carry: it would be refused as malformed for ever."""
+    if len(key.id) > MAX_RUN_ID_LENGTH or not key.id.isprintable():
+        problem = f"its id of {len(key.id)} characters is none of ours, which have at most {MAX_RUN_ID_LENGTH}"
+        raise CorruptItemError(f"{key.kind}#{key.id[:80]!r}", f"{problem} and are printable")

@@ -18,6 +18,7 @@ from kumofire_core import jsontext, schedule_item, transitions
 from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts, require_room
 from kumofire_core.creation import Creation, NewRun
 from kumofire_core.errors import (
+    CorruptItemError,
     InvalidArgumentError,
     InvalidScheduleError,
     KumofireError,
@@ -40,6 +41,10 @@ SCHEDULE = "schedule"
 
 OCCURRENCES_AT_ONCE = 10
 """How many occurrences of one schedule are made into runs before it is advanced: as many as an SQS batch takes."""
+
+CLOCKS_APART = timedelta(days=1)
+"""How far two machines' clocks may be apart, at the very most: AWS refuses the requests of one that is 15 minutes off.
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html"""
 
 CHANGE_TRIES = 200
 """How often a change is tried against others' changes. A hundred writers at once need fewer: each round one gets on."""
@@ -252,6 +257,7 @@ class Schedules:
         now = from_ms(self._runs.now_ms())
         if stored is None or stored.schedule.next_run_at is None or stored.schedule.next_run_at > now + look_ahead:
             return None
+        _require_possible(stored.schedule, stored.schedule.next_run_at)
         step = self._fire_one if stored.schedule.overlap is Overlap.SKIP else self._fire_some
         return step(stored, stored.schedule.next_run_at, now, look_ahead, delays)
 
@@ -464,12 +470,23 @@ def _step(stored: StoredSchedule, upcoming: datetime | None, horizon: datetime, 
     return Step(schedule_id=schedule_id, advance=advance, more=upcoming is not None and upcoming <= horizon)
 
 
+def _require_possible(schedule: Schedule, next_run_at: datetime) -> None:
+    """Raise ``CorruptItemError`` for a next run time from before the schedule was made.
+
+    No occurrence is older than its schedule, but for a ``once``. Taken at its word, a time of 0 would make a run of
+    each minute since 1970.
+    """
+    if schedule.schedule_type is not ScheduleType.ONCE and next_run_at < schedule.created_at - CLOCKS_APART:
+        key = f"{SCHEDULE}#{schedule.id}"
+        raise CorruptItemError(key, "its next_run_at is before its created_at, which disabling and enabling it mends")
+
+
 def _first(timing: Timing, now: datetime) -> datetime:
     """Return the first occurrence of a new timing; ``InvalidScheduleError`` where a schedule would never run."""
     first = _upcoming(timing, now, fired=None)
     if first is None:
         raise InvalidScheduleError(
-            f"schedule_expr {timing.expr!r} has no occurrence after {now.isoformat(timespec='seconds')}"
+            f"schedule_expr {shown(timing.expr)} has no occurrence after {now.isoformat(timespec='seconds')}"
             + ("" if timing.end_at is None else f" and up to end_at {timing.end_at.isoformat()}")
             + "; create it with enabled=False to keep it all the same"
         )
