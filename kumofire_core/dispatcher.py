@@ -77,8 +77,22 @@ class DispatchResult:
     """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
     errors: int = 0
     """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
+    unread: int = 0
+    """Partitions of the index that could not be read, each with a line in the log."""
     complete: bool = True
     """Whether all that was due was looked at. What the limit or the time cut off is left to the next pass."""
+
+
+class PartlyDispatchedError(KumofireError):
+    """Partitions of the wake-up index could not be read. The others were handled; the cause is what botocore raised."""
+
+    def __init__(self, result: DispatchResult, cause: Exception) -> None:
+        self.result = result
+        """What the pass did."""
+        super().__init__(
+            f"{result.unread} partitions of the wake-up index could not be read ({error_name(cause)}); "
+            "the others were handled, and the next pass reads all of them again"
+        )
 
 
 class _Tally:
@@ -133,7 +147,7 @@ class Dispatcher:
     def dispatch(self, *, limit: int | None, deadline: Deadline | None) -> DispatchResult:
         """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
 
-        Raises what botocore raised where a partition of the index could not be read, after the others were handled.
+        Raises ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others.
         """
         tally = _Tally()
         until_ms = self._runs.now_ms() + duration_ms(LOOK_AHEAD)
@@ -142,7 +156,7 @@ class Dispatcher:
         else:
             self._handle_some(until_ms, limit, tally, deadline)
         if tally.first_error is not None:
-            raise tally.first_error
+            raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
         return tally.result()
 
     def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
@@ -214,6 +228,8 @@ class Dispatcher:
         except (BotoCoreError, ClientError) as error:
             log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
             tally.first_error = tally.first_error or error
+            tally.add("unread")
+            tally.complete = False
 
     def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
         """Make the transition that fits each wake-up, send the messages that follow, and let the schedules go on."""

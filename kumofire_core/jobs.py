@@ -301,8 +301,9 @@ class Jobs:
 
         To be called about once a minute, from anywhere; calls may overlap. It stops when nothing more is due, when
         ``limit`` wake-ups were looked at (the earliest first), or when ``deadline`` is near; what is left is found by
-        the next call. A wake-up that can't be handled is logged and counted, and the others go on. Raises what
-        botocore raised where a partition of the index could not be read, after handling the others.
+        the next call. A wake-up that can't be handled is logged and counted, and the others go on. Raises
+        ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others; its
+        ``result`` says what was done.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {shown(limit)}")

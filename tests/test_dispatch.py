@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kumofire_core import DispatchResult, InvalidArgumentError, Jobs, RetryPolicy, dispatcher, schedules
+from kumofire_core import (
+    DispatchResult,
+    InvalidArgumentError,
+    Jobs,
+    PartlyDispatchedError,
+    RetryPolicy,
+    dispatcher,
+    schedules,
+)
 from kumofire_core.deadline import Deadline
 from kumofire_core.message import decode_body
 from kumofire_core.run import wake_shard
@@ -901,9 +909,11 @@ def test_a_shard_that_cannot_be_read_is_raised_after_the_others_were_handled(
     unread = due_runs(world, 2, wake_shard=0)
     read = due_runs(world, 2, wake_shard=1)
 
-    with pytest.raises(ClientError, match="ThrottlingException"):
+    with pytest.raises(PartlyDispatchedError, match="ThrottlingException") as raised:
         world.another(dynamodb=NoFirstShard()).dispatch()
 
+    assert raised.value.result == DispatchResult(dispatched=2, unread=1, complete=False)
+    assert isinstance(raised.value.__cause__, ClientError)
     assert world.times_sent() == dict.fromkeys(read, 1)
     assert "partition 0 of the wake-up index could not be read" in caplog.text
     assert world.tick() == DispatchResult(dispatched=2)
