@@ -22,6 +22,8 @@ RUNTIME ?= python3.13
 ARCHITECTURE ?= arm64
 # The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large.
 BOTO3_SERVICES ?= dynamodb sqs sts
+# true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
+ENCRYPTION ?= false
 
 # The interpreter's name is part of the stamps, so naming another one makes the environment anew.
 interpreter := $(subst /,-,$(PYTHON))
@@ -157,7 +159,8 @@ build-Consumer build-Dispatcher:
 	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
 	@$(call require_python,$(PYTHON))
 	@$(pip_env) "$(PYTHON)" .sam/artifact.py "$(ARTIFACTS_DIR)" \
-		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)"
+		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)" \
+		--encryption "$(ENCRYPTION)"
 
 lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(call require_python,$(PYTHON)); \
@@ -166,11 +169,13 @@ lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(pip_env) .venv-lock/bin/python -m pip install -qq uv==$(UV_VERSION)
 	@$(call compile,pyproject.toml --extra dev) --output-file requirements-dev.txt
 	@$(call compile,pyproject.toml) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(call compile,pyproject.toml --extra encryption) --constraint requirements-dev.txt \
+		--output-file requirements-encryption.txt
 	@$(call compile,--group sam) --output-file requirements-sam.txt
 	@rm -rf .venv-lock
-	@echo "requirements.txt, requirements-dev.txt and requirements-sam.txt are up to date"
+	@echo "requirements.txt, requirements-encryption.txt, requirements-dev.txt and requirements-sam.txt are up to date"
 
-# What is deployed is what was tested: the runtime lock takes its versions from the other one.
+# What is deployed is what was tested: the runtime locks take their versions from the one for development.
 compile = .venv-lock/bin/uv pip compile $(1) --quiet --universal --python-version 3.11 \
 	--python .venv-lock/bin/python --no-python-downloads --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" $(LOCK_ARGS)

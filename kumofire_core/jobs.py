@@ -169,14 +169,17 @@ class Jobs:
         """Return a ``Jobs`` with its settings from environment variables; ``settings`` go before these.
 
         ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL`` are required. ``KUMOFIRE_CONCURRENCY``, ``KUMOFIRE_WAKE_SHARDS``,
-        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS`` and
-        ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) are not.
+        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS``,
+        ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (a KMS key that payloads and
+        outputs are encrypted with; it needs the extra ``encryption``) are not.
         Raises ``ConfigurationError`` that names every variable that is missing or wrong.
         """
         found = settings_from(os.environ if environment is None else environment, given=settings)
         max_attempts = found.pop("max_attempts", None)
         if max_attempts is not None:
             found["retry"] = RetryPolicy(max_attempts)
+        if "cipher" in found:
+            found["cipher"] = _cipher_of(found["cipher"])
         return cls(**{**found, **settings})
 
     def handler(
@@ -416,3 +419,14 @@ class Jobs:
         if ends is None:
             return None
         return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
+
+
+def _cipher_of(key_arn: str) -> Cipher:
+    """Return the cipher of a KMS key; its library is imported here, where there is a key."""
+    try:
+        from kumofire_core.encryption import EnvelopeCipher
+    except ImportError as missing:
+        raise ConfigurationError(
+            [f"KUMOFIRE_PAYLOAD_KEY_ARN is set, and {missing} (in Lambda: ENCRYPTION=true sam build)"]
+        ) from missing
+    return EnvelopeCipher.for_kms_key(key_arn)
