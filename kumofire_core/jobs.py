@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from kumofire_core.arguments import require_id, require_reason
@@ -101,8 +102,9 @@ class Jobs:
         ]
         if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
             problems.append(f"lease must be a timedelta of at least 1 ms, not {shown(lease)}")
-        if retention is not None and (not isinstance(retention, timedelta) or retention < timedelta(0)):
-            problems.append(f"retention must be None or a timedelta that is not negative, not {shown(retention)}")
+        # 0 is refused, because it would delete at once, while KUMOFIRE_RETENTION_DAYS=0 keeps for ever.
+        if retention is not None and (not isinstance(retention, timedelta) or retention <= timedelta(0)):
+            problems.append(f"retention must be a timedelta above 0, or None for ever, not {shown(retention)}")
         if retry is not None and not isinstance(retry, RetryPolicy):
             problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         problems += [
@@ -172,8 +174,10 @@ class Jobs:
         ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS``,
         ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (a KMS key that payloads and
         outputs are encrypted with; it needs the extra ``encryption``) are not.
-        Raises ``ConfigurationError`` that names every variable that is missing or wrong.
+        Raises ``ConfigurationError`` that names every variable that is missing or wrong, and every argument that there
+        is not.
         """
+        _refuse_unknown(cls, settings)
         found = settings_from(os.environ if environment is None else environment, given=settings)
         max_attempts = found.pop("max_attempts", None)
         if max_attempts is not None:
@@ -419,6 +423,17 @@ class Jobs:
         if ends is None:
             return None
         return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
+
+
+def _refuse_unknown(kind: type[Jobs], settings: Mapping[str, object]) -> None:
+    known = signature(kind).parameters if settings else {}
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        return  # a subclass that takes more than is known here
+    problems = [f"{kind.__name__} has no argument {name!r}" for name in sorted(settings.keys() - known.keys())]
+    if "max_attempts" in settings and problems:
+        problems.append("for max_attempts pass retry=RetryPolicy(max_attempts=…)")
+    if problems:
+        raise ConfigurationError([*problems, f"it has {', '.join(known)}"])
 
 
 def _cipher_of(key_arn: str) -> Cipher:

@@ -92,6 +92,27 @@ def test_a_number_that_is_none_or_out_of_range_is_named_and_quoted_in_short(text
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("given", [{"max_attempts": 3}, {"max_atempts": 3, "lease_seconds": 5}])
+def test_an_argument_that_there_is_not_is_named_with_those_that_there_are(given: dict[str, Any]):
+    with pytest.raises(ConfigurationError) as caught:
+        Jobs.from_env(ENVIRONMENT, **given)
+
+    assert [problem for problem in caught.value.problems if "has no argument" in problem] == [
+        f"Jobs has no argument {name!r}" for name in sorted(given)
+    ]
+    assert "it has table, queue_url, dynamodb" in str(caught.value)
+    assert ("retry=RetryPolicy(max_attempts=…)" in str(caught.value)) == ("max_attempts" in given)
+
+
+def test_a_subclass_of_jobs_may_take_more_arguments():
+    class Ours(Jobs):
+        def __init__(self, *, tenant: str, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.tenant = tenant
+
+    assert Ours.from_env(ENVIRONMENT, tenant="a").tenant == "a"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -191,6 +212,7 @@ def test_every_wrong_argument_is_named_at_once():
         {"lease": 30},
         {"lease": timedelta(microseconds=1)},
         {"retention": 30},
+        {"retention": timedelta(0)},  # deletes at once, while 0 in the environment keeps for ever
         {"retry": RetryPolicy},
         {"handlers": {"email": 5}},
         {"handlers": {5: raises}},
