@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ class BrokenError(Exception):
     """pip-audit itself failed."""
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Audit what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"Exit status {UNREACHABLE}: no database was reached.")
     parser.add_argument("locks", nargs="+", type=Path, metavar="lock", help="requirements files with hashes")
@@ -47,9 +49,9 @@ def main() -> int:
     parser.add_argument(
         "--where-reachable", action="store_true", help="succeed, and say so, where the database can't be reached"
     )
-    arguments = parser.parse_args()
-    if missing := [str(lock) for lock in arguments.locks if not lock.is_file()]:
-        parser.error(f"there is no {', '.join(missing)}")
+    arguments = parser.parse_args(given)
+    if missing := [str(lock) for lock in arguments.locks if not os.path.isfile(lock)]:
+        parser.error(f"there is no file {', '.join(map(repr, missing))}")
     try:
         found = audit(arguments.pip_audit, arguments.locks)
     except UnreachableError as reason:

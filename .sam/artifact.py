@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ DATED_SECONDS = 315_619_200
 """2 January 1980 UTC: what every file is dated, so that equal contents make equal zips. Zip knows no earlier year."""
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path, help="the folder to fill")
@@ -61,10 +61,17 @@ def main() -> None:
         "--encryption", choices=("true", "false"), default="false", help="whether the extra for encryption comes along"
     )
     parser.add_argument("--cache", type=Path, default=PROJECT / "build", help="where dependencies are kept")
-    arguments = parser.parse_args()
-    if not re.fullmatch(r"python3\.\d+", arguments.runtime):
+    arguments = parser.parse_args(given)
+    if not re.fullmatch(r"python3\.[0-9]{1,2}", arguments.runtime):
         parser.error(f"the runtime is {arguments.runtime!r}; it must be of the form python3.13")
     lock, services = PROJECT / "requirements.txt", arguments.services.split()
+    if not services or not all(re.fullmatch("[a-z0-9-]+", service) for service in services):
+        parser.error(f"the services are {arguments.services!r}; name them as boto3 does, apart by spaces")
+    for folder in (arguments.target, arguments.cache):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            parser.error(f"{str(folder)!r} can't be made: {error}")
     if arguments.encryption == "true":
         lock = PROJECT / "requirements-encryption.txt"
         services += ["kms"] if not {"all", "kms"} & set(services) else []
@@ -77,7 +84,6 @@ def build(target: Path, lock: Path, runtime: str, architecture: str, services: l
     if compiler is None:
         print(f"no {runtime} found here: built without byte code, which about doubles the time of a cold start")
     dependencies = built_dependencies(lock, runtime, architecture, services, cache, compiler)
-    target.mkdir(parents=True, exist_ok=True)
     shutil.copytree(dependencies, target, dirs_exist_ok=True)
     for source in SOURCES:
         shutil.copytree(PROJECT / source, target / source, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
@@ -95,7 +101,6 @@ def built_dependencies(
     finished = cache / f"dependencies-{digest.hexdigest()[:16]}"
     if finished.is_dir():
         return finished
-    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
         folder = Path(name) / "dependencies"
         install(lock, folder, runtime, architecture)

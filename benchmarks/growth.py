@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks.plots import lines
+from benchmarks.report import folder_of
 from kumofire_core.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
 from kumofire_core.transitions import BACKLOG_LOOK_MS
 
@@ -416,11 +416,16 @@ def _power(number: int) -> str:
     return "1" if number == 1 else "10" + str(len(str(number)) - 1).translate(str.maketrans("123456789", "¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the tables, or write them into the docs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--docs", type=Path, help="a folder: write the plots there, and the tables into growth.md")
-    folder = parser.parse_args().docs
+    parser.add_argument(
+        "--docs",
+        type=folder_of("growth.md"),
+        metavar="FOLDER",
+        help="write the plots there, and the tables into its growth.md",
+    )
+    folder = parser.parse_args(given).docs
     if folder is None:
         print(tables(Prices()))
         return
