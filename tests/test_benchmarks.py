@@ -82,6 +82,21 @@ def test_the_page_keeps_its_words_and_gets_tables_and_plots(tmp_path: Path):
 def test_write_units_are_those_that_dynamodb_local_reports():
     assert growth.write_units(growth.Load()) == 5
     assert [growth.write_units(growth.Load(payload_kb=size)) for size in growth.PAYLOAD_KB] == [8, 35, 305, 1055]
+    beside = [growth.units_beside(growth.Load(payload_kb=size)) for size in growth.PAYLOAD_KB]
+    assert beside == [(7, 1), (16, 3), (106, 26), (356, 88)]
+
+
+def test_from_a_break_even_on_a_layout_costs_less_and_just_before_it_does_not():
+    prices = growth.Prices()
+    layouts = (growth.per_run, growth.per_run_beside, growth.per_run_s3)
+    for layout, other in ((layouts[1], layouts[0]), (layouts[2], layouts[0]), (layouts[2], layouts[1])):
+        size = growth.cheaper_from(layout, other, prices)
+        before, there = (growth.Load(payload_kb=kb) for kb in (size - 0.1, size))
+        assert layout(there, prices) < other(there, prices)
+        assert layout(before, prices) >= other(before, prices)
+        assert all(
+            layout(growth.Load(payload_kb=kb), prices) < other(growth.Load(payload_kb=kb), prices) for kb in (50, 350)
+        )
 
 
 def test_costs_grow_with_runs_and_never_fall():

@@ -11,6 +11,7 @@ import argparse
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 from time import monotonic, process_time
 
 from tests.simulation.history import Choices, Replay, Violation
@@ -26,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="the first seed, or the only one")
-    parser.add_argument("--runs", type=int, help="how many histories to play")
-    parser.add_argument("--seconds", type=float, help="how long to play, where --runs says nothing; else, to shrink")
+    parser.add_argument("--runs", type=_count, help="how many histories to play")
+    parser.add_argument("--seconds", type=_seconds, help="how long to play, where --runs says nothing; else, to shrink")
     parser.add_argument("--shrink", action="store_true", help="shrink the history of a single seed")
     parser.add_argument("--keep-going", action="store_true", help="count violations, and show the first of each name")
     parser.add_argument("--mutations", action="store_true", help="find the first seed that catches each mistake")
@@ -41,6 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.runs is not None or given.seconds is None:
             return _play_many(given.seed or 0, given.runs or 2_000, None, shrink_seconds, keep_going=given.keep_going)
         return _play_many(given.seed or 0, None, given.seconds, 20.0, keep_going=given.keep_going)
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError(text)
+    return count
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < inf:
+        raise ValueError(text)
+    return seconds
+
+
+_count.__name__, _seconds.__name__ = "number of at least 1", "number of seconds above 0"  # argparse names them so
 
 
 def _replay(seed: int, shrink_seconds: float) -> int:
@@ -77,8 +93,9 @@ def _play_many(seed: int, runs: int | None, seconds: float | None, shrink_second
     taken = process_time() - begun
     for name, count in sorted(counts.items()):
         print(f"{count:12,}  {name}")
+    rate = played / max(taken, 1e-3)
     print(
-        f"{played:,} histories from seed {seed}, {steps / max(played, 1):.0f} steps each, {played / taken:,.0f} a "
+        f"{played:,} histories from seed {seed}, {steps / max(played, 1):.0f} steps each, {rate:,.0f} a "
         f"second of one core's time: {sum(found.values()) or 'no'} violation{'' if sum(found.values()) == 1 else 's'}"
     )
     for name, count in found.items():

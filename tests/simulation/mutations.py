@@ -332,10 +332,12 @@ _mutation(
 
 
 def _advance_first(original: Any) -> Mutant:
-    def mutant(self: Any, stored: Any, next_run_at: Any, now: Any, look_ahead: Any) -> Any:
+    def mutant(self: Any, stored: Any, next_run_at: Any, now: Any, look_ahead: Any, delays: Any) -> Any:
         occurrences, upcoming = schedules._due(stored, next_run_at, now, look_ahead)
-        moved = self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
-        return self._make_runs(stored, occurrences, now), moved
+        step = schedules._step(stored, upcoming, now + look_ahead, fired=occurrences[-1] if occurrences else None)
+        self.finish(step)
+        self._put_runs(stored, occurrences, now, delays)
+        return step
 
     return mutant
 
