@@ -17,6 +17,7 @@ from tests.simulation.history import Choices, Replay, Violation
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
 from tests.simulation.shrink import shrink
+from tests.simulation.world import Count
 
 MOST_TRIES = 5_000
 """How many histories are tried for a deliberate mistake."""
@@ -53,13 +54,12 @@ def _replay(seed: int, shrink_seconds: float) -> int:
 
 
 def _play_many(seed: int, runs: int | None, seconds: float | None, shrink_seconds: float, *, keep_going: bool) -> int:
-    begun, counts, steps, played, found = process_time(), Counter[str](), 0, 0, Counter[str]()
+    begun, counts, steps, played, found = process_time(), Counter[Count](), 0, 0, Counter[str]()
     ends = None if seconds is None else monotonic() + seconds
     for number in itertools.count(seed) if runs is None else range(seed, seed + runs):
         if ends is not None and monotonic() >= ends:
             break
-        history, violation = play(Choices(number))
-        counts.update(history.world.counts)
+        history, violation = play(Choices(number), counts)
         steps += history.world.steps
         played += 1
         if violation is None:
@@ -75,7 +75,9 @@ def _play_many(seed: int, runs: int | None, seconds: float | None, shrink_second
         print(f"\n{plainest.world.violation or violation}\nreplay: make simulate SEED={number}")
         return 1
     taken = process_time() - begun
-    for name, count in sorted(counts.items()):
+    for name, count in sorted(
+        (each if isinstance(each, str) else " -> ".join(each), count) for each, count in counts.items()
+    ):
         print(f"{count:12,}  {name}")
     print(
         f"{played:,} histories from seed {seed}, {steps / max(played, 1):.0f} steps each, {played / taken:,.0f} a "

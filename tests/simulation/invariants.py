@@ -105,7 +105,7 @@ class Invariants:
             self._created(run_id, new)
             return
         ledger, before = self.ledgers[run_id], old["status"]
-        self._world.counts[f"{before} -> {status}"] += 1
+        self._world.counts[before, status] += 1
         step = (before, status)
         changed = {name for name in {*old, *new} if old.get(name) != new.get(name)}
         if before in FINAL:
@@ -166,7 +166,7 @@ class Invariants:
             self._broken("no attempt follows the last one", f"{run_id}: {attempt} of {limit}, and scheduled")
 
     def _created(self, run_id: str, new: Attributes) -> None:
-        self._world.counts[f"created {new['status']}"] += 1
+        self._world.counts["created", new["status"]] += 1
         if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None:
@@ -315,7 +315,10 @@ class Invariants:
         ledger = self.ledgers[run_id]
         item = world.table.items[f"run#{run_id}", "run"]
         world.counts["handler called"] += 1
-        world.tell(process, f"  handler of {run_id} called, attempt {context.attempt}, fence {context.fencing_token}")
+        if world.lines is not None:
+            world.tell(
+                process, f"  handler of {run_id} called, attempt {context.attempt}, fence {context.fencing_token}"
+            )
         found = [each for each in ledger.attempts.values() if each.claims == context.fencing_token]
         if not found:
             self._broken("a handler is called under a lease", f"{run_id} in {process}")
@@ -351,8 +354,9 @@ class Invariants:
     def ended(self, attempt: Attempt, state: str) -> None:
         """Note how a handler ended."""
         attempt.state = state
-        self._world.counts[f"handler {state}"] += 1
-        self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")
+        self._world.counts["handler", state] += 1
+        if self._world.lines is not None:
+            self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")
         ledger = self.ledgers[attempt.run_id]
         if attempt in ledger.running:
             ledger.running.remove(attempt)

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from tests.simulation.expressions import ValidationError
 
-_UPDATE = re.compile(r'UPDATE "([^"]+)" SET (.+) WHERE (.+) RETURNING ALL NEW \*')
+_UPDATE = re.compile(r'UPDATE "([^"]+)" ((?:SET|REMOVE) .+) WHERE (.+) RETURNING (ALL|MODIFIED) NEW \*')
+_CLAUSE = re.compile(r"\s*\b(SET|REMOVE) ")
 _TOKEN = re.compile(r'"(\w+)"|\?')
 
 
@@ -23,6 +24,8 @@ class Statement:
     names: Mapping[str, str]
     key: Mapping[str, str]
     """The placeholders of ``pk`` and ``sk``."""
+    modified_only: bool
+    """Its answer has the changed attributes alone, and so no key."""
 
 
 @lru_cache(maxsize=64)
@@ -42,9 +45,14 @@ def parse_statement(text: str) -> Statement:
         count += 1
         return f":p{count - 1}"
 
-    sets = _TOKEN.sub(placeholder, match[2]).split(" SET ")
+    # Each clause has a keyword of its own: SET "a"=? SET "b"=? REMOVE "c" REMOVE "d".
+    _, *clauses = _CLAUSE.split(_TOKEN.sub(placeholder, match[2]))
+    by_keyword: dict[str, list[str]] = {}
+    for keyword, clause in zip(clauses[::2], clauses[1::2], strict=True):
+        by_keyword.setdefault(keyword, []).append(clause.strip())
+    update = " ".join(f"{keyword} {', '.join(parts)}" for keyword, parts in by_keyword.items())
     condition = _TOKEN.sub(placeholder, match[3]).replace("[", "(").replace("]", ")")
     key = {name: found[1] for name in ("pk", "sk") if (found := re.search(rf"#{name}=(:p\d+)", condition))}
     if len(key) < 2:
         raise ValidationError(f"{text!r} does not name one item")
-    return Statement(match[1], "SET " + ", ".join(sets), condition, names, key)
+    return Statement(match[1], update, condition, names, key, match[4] == "MODIFIED")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 import json
-import linecache
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,17 +19,29 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy, consumer, context, deadline, dispatcher, run, runs, schedules
 from kumofire_core.attempt import CallCutError
 from kumofire_core.errors import DeadlineTooCloseError, KumofireError
-from kumofire_core.times import from_ms
+from kumofire_core.times import duration_ms, from_ms
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Invariants, KnownSchedule
 from tests.simulation.table import Attributes
-from tests.simulation.world import FAULTS, SQS, START_MS, DiedError, DynamoDB, Faults, Process, Task, World
+from tests.simulation.world import (
+    FAULTS,
+    INDEX_LAGS_MS,
+    SQS,
+    START_MS,
+    Count,
+    DiedError,
+    DynamoDB,
+    Faults,
+    Process,
+    Task,
+    World,
+    running,
+)
 
 MINUTE_MS = 60_000
 SETTLE_ROUNDS = 120
@@ -38,7 +50,7 @@ VISIBILITY_MS = (60_000, 7_000, 31_000, 360_000)
 MALFORMED = ("", "{", "[]", "null", '{"version":2,"kumofireJobRunId":"a"}', '{"version":1,"kumofireJobRunId":7}', "\0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """Settings that a history's processes share."""
 
@@ -82,7 +94,7 @@ class SimulatedThreads:
 
     def start(self, function: Callable[[], Any]) -> SimulatedCall:
         """Begin a function in a task of the running one's process."""
-        current = greenlet.getcurrent()
+        current = running()
         return SimulatedCall(current.world.start(current.process, function))
 
     def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
@@ -107,7 +119,7 @@ class SimulatedCall:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it has ended, or for ``seconds``; say whether it has."""
-        task, current = self.task, greenlet.getcurrent()
+        task, current = self.task, running()
         if not task.ended and (seconds is None or seconds > 0):
             task.waiter = current
             if seconds is None:
@@ -133,7 +145,7 @@ class SimulatedLock:
 
     def __enter__(self) -> None:
         while self._held:
-            self._waiting.append(greenlet.getcurrent())
+            self._waiting.append(running())
             STAGE.world.suspend()
         self._held = True
 
@@ -160,21 +172,22 @@ class Stage:
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
-        for jobs in self._jobs.values():
-            together = jobs._consumer._together
-            if together is not None:
-                together._in_vain = 0
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
-        """Return the engine of a process, made on first use."""
-        key = (process.name, variant)
-        if key not in self._jobs:
-            self._jobs[key] = self._make(process, variant)
-        return self._jobs[key]
+        """Return the engine of a process, made on first use and as new in each history."""
+        found: Jobs | None = process.engine
+        if found is None:
+            key = (process.name, variant)
+            if key not in self._jobs:
+                self._jobs[key] = self._make(process, variant)
+            found = process.engine = self._jobs[key]
+            if (together := found._consumer._together) is not None:
+                together._in_vain = 0
+        return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
         def clock() -> datetime:
-            current = greenlet.getcurrent()
+            current = running()
             return from_ms(self.world.now + current.process.skew_ms)
 
         def next_run_at(*, attempt: int, error: BaseException, run: Any, now: datetime) -> datetime | None:
@@ -238,8 +251,8 @@ def simulated_engine() -> Iterator[None]:
         patch.object(run, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(consumer, "Threads", SimulatedThreads),
         patch.object(log, "disabled", True),
-        # The engine logs where a handler failed; whether that file has changed on the disk costs too much to look up.
-        patch.object(linecache, "checkcache", lambda filename=None: None),
+        # Where a handler failed is for the log only, and costs as much as a request.
+        patch.object(consumer, "error_places", lambda error: []),
     ):
         threshold = gc.get_threshold()
         gc.set_threshold(50_000, 20, 20)
@@ -253,9 +266,9 @@ def simulated_engine() -> Iterator[None]:
 class Play:
     """One history: a plan drawn at its beginning, and what follows from it."""
 
-    def __init__(self, choices: Choices, *, record: bool = False) -> None:
+    def __init__(self, choices: Choices, counts: Counter[Count] | None = None, *, record: bool = False) -> None:
         self.choices = choices
-        self.world = World(choices, record=record)
+        self.world = World(choices, Counter() if counts is None else counts, record=record)
         STAGE.begin(self)
         self.variant = choices.of(VARIANTS)
         self.invariants = Invariants(
@@ -328,7 +341,7 @@ class Play:
         process = self._person() if choices.below(2) else self.consumers[0]
 
         def create() -> None:
-            task = greenlet.getcurrent()
+            task = running()
             run_id = STAGE.jobs(process, self.variant).create(
                 job,
                 {"of": job},
@@ -423,8 +436,12 @@ class Play:
     # What happens in it
 
     def _do_at(self, when_ms: int, process: Process, what: str, action: Callable[[], object]) -> None:
+        self.world.at(when_ms, lambda: self._do(process, what, action))
+
+    def _do(self, process: Process, what: str, action: Callable[[], object]) -> None:
         def task() -> None:
-            self.world.tell(process, what)
+            if self.world.lines is not None:
+                self.world.tell(process, what)
             try:
                 action()
             except (ClientError, BotoCoreError, KumofireError) as error:
@@ -432,7 +449,7 @@ class Play:
             except Exception as error:
                 self._unexpected(what, error)
 
-        self.world.at(when_ms, lambda: self.world.start(process, task))
+        self.world.start(process, task)
 
     def _unexpected(self, what: str, error: BaseException) -> None:
         self.world.violate("nothing raises what it should not", f"{what}: {type(error).__name__}: {error}")
@@ -448,7 +465,13 @@ class Play:
             if result.errors and faultless:
                 self.world.violate("a tick without a fault has no errors", str(result))
 
-        self._do_at(when_ms, process, "ticks", dispatch)
+        def tick() -> None:
+            # A pass that finds nothing changes nothing, and most would.
+            until_ms = self.world.now + duration_ms(dispatcher.LOOK_AHEAD) + SKEW_MS
+            if self.world.table.shows_wake_up(until_ms=until_ms, lag_ms=INDEX_LAGS_MS[-1]):
+                self._do(process, "ticks", dispatch)
+
+        self.world.at(when_ms, tick)
 
     def _jump_at(self, when_ms: int) -> None:
         process = self.choices.of((*self.consumers[:2], *self.dispatchers))
@@ -527,14 +550,14 @@ class Play:
             self.invariants.retrying.add(process)
             done = STAGE.jobs(process, self.variant).retry(run_id)
             self._know_again("retry", done)
-            if done and not greenlet.getcurrent().sends:
+            if done and not running().sends:
                 self.world.violate("a message follows its run", f"{run_id} was retried, and not sent")
 
         self._do_at(when_ms, process, f"retries {run_id}", retry)
 
     def _know_again(self, what: str, done: bool) -> None:
         """Check that a person is told of what the person's own request changed, also when its reply was lost."""
-        written = greenlet.getcurrent().written
+        written = running().written
         if not done and written is not None and self.world.table.items.get(written[0]) is written[1]:
             self.world.violate("a write is known again", f"{what} changed {written[0][0]}, and says it did not")
 
@@ -606,11 +629,11 @@ class Play:
             return
         lives[0] = False
         for task in list(process.tasks):
-            if task is not greenlet.getcurrent():
+            if task is not running():
                 world.end(task)
         failed = {failure["itemIdentifier"] for failure in report.response()["batchItemFailures"]}
         for index, record in enumerate(report.records):
-            world.counts[f"outcome {record.result.outcome if record.result else 'malformed or failed'}"] += 1
+            world.counts["outcome", record.result.outcome if record.result else "none"] += 1
             if world.lines is not None:
                 came_to = record.result or record.malformed or record.failure
                 world.tell(process, f"has consumed {record.job_run_id}: {came_to}")
@@ -632,7 +655,7 @@ class Play:
 
     def handle(self, context: Any) -> Any:
         """Do what a handler may do."""
-        process = greenlet.getcurrent().process
+        process = running().process
         attempt = self.invariants.started(context, process)
         state = "raised"
         try:
@@ -641,7 +664,7 @@ class Play:
             state = "returned"
             return value
         except DiedError:
-            state = "cut" if greenlet.getcurrent().abandoned else "died"
+            state = "cut" if running().abandoned else "died"
             raise
         finally:
             self.invariants.ended(attempt, state)
@@ -684,9 +707,11 @@ class Play:
         return "late"
 
 
-def play(choices: Choices, *, record: bool = False) -> tuple[Play, Violation | None]:
-    """Play one history and return it with what it violated, if anything."""
-    history = Play(choices, record=record)
+def play(
+    choices: Choices, counts: Counter[Count] | None = None, *, record: bool = False
+) -> tuple[Play, Violation | None]:
+    """Play one history and return it with what it violated, if anything. What happens in it is added to ``counts``."""
+    history = Play(choices, counts, record=record)
     try:
         history.run()
     except Violation as violation:

@@ -1,7 +1,8 @@
 """The simulated world: one line of time, tasks that wait on it, faults at every request, a table, an index and a queue.
 
-A task is a greenlet; the code in it is the engine's own. Only one runs at a time, and it gives way at each request, so
-whatever happens between two requests of one process is decided here, by ``Choices``. Free of what the processes do.
+A task runs in a greenlet; the code in it is the engine's own. Only one runs at a time, and it gives way at each
+request, so whatever happens between two requests of one process is decided here, by ``Choices``. Free of what the
+processes do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 
 from tests.simulation.history import Choices, Violation
 from tests.simulation.table import Attributes, Key, SimulatedTable
+
+Count = str | tuple[str, str]
+"""What is counted: that something happened, or a step from one status to another."""
 
 START_MS = 1_773_489_600_000
 """When every history begins: 2026-03-14 12:00 UTC."""
@@ -45,35 +49,70 @@ class DiedError(BaseException):
     """Raised in the tasks of a process that dies. No ``Exception``, and no request is made after it."""
 
 
-class Task(greenlet.greenlet):
+class Task:
     """Code that runs in a process of the world."""
 
+    waiting = 0
+    """The number of the event that it waits for; -1 when it has been ended."""
+    ended = False
+    abandoned = False
+    value: Any = None
+    error: BaseException | None = None
+    waiter: Task | None = None
+    worker: Worker | None = None
+    """Where it runs, once it has begun and until it ends."""
+    written: tuple[Key, Attributes | None] | None = None
+    """What it wrote last, except by a late copy."""
+    sends = 0
+
     def __init__(self, world: World, process: Process, function: Callable[[], Any]) -> None:
-        super().__init__(self._main, world.hub)
         self.world = world
         self.process = process
         self.incarnation = process.incarnation
         self.function = function
-        self.waiting = 0
-        self.ended = False
-        self.abandoned = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.waiter: Task | None = None
-        self.written: tuple[Key, Attributes | None] | None = None
-        """What it wrote last, except by a late copy."""
-        self.sends = 0
 
-    def _main(self) -> None:
+    def run(self) -> None:
+        """Run it from its beginning to its end."""
         try:
             self.value = self.function()
         except BaseException as error:
             self.error = error
         self.ended = True
+        self.worker = None
         self.process.tasks.pop(self, None)
         self.world.tasks.pop(self, None)
         if self.waiter is not None:
             self.world.wake(self.waiter)
+
+
+class Worker(greenlet.greenlet):
+    """Runs tasks, one after the other; to make a greenlet costs more than most tasks do."""
+
+    task: Task
+    back: greenlet.greenlet | None = None
+    """Who goes on when the task ends; the world's hub where nobody is named."""
+
+    def __init__(self) -> None:
+        super().__init__(self._main)
+
+    def _main(self) -> None:
+        while True:
+            task = self.task
+            task.run()
+            del self.task
+            back, self.back = self.back or task.world.hub, None
+            del task
+            _IDLE.append(self)
+            back.switch()
+
+
+_IDLE: list[Worker] = []
+
+
+def running() -> Task:
+    """Return the task that is running."""
+    task: Task = greenlet.getcurrent().task
+    return task
 
 
 class Process:
@@ -85,6 +124,7 @@ class Process:
         self.incarnation = 0
         self.invocations = 0
         self.tasks: dict[Task, None] = {}
+        self.engine: Any = None
 
     def __repr__(self) -> str:
         return self.name
@@ -101,13 +141,13 @@ class Faults:
 class World:
     """Everything outside the engine, for one history."""
 
-    def __init__(self, choices: Choices, *, record: bool = False) -> None:
+    def __init__(self, choices: Choices, counts: Counter[Count], *, record: bool = False) -> None:
         self.hub = greenlet.getcurrent()
         self.now = START_MS
         self.choices = choices
         self.faults = Faults()
         self.lines: list[str] | None = [] if record else None
-        self.counts: Counter[str] = Counter()
+        self.counts = counts
         self.violation: Violation | None = None
         self.writer: Process | None = None
         self.writer_task: Task | None = None
@@ -156,16 +196,41 @@ class World:
             self.now = when
             self.steps += 1
             return
-        task = greenlet.getcurrent()
+        task = running()
         self._number += 1
         task.waiting = self._number
         heappush(events, (when, self._number, task))
-        self.hub.switch()
+        self._give_way(task)
 
     def suspend(self) -> None:
         """Let the running task wait until it is woken."""
-        greenlet.getcurrent().waiting = 0
+        task = running()
+        task.waiting = 0
+        self._give_way(task)
+
+    def _give_way(self, task: Task) -> None:
+        """Go on with what is next: straight to another task, or by way of ``run`` for all that is none."""
+        events, until = self._events, self._until
+        while events and self.violation is None and self.steps < MOST_STEPS:
+            when, number, event = events[0]
+            if type(event) is not Task or when > until:
+                break
+            heappop(events)
+            if event.waiting != number:
+                continue
+            self.now = when
+            self.steps += 1
+            if event is not task:
+                self._go_on(event)
+            return
         self.hub.switch()
+
+    def _go_on(self, task: Task) -> None:
+        worker = task.worker
+        if worker is None:
+            worker = task.worker = _IDLE.pop() if _IDLE else Worker()
+            worker.task = task
+        worker.switch()
 
     def kill(self, process: Process) -> None:
         """End a process in this instant. Its code is unwound, but none of its requests leaves any more."""
@@ -174,7 +239,7 @@ class World:
         process.incarnation += 1
         me = greenlet.getcurrent()
         for task in list(process.tasks):
-            if task is not me:
+            if task.worker is not me:
                 self.end(task)
 
     def end(self, task: Task) -> None:
@@ -184,9 +249,10 @@ class World:
         task.waiter = None
         task.process.tasks.pop(task, None)
         self.tasks.pop(task, None)
-        if task:  # it has begun, and is not over
-            task.parent = greenlet.getcurrent()
-            task.throw(DiedError)
+        worker = task.worker
+        if worker is not None:  # it has begun, and is not over
+            worker.back = greenlet.getcurrent()
+            worker.throw(DiedError)
 
     def run(self, until_ms: int) -> bool:
         """Let time pass; say whether anything is left that will happen later."""
@@ -199,7 +265,7 @@ class World:
                 if event.waiting != number:
                     continue
                 self.now = when
-                event.switch()
+                self._go_on(event)
             else:
                 self.now = when
                 event()
@@ -218,6 +284,8 @@ class World:
         """End what still waits, so that nothing is left to be collected later."""
         for task in list(self.tasks):
             self.end(task)
+        self._events.clear()
+        self.observers.clear()
 
     def violate(self, name: str, text: str) -> None:
         """Note that an invariant does not hold. Not raised here: the engine would take it for a failed handler."""
@@ -235,7 +303,7 @@ class World:
 
     def request(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any]) -> Any:
         """Make a request of the running task, with whatever happens to it on its way there and back."""
-        task = greenlet.getcurrent()
+        task = running()
         process, incarnation = task.process, task.incarnation
         if incarnation != process.incarnation:
             raise DiedError
@@ -357,7 +425,7 @@ class SQS:
 
     def send_message(self, **parameters: Any) -> Any:
         world = self._world()
-        greenlet.getcurrent().sends += 1
+        running().sends += 1
         return world.request("send_message", world.queue.send_message, parameters)
 
     def get_queue_attributes(self, **parameters: Any) -> Any:
@@ -366,7 +434,7 @@ class SQS:
 
     def send_message_batch(self, **parameters: Any) -> Any:
         world = self._world()
-        greenlet.getcurrent().sends += 1
+        running().sends += 1
         return world.request("send_message_batch", world.queue.send_message_batch, parameters)
 
 
@@ -557,4 +625,4 @@ def _shown(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-__all__ = ["SQS", "DiedError", "DynamoDB", "Faults", "Process", "SimulatedQueue", "Task", "World"]
+__all__ = ["SQS", "DiedError", "DynamoDB", "Faults", "Process", "SimulatedQueue", "Task", "World", "running"]
