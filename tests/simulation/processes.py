@@ -255,7 +255,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(consumer, "error_places", lambda error: []),
     ):
         threshold = gc.get_threshold()
-        gc.set_threshold(50_000, 20, 20)
+        gc.set_threshold(200_000, 20, 20)
         try:
             yield
         finally:
