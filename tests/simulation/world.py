@@ -70,6 +70,9 @@ class Task:
         self.process = process
         self.incarnation = process.incarnation
         self.function = function
+        self.begun = world.now
+        self.calm = not world.faults.probability
+        """No request of it goes wrong."""
 
     def run(self) -> None:
         """Run it from its beginning to its end."""
@@ -125,6 +128,7 @@ class Process:
         self.invocations = 0
         self.tasks: dict[Task, None] = {}
         self.engine: Any = None
+        self.passes_overlap = False
 
     def __repr__(self) -> str:
         return self.name
@@ -154,6 +158,8 @@ class World:
         self.writer_incarnation = 0
         """That of the process which wrote; -1 for a copy of its request that comes late."""
         self.observers: list[Callable[[Key, Attributes | None, Attributes | None], None]] = []
+        self.tries: Callable[[Process, list[str]], None] = lambda process, run_ids: None
+        """Called when a process is about to send the messages of runs."""
         self.table = SimulatedTable(lambda: self.now, self._wrote)
         self.queue = SimulatedQueue(self)
         self.statements = SimulatedStatements(self)
@@ -424,8 +430,9 @@ class SQS:
         self._world = world
 
     def send_message(self, **parameters: Any) -> Any:
-        world = self._world()
-        running().sends += 1
+        world, task = self._world(), running()
+        task.sends += 1
+        world.tries(task.process, [run_id_in(parameters["MessageBody"])])
         return world.request("send_message", world.queue.send_message, parameters)
 
     def get_queue_attributes(self, **parameters: Any) -> Any:
@@ -433,8 +440,9 @@ class SQS:
         return world.request("get_queue_attributes", world.queue.get_queue_attributes, parameters)
 
     def send_message_batch(self, **parameters: Any) -> Any:
-        world = self._world()
-        running().sends += 1
+        world, task = self._world(), running()
+        task.sends += 1
+        world.tries(task.process, [run_id_in(entry["MessageBody"]) for entry in parameters["Entries"]])
         return world.request("send_message_batch", world.queue.send_message_batch, parameters)
 
 
@@ -580,6 +588,17 @@ ODDITIES = (
 )
 
 
+def message_of(run_id: str) -> str:
+    """Return the message of a run."""
+    return f'{{"version":1,"kumofireJobRunId":"{run_id}"}}'
+
+
+def run_id_in(body: str) -> str:
+    """Return the run that a message names; nothing where it is no such message."""
+    parts = body.split('"')
+    return parts[5] if len(parts) == 7 else ""
+
+
 def _send_problem(body: str, delay_seconds: object) -> str | None:
     if not isinstance(delay_seconds, int) or not 0 <= delay_seconds <= 900:
         return f"DelaySeconds is {delay_seconds}; it must be from 0 to 900"
@@ -625,4 +644,16 @@ def _shown(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-__all__ = ["SQS", "DiedError", "DynamoDB", "Faults", "Process", "SimulatedQueue", "Task", "World", "running"]
+__all__ = [
+    "SQS",
+    "DiedError",
+    "DynamoDB",
+    "Faults",
+    "Process",
+    "SimulatedQueue",
+    "Task",
+    "World",
+    "message_of",
+    "run_id_in",
+    "running",
+]
