@@ -114,4 +114,6 @@ class Appointments:
                 self._upsert(process)
             case _:
                 self.job, self.payload = self._play.ask("work")
-                jobs.upsert_schedule(self.job, self.payload, schedule_key=KEY, **self.timing)
+                jobs.upsert_schedule(
+                    self.job, self.payload, schedule_key=KEY, missed=self.missed, overlap=self.overlap, **self.timing
+                )

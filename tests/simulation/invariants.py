@@ -268,6 +268,7 @@ class Invariants:
             self._broken("a claim raises the fencing number", run_id)
         if world.writer is None:
             raise AssertionError("a claim without a process")
+        first = ledger.attempts.get(token)
         ledger.attempts[token] = Attempt(
             run_id,
             token,
@@ -277,6 +278,8 @@ class Invariants:
             new["claims"],
             world.writer.invocations,
         )
+        if first is not None:  # a late copy claims once more what has ended, or waits again
+            ledger.attempts[token].recorded = first.recorded
 
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
@@ -456,14 +459,15 @@ class Invariants:
             return
         recorded = RECORDED.get(outcome)
         for attempt in ledger.attempts.values():
-            if (
-                attempt.process is not process
-                or attempt.invocation != process.invocations
-                or attempt.incarnation != process.incarnation
-            ):
+            if attempt.process is not process:
+                continue
+            late = attempt.incarnation == -1
+            if not late and (attempt.invocation, attempt.incarnation) != (process.invocations, process.incarnation):
                 continue
             if attempt.recorded is not None and attempt.recorded == recorded:
                 recorded = None
+            if late:
+                continue
             if attempt.state == "claimed" and item.get("lease_token") == attempt.token:
                 self._broken("a claim that was made is used", f"{run_id} was claimed by {process}, and left so")
             if alone and reason == "lost its lease" and item.get("settled_by") == attempt.token:
