@@ -447,6 +447,13 @@ class Invariants:
         if attempt in ledger.running:
             ledger.running.remove(attempt)
 
+    def process_ends(self, process: Process) -> None:
+        """Check that a process which is at its deadline has cut its handlers before."""
+        for run_id, ledger in self.ledgers.items():
+            for attempt in ledger.running:
+                if attempt.process is process and attempt.incarnation == process.incarnation:
+                    self._broken("a handler is cut before its process ends", f"{run_id} in {process}")
+
     # Answers
 
     def consumed(self, process: Process, run_id: str, outcome: str, reason: str | None, *, alone: bool) -> None:

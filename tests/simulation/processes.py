@@ -363,7 +363,7 @@ class Play:
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
-        probability = choices.of((0.0, 0.02, 0.06, 0.2))
+        probability = choices.of((0.0, 0.03, 0.06, 0.06, 0.1, 0.2))
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
             world.faults = Faults(probability, kinds)
@@ -384,8 +384,10 @@ class Play:
         if choices.below(4) == 3:
             body = choices.of(MALFORMED)
             world.at(START_MS + choices.below(2) * 1000, lambda: self._deliver(body, 1))
+        # Nobody is there to dispatch in the first minutes, so that occurrences are missed.
+        asleep_ms = choices.of((0, 125_000)) if what > 5 else 0
         for number in range(2 + choices.below(4)):
-            when = START_MS + (1 + number) * choices.of((60_000, 31_000, 7_000)) + choices.below(3)
+            when = START_MS + asleep_ms + (1 + number) * choices.of((60_000, 31_000, 7_000)) + choices.below(3)
             self._tick_at(when, self.dispatchers[number % 2 if choices.below(4) else 0])
             if choices.below(4) == 3:
                 self._tick_at(when + choices.of((3, 20, 0)), self.dispatchers[(number + 1) % 2])
@@ -592,8 +594,8 @@ class Play:
                     self._tick_at(when, self.dispatchers[choices.below(2)])
                 else:
                     self._deliver_at(when, run_id)
-                if choices.below(4) == 3:
-                    self._cancel_at(when + choices.of((3, 8, 20)), run_id)
+                if choices.below(2):
+                    self._cancel_at(when + choices.of((0, 3, 8)), run_id)
             elif what == 9:
                 self._deliver_at(world.now + 1 + choices.of((1, 10, 1_000)), run_id)
             else:
@@ -675,7 +677,7 @@ class Play:
         # When all others hang, the last one stays for the settling.
         process = free[0] if self.settling else self.choices.of(free)
         # Some consumers are no functions of an event source mapping, and take each message by itself.
-        direct = self.choices.below(6) == 5
+        direct = self.choices.below(4) == 3
         size = 1 if direct else 3
         batch, self.inbox = self.inbox[:size], self.inbox[size:]
         if self.inbox:
@@ -705,6 +707,7 @@ class Play:
             def time_is_up() -> None:
                 if lives[0] and process.incarnation == incarnation:
                     world.tell(process, "has reached its deadline")
+                    self.invariants.process_ends(process)
                     world.kill(process)
 
             world.at(ends, time_is_up)
@@ -800,10 +803,10 @@ class Play:
     def _behave(self, context: Any, process: Process, attempt: Attempt) -> Any:
         world, choices, lease_until = self.world, self.choices, attempt.lease_until
         if self.settling:
-            if choices.below(3) == 2:
+            if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {attempt.claims}"
-        what = choices.below(16)
+        what = choices.below(20)
         if context.fencing_token > 1 and choices.below(4):
             what = 7  # the one it was taken from may come back meanwhile
         if what < 4:
@@ -812,18 +815,18 @@ class Play:
             raise RuntimeError("boom")
         if what < 9:
             world.pause(choices.of((1_000, 100, 4_000)))
-        elif what < 12:
+        elif what < 16:
             beyond = choices.of((700, 100, -100, -700, 3_000, 62_000))
             if choices.below(4):
                 self._deliver_at(lease_until + SKEW_MS + 1, context.run.id)
             world.pause(max(0, lease_until - world.now - process.skew_ms + beyond))
-        elif what == 12:
+        elif what == 16:
             world.pause(choices.of((10, 1_500)))
             if context.cancel_requested():
                 raise RuntimeError("canceled")
-        elif what == 13:
+        elif what == 17:
             return object()
-        elif what == 14:
+        elif what == 18:
             raise GiveUpError
         else:
             if choices.below(2):
