@@ -28,7 +28,7 @@ class ValidationError(Exception):
 class Expressions:
     """The expressions of one request: whether they hold of an item, and what they make of it.
 
-    ``holds`` and ``changed`` take the item as it is and the request's values. ``placeholders`` are all that they use.
+    ``holds`` and ``changed`` take the item as it is and the request's values.
     """
 
     def __init__(self, update: str | None, condition: str | None, names: Names) -> None:
@@ -46,6 +46,9 @@ class Expressions:
             parser.require_end()
             self.placeholders |= parser.placeholders
             self.holds = _function(f"return {source}")
+        self.values_used = frozenset(each for each in self.placeholders if each[0] == ":")
+        self.names_fit = names.keys() == self.placeholders - self.values_used
+        """The names are just those that are used."""
 
     def _compile_update(self, text: str) -> tuple[Change, tuple[str, ...]]:
         parser = _Parser(text, self.names)

@@ -225,12 +225,13 @@ class Stage:
     def __init__(self) -> None:
         self.numbers = 0
         self._jobs: dict[tuple[str, Variant], Jobs] = {}
-        self.dynamodb = DynamoDB(lambda: self.world)
-        self.sqs = SQS(lambda: self.world)
+        self.dynamodb = DynamoDB()
+        self.sqs = SQS()
 
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
+        self.dynamodb.world = self.sqs.world = history.world
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
         """Return the engine of a process, made on first use and as new in each history."""

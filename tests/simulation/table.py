@@ -261,6 +261,6 @@ def _parsed(
         parsed = expressions(update, condition, names)
     except ValidationError as error:
         raise _invalid(operation, error) from None
-    if len(names) + len(values) != len(parsed.placeholders) or names.keys() | values.keys() != parsed.placeholders:
+    if not parsed.names_fit or values.keys() != parsed.values_used:
         raise _invalid(operation, "a name or value is unused in the expressions, or not defined")
     return parsed, native(values)

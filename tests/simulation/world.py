@@ -309,18 +309,27 @@ class World:
 
     def request(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any]) -> Any:
         """Make a request of the running task, with whatever happens to it on its way there and back."""
-        task = running()
+        task: Task = greenlet.getcurrent().task
         process, incarnation = task.process, task.incarnation
         if incarnation != process.incarnation:
             raise DiedError
         choices, faults = self.choices, self.faults
         for attempt in range(REPEATS + 1):
             self.pause(choices.of(LATENCIES_MS))
-            fault = choices.of(faults.kinds) if choices.chance(faults.probability) else ""
-            if fault:
-                self.counts[fault] += 1
+            if not (faults.probability and choices.chance(faults.probability)):
+                self.writer, self.writer_incarnation, self.writer_task = process, incarnation, task
+                try:
+                    reply = call(**parameters)
+                except ClientError as error:
+                    self._refused(process, operation, parameters, error)
+                    raise
                 if self.lines is not None:
-                    self.tell(process, f"{operation}: {fault}")
+                    self.tell(process, f"{operation} {_what(parameters)}{_result(operation, reply)}")
+                return reply
+            fault = choices.of(faults.kinds)
+            self.counts[fault] += 1
+            if self.lines is not None:
+                self.tell(process, f"{operation}: {fault}")
             if fault == "slow":
                 self.pause(choices.of(SLOW_MS))
             elif fault == "refused":
@@ -340,10 +349,7 @@ class World:
             try:
                 reply = call(**parameters)
             except ClientError as error:
-                if error.response["Error"]["Code"] in INVALID:
-                    self.violate("every request is valid", f"{operation}: {error}")
-                if self.lines is not None:
-                    self.tell(process, f"{operation} {_what(parameters)}: {error.response['Error']['Code']}")
+                self._refused(process, operation, parameters, error)
                 if fault not in ("reply lost", "dies after"):
                     if fault == "slow reply":
                         self.pause(choices.of(SLOW_MS))
@@ -366,6 +372,12 @@ class World:
             raise ReadTimeoutError(endpoint_url=ENDPOINT)
         raise ConnectionClosedError(endpoint_url=ENDPOINT)
 
+    def _refused(self, process: Process, operation: str, parameters: dict[str, Any], error: ClientError) -> None:
+        if error.response["Error"]["Code"] in INVALID:
+            self.violate("every request is valid", f"{operation}: {error}")
+        if self.lines is not None:
+            self.tell(process, f"{operation} {_what(parameters)}: {error.response['Error']['Code']}")
+
     def _late(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any], process: Process) -> None:
         self.writer, self.writer_incarnation, self.writer_task = process, -1, None
         try:
@@ -387,37 +399,37 @@ class World:
 class DynamoDB:
     """The part of boto3's DynamoDB client that the engine calls."""
 
-    def __init__(self, world: Callable[[], World]) -> None:
-        self._world = world
+    world: World
+    """The one that is played at present."""
 
     def put_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("put_item", world.table.put_item, parameters)
 
     def update_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("update_item", world.table.update_item, parameters)
 
     def delete_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("delete_item", world.table.delete_item, parameters)
 
     def get_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         if not parameters.get("ConsistentRead"):
             parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
         return world.request("get_item", world.table.get_item, parameters)
 
     def batch_get_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("batch_get_item", world.table.batch_get_item, parameters)
 
     def batch_execute_statement(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("batch_execute_statement", world.statements.execute, parameters)
 
     def query(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         if world.faults.probability:
             parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
         return world.request("query", world.table.query, parameters)
@@ -426,21 +438,21 @@ class DynamoDB:
 class SQS:
     """The part of boto3's SQS client that the engine calls."""
 
-    def __init__(self, world: Callable[[], World]) -> None:
-        self._world = world
+    world: World
+    """The one that is played at present."""
 
     def send_message(self, **parameters: Any) -> Any:
-        world, task = self._world(), running()
+        world, task = self.world, running()
         task.sends += 1
         world.tries(task.process, [run_id_in(parameters["MessageBody"])])
         return world.request("send_message", world.queue.send_message, parameters)
 
     def get_queue_attributes(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("get_queue_attributes", world.queue.get_queue_attributes, parameters)
 
     def send_message_batch(self, **parameters: Any) -> Any:
-        world, task = self._world(), running()
+        world, task = self.world, running()
         task.sends += 1
         world.tries(task.process, [run_id_in(entry["MessageBody"]) for entry in parameters["Entries"]])
         return world.request("send_message_batch", world.queue.send_message_batch, parameters)
