@@ -31,8 +31,8 @@ class Appointments:
         self.missed = choices.of(("all", "latest", "skip"))
         self.overlap = choices.of(("allow", "skip"))
         self.change = choices.of(CHANGES)
-        kind = choices.of(("interval", "interval", "cron", "once"))
-        step_ms = choices.of((60_000, 120_000) if kind == "cron" else (60_000, 20_000, 7_000))
+        kind = choices.of(("interval", "interval", "interval", "interval", "cron", "once"))
+        step_ms = choices.of((60_000, 120_000) if kind == "cron" else (60_000, 60_000, 20_000, 7_000))
         end_ms = START_MS + step_ms * (1 + choices.below(2 if kind == "cron" else 4))
         self.job, self.payload = play.ask("timed" if choices.below(2) else "work")
         self.timing: dict[str, Any]

@@ -346,6 +346,13 @@ class Invariants:
         unattempted = status == "failed" and attempt.state == "claimed" and own
         if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
             self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")
+        if (
+            unattempted
+            and new["attempt"] == old["attempt"]
+            and new["job_name"] != "absent"
+            and new["attempt"] < new["max_attempts"]
+        ):
+            self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         if new["attempt"] != old["attempt"] + 1 and not (unattempted and new["attempt"] == old["attempt"]):
             self._broken("an attempt without success counts", f"{run_id} became {status}")
         if "cancel_requested_at" in old and status != "canceled" and not unattempted:
@@ -481,6 +488,19 @@ class Invariants:
                 self._broken("a write is known again", f"{run_id}: {process} recorded its end, and says it did not")
         if recorded is not None:
             self._broken("an outcome is what was recorded", f"{run_id}: {process} says {outcome}")
+
+    def not_opened(self, process: Process, run_id: str) -> None:
+        """Check that a process which could not read a payload, and says so, has given its run back."""
+        item = self._world.table.items[f"run#{run_id}", "run"]
+        for attempt in self.ledgers[run_id].attempts.values():
+            if (
+                attempt.process is process
+                and attempt.incarnation == process.incarnation
+                and attempt.invocation == process.invocations
+                and item.get("lease_token") == attempt.token
+                and "cancel_requested_at" not in item
+            ):
+                self._broken("a run whose key is out of reach is given back", f"{run_id} is held by {process}")
 
     def begins_pass(self, process: Process) -> bool:
         """Note that a process begins a pass of the dispatcher; say whether it makes no other, so that it is checked."""

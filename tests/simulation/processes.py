@@ -290,6 +290,10 @@ CIPHER = SimulatedCipher()
 def simulated_engine() -> Iterator[None]:
     """Let the engine take time, ids and threads from the simulation."""
 
+    def urandom(size: int) -> bytes:
+        STAGE.numbers += 1
+        return STAGE.numbers.to_bytes(size)
+
     def uuid4() -> Any:
         STAGE.numbers += 1
         return SimpleNamespace(hex=f"{STAGE.numbers:032x}")
@@ -307,7 +311,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "time", time),
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
-        patch.object(runs, "os", SimpleNamespace(urandom=lambda size: int(uuid4().hex, 16).to_bytes(size))),
+        patch.object(runs, "os", SimpleNamespace(urandom=urandom)),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
         patch.object(run, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(consumer, "Threads", SimulatedThreads),
@@ -368,7 +372,7 @@ class Play:
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
-        probability = choices.of((0.0, 0.03, 0.06, 0.06, 0.1, 0.2))
+        probability = choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
             world.faults = Faults(probability, kinds)
@@ -390,11 +394,11 @@ class Play:
             body = choices.of(MALFORMED)
             world.at(START_MS + choices.below(2) * 1000, lambda: self._deliver(body, 1))
         # Nobody is there to dispatch in the first minutes, so that occurrences are missed.
-        asleep_ms = choices.of((0, 125_000)) if what > 5 else 0
+        asleep_ms = choices.of((0, 0, 125_000)) if what > 5 else 0
         for number in range(2 + choices.below(4)):
             when = START_MS + asleep_ms + (1 + number) * choices.of((60_000, 31_000, 7_000)) + choices.below(3)
             self._tick_at(when, self.dispatchers[number % 2 if choices.below(4) else 0])
-            if choices.below(4) == 3:
+            if choices.below(4) > (1 if what > 5 else 2):
                 self._tick_at(when + choices.of((3, 20, 0)), self.dispatchers[(number + 1) % 2])
         if choices.below(8) == 7:
             # A backlog, of as long as it takes until a message is taken for lost.
@@ -741,6 +745,8 @@ class Play:
         except (ClientError, BotoCoreError, DeadlineTooCloseError, SealedError, KeyOutOfReachError) as error:
             if world.lines is not None:
                 world.tell(process, f"has not consumed {run_id_in(body)}: {type(error).__name__}")
+            if isinstance(error, SealedError):
+                self.invariants.not_opened(process, run_id_in(body))
             return []
         except Exception as error:
             self._unexpected("a message", error)
@@ -776,16 +782,18 @@ class Play:
                 if not any(each.failure for each in of_run):
                     reason = None if result is None else result.reason
                     self.invariants.consumed(process, run_id, outcome, reason, alone=len(of_run) == 1)
-            if record.failure is not None and not self._could_not_be_done(record.failure, run_id):
-                world.violate("a record fails for what could not be done", record.failure)
+            if record.failure is not None and run_id is not None:
+                self._not_done(process, run_id, record.failure, alone=len(of_run) == 1)
             if (batch[index][0] in MALFORMED) != (record.malformed is not None):
                 world.violate("a malformed message is acknowledged, and no other", batch[index][0])
         return [index for index in range(len(batch)) if f"m{index}" not in failed]
 
-    def _could_not_be_done(self, failure: str, run_id: str | None) -> bool:
-        if self.variant.sealed and failure.startswith(f"run#{run_id} payload is encrypted"):
-            return True
-        return failure.removeprefix(f"run#{run_id}: ").startswith(UNDONE)
+    def _not_done(self, process: Process, run_id: str, failure: str, *, alone: bool) -> None:
+        if failure.startswith(f"run#{run_id} payload is encrypted") and self.variant.sealed:
+            if alone:
+                self.invariants.not_opened(process, run_id)
+        elif not failure.removeprefix(f"run#{run_id}: ").startswith(UNDONE):
+            self.world.violate("a record fails for what could not be done", failure)
 
     # Handlers
 
