@@ -253,7 +253,7 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
         for name, value in item.items():
-            if type(value) is not _TYPES.get(name, type(value)):
+            if not isinstance(value, _TYPES.get(name, object)):
                 raise TypeError(name)
         for name in _TIMES:
             if not _FIRST_MS <= item.get(name, 0) <= LAST_MS:

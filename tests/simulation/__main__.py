@@ -1,20 +1,19 @@
-"""Play histories, or replay one: ``python -m tests.simulation [--seed N] [--runs N | --seconds S] [--shrink]``.
+"""Play histories, or replay one: ``python -m tests.simulation [--seed N] [--runs N | --seconds S] [--workers N]``.
 
 With a seed alone its history is told; with ``--shrink`` the plainest one that violates the same invariant. With a
-number or a time, histories are played from the seed on. The first violation ends it, with its seed and a shrunk
-history, and the exit status is 1.
+number or a time, histories are played from the seed on, by as many processes as ``--workers`` says. The first violation
+ends it, with its seed and a shrunk history, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections import Counter
+import os
 from collections.abc import Sequence
 from math import inf
-from time import monotonic, process_time
 
 from tests.simulation.history import Choices, Replay, Violation
+from tests.simulation.many import Played, chunks_of, play_all
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
 from tests.simulation.shrink import shrink
@@ -29,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="the first seed, or the only one")
     parser.add_argument("--runs", type=_count, help="how many histories to play")
     parser.add_argument("--seconds", type=_seconds, help="how long to play, where --runs says nothing; else, to shrink")
+    parser.add_argument("--workers", type=_workers, default=1, help="how many processes play; 0: one for each core")
     parser.add_argument("--shrink", action="store_true", help="shrink the history of a single seed")
     parser.add_argument("--keep-going", action="store_true", help="count violations, and show the first of each name")
     parser.add_argument("--mutations", action="store_true", help="find the first seed that catches each mistake")
@@ -39,9 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _catch_all()
         if given.seed is not None and given.runs is None and (given.seconds is None or given.shrink):
             return _replay(given.seed, shrink_seconds if given.shrink else 0.0)
-        if given.runs is not None or given.seconds is None:
-            return _play_many(given.seed or 0, given.runs or 2_000, None, shrink_seconds, keep_going=given.keep_going)
-        return _play_many(given.seed or 0, None, given.seconds, 20.0, keep_going=given.keep_going)
+        first, workers = given.seed or 0, given.workers or os.cpu_count() or 1
+        if given.runs is None and given.seconds is not None:
+            chunks, shrink_seconds = chunks_of(first, None, given.seconds), 20.0
+        else:
+            chunks = chunks_of(first, given.runs or 2_000, None)
+        played = Played()
+        for each in play_all(chunks, workers):
+            played.add(each)
+            if played.violations and not given.keep_going:
+                return _tell_violation(min(played.violations)[0], shrink_seconds)
+        _tell_counts(first, workers, played)
+        return int(bool(played.violations))
 
 
 def _count(text: str) -> int:
@@ -56,6 +65,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _workers(text: str) -> int:
+    if (count := int(text)) < 0:
+        raise ValueError(text)
+    return count
+
+
+_workers.__name__ = "number of at least 0"
 _count.__name__, _seconds.__name__ = "number of at least 1", "number of seconds above 0"  # argparse names them so
 
 
@@ -68,39 +84,33 @@ def _replay(seed: int, shrink_seconds: float) -> int:
     return int(violation is not None)
 
 
-def _play_many(seed: int, runs: int | None, seconds: float | None, shrink_seconds: float, *, keep_going: bool) -> int:
-    begun, counts, steps, played, found = process_time(), Counter[str](), 0, 0, Counter[str]()
-    ends = None if seconds is None else monotonic() + seconds
-    for number in itertools.count(seed) if runs is None else range(seed, seed + runs):
-        if ends is not None and monotonic() >= ends:
-            break
-        history, violation = play(Choices(number))
-        counts.update(history.world.counts)
-        steps += history.world.steps
-        played += 1
-        if violation is None:
-            continue
-        found[violation.name] += 1
-        if keep_going:
-            if found[violation.name] == 1:
-                print(f"seed {number}: {violation}", flush=True)
-            continue
-        print(f"seed {number} violates an invariant; the shrunk history:\n", flush=True)
-        plainest = shrunk(history, violation, seconds=shrink_seconds)
-        _tell(plainest)
-        print(f"\n{plainest.world.violation or violation}\nreplay: make simulate SEED={number}")
-        return 1
-    taken = process_time() - begun
-    for name, count in sorted(counts.items()):
+def _tell_violation(seed: int, shrink_seconds: float) -> int:
+    print(f"seed {seed} violates an invariant; the shrunk history:\n", flush=True)
+    history, violation = play(Choices(seed))
+    if violation is None:
+        raise AssertionError(f"seed {seed} violated an invariant, and does not when it is played again")
+    plainest = shrunk(history, violation, seconds=shrink_seconds)
+    _tell(plainest)
+    print(f"\n{plainest.world.violation or violation}\nreplay: make simulate SEED={seed}\n")
+    return 1
+
+
+def _tell_counts(first: int, workers: int, played: Played) -> None:
+    for name, count in sorted(
+        (each if isinstance(each, str) else " -> ".join(each), count) for each, count in played.counts.items()
+    ):
         print(f"{count:12,}  {name}")
-    rate = played / max(taken, 1e-3)
+    found = len(played.violations)
     print(
-        f"{played:,} histories from seed {seed}, {steps / max(played, 1):.0f} steps each, {rate:,.0f} a "
-        f"second of one core's time: {sum(found.values()) or 'no'} violation{'' if sum(found.values()) == 1 else 's'}"
+        f"{played.histories:,} histories from seed {first}, {played.steps / max(played.histories, 1):.0f} steps each, "
+        f"{played.histories / max(played.seconds, 1e-9):,.0f} a second of one core's time"
+        f"{f' ({workers} workers)' if workers > 1 else ''}: {found or 'no'} violation{'' if found == 1 else 's'}"
     )
-    for name, count in found.items():
-        print(f"{count:12,}  {name}")
-    return int(bool(found))
+    shown = set[str]()
+    for seed, name, text in sorted(played.violations):
+        if name not in shown:
+            shown.add(name)
+            print(f"{sum(each[1] == name for each in played.violations):12,}  {name}; seed {seed}: {text}")
 
 
 def _catch_all() -> int:

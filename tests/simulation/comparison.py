@@ -113,7 +113,8 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
         else:
             ids = [each for each in IDS if choices.below(2)] or ["a"]
             writes = [(engine_table.Key("run", each), _write(choices, for_statement=True)) for each in ids]
-            statements = [engine_table._statement(name, key, write) for key, write in writes]
+            returning = choices.of(("ALL NEW *", "MODIFIED NEW *"))
+            statements = [engine_table._statement(name, key, write, returning) for key, write in writes]
             yield "batch_execute_statement", {"Statements": statements}
 
 
@@ -236,7 +237,7 @@ def _write(choices: Choices, *, for_statement: bool) -> Write:
         sets={"status": choices.of(WORDS), "settled_by": "t"},
         computes={"lease_until": Sum(name="attempt", otherwise=5, plus=1_000)} if computed else {},
         adds={"claims": 1} if choices.below(2) else {},
-        removes=INDEX_KEYS if not for_statement and choices.below(3) == 2 else (),
+        removes=INDEX_KEYS if choices.below(3) == 2 else (),
         evidence=("settled_by", "t"),
     )
 

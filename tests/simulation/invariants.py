@@ -6,13 +6,13 @@ wrote what when. Times are the world's own. A process's clock is up to ``SKEW_MS
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from tests.simulation.table import Attributes, Key
-from tests.simulation.world import Process, World
+from tests.simulation.world import Process, Task, World
 
 SKEW_MS = 500
 EARLY_MS = 1_000
@@ -24,6 +24,11 @@ PARKED_MS = 200_000_000_000_000
 FINAL = frozenset({"succeeded", "failed", "canceled"})
 LOOKS = frozenset({"sent_by", "wake_at", "updated_at", "sends"})
 """What a look at a run may change that makes no step."""
+MOST_DELAY_MS = 15 * 60_000
+"""A run that is due sooner is sent by who wrote it."""
+MISSED_MS = 60_000
+RECORDED = {"succeeded": "succeeded", "retried": "scheduled"}
+"""The status that an attempt's own consumer must have recorded, by the outcome that it tells."""
 CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at"})
 
 
@@ -40,6 +45,10 @@ class Attempt:
     invocation: int
     state: str = "claimed"
     """``claimed``, ``running``, ``returned``, ``raised``, ``cut``, ``died`` or ``given back``."""
+    output: Any = None
+    """What its handler returned."""
+    recorded: str | None = None
+    """The status that its own consumer recorded as its end."""
 
 
 @dataclass
@@ -54,17 +63,33 @@ class Ledger:
     retried: bool = False
     occurrence_of: str | None = None
     """The schedule that it is an occurrence of; ``None`` for a run that a person asked for."""
+    output: Any = None
+    """What the handler of the attempt that succeeded returned."""
 
 
 @dataclass(frozen=True)
 class KnownSchedule:
     """What was asked for when a schedule was created."""
 
-    interval: timedelta
+    kind: str
+    """``interval``, ``cron`` or ``once``."""
+    step_ms: int
     end_ms: int
-    every_occurrence: bool
-    """Each occurrence becomes a run: ``missed`` is all, ``overlap`` allow, and nobody changes it."""
+    missed: str | None
+    """What becomes of missed occurrences, where nobody changes the schedule and its runs may overlap."""
     one_at_a_time: bool
+    unchanged: bool
+    """Persons say nothing of it but what was said when it was created."""
+
+    def occurrences(self, stored: Attributes) -> range | tuple[int]:
+        """Return all its occurrences, by another arithmetic than the engine's."""
+        if self.kind == "once":
+            return (self.end_ms,)
+        if self.kind == "cron":
+            first = (stored["created_at"] // self.step_ms + 1) * self.step_ms
+        else:
+            first = stored["anchor"] + self.step_ms
+        return range(first, self.end_ms + 1, self.step_ms)
 
 
 class Invariants:
@@ -77,6 +102,17 @@ class Invariants:
         self.ledgers: dict[str, Ledger] = {}
         self.schedules: dict[str, KnownSchedule] = {}
         self.by_dedupe_key: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        """Schedules that were deleted."""
+        self.payloads: dict[int, Any] = {}
+        """What persons asked for, by the number that is in it."""
+        self.opened: Callable[[str], str] = lambda text: text
+        """Reads a stored payload or output."""
+        self.tried: set[str] = set()
+        """Runs whose message somebody tried to send."""
+        self._owed: dict[tuple[Process, int], set[str]] = {}
+        """What a pass that is under way has written and not sent, by the process and its incarnation."""
+        self._latest: set[tuple[Task, str]] = set()
         self.occurrence_id: Any = None
         self.retrying: set[Process] = set()
         """Processes in which a person's retry is under way."""
@@ -94,6 +130,8 @@ class Invariants:
                 return
             self._run_written(id, old, new)
             self.after_write(id, old, new)
+        elif kind == "schedule" and new is None:
+            self.deleted.add(id)
         elif kind == "schedule" and old is not None and new is not None:
             self._schedule_written(id, old, new)
 
@@ -103,25 +141,31 @@ class Invariants:
         if old is None:
             self.ledgers[run_id] = Ledger()
             self._created(run_id, new)
+            if new["scheduled_for"] - now <= MOST_DELAY_MS:
+                self._owe(run_id)
             return
         ledger, before = self.ledgers[run_id], old["status"]
-        self._world.counts[f"{before} -> {status}"] += 1
+        self._world.counts[before, status] += 1
         step = (before, status)
-        changed = {name for name in {*old, *new} if old.get(name) != new.get(name)}
+        if new["payload"] != old["payload"]:
+            self._broken("a payload is what was created", f"{run_id}: the stored one changed")
         if before in FINAL:
             if step in (("failed", "queued"), ("canceled", "queued")):
                 if self._world.writer not in self.retrying:
                     self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> queued")
                 if new["attempt"] or "cancel_requested_at" in new or "finished_at" in new:
-                    self._broken("a retried run starts again", f"{run_id}: {changed}")
+                    self._broken("a retried run starts again", run_id)
                 ledger.calls, ledger.retried = 0, True
             else:
                 self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> {status}")
             return
         if step in (("scheduled", "scheduled"), ("queued", "queued")):
-            if not changed <= LOOKS:
+            if not (changed := _changes(old, new)) <= LOOKS:
                 self._broken("a look changes no more than the wake-up", f"{run_id}: {sorted(changed)}")
+            if status == "scheduled" or new.get("sends", 1) > old.get("sends", 1):
+                self._owe(run_id)
         elif step == ("scheduled", "queued"):
+            self._owe(run_id)
             if new["scheduled_for"] > now + SKEW_MS:
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
@@ -131,13 +175,15 @@ class Invariants:
                 self._broken("a claim counts no attempt", run_id)
             self._claimed(run_id, ledger, old, new)
         elif step == ("running", "running"):
-            self._still_running(run_id, ledger, old, new, changed)
+            self._still_running(run_id, ledger, old, new)
         elif step == ("running", "queued"):
             self._given_back(run_id, ledger, old, new)
         elif step in (("scheduled", "canceled"), ("queued", "canceled")):
             pass
         elif before == "running" and status in ("scheduled", *FINAL):
             self._settled(run_id, ledger, old, new)
+            if status == "scheduled" and new["scheduled_for"] - now <= MOST_DELAY_MS:
+                self._owe(run_id)
         else:
             self._broken("every step is one of the protocol's", f"{run_id}: {before} -> {status}")
 
@@ -166,7 +212,7 @@ class Invariants:
             self._broken("no attempt follows the last one", f"{run_id}: {attempt} of {limit}, and scheduled")
 
     def _created(self, run_id: str, new: Attributes) -> None:
-        self._world.counts[f"created {new['status']}"] += 1
+        self._world.counts["created", new["status"]] += 1
         if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None:
@@ -183,6 +229,7 @@ class Invariants:
                 self._broken("one occurrence makes one run", f"{run_id} is of no occurrence of {schedule_id}")
             return
         self.ledgers[run_id].occurrence_of = schedule_id
+        self._missed(run_id, known, new["scheduled_for"])
         for other_id, other in self.ledgers.items():
             if not known.one_at_a_time or other_id == run_id or other.occurrence_of != schedule_id or other.retried:
                 continue
@@ -192,6 +239,24 @@ class Invariants:
                     "no occurrence starts while the last one is unfinished",
                     f"{run_id} was made while {other_id} is {status}",
                 )
+
+    def _missed(self, run_id: str, known: KnownSchedule, occurrence_ms: int) -> None:
+        """Check that a pass which nothing went wrong in makes up for no more missed occurrences than was asked for."""
+        task = self._world.writer_task
+        if task is None or not task.calm:
+            return
+        if known.missed == "skip" and occurrence_ms < task.begun - MISSED_MS - SKEW_MS:
+            self._broken("no more missed occurrences are made up for than was asked", f"{run_id} was to be skipped")
+        if known.missed == "latest" and occurrence_ms < task.begun - SKEW_MS:
+            if (task, known.kind) in self._latest:
+                self._broken("no more missed occurrences are made up for than was asked", f"{run_id} is one of many")
+            self._latest.add((task, known.kind))
+
+    def _owe(self, run_id: str) -> None:
+        """Note that a pass of the dispatcher has to send the message of a run that it wrote."""
+        world = self._world
+        if world.writer is not None and (world.writer, world.writer_incarnation) in self._owed:
+            self._owed[world.writer, world.writer_incarnation].add(run_id)
 
     def _claimed(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         world, token = self._world, new["lease_token"]
@@ -203,6 +268,7 @@ class Invariants:
             self._broken("a claim raises the fencing number", run_id)
         if world.writer is None:
             raise AssertionError("a claim without a process")
+        first = ledger.attempts.get(token)
         ledger.attempts[token] = Attempt(
             run_id,
             token,
@@ -212,9 +278,12 @@ class Invariants:
             new["claims"],
             world.writer.invocations,
         )
+        if first is not None:  # a late copy claims once more what has ended, or waits again
+            ledger.attempts[token].recorded = first.recorded
 
-    def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes, changed: set[str]) -> None:
+    def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
+            changed = _changes(old, new)
             if not changed <= LOOKS and not changed <= CANCEL:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return
@@ -251,7 +320,13 @@ class Invariants:
             self._broken("a running run is leased", run_id)
             return
         own = self._is_own(attempt)
+        if own:
+            attempt.recorded = status
         if status == "succeeded":
+            ledger.output = attempt.output
+            stored = new.get("output")
+            if (None if stored is None else json.loads(self.opened(stored))) != attempt.output:
+                self._broken("the output is what the handler returned", f"{run_id}: not {attempt.output}")
             if not own or attempt.state != "returned":
                 self._broken(
                     "a run succeeds when its handler returned", f"{run_id}: {attempt.state}, by {world.writer}"
@@ -268,10 +343,20 @@ class Invariants:
             )
         if own and attempt.state == "returned" and not self._is_over(old):
             self._broken("what a handler returned is recorded", f"{run_id} became {status}")
-        unattempted = status == "failed" and attempt.state == "claimed" and own
+        unattempted = status in ("failed", "canceled") and attempt.state == "claimed" and own
+        if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
+            self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")
+        if (
+            unattempted
+            and status == "failed"
+            and new["attempt"] == old["attempt"]
+            and new["job_name"] != "absent"
+            and new["attempt"] < new["max_attempts"]
+        ):
+            self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         if new["attempt"] != old["attempt"] + 1 and not (unattempted and new["attempt"] == old["attempt"]):
             self._broken("an attempt without success counts", f"{run_id} became {status}")
-        if "cancel_requested_at" in old and status != "canceled" and not unattempted:
+        if "cancel_requested_at" in old and status != "canceled":
             self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
         if status == "canceled" and "cancel_requested_at" not in old:
             self._broken("a run is canceled because a person asked", run_id)
@@ -287,12 +372,16 @@ class Invariants:
         ):
             self._broken("the next occurrence is decided about", f"{schedule_id} is to make {intended}")
         known = self.schedules.get(schedule_id)
-        if known is None or not known.every_occurrence or old.get("next_run_at") == new.get("next_run_at"):
+        if known is None:
             return
-        occurrence, end = old.get("next_run_at"), new.get("next_run_at", known.end_ms + 1)
-        while occurrence is not None and occurrence < end:
-            self.require_occurrence(schedule_id, occurrence)
-            occurrence += int(known.interval.total_seconds() * 1000)
+        if known.unchanged and old["revision"] != new["revision"]:
+            self._broken("an upsert of what is there changes nothing", f"{schedule_id} was changed")
+        begun = old.get("next_run_at")
+        if known.missed == "all" and begun is not None and begun != new.get("next_run_at"):
+            end = new.get("next_run_at", known.end_ms + 1)
+            for occurrence in known.occurrences(new):
+                if begun <= occurrence < end:
+                    self.require_occurrence(schedule_id, occurrence)
 
     def require_occurrence(self, schedule_id: str, occurrence_ms: int) -> None:
         """Check that an occurrence which the schedule has passed has a run."""
@@ -315,7 +404,10 @@ class Invariants:
         ledger = self.ledgers[run_id]
         item = world.table.items[f"run#{run_id}", "run"]
         world.counts["handler called"] += 1
-        world.tell(process, f"  handler of {run_id} called, attempt {context.attempt}, fence {context.fencing_token}")
+        if world.lines is not None:
+            world.tell(
+                process, f"  handler of {run_id} called, attempt {context.attempt}, fence {context.fencing_token}"
+            )
         found = [each for each in ledger.attempts.values() if each.claims == context.fencing_token]
         if not found:
             self._broken("a handler is called under a lease", f"{run_id} in {process}")
@@ -344,22 +436,35 @@ class Invariants:
                     "a lease outlasts its handler",
                     f"{run_id} runs in {process} while {other.process}'s handler still does, which is to be cut",
                 )
+        number = context.payload.get("number") if isinstance(context.payload, dict) else None
+        if number not in self.payloads or context.payload != self.payloads[number]:
+            self._broken("a payload is what was created", f"{run_id} was given {context.payload!r}")
+        elif context.payload["of"] != context.run.job_name:
+            self._broken("a payload is what was created", f"{run_id} was given that of another job")
         attempt.state = "running"
         ledger.running.append(attempt)
         return attempt
 
-    def ended(self, attempt: Attempt, state: str) -> None:
+    def ended(self, attempt: Attempt, state: str, output: Any) -> None:
         """Note how a handler ended."""
-        attempt.state = state
-        self._world.counts[f"handler {state}"] += 1
-        self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")
+        attempt.state, attempt.output = state, output
+        self._world.counts["handler", state] += 1
+        if self._world.lines is not None:
+            self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")
         ledger = self.ledgers[attempt.run_id]
         if attempt in ledger.running:
             ledger.running.remove(attempt)
 
+    def process_ends(self, process: Process) -> None:
+        """Check that a process which is at its deadline has cut its handlers before."""
+        for run_id, ledger in self.ledgers.items():
+            for attempt in ledger.running:
+                if attempt.process is process and attempt.incarnation == process.incarnation:
+                    self._broken("a handler is cut before its process ends", f"{run_id} in {process}")
+
     # Answers
 
-    def consumed(self, process: Process, run_id: str, reason: str | None, *, alone: bool) -> None:
+    def consumed(self, process: Process, run_id: str, outcome: str, reason: str | None, *, alone: bool) -> None:
         """Check what a process says of a run against what it wrote; for one with which nothing went wrong in a batch.
 
         ``reason`` is why it was ignored, if it was; ``alone`` says that no other record of the batch named this run.
@@ -367,17 +472,57 @@ class Invariants:
         ledger, item = self.ledgers.get(run_id), self._world.table.items.get((f"run#{run_id}", "run"))
         if ledger is None or item is None:
             return
+        recorded = RECORDED.get(outcome)
         for attempt in ledger.attempts.values():
-            if (attempt.process, attempt.incarnation, attempt.invocation) != (
-                process,
-                process.incarnation,
-                process.invocations,
-            ):
+            if attempt.process is not process:
+                continue
+            late = attempt.incarnation == -1
+            if not late and (attempt.invocation, attempt.incarnation) != (process.invocations, process.incarnation):
+                continue
+            if attempt.recorded is not None and attempt.recorded == recorded:
+                recorded = None
+            if late:
                 continue
             if attempt.state == "claimed" and item.get("lease_token") == attempt.token:
                 self._broken("a claim that was made is used", f"{run_id} was claimed by {process}, and left so")
             if alone and reason == "lost its lease" and item.get("settled_by") == attempt.token:
                 self._broken("a write is known again", f"{run_id}: {process} recorded its end, and says it did not")
+        if recorded is not None:
+            self._broken("an outcome is what was recorded", f"{run_id}: {process} says {outcome}")
+
+    def not_opened(self, process: Process, run_id: str) -> None:
+        """Check that a process which could not read a payload, and says so, has given its run back."""
+        item = self._world.table.items[f"run#{run_id}", "run"]
+        for attempt in self.ledgers[run_id].attempts.values():
+            if (
+                attempt.process is process
+                and attempt.incarnation == process.incarnation
+                and attempt.invocation == process.invocations
+                and item.get("lease_token") == attempt.token
+                and "cancel_requested_at" not in item
+            ):
+                self._broken("a run whose key is out of reach is given back", f"{run_id} is held by {process}")
+
+    def begins_pass(self, process: Process) -> bool:
+        """Note that a process begins a pass of the dispatcher; say whether it makes no other, so that it is checked."""
+        alone = (process, process.incarnation) not in self._owed
+        if alone:
+            self._owed[process, process.incarnation] = set()
+        else:
+            process.passes_overlap = True
+        return alone
+
+    def ends_pass(self, process: Process, *, well: bool) -> None:
+        """Check that a pass in which nothing went wrong has sent, or tried to, the messages of all that it wrote."""
+        owed = self._owed.pop((process, process.incarnation), None)
+        if well and owed and not process.passes_overlap:
+            self._broken("a message follows its run", f"{sorted(owed)} were dispatched by {process}, and not sent")
+
+    def tries(self, process: Process, run_ids: list[str]) -> None:
+        """Note that a process tries to send messages."""
+        self.tried.update(run_ids)
+        if (process, process.incarnation) in self._owed:
+            self._owed[process, process.incarnation].difference_update(run_ids)
 
     def sent(self, run_id: str) -> None:
         """Check that a message is sent only when its run is stored."""
@@ -393,11 +538,13 @@ class Invariants:
                 self._broken("every run ends", f"{pk[4:]} is {item['status']}")
         for schedule_id, known in self.schedules.items():
             item_or_none = self._world.table.items.get((f"schedule#{schedule_id}", "schedule"))
-            if known.every_occurrence and item_or_none is not None:
-                occurrence = item_or_none["anchor"] + int(known.interval.total_seconds() * 1000)
-                while occurrence <= known.end_ms:
+            if known.missed == "all" and item_or_none is not None:
+                for occurrence in known.occurrences(item_or_none):
                     self.require_occurrence(schedule_id, occurrence)
-                    occurrence += int(known.interval.total_seconds() * 1000)
 
     def _broken(self, name: str, text: str) -> None:
         self._world.violate(name, text)
+
+
+def _changes(old: Attributes, new: Attributes) -> set[str]:
+    return {name for name in {*old, *new} if old.get(name) != new.get(name)}

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
 from kumofire_core import (
+    Jobs,
     batch,
     consumer,
     creation,
     dispatcher,
+    schedule,
     schedule_item,
     schedules,
     table,
     together,
     transitions,
 )
+from kumofire_core.errors import SealedError
 from kumofire_core.queue import Queue
 from kumofire_core.run import FINAL, RunStatus, new_run_id
 from kumofire_core.runs import Runs, new_token
@@ -202,6 +206,8 @@ _transition("let a late consumer reschedule", "reschedule", holds=_without("leas
 _transition("let a late consumer fail the run", "fail", holds=_without("lease_token"))
 _transition("reschedule although its cancellation is asked for", "reschedule", absent=_none)
 _transition("fail although its cancellation is asked for", "fail", absent=_none)
+_transition("fail for want of a handler although its cancellation is asked for", "fail_unattempted", absent=_none)
+_transition("give back although its cancellation is asked for", "give_back", absent=_none)
 _transition("do not count a failed attempt", "reschedule", sets=_without("attempt"))
 _transition("do not count an attempt the dispatcher finds lost", "reschedule_expired", sets=_without("attempt"))
 _transition("leave a finished run in the index", "succeed", removes=_without("wake_at"))
@@ -289,6 +295,84 @@ _mutation(
 )
 _mutation("forget the message of a new run", (Runs, "add", lambda original: lambda self, new_run: self.put(new_run)))
 
+_mutation(
+    "forget a run of many",
+    (
+        creation.Creation,
+        "_put_and_send",
+        lambda original: lambda self, start, new_runs, failures: original(self, start, new_runs[1:], failures),
+    ),
+)
+_mutation(
+    "forget a message of many",
+    (
+        Queue,
+        "try_send_many",
+        lambda original: lambda self, delays: original(self, dict([*delays.items()][1:])),
+    ),
+)
+_mutation(
+    "store another payload",
+    (transitions, "create", lambda original: lambda *given, **named: {**original(*given, **named), "payload": "{}"}),
+)
+
+# Payloads, outputs, keys
+
+_transition("forget the output", "succeed", sets=_without("output"))
+_mutation(
+    "call a handler with a sealed payload", (Runs, "opened", lambda original: lambda self, stored, *, required: stored)
+)
+_mutation(
+    "count an attempt that had no key",
+    (
+        consumer.Consumer,
+        "_give_back",
+        lambda original: (
+            lambda self, claimed, error: (
+                self._failed(claimed, self._runs.registry.get(claimed.run.job_name), error, timedelta())
+                if isinstance(error, SealedError)
+                else original(self, claimed, error)
+            )
+        ),
+    ),
+)
+_mutation(
+    "keep a run that had no key",
+    (consumer, "SealedError", lambda original: type("Another", (Exception,), {})),
+)
+_mutation(
+    "fail a run that had no key",
+    (
+        consumer.Consumer,
+        "_give_back",
+        lambda original: (
+            lambda self, claimed, error: (
+                self._refuse(claimed, str(error), "sealed")
+                if isinstance(error, SealedError)
+                else original(self, claimed, error)
+            )
+        ),
+    ),
+)
+
+# Direct calls
+
+_mutation("forget the deadline of a direct call", (Jobs, "_deadline", lambda original: lambda self, ends: None))
+_mutation(
+    "say of a success that it was recorded",
+    (
+        Runs,
+        "apply",
+        lambda original: (
+            lambda self, run_id, transition, *, read_back=False: (
+                table.Answer(True, None)
+                if transition.target is RunStatus.SUCCEEDED
+                else original(self, run_id, transition, read_back=read_back)
+            )
+        ),
+    ),
+)
+
 # Repeated requests
 
 _mutation(
@@ -352,6 +436,64 @@ _mutation(
 )
 _mutation("advance a schedule that another advanced", _changed(schedule_item, "advance", holds=_none, absent=_none))
 _mutation("take an unfinished run for ended", (schedules, "FINAL", lambda original: frozenset({*FINAL, "running"})))
+
+_mutation(
+    "make up for every missed occurrence",
+    (
+        schedules,
+        "due_occurrences",
+        lambda original: lambda timing, **named: original(timing, **{**named, "missed": "all"}),
+    ),
+)
+_mutation(
+    "overlook an occurrence",
+    *(
+        (
+            owner,
+            "next_occurrence",
+            lambda original: lambda timing, after: original(timing, original(timing, after) or after),
+        )
+        for owner in (schedules, schedule)
+    ),
+)
+_mutation(
+    "delete a schedule by disabling it",
+    (
+        table.Table,
+        "delete",
+        lambda original: (
+            lambda self, key: (
+                self._client().update_item(
+                    TableName=self.name,
+                    Key=key.typed(),
+                    UpdateExpression="SET enabled = :no",
+                    ExpressionAttributeValues={":no": table.typed(0)},
+                ),
+                True,
+            )[1]
+        ),
+    ),
+)
+_mutation(
+    "count an unchanged interval from now",
+    (
+        schedules,
+        "_changed_timing",
+        lambda original: (
+            lambda stored, changes, now: (
+                replace(found, anchor=now) if (found := original(stored, changes, now)).anchor else found
+            )
+        ),
+    ),
+)
+_mutation(
+    "write although an upsert changes nothing",
+    (
+        schedules.Schedules,
+        "_differences",
+        lambda original: lambda self, stored, *given: original(self, stored, *given) or {"enabled": 1},
+    ),
+)
 
 # The batch
 

@@ -7,14 +7,16 @@ become tasks of the world.
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
-import linecache
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -22,23 +24,58 @@ from unittest.mock import patch
 import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kumofire_core import Jobs, RetryPolicy, consumer, context, deadline, dispatcher, run, runs, schedules
+from kumofire_core import (
+    Jobs,
+    RetryPolicy,
+    consumer,
+    context,
+    deadline,
+    dispatcher,
+    run,
+    runs,
+    schedules,
+    sealing,
+    together,
+)
 from kumofire_core.attempt import CallCutError
-from kumofire_core.errors import DeadlineTooCloseError, KumofireError
-from kumofire_core.times import from_ms
+from kumofire_core.errors import (
+    DeadlineTooCloseError,
+    KumofireError,
+    MalformedMessageError,
+    PartlyCreatedError,
+    SealedError,
+)
+from kumofire_core.times import duration_ms, from_ms
+from tests.simulation.appointments import Appointments
 from tests.simulation.history import Choices, Violation
-from tests.simulation.invariants import PARKED_MS, SKEW_MS, Invariants, KnownSchedule
+from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
 from tests.simulation.table import Attributes
-from tests.simulation.world import FAULTS, SQS, START_MS, DiedError, DynamoDB, Faults, Process, Task, World
+from tests.simulation.world import (
+    FAULTS,
+    INDEX_LAGS_MS,
+    SQS,
+    START_MS,
+    Count,
+    DiedError,
+    DynamoDB,
+    Faults,
+    Process,
+    Task,
+    World,
+    message_of,
+    run_id_in,
+    running,
+)
 
 MINUTE_MS = 60_000
 SETTLE_ROUNDS = 120
 CONSUMERS = 4
 VISIBILITY_MS = (60_000, 7_000, 31_000, 360_000)
+NO_JSON = ("", "{", "\0")
 MALFORMED = ("", "{", "[]", "null", '{"version":2,"kumofireJobRunId":"a"}', '{"version":1,"kumofireJobRunId":7}', "\0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """Settings that a history's processes share."""
 
@@ -48,6 +85,8 @@ class Variant:
     max_attempts: int
     wake_shards: int
     batch_claims: bool = False
+    sealed: bool = False
+    """Payloads and outputs are encrypted."""
 
 
 ONE_BY_ONE = (
@@ -57,9 +96,14 @@ ONE_BY_ONE = (
     Variant(timedelta(seconds=10), 6_000, 1, 1),
     Variant(timedelta(seconds=5), 120_000, 2, 1),
 )
-VARIANTS = (*ONE_BY_ONE, *(replace(variant, batch_claims=True) for variant in ONE_BY_ONE[:4]))
+VARIANTS = (
+    *ONE_BY_ONE,
+    *(replace(variant, batch_claims=True) for variant in ONE_BY_ONE[:4]),
+    replace(ONE_BY_ONE[0], sealed=True),
+    replace(ONE_BY_ONE[2], sealed=True, batch_claims=True),
+)
 TIMEOUT = timedelta(seconds=4)
-JOBS = ("work", "timed", "eager", "patient", "absent")
+JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent")
 
 
 UNDONE = (
@@ -69,6 +113,7 @@ UNDONE = (
     "EndpointConnectionError",
     "ReadTimeoutError",
     "ConnectionClosedError",
+    "KeyOutOfReachError",
 )
 """How the reports of records begin that have to come again."""
 
@@ -77,12 +122,47 @@ class GiveUpError(Exception):
     """A failure that no further attempt can mend."""
 
 
+class KeyOutOfReachError(Exception):
+    """The service that has the key does not answer."""
+
+
+class SimulatedCipher:
+    """Turns bytes round; now and then its key is out of reach."""
+
+    MARK = b"key"
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        """Return a ciphertext; ``KeyOutOfReachError``."""
+        STAGE.play.reach_key()
+        return self.MARK + plaintext[::-1]
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """Return the plaintext; ``KeyOutOfReachError``."""
+        STAGE.play.reach_key()
+        return opened(ciphertext)
+
+
+def opened(ciphertext: bytes) -> bytes:
+    """Return a plaintext, without the need to reach for a key."""
+    if not ciphertext.startswith(SimulatedCipher.MARK):
+        raise ValueError("no ciphertext of the simulation's")
+    return ciphertext[len(SimulatedCipher.MARK) :][::-1]
+
+
+def opened_text(stored: str) -> str:
+    """Return the JSON text of a stored payload or output."""
+    if not stored.startswith(sealing.PREFIX):
+        return stored
+    text: str = json.loads(opened(base64.b64decode(stored.removeprefix(sealing.PREFIX))))[1]
+    return text
+
+
 class SimulatedThreads:
     """The engine's threads as tasks of the world."""
 
     def start(self, function: Callable[[], Any]) -> SimulatedCall:
         """Begin a function in a task of the running one's process."""
-        current = greenlet.getcurrent()
+        current = running()
         return SimulatedCall(current.world.start(current.process, function))
 
     def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
@@ -107,7 +187,7 @@ class SimulatedCall:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it has ended, or for ``seconds``; say whether it has."""
-        task, current = self.task, greenlet.getcurrent()
+        task, current = self.task, running()
         if not task.ended and (seconds is None or seconds > 0):
             task.waiter = current
             if seconds is None:
@@ -133,7 +213,7 @@ class SimulatedLock:
 
     def __enter__(self) -> None:
         while self._held:
-            self._waiting.append(greenlet.getcurrent())
+            self._waiting.append(running())
             STAGE.world.suspend()
         self._held = True
 
@@ -145,6 +225,35 @@ class SimulatedLock:
                 STAGE.world.wake(task)
 
 
+class SimulatedEvent:
+    """What tasks wait for until another sets it."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiting: list[Task] = []
+
+    def set(self) -> None:
+        """Let all that wait go on."""
+        self._set = True
+        waiting, self._waiting = self._waiting, []
+        for task in waiting:
+            if task in STAGE.world.tasks:  # else its process has died
+                STAGE.world.wake(task)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, or for ``seconds``; say whether it is."""
+        if not self._set:
+            self._waiting.append(running())
+            if seconds is None:
+                STAGE.world.suspend()
+            else:
+                STAGE.world.pause(int(seconds * 1000))
+        return self._set
+
+
+moment = lru_cache(maxsize=256)(from_ms)
+
+
 class Stage:
     """Where the one history that is being played lives; the processes' ``Jobs`` outlast it, to be made once only."""
 
@@ -154,28 +263,29 @@ class Stage:
     def __init__(self) -> None:
         self.numbers = 0
         self._jobs: dict[tuple[str, Variant], Jobs] = {}
-        self.dynamodb = DynamoDB(lambda: self.world)
-        self.sqs = SQS(lambda: self.world)
+        self.dynamodb = DynamoDB()
+        self.sqs = SQS()
 
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
-        for jobs in self._jobs.values():
-            together = jobs._consumer._together
-            if together is not None:
-                together._in_vain = 0
+        self.dynamodb.world = self.sqs.world = history.world
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
-        """Return the engine of a process, made on first use."""
-        key = (process.name, variant)
-        if key not in self._jobs:
-            self._jobs[key] = self._make(process, variant)
-        return self._jobs[key]
+        """Return the engine of a process, made on first use and as new in each history."""
+        found: Jobs | None = process.engine
+        if found is None:
+            key = (process.name, variant)
+            if key not in self._jobs:
+                self._jobs[key] = self._make(process, variant)
+            found = process.engine = self._jobs[key]
+            if found._consumer._together is not None:
+                found._consumer._together._in_vain = 0
+        return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
         def clock() -> datetime:
-            current = greenlet.getcurrent()
-            return from_ms(self.world.now + current.process.skew_ms)
+            return moment(self.world.now + greenlet.getcurrent().task.process.skew_ms)
 
         def next_run_at(*, attempt: int, error: BaseException, run: Any, now: datetime) -> datetime | None:
             if isinstance(error, GiveUpError):
@@ -193,6 +303,7 @@ class Stage:
             wake_shards=variant.wake_shards,
             concurrency=3 if variant.batch_claims else 2,
             batch_claims=variant.batch_claims,
+            cipher=CIPHER if variant.sealed else None,
             allow_unknown_jobs=True,
         )
         if not process.name.startswith("person"):
@@ -210,11 +321,16 @@ class Stage:
 
 
 STAGE = Stage()
+CIPHER = SimulatedCipher()
 
 
 @contextmanager
 def simulated_engine() -> Iterator[None]:
     """Let the engine take time, ids and threads from the simulation."""
+
+    def urandom(size: int) -> bytes:
+        STAGE.numbers += 1
+        return STAGE.numbers.to_bytes(size)
 
     def uuid4() -> Any:
         STAGE.numbers += 1
@@ -233,16 +349,17 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "time", time),
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
-        patch.object(runs, "os", SimpleNamespace(urandom=lambda size: int(uuid4().hex, 16).to_bytes(size))),
+        patch.object(runs, "os", SimpleNamespace(urandom=urandom)),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
-        patch.object(run, "os", SimpleNamespace(urandom=lambda size: int(uuid4().hex, 16).to_bytes(size))),
+        patch.object(together, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
+        patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "Threads", SimulatedThreads),
         patch.object(log, "disabled", True),
-        # The engine logs where a handler failed; whether that file has changed on the disk costs too much to look up.
-        patch.object(linecache, "checkcache", lambda filename=None: None),
+        # Where a handler failed is for the log only, and costs as much as a request.
+        patch.object(consumer, "error_places", lambda error: []),
     ):
         threshold = gc.get_threshold()
-        gc.set_threshold(50_000, 20, 20)
+        gc.set_threshold(200_000, 20, 20)
         try:
             yield
         finally:
@@ -253,15 +370,19 @@ def simulated_engine() -> Iterator[None]:
 class Play:
     """One history: a plan drawn at its beginning, and what follows from it."""
 
-    def __init__(self, choices: Choices, *, record: bool = False) -> None:
+    def __init__(self, choices: Choices, counts: Counter[Count] | None = None, *, record: bool = False) -> None:
         self.choices = choices
-        self.world = World(choices, record=record)
+        self.world = World(choices, Counter() if counts is None else counts, record=record)
         STAGE.begin(self)
         self.variant = choices.of(VARIANTS)
         self.invariants = Invariants(
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
         self.invariants.after_write = self._after_write
+        self.invariants.opened = opened_text
+        self.world.tries = self.invariants.tries
+        self.keyless = 0.0
+        """How probable it is that a key can't be reached."""
         self.invariants.occurrence_id = lambda schedule_id, ms: schedules.occurrence_run_id(schedule_id, from_ms(ms))
         self.world.queue.deliver = self._deliver
         self.world.queue.taken = self._sent
@@ -290,7 +411,7 @@ class Play:
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
-        probability = choices.of((0.0, 0.02, 0.06, 0.2))
+        probability = choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
             world.faults = Faults(probability, kinds)
@@ -298,19 +419,25 @@ class Play:
                 process.skew_ms = choices.of((0, SKEW_MS, -SKEW_MS))
         if self.variant.batch_claims:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
-        if choices.below(4) == 3:
-            self._create_schedule()
+        if self.variant.sealed and probability:
+            self.keyless = choices.of((0.0, 0.1, 0.4))
+        what = choices.below(8)
+        if what > 5:
+            Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
+        elif what == 5:
+            self._create_many()
         else:
-            same_key = choices.below(4) == 3
-            for number in range(1 + choices.below(3) + self.variant.batch_claims):
-                self._create(f"key-{number % 2}" if same_key else None)
+            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_claims and choices.below(2))):
+                self._create(f"key-{number % 2}" if what == 4 else None)
         if choices.below(4) == 3:
             body = choices.of(MALFORMED)
             world.at(START_MS + choices.below(2) * 1000, lambda: self._deliver(body, 1))
+        # Nobody is there to dispatch in the first minutes, so that occurrences are missed.
+        asleep_ms = choices.of((0, 0, 125_000)) if what > 5 else 0
         for number in range(2 + choices.below(4)):
-            when = START_MS + (1 + number) * choices.of((60_000, 31_000, 7_000)) + choices.below(3)
+            when = START_MS + asleep_ms + (1 + number) * choices.of((60_000, 31_000, 7_000)) + choices.below(3)
             self._tick_at(when, self.dispatchers[number % 2 if choices.below(4) else 0])
-            if choices.below(4) == 3:
+            if choices.below(4) > (1 if what > 5 else 2):
                 self._tick_at(when + choices.of((3, 20, 0)), self.dispatchers[(number + 1) % 2])
         if choices.below(8) == 7:
             # A backlog, of as long as it takes until a message is taken for lost.
@@ -321,94 +448,85 @@ class Play:
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
-        job = JOBS[choices.below(len(JOBS))]
+        job, payload = self.ask(JOBS[choices.below(len(JOBS))])
         delay_ms = choices.of((0, 0, 3_000, 62_000, 130_000, 20 * MINUTE_MS))
         most = choices.of((None, 1, 2))
         # One who knows the jobs, or one who does not.
-        process = self._person() if choices.below(2) else self.consumers[0]
+        process = self.person() if choices.below(2) else self.consumers[0]
 
         def create() -> None:
-            task = greenlet.getcurrent()
+            task, delay = running(), timedelta(milliseconds=delay_ms)
             run_id = STAGE.jobs(process, self.variant).create(
-                job,
-                {"of": job},
-                delay=timedelta(milliseconds=delay_ms),
-                max_attempts=most,
-                dedupe_key=dedupe_key,
+                job, payload, delay=delay, max_attempts=most, dedupe_key=dedupe_key
             )
-            if (f"run#{run_id}", "run") not in self.world.table.items:
-                self.world.violate("a run is stored once create has returned", run_id)
+            self._created(run_id, payload, delay, dedupe_key)
             if task.written is not None and delay_ms <= 15 * MINUTE_MS and not task.sends:
                 self.world.violate("a message follows its run", f"{run_id} was created, and not sent")
 
-        self._do_at(START_MS + choices.of((0, 1, 3, 2_000)), process, f"creates {job}", create)
+        self.do_at(START_MS + choices.of((0, 1, 3, 2_000)), process, f"creates {job}", create)
 
-    def _create_schedule(self) -> None:
-        choices, process = self.choices, self._person()
-        missed = choices.of(("all", "latest", "skip"))
-        overlap = choices.of(("allow", "skip"))
-        interval = timedelta(seconds=choices.of((60, 20, 7)))
-        end_ms = START_MS + int(interval.total_seconds() * 1000) * (1 + choices.below(4))
-        change = choices.of(("nothing", "nothing", "trigger", "disable", "move"))
+    def _create_many(self) -> None:
+        choices, process = self.choices, self.person()
 
-        def create() -> None:
-            jobs = STAGE.jobs(process, self.variant)
-            schedule_id = schedules.schedule_key_id("nightly")
-            self.invariants.schedules[schedule_id] = KnownSchedule(
-                interval=interval,
-                end_ms=end_ms,
-                every_occurrence=(missed, overlap) == ("all", "allow") and change in ("nothing", "trigger"),
-                one_at_a_time=overlap == "skip" and change != "move",
-            )
-            jobs.create_schedule(
-                JOBS[choices.below(2)],
-                schedule_type="interval",
-                schedule_expr=interval,
-                schedule_key="nightly",
-                missed=missed,
-                overlap=overlap,
-                end_at=from_ms(end_ms),
-            )
-            if change != "nothing":
-                self._do_at(
-                    self.world.now + choices.of((1_000, 15_000, 62_000)),
-                    process,
-                    f"{change}s the schedule",
-                    lambda: self._change(jobs, schedule_id, change),
-                )
+        def request() -> dict[str, Any]:
+            job, payload = self.ask(JOBS[choices.below(len(JOBS))])
+            key = f"key-{choices.below(2)}" if choices.below(4) == 3 else None
+            delay = timedelta(milliseconds=choices.of((0, 0, 0, 3_000, 20 * MINUTE_MS)))
+            return {"name": job, "payload": payload, "delay": delay, "dedupe_key": key}
 
-        self._do_at(START_MS, process, "creates a schedule", create)
-        if choices.below(2):
-            other = self._person()
-            self._do_at(START_MS + 2, other, "creates the same schedule", lambda: self._create_again(other, interval))
+        requests = [request() for _ in range(2 + choices.below(3))]
+        if choices.below(4) == 3:
+            self._create("key-1")
 
-    def _create_again(self, process: Process, interval: timedelta) -> None:
-        schedule_id = schedules.schedule_key_id("nightly")
-        if schedule_id in self.invariants.schedules:
-            found = STAGE.jobs(process, self.variant).get_schedule(schedule_id)
-            if found is not None:
-                STAGE.jobs(process, self.variant).trigger_schedule(schedule_id)
+        def create_many() -> None:
+            try:
+                run_ids = [*STAGE.jobs(process, self.variant).create_many(requests)]
+            except PartlyCreatedError as partly:
+                run_ids = [*partly.run_ids]
+            if len(run_ids) != len(requests):
+                self.world.violate("each run that was asked for is created", f"{run_ids} for {requests}")
+            for run_id, asked in zip(run_ids, requests, strict=False):
+                if run_id is not None:
+                    self._created(run_id, asked["payload"], asked["delay"], asked["dedupe_key"])
 
-    def _change(self, jobs: Jobs, schedule_id: str, change: str) -> None:
-        if change == "trigger":
-            jobs.trigger_schedule(schedule_id)
-        elif change == "disable":
-            jobs.disable_schedule(schedule_id)
-            self.world.pause(self.choices.of((10, 30_000)))
-            jobs.update_schedule(schedule_id, enabled=True)
-        else:
-            jobs.update_schedule(schedule_id, schedule_expr=timedelta(seconds=13))
+        self.do_at(START_MS + choices.of((0, 1, 2_000)), process, "creates many", create_many)
+
+    def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
+        """Check what is stored of a run of which somebody was just told that it is."""
+        stored = self.world.table.items.get((f"run#{run_id}", "run"))
+        if stored is None:
+            self.world.violate("a run is stored once create has returned", run_id)
+        elif dedupe_key is None:
+            if json.loads(opened_text(stored["payload"])) != payload:
+                self.world.violate("a payload is what was created", f"{run_id}: another is stored")
+            if delay <= timedelta(minutes=15) and run_id not in self.invariants.tried:
+                self.world.violate("a message follows its run", f"{run_id} was created, and not sent")
+
+    def ask(self, job: str) -> tuple[str, Any]:
+        """Return a job with a payload that no other run or schedule has."""
+        number = len(self.invariants.payloads)
+        payload = self.invariants.payloads[number] = {"of": job, "number": number}
+        return job, payload
+
+    def reach_key(self) -> None:
+        """Let a process that encrypts or decrypts reach for its key."""
+        if self.choices.chance(self.keyless):
+            self.world.counts["key out of reach"] += 1
+            self.world.tell(running().process, "can't reach its key")
+            raise KeyOutOfReachError
 
     def _settle(self) -> None:
         """Stop the faults, and tick until all has ended."""
         world = self.world
         self.settling = True
+        self.keyless = 0.0
         world.faults = Faults()
         world.tell(None, "faults stop")
         for _ in range(SETTLE_ROUNDS):
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
                 if world.next_event_ms() is None:
+                    self._read_one()
                     return
                 world.run(world.now + 400 * MINUTE_MS)
                 continue
@@ -420,19 +538,47 @@ class Play:
             world.run(due + 300)
         world.violate("every run ends", f"{SETTLE_ROUNDS} ticks without a fault did not bring it to an end")
 
+    def _read_one(self) -> None:
+        """Let a person read one of the runs, and compare it with what is known of it."""
+        if self.choices.below(4) < 3 or not self.invariants.ledgers:
+            return
+        run_id, ledger = self.choices.of([*self.invariants.ledgers.items()])
+        process, world = self.person(), self.world
+
+        def read() -> None:
+            found, stored = (
+                STAGE.jobs(process, self.variant).get_status(run_id),
+                world.table.items[f"run#{run_id}", "run"],
+            )
+            payload = json.loads(opened_text(stored["payload"]))
+            if found is None or (found.status, found.payload, found.output) != (
+                stored["status"],
+                payload,
+                ledger.output,
+            ):
+                world.violate("a reader sees what was recorded", f"{run_id}: {found}")
+
+        self._do(process, f"reads {run_id}", read)
+        world.run(world.now + MINUTE_MS)
+
     # What happens in it
 
-    def _do_at(self, when_ms: int, process: Process, what: str, action: Callable[[], object]) -> None:
+    def do_at(self, when_ms: int, process: Process, what: str, action: Callable[[], object]) -> None:
+        """Let a process do something at a time."""
+        self.world.at(when_ms, lambda: self._do(process, what, action))
+
+    def _do(self, process: Process, what: str, action: Callable[[], object]) -> None:
         def task() -> None:
-            self.world.tell(process, what)
+            if self.world.lines is not None:
+                self.world.tell(process, what)
             try:
                 action()
-            except (ClientError, BotoCoreError, KumofireError) as error:
+            except (ClientError, BotoCoreError, KumofireError, KeyOutOfReachError) as error:
                 self.world.tell(process, f"{what}: {type(error).__name__}")
             except Exception as error:
                 self._unexpected(what, error)
 
-        self.world.at(when_ms, lambda: self.world.start(process, task))
+        self.world.start(process, task)
 
     def _unexpected(self, what: str, error: BaseException) -> None:
         self.world.violate("nothing raises what it should not", f"{what}: {type(error).__name__}: {error}")
@@ -442,13 +588,25 @@ class Play:
         limit = None if faultless else self.choices.of((None, None, 1, 2))
 
         def dispatch() -> None:
-            result = STAGE.jobs(process, self.variant).dispatch(limit)
+            alone = self.invariants.begins_pass(process)
+            result = None
+            try:
+                result = STAGE.jobs(process, self.variant).dispatch(limit)
+            finally:
+                if alone:
+                    self.invariants.ends_pass(process, well=result is not None and not result.errors)
             if self.world.lines is not None:
                 self.world.tell(process, f"dispatched: {result}")
             if result.errors and faultless:
                 self.world.violate("a tick without a fault has no errors", str(result))
 
-        self._do_at(when_ms, process, "ticks", dispatch)
+        def tick() -> None:
+            # A pass that finds nothing changes nothing, and most would.
+            until_ms = self.world.now + duration_ms(dispatcher.LOOK_AHEAD) + SKEW_MS
+            if self.world.table.shows_wake_up(until_ms=until_ms, lag_ms=INDEX_LAGS_MS[-1]):
+                self._do(process, "ticks", dispatch)
+
+        self.world.at(when_ms, tick)
 
     def _jump_at(self, when_ms: int) -> None:
         process = self.choices.of((*self.consumers[:2], *self.dispatchers))
@@ -459,7 +617,8 @@ class Play:
 
         self.world.at(when_ms, jump)
 
-    def _person(self) -> Process:
+    def person(self) -> Process:
+        """Return the person whose turn it is."""
         self.people += 1
         return self.persons[self.people % len(self.persons)]
 
@@ -483,8 +642,8 @@ class Play:
                     self._tick_at(when, self.dispatchers[choices.below(2)])
                 else:
                     self._deliver_at(when, run_id)
-                if choices.below(4) == 3:
-                    self._cancel_at(when + choices.of((3, 8, 20)), run_id)
+                if choices.below(2):
+                    self._cancel_at(when + choices.of((0, 3, 8)), run_id)
             elif what == 9:
                 self._deliver_at(world.now + 1 + choices.of((1, 10, 1_000)), run_id)
             else:
@@ -512,8 +671,8 @@ class Play:
             self._deliver_at(world.now + 1, run_id)
 
     def _cancel_at(self, when_ms: int, run_id: str) -> None:
-        process = self._person()
-        self._do_at(
+        process = self.person()
+        self.do_at(
             when_ms,
             process,
             f"cancels {run_id}",
@@ -521,34 +680,34 @@ class Play:
         )
 
     def _retry_at(self, when_ms: int, run_id: str) -> None:
-        process = self._person()
+        process = self.person()
 
         def retry() -> None:
             self.invariants.retrying.add(process)
             done = STAGE.jobs(process, self.variant).retry(run_id)
             self._know_again("retry", done)
-            if done and not greenlet.getcurrent().sends:
+            if done and not running().sends:
                 self.world.violate("a message follows its run", f"{run_id} was retried, and not sent")
 
-        self._do_at(when_ms, process, f"retries {run_id}", retry)
+        self.do_at(when_ms, process, f"retries {run_id}", retry)
 
     def _know_again(self, what: str, done: bool) -> None:
         """Check that a person is told of what the person's own request changed, also when its reply was lost."""
-        written = greenlet.getcurrent().written
+        written = running().written
         if not done and written is not None and self.world.table.items.get(written[0]) is written[1]:
             self.world.violate("a write is known again", f"{what} changed {written[0][0]}, and says it did not")
 
     # The event source mapping: messages to consumers
 
     def _deliver_at(self, when_ms: int, run_id: str) -> None:
-        body = f'{{"version":1,"kumofireJobRunId":"{run_id}"}}'
+        body = message_of(run_id)
         self.world.at(max(when_ms, self.world.now), lambda: self._deliver(body, 1))
 
     def _sent(self, body: str) -> None:
-        message = json.loads(body)
-        if set(message) != {"version", "kumofireJobRunId"} or message["version"] != 1:
+        run_id = run_id_in(body)
+        if body != message_of(run_id) and json.loads(body) != {"version": 1, "kumofireJobRunId": run_id}:
             self.world.violate("a message is of the protocol", body)
-        self.invariants.sent(message["kumofireJobRunId"])
+        self.invariants.sent(run_id)
 
     def _deliver(self, body: str, receives: int) -> None:
         self.inbox.append((body, receives))
@@ -565,14 +724,17 @@ class Play:
             return
         # When all others hang, the last one stays for the settling.
         process = free[0] if self.settling else self.choices.of(free)
-        batch, self.inbox = self.inbox[:3], self.inbox[3:]
+        # Some consumers are no functions of an event source mapping, and take each message by itself.
+        direct = self.choices.below(4) == 3
+        size = 1 if direct else 3
+        batch, self.inbox = self.inbox[:size], self.inbox[size:]
         if self.inbox:
             self.world.at(self.world.now, self._poll)
         deleted: set[int] = set()
         for index, (body, receives) in enumerate(batch):
             visible_in = VISIBILITY_MS[0] if self.settling else self.choices.of(VISIBILITY_MS)
             self.world.at(self.world.now + visible_in, self._visible_again(index, body, receives, deleted))
-        self.world.start(process, lambda: self._invoke(process, batch, deleted))
+        self.world.start(process, lambda: self._invoke(process, batch, deleted, direct=direct))
 
     def _visible_again(self, index: int, body: str, receives: int, deleted: set[int]) -> Callable[[], None]:
         def visible() -> None:
@@ -581,98 +743,142 @@ class Play:
 
         return visible
 
-    def _invoke(self, process: Process, batch: list[tuple[str, int]], deleted: set[int]) -> None:
+    def _invoke(self, process: Process, batch: list[tuple[str, int]], deleted: set[int], *, direct: bool) -> None:
         world, remaining_ms = self.world, self.variant.remaining_ms
         if world.lines is not None:
-            world.tell(process, f"receives {[body for body, _ in batch]}")
+            world.tell(process, f"receives {[body for body, _ in batch]}{' by itself' if direct else ''}")
         process.invocations += 1
         incarnation, lives = process.incarnation, [True]
-        lambda_context = None
-        if remaining_ms is not None:
-            ends = world.now + remaining_ms
-            lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
+        ends = None if remaining_ms is None else world.now + remaining_ms
+        if ends is not None:
 
             def time_is_up() -> None:
                 if lives[0] and process.incarnation == incarnation:
                     world.tell(process, "has reached its deadline")
+                    self.invariants.process_ends(process)
                     world.kill(process)
 
             world.at(ends, time_is_up)
+        if direct and batch[0][0] not in NO_JSON:
+            done = self._consume_alone(process, batch[0][0], ends)
+        else:
+            done = self._consume_batch(process, batch, ends)
+        lives[0] = False
+        for task in list(process.tasks):
+            if task is not running():
+                world.end(task)
+        for index in done:
+            if not (world.faults.probability and self.choices.chance(0.1)):
+                deleted.add(index)
+
+    def _consume_alone(self, process: Process, body: str, ends: int | None) -> list[int]:
+        """Consume one message without a batch; return the records to delete."""
+        world = self.world
+        deadline = None if ends is None else from_ms(ends + process.skew_ms)
+        try:
+            result = STAGE.jobs(process, self.variant).consume(json.loads(body), deadline=deadline)
+        except MalformedMessageError:
+            if body not in MALFORMED:
+                world.violate("a malformed message is acknowledged, and no other", body)
+            return [0]
+        except (ClientError, BotoCoreError, DeadlineTooCloseError, SealedError, KeyOutOfReachError) as error:
+            if world.lines is not None:
+                world.tell(process, f"has not consumed {run_id_in(body)}: {type(error).__name__}")
+            if isinstance(error, SealedError):
+                self.invariants.not_opened(process, run_id_in(body))
+            return []
+        except Exception as error:
+            self._unexpected("a message", error)
+            return []
+        if body in MALFORMED:
+            world.violate("a malformed message is acknowledged, and no other", body)
+        world.counts["outcome by itself", result.outcome] += 1
+        if world.lines is not None:
+            world.tell(process, f"has consumed {result.job_run_id}: {result}")
+        self.invariants.consumed(process, result.job_run_id, result.outcome, result.reason, alone=True)
+        return [0]
+
+    def _consume_batch(self, process: Process, batch: list[tuple[str, int]], ends: int | None) -> list[int]:
+        """Consume a batch as a function does; return the records that the event source mapping deletes."""
+        world, lambda_context = self.world, None
+        if ends is not None:
+            lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
         event = {"Records": [{"messageId": f"m{index}", "body": body} for index, (body, _) in enumerate(batch)]}
         try:
             report = STAGE.jobs(process, self.variant).run_batch(event, lambda_context)
         except Exception as error:
             self._unexpected("a batch", error)
-            return
-        lives[0] = False
-        for task in list(process.tasks):
-            if task is not greenlet.getcurrent():
-                world.end(task)
+            return []
         failed = {failure["itemIdentifier"] for failure in report.response()["batchItemFailures"]}
         for index, record in enumerate(report.records):
-            world.counts[f"outcome {record.result.outcome if record.result else 'malformed or failed'}"] += 1
+            result, run_id = record.result, record.job_run_id
+            outcome = "none" if result is None else result.outcome
+            world.counts["outcome", outcome] += 1
             if world.lines is not None:
-                came_to = record.result or record.malformed or record.failure
-                world.tell(process, f"has consumed {record.job_run_id}: {came_to}")
-            of_run = [each for each in report.records if each.job_run_id == record.job_run_id]
-            if record.job_run_id is not None and not any(each.failure for each in of_run):
-                reason = record.result.reason if record.result else None
-                self.invariants.consumed(process, record.job_run_id, reason, alone=len(of_run) == 1)
-            if record.failure is not None and not record.failure.removeprefix(f"run#{record.job_run_id}: ").startswith(
-                UNDONE
-            ):
-                world.violate("a record fails for what could not be done", record.failure)
-            malformed = batch[index][0] in MALFORMED
-            if malformed != (record.malformed is not None):
+                world.tell(process, f"has consumed {run_id}: {result or record.malformed or record.failure}")
+            if run_id is not None:
+                of_run = [each for each in report.records if each.job_run_id == run_id]
+                if not any(each.failure for each in of_run):
+                    reason = None if result is None else result.reason
+                    self.invariants.consumed(process, run_id, outcome, reason, alone=len(of_run) == 1)
+            if record.failure is not None and run_id is not None:
+                self._not_done(process, run_id, record.failure, alone=len(of_run) == 1)
+            if (batch[index][0] in MALFORMED) != (record.malformed is not None):
                 world.violate("a malformed message is acknowledged, and no other", batch[index][0])
-            if f"m{index}" not in failed and not (world.faults.probability and self.choices.chance(0.1)):
-                deleted.add(index)
+        return [index for index in range(len(batch)) if f"m{index}" not in failed]
+
+    def _not_done(self, process: Process, run_id: str, failure: str, *, alone: bool) -> None:
+        if failure.startswith(f"run#{run_id} payload is encrypted") and self.variant.sealed:
+            if alone:
+                self.invariants.not_opened(process, run_id)
+        elif not failure.removeprefix(f"run#{run_id}: ").startswith(UNDONE):
+            self.world.violate("a record fails for what could not be done", failure)
 
     # Handlers
 
     def handle(self, context: Any) -> Any:
         """Do what a handler may do."""
-        process = greenlet.getcurrent().process
+        process = running().process
         attempt = self.invariants.started(context, process)
-        state = "raised"
+        state, value = "raised", None
         try:
-            value = self._behave(context, process, attempt.lease_until)
+            value = self._behave(context, process, attempt)
             json.dumps(value)
             state = "returned"
             return value
         except DiedError:
-            state = "cut" if greenlet.getcurrent().abandoned else "died"
+            state = "cut" if running().abandoned else "died"
             raise
         finally:
-            self.invariants.ended(attempt, state)
+            self.invariants.ended(attempt, state, value)
 
-    def _behave(self, context: Any, process: Process, lease_until: int) -> Any:
-        world, choices = self.world, self.choices
+    def _behave(self, context: Any, process: Process, attempt: Attempt) -> Any:
+        world, choices, lease_until = self.world, self.choices, attempt.lease_until
         if self.settling:
-            if choices.below(3) == 2:
+            if choices.below(6) == 5:
                 raise RuntimeError("boom")
-            return "done"
-        what = choices.below(16)
+            return f"done by {attempt.claims}"
+        what = choices.below(20)
         if context.fencing_token > 1 and choices.below(4):
             what = 7  # the one it was taken from may come back meanwhile
         if what < 4:
-            return "done"
+            return None if what == 3 else f"done by {attempt.claims}"
         if what < 7:
             raise RuntimeError("boom")
         if what < 9:
             world.pause(choices.of((1_000, 100, 4_000)))
-        elif what < 12:
+        elif what < 16:
             beyond = choices.of((700, 100, -100, -700, 3_000, 62_000))
             if choices.below(4):
                 self._deliver_at(lease_until + SKEW_MS + 1, context.run.id)
             world.pause(max(0, lease_until - world.now - process.skew_ms + beyond))
-        elif what == 12:
+        elif what == 16:
             world.pause(choices.of((10, 1_500)))
             if context.cancel_requested():
                 raise RuntimeError("canceled")
-        elif what == 13:
+        elif what == 17:
             return object()
-        elif what == 14:
+        elif what == 18:
             raise GiveUpError
         else:
             if choices.below(2):
@@ -681,12 +887,14 @@ class Play:
             world.suspend()
         if choices.below(2):
             raise choices.of((RuntimeError, GiveUpError))("late boom")
-        return "late"
+        return {"late by": [attempt.claims]}
 
 
-def play(choices: Choices, *, record: bool = False) -> tuple[Play, Violation | None]:
-    """Play one history and return it with what it violated, if anything."""
-    history = Play(choices, record=record)
+def play(
+    choices: Choices, counts: Counter[Count] | None = None, *, record: bool = False
+) -> tuple[Play, Violation | None]:
+    """Play one history and return it with what it violated, if anything. What happens in it is added to ``counts``."""
+    history = Play(choices, counts, record=record)
     try:
         history.run()
     except Violation as violation:

@@ -11,14 +11,15 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.simulation.expressions import ValidationError, parse_condition, parse_update
-from tests.simulation.partiql import parse_statement
+from tests.simulation.expressions import Expressions, ValidationError, expressions
+from tests.simulation.partiql import with_parameters
 
 Key = tuple[str, str]
 Attributes = dict[str, Any]
 Observer = Callable[[Key, Attributes | None, Attributes | None], None]
 
 INDEX_KEYS = ("pk", "sk", "wake_shard", "wake_at")
+_NOTHING: dict[str, Any] = {}
 
 
 class SimulatedTable:
@@ -43,12 +44,11 @@ class SimulatedTable:
         new = native(Item)
         key = (new["pk"], new["sk"])
         old = self.items.get(key)
-        names, values = ExpressionAttributeNames or {}, native(ExpressionAttributeValues or {})
-        used: set[str] = set()
         _require_index_types("PutItem", new)
-        holds = self._holds("PutItem", ConditionExpression, old, names, values, used)
-        _require_all_used("PutItem", used, names, values)
-        if not holds:
+        parsed, values = _parsed(
+            "PutItem", None, ConditionExpression, ExpressionAttributeNames, ExpressionAttributeValues
+        )
+        if not parsed.holds(old or _NOTHING, values):
             raise refusal("PutItem", old, ReturnValuesOnConditionCheckFailure)
         self._write("PutItem", key, old, new)
         return {}
@@ -67,26 +67,22 @@ class SimulatedTable:
     ) -> dict[str, Any]:
         key = (Key["pk"]["S"], Key["sk"]["S"])
         old = self.items.get(key)
-        names, values = ExpressionAttributeNames or {}, native(ExpressionAttributeValues or {})
-        try:
-            update = parse_update(UpdateExpression)
-            used = set(update.placeholders)
-            paths = update.paths(names)
-        except ValidationError as error:
-            raise _invalid("UpdateItem", error) from None
-        if "pk" in paths or "sk" in paths:
+        parsed, values = _parsed(
+            "UpdateItem", UpdateExpression, ConditionExpression, ExpressionAttributeNames, ExpressionAttributeValues
+        )
+        if "pk" in parsed.changes or "sk" in parsed.changes:
             raise _invalid("UpdateItem", "a part of the key can't be updated")
-        holds = self._holds("UpdateItem", ConditionExpression, old, names, values, used)
-        _require_all_used("UpdateItem", used, names, values)
-        if not holds:
+        if not parsed.holds(old or _NOTHING, values):
             raise refusal("UpdateItem", old, ReturnValuesOnConditionCheckFailure)
         try:
-            new = update.apply(old or {"pk": key[0], "sk": key[1]}, names, values)
+            new = parsed.changed(old or {"pk": key[0], "sk": key[1]}, values)
         except ValidationError as error:
             raise _invalid("UpdateItem", error) from None
         self._write("UpdateItem", key, old, new)
         if ReturnValues == "ALL_NEW":
             return {"Attributes": typed(new)}
+        if ReturnValues == "UPDATED_NEW":
+            return {"Attributes": typed({name: new[name] for name in parsed.changes if name in new})}
         if ReturnValues == "ALL_OLD" and old is not None:
             return {"Attributes": typed(old)}
         return {}
@@ -138,8 +134,8 @@ class SimulatedTable:
 
     def execute_statement(self, statement: Mapping[str, Any]) -> dict[str, Any]:
         """Make one statement of a batch, and return its answer: an item, or an error."""
-        parsed = parse_statement(statement["Statement"])
-        values = {f":p{index}": value for index, value in enumerate(statement["Parameters"])}
+        parsed, parameters = with_parameters(statement)
+        values = {f":p{index}": value for index, value in enumerate(parameters)}
         try:
             reply = self.update_item(
                 TableName=parsed.table,
@@ -148,7 +144,7 @@ class SimulatedTable:
                 ConditionExpression=parsed.condition,
                 ExpressionAttributeNames=parsed.names,
                 ExpressionAttributeValues=values,
-                ReturnValues="ALL_NEW",
+                ReturnValues="UPDATED_NEW" if parsed.modified_only else "ALL_NEW",
             )
         except ClientError as error:
             code = error.response["Error"]["Code"]
@@ -157,10 +153,13 @@ class SimulatedTable:
         return {"TableName": parsed.table, "Item": reply["Attributes"]}
 
     def statement_item(self, statement: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the item that a statement is about, as it is now."""
-        parsed = parse_statement(statement["Statement"])
-        key = [statement["Parameters"][int(parsed.key[name][2:])]["S"] for name in ("pk", "sk")]
+        """Return the item that a statement is about, as it is now; no more of it than the statement would show."""
+        parsed, parameters = with_parameters(statement)
+        key = [parameters[int(parsed.key[name][2:])]["S"] for name in ("pk", "sk")]
         item = self.items.get((key[0], key[1]))
+        if item is not None and parsed.modified_only:
+            changes = expressions(parsed.update, parsed.condition, parsed.names).changes
+            item = {name: item[name] for name in changes if name in item}
         return None if item is None else typed(item)
 
     def query(
@@ -175,15 +174,15 @@ class SimulatedTable:
         lag_ms: int = 0,
     ) -> dict[str, Any]:
         """Read the index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there."""
-        condition, _ = parse_condition(KeyConditionExpression)
+        holds = expressions(None, KeyConditionExpression, _NOTHING).holds
         values, at = native(ExpressionAttributeValues), self._now() - lag_ms
         found = []
-        for key in self.versions:
-            item = self._as_of(key, at)
-            if item is None or "wake_shard" not in item or "wake_at" not in item:
-                continue
-            if condition(item, {}, values):
-                found.append((item["wake_at"], *key, item))
+        for key, versions in self.versions.items():
+            for time, item in reversed(versions):
+                if time <= at:
+                    if item is not None and "wake_at" in item and "wake_shard" in item and holds(item, values):
+                        found.append((item["wake_at"], *key, item))
+                    break
         found.sort(key=lambda entry: entry[:3])
         if ExclusiveStartKey is not None:
             after = native(ExclusiveStartKey)
@@ -195,29 +194,22 @@ class SimulatedTable:
             reply["LastEvaluatedKey"] = page[-1]
         return reply
 
+    def shows_wake_up(self, *, until_ms: int, lag_ms: int) -> bool:
+        """Say whether the index, as it is or as it was up to ``lag_ms`` ago, has an entry up to ``until_ms``."""
+        since = self._now() - lag_ms
+        for versions in self.versions.values():
+            for time, item in reversed(versions):
+                if item is not None and item.get("wake_at", until_ms + 1) <= until_ms:
+                    return True
+                if time <= since:
+                    break
+        return False
+
     def _as_of(self, key: Key, at: int) -> Attributes | None:
         for time, item in reversed(self.versions.get(key, ())):
             if time <= at:
                 return item
         return None
-
-    def _holds(
-        self,
-        operation: str,
-        text: str | None,
-        old: Attributes | None,
-        names: Mapping[str, str],
-        values: Attributes,
-        used: set[str],
-    ) -> bool:
-        if text is None:
-            return True
-        try:
-            condition, placeholders = parse_condition(text)
-            used |= placeholders
-            return condition(old or {}, names, values)
-        except (ValidationError, KeyError) as error:
-            raise _invalid(operation, error) from None
 
     def _write(self, operation: str, key: Key, old: Attributes | None, new: Attributes) -> None:
         _require_index_types(operation, new)
@@ -256,6 +248,19 @@ def _require_index_types(operation: str, new: Attributes) -> None:
             raise _invalid(operation, f"type mismatch for index key {name}")
 
 
-def _require_all_used(operation: str, used: set[str], names: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    if names.keys() | values.keys() != used:
+def _parsed(
+    operation: str,
+    update: str | None,
+    condition: str | None,
+    names: Mapping[str, str] | None,
+    values: Mapping[str, Any] | None,
+) -> tuple[Expressions, Attributes]:
+    """Return a request's expressions and values; names and values must be just those that the expressions use."""
+    names, values = names or _NOTHING, values or _NOTHING
+    try:
+        parsed = expressions(update, condition, names)
+    except ValidationError as error:
+        raise _invalid(operation, error) from None
+    if not parsed.names_fit or values.keys() != parsed.values_used:
         raise _invalid(operation, "a name or value is unused in the expressions, or not defined")
+    return parsed, native(values)

@@ -1,7 +1,8 @@
 """The simulated world: one line of time, tasks that wait on it, faults at every request, a table, an index and a queue.
 
-A task is a greenlet; the code in it is the engine's own. Only one runs at a time, and it gives way at each request, so
-whatever happens between two requests of one process is decided here, by ``Choices``. Free of what the processes do.
+A task runs in a greenlet; the code in it is the engine's own. Only one runs at a time, and it gives way at each
+request, so whatever happens between two requests of one process is decided here, by ``Choices``. Free of what the
+processes do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 
 from tests.simulation.history import Choices, Violation
 from tests.simulation.table import Attributes, Key, SimulatedTable
+
+Count = str | tuple[str, str]
+"""What is counted: that something happened, or a step from one status to another."""
 
 START_MS = 1_773_489_600_000
 """When every history begins: 2026-03-14 12:00 UTC."""
@@ -45,35 +49,73 @@ class DiedError(BaseException):
     """Raised in the tasks of a process that dies. No ``Exception``, and no request is made after it."""
 
 
-class Task(greenlet.greenlet):
+class Task:
     """Code that runs in a process of the world."""
 
+    waiting = 0
+    """The number of the event that it waits for; -1 when it has been ended."""
+    ended = False
+    abandoned = False
+    value: Any = None
+    error: BaseException | None = None
+    waiter: Task | None = None
+    worker: Worker | None = None
+    """Where it runs, once it has begun and until it ends."""
+    written: tuple[Key, Attributes | None] | None = None
+    """What it wrote last, except by a late copy."""
+    sends = 0
+
     def __init__(self, world: World, process: Process, function: Callable[[], Any]) -> None:
-        super().__init__(self._main, world.hub)
         self.world = world
         self.process = process
         self.incarnation = process.incarnation
         self.function = function
-        self.waiting = 0
-        self.ended = False
-        self.abandoned = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.waiter: Task | None = None
-        self.written: tuple[Key, Attributes | None] | None = None
-        """What it wrote last, except by a late copy."""
-        self.sends = 0
+        self.begun = world.now
+        self.calm = not world.faults.probability
+        """No request of it goes wrong."""
 
-    def _main(self) -> None:
+    def run(self) -> None:
+        """Run it from its beginning to its end."""
         try:
             self.value = self.function()
         except BaseException as error:
             self.error = error
         self.ended = True
+        self.worker = None
         self.process.tasks.pop(self, None)
         self.world.tasks.pop(self, None)
         if self.waiter is not None:
             self.world.wake(self.waiter)
+
+
+class Worker(greenlet.greenlet):
+    """Runs tasks, one after the other; to make a greenlet costs more than most tasks do."""
+
+    task: Task
+    back: greenlet.greenlet | None = None
+    """Who goes on when the task ends; the world's hub where nobody is named."""
+
+    def __init__(self) -> None:
+        super().__init__(self._main)
+
+    def _main(self) -> None:
+        while True:
+            task = self.task
+            task.run()
+            del self.task
+            back, self.back = self.back or task.world.hub, None
+            del task
+            _IDLE.append(self)
+            back.switch()
+
+
+_IDLE: list[Worker] = []
+
+
+def running() -> Task:
+    """Return the task that is running."""
+    task: Task = greenlet.getcurrent().task
+    return task
 
 
 class Process:
@@ -85,6 +127,8 @@ class Process:
         self.incarnation = 0
         self.invocations = 0
         self.tasks: dict[Task, None] = {}
+        self.engine: Any = None
+        self.passes_overlap = False
 
     def __repr__(self) -> str:
         return self.name
@@ -101,19 +145,21 @@ class Faults:
 class World:
     """Everything outside the engine, for one history."""
 
-    def __init__(self, choices: Choices, *, record: bool = False) -> None:
+    def __init__(self, choices: Choices, counts: Counter[Count], *, record: bool = False) -> None:
         self.hub = greenlet.getcurrent()
         self.now = START_MS
         self.choices = choices
         self.faults = Faults()
         self.lines: list[str] | None = [] if record else None
-        self.counts: Counter[str] = Counter()
+        self.counts = counts
         self.violation: Violation | None = None
         self.writer: Process | None = None
         self.writer_task: Task | None = None
         self.writer_incarnation = 0
         """That of the process which wrote; -1 for a copy of its request that comes late."""
         self.observers: list[Callable[[Key, Attributes | None, Attributes | None], None]] = []
+        self.tries: Callable[[Process, list[str]], None] = lambda process, run_ids: None
+        """Called when a process is about to send the messages of runs."""
         self.table = SimulatedTable(lambda: self.now, self._wrote)
         self.queue = SimulatedQueue(self)
         self.statements = SimulatedStatements(self)
@@ -156,16 +202,41 @@ class World:
             self.now = when
             self.steps += 1
             return
-        task = greenlet.getcurrent()
+        task = running()
         self._number += 1
         task.waiting = self._number
         heappush(events, (when, self._number, task))
-        self.hub.switch()
+        self._give_way(task)
 
     def suspend(self) -> None:
         """Let the running task wait until it is woken."""
-        greenlet.getcurrent().waiting = 0
+        task = running()
+        task.waiting = 0
+        self._give_way(task)
+
+    def _give_way(self, task: Task) -> None:
+        """Go on with what is next: straight to another task, or by way of ``run`` for all that is none."""
+        events, until = self._events, self._until
+        while events and self.violation is None and self.steps < MOST_STEPS:
+            when, number, event = events[0]
+            if type(event) is not Task or when > until:
+                break
+            heappop(events)
+            if event.waiting != number:
+                continue
+            self.now = when
+            self.steps += 1
+            if event is not task:
+                self._go_on(event)
+            return
         self.hub.switch()
+
+    def _go_on(self, task: Task) -> None:
+        worker = task.worker
+        if worker is None:
+            worker = task.worker = _IDLE.pop() if _IDLE else Worker()
+            worker.task = task
+        worker.switch()
 
     def kill(self, process: Process) -> None:
         """End a process in this instant. Its code is unwound, but none of its requests leaves any more."""
@@ -174,7 +245,7 @@ class World:
         process.incarnation += 1
         me = greenlet.getcurrent()
         for task in list(process.tasks):
-            if task is not me:
+            if task.worker is not me:
                 self.end(task)
 
     def end(self, task: Task) -> None:
@@ -184,9 +255,10 @@ class World:
         task.waiter = None
         task.process.tasks.pop(task, None)
         self.tasks.pop(task, None)
-        if task:  # it has begun, and is not over
-            task.parent = greenlet.getcurrent()
-            task.throw(DiedError)
+        worker = task.worker
+        if worker is not None:  # it has begun, and is not over
+            worker.back = greenlet.getcurrent()
+            worker.throw(DiedError)
 
     def run(self, until_ms: int) -> bool:
         """Let time pass; say whether anything is left that will happen later."""
@@ -199,7 +271,7 @@ class World:
                 if event.waiting != number:
                     continue
                 self.now = when
-                event.switch()
+                self._go_on(event)
             else:
                 self.now = when
                 event()
@@ -218,6 +290,8 @@ class World:
         """End what still waits, so that nothing is left to be collected later."""
         for task in list(self.tasks):
             self.end(task)
+        self._events.clear()
+        self.observers.clear()
 
     def violate(self, name: str, text: str) -> None:
         """Note that an invariant does not hold. Not raised here: the engine would take it for a failed handler."""
@@ -235,18 +309,27 @@ class World:
 
     def request(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any]) -> Any:
         """Make a request of the running task, with whatever happens to it on its way there and back."""
-        task = greenlet.getcurrent()
+        task: Task = greenlet.getcurrent().task
         process, incarnation = task.process, task.incarnation
         if incarnation != process.incarnation:
             raise DiedError
         choices, faults = self.choices, self.faults
         for attempt in range(REPEATS + 1):
             self.pause(choices.of(LATENCIES_MS))
-            fault = choices.of(faults.kinds) if choices.chance(faults.probability) else ""
-            if fault:
-                self.counts[fault] += 1
+            if not (faults.probability and choices.chance(faults.probability)):
+                self.writer, self.writer_incarnation, self.writer_task = process, incarnation, task
+                try:
+                    reply = call(**parameters)
+                except ClientError as error:
+                    self._refused(process, operation, parameters, error)
+                    raise
                 if self.lines is not None:
-                    self.tell(process, f"{operation}: {fault}")
+                    self.tell(process, f"{operation} {_what(parameters)}{_result(operation, reply)}")
+                return reply
+            fault = choices.of(faults.kinds)
+            self.counts[fault] += 1
+            if self.lines is not None:
+                self.tell(process, f"{operation}: {fault}")
             if fault == "slow":
                 self.pause(choices.of(SLOW_MS))
             elif fault == "refused":
@@ -266,10 +349,7 @@ class World:
             try:
                 reply = call(**parameters)
             except ClientError as error:
-                if error.response["Error"]["Code"] in INVALID:
-                    self.violate("every request is valid", f"{operation}: {error}")
-                if self.lines is not None:
-                    self.tell(process, f"{operation} {_what(parameters)}: {error.response['Error']['Code']}")
+                self._refused(process, operation, parameters, error)
                 if fault not in ("reply lost", "dies after"):
                     if fault == "slow reply":
                         self.pause(choices.of(SLOW_MS))
@@ -292,6 +372,12 @@ class World:
             raise ReadTimeoutError(endpoint_url=ENDPOINT)
         raise ConnectionClosedError(endpoint_url=ENDPOINT)
 
+    def _refused(self, process: Process, operation: str, parameters: dict[str, Any], error: ClientError) -> None:
+        if error.response["Error"]["Code"] in INVALID:
+            self.violate("every request is valid", f"{operation}: {error}")
+        if self.lines is not None:
+            self.tell(process, f"{operation} {_what(parameters)}: {error.response['Error']['Code']}")
+
     def _late(self, operation: str, call: Callable[..., Any], parameters: dict[str, Any], process: Process) -> None:
         self.writer, self.writer_incarnation, self.writer_task = process, -1, None
         try:
@@ -313,37 +399,37 @@ class World:
 class DynamoDB:
     """The part of boto3's DynamoDB client that the engine calls."""
 
-    def __init__(self, world: Callable[[], World]) -> None:
-        self._world = world
+    world: World
+    """The one that is played at present."""
 
     def put_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("put_item", world.table.put_item, parameters)
 
     def update_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("update_item", world.table.update_item, parameters)
 
     def delete_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("delete_item", world.table.delete_item, parameters)
 
     def get_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         if not parameters.get("ConsistentRead"):
             parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
         return world.request("get_item", world.table.get_item, parameters)
 
     def batch_get_item(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("batch_get_item", world.table.batch_get_item, parameters)
 
     def batch_execute_statement(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("batch_execute_statement", world.statements.execute, parameters)
 
     def query(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         if world.faults.probability:
             parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
         return world.request("query", world.table.query, parameters)
@@ -352,21 +438,23 @@ class DynamoDB:
 class SQS:
     """The part of boto3's SQS client that the engine calls."""
 
-    def __init__(self, world: Callable[[], World]) -> None:
-        self._world = world
+    world: World
+    """The one that is played at present."""
 
     def send_message(self, **parameters: Any) -> Any:
-        world = self._world()
-        greenlet.getcurrent().sends += 1
+        world, task = self.world, running()
+        task.sends += 1
+        world.tries(task.process, [run_id_in(parameters["MessageBody"])])
         return world.request("send_message", world.queue.send_message, parameters)
 
     def get_queue_attributes(self, **parameters: Any) -> Any:
-        world = self._world()
+        world = self.world
         return world.request("get_queue_attributes", world.queue.get_queue_attributes, parameters)
 
     def send_message_batch(self, **parameters: Any) -> Any:
-        world = self._world()
-        greenlet.getcurrent().sends += 1
+        world, task = self.world, running()
+        task.sends += 1
+        world.tries(task.process, [run_id_in(entry["MessageBody"]) for entry in parameters["Entries"]])
         return world.request("send_message_batch", world.queue.send_message_batch, parameters)
 
 
@@ -512,6 +600,17 @@ ODDITIES = (
 )
 
 
+def message_of(run_id: str) -> str:
+    """Return the message of a run."""
+    return f'{{"version":1,"kumofireJobRunId":"{run_id}"}}'
+
+
+def run_id_in(body: str) -> str:
+    """Return the run that a message names; nothing where it is no such message."""
+    parts = body.split('"')
+    return parts[5] if len(parts) == 7 else ""
+
+
 def _send_problem(body: str, delay_seconds: object) -> str | None:
     if not isinstance(delay_seconds, int) or not 0 <= delay_seconds <= 900:
         return f"DelaySeconds is {delay_seconds}; it must be from 0 to 900"
@@ -557,4 +656,16 @@ def _shown(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-__all__ = ["SQS", "DiedError", "DynamoDB", "Faults", "Process", "SimulatedQueue", "Task", "World"]
+__all__ = [
+    "SQS",
+    "DiedError",
+    "DynamoDB",
+    "Faults",
+    "Process",
+    "SimulatedQueue",
+    "Task",
+    "World",
+    "message_of",
+    "run_id_in",
+    "running",
+]
