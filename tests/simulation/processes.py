@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import greenlet
@@ -26,6 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy, consumer, context, deadline, dispatcher, run, runs, schedules, sealing
 from kumofire_core.attempt import CallCutError
+from kumofire_core.creation import RunRequest
 from kumofire_core.errors import (
     DeadlineTooCloseError,
     KumofireError,
@@ -429,7 +430,7 @@ class Play:
     def _create_many(self) -> None:
         choices, process = self.choices, self.person()
 
-        def request() -> dict[str, Any]:
+        def request() -> RunRequest:
             job, payload = self.ask(JOBS[choices.below(len(JOBS))])
             key = f"key-{choices.below(2)}" if choices.below(4) == 3 else None
             delay = timedelta(milliseconds=choices.of((0, 0, 0, 3_000, 20 * MINUTE_MS)))
@@ -440,6 +441,7 @@ class Play:
             self._create("key-1")
 
         def create_many() -> None:
+            run_ids: list[str | None]
             try:
                 run_ids = [*STAGE.jobs(process, self.variant).create_many(requests)]
             except PartlyCreatedError as partly:
@@ -448,7 +450,7 @@ class Play:
                 self.world.violate("each run that was asked for is created", f"{run_ids} for {requests}")
             for run_id, asked in zip(run_ids, requests, strict=False):
                 if run_id is not None:
-                    self._created(run_id, asked["payload"], asked["delay"], asked["dedupe_key"])
+                    self._created(run_id, asked["payload"], cast(timedelta, asked["delay"]), asked["dedupe_key"])
 
         self.do_at(START_MS + choices.of((0, 1, 2_000)), process, "creates many", create_many)
 
