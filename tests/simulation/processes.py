@@ -384,12 +384,14 @@ class Play:
         if self.variant.sealed and probability:
             self.keyless = choices.of((0.0, 0.1, 0.4))
         what = choices.below(8)
+        if what == 3 and self.variant.batch_claims:
+            what = 5  # messages that come together
         if what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
         else:
-            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_claims and choices.below(2))):
+            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_claims and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
         if choices.below(4) == 3:
             body = choices.of(MALFORMED)
@@ -675,7 +677,7 @@ class Play:
     def _deliver(self, body: str, receives: int) -> None:
         self.inbox.append((body, receives))
         if len(self.inbox) == 1:
-            waits_ms = (30, 0, 4) if self.variant.batch_claims else (0, 0, 4)
+            waits_ms = (30, 30, 4) if self.variant.batch_claims else (0, 0, 4)
             self.world.at(self.world.now + (0 if self.settling else self.choices.of(waits_ms)), self._poll)
 
     def _poll(self) -> None:
