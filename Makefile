@@ -138,8 +138,9 @@ audit: $(pip_audit) ## Hold every lock against the database of known vulnerabili
 demo: $(ready) ## Run the demo on an embedded local AWS
 	@$(offline) "$(python)" -m examples.demo
 
-simulate: $(ready) ## Play simulated histories (SEED=… replays one, RUNS=… plays that many)
-	@$(offline) "$(python)" -m tests.simulation $(if $(SEED),--seed $(SEED) --shrink) $(if $(RUNS),--runs $(RUNS))
+simulate: $(ready) ## Play simulated histories (SEED=… replays one, RUNS=… plays that many, WORKERS=… at once)
+	@$(offline) "$(python)" -m tests.simulation --workers $(or $(WORKERS),0) \
+		$(if $(SEED),--seed $(SEED) --shrink) $(if $(RUNS),--runs $(RUNS))
 
 bench: $(ready) ## Measure speed and cost against others, and draw the plots of docs/
 	@DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" "$(python)" -m benchmarks --docs docs $(BENCH_ARGS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.simulation.comparison import differences
 from tests.simulation.history import Choices, Violation
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import play, simulated_engine
+from tests.simulation.table import SimulatedTable, typed
 
 HISTORIES = 1_500
 CATCH_WITHIN = 3_000
@@ -84,6 +86,41 @@ def test_a_violation_is_told_shrunk_and_with_its_seed(capsys: pytest.CaptureFixt
 def test_histories_without_a_violation_are_a_success(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--runs", "5"]) == 0
     assert "5 histories from seed 0" in capsys.readouterr().out
+
+
+def test_two_workers_play_what_one_plays(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for workers in ("1", "2"):
+        assert main(["--seed", "400", "--runs", "401", "--workers", workers]) == 0
+        told.append(capsys.readouterr().out.splitlines()[:-1])  # the last line has the rate
+    assert told[0] == told[1] != []
+
+
+def test_a_statement_may_remove_attributes_and_show_only_what_it_changed() -> None:
+    table = SimulatedTable(lambda: 0, lambda key, old, new: None)
+    item = {"pk": "run#a", "sk": "run", "status": "running", "lease_token": "t", "wake_at": 1, "note": "n"}
+    table.put_item(TableName="table", Item=typed(item))
+
+    def finish(returning: str) -> dict[str, Any]:
+        values = ("succeeded", "t", "run#a", "run", "running")
+        return {
+            "Statement": 'UPDATE "table" SET "status"=? SET "settled_by"=? REMOVE "lease_token" REMOVE "wake_at" '
+            f'WHERE "pk"=? AND "sk"=? AND "status" IN [?] RETURNING {returning} *',
+            "Parameters": [{"S": value} for value in values],
+        }
+
+    made = table.execute_statement(finish("MODIFIED NEW"))
+    refused = table.execute_statement(finish("ALL NEW"))
+
+    assert made["Item"] == typed({"status": "succeeded", "settled_by": "t"})
+    assert refused["Error"]["Code"] == "ConditionalCheckFailed"
+    assert table.items["run#a", "run"] == {
+        "pk": "run#a",
+        "sk": "run",
+        "status": "succeeded",
+        "settled_by": "t",
+        "note": "n",
+    }
 
 
 def test_the_simulated_table_answers_as_ministack_does(ministack: LocalAws) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import greenlet
@@ -38,6 +38,7 @@ from kumofire_core import (
     together,
 )
 from kumofire_core.attempt import CallCutError
+from kumofire_core.creation import RunRequest
 from kumofire_core.errors import (
     DeadlineTooCloseError,
     KumofireError,
@@ -422,12 +423,14 @@ class Play:
         if self.variant.sealed and probability:
             self.keyless = choices.of((0.0, 0.1, 0.4))
         what = choices.below(8)
+        if what == 3 and self.variant.batch_claims:
+            what = 5  # messages that come together
         if what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
         else:
-            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_claims and choices.below(2))):
+            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_claims and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
         if choices.below(4) == 3:
             body = choices.of(MALFORMED)
@@ -468,7 +471,7 @@ class Play:
     def _create_many(self) -> None:
         choices, process = self.choices, self.person()
 
-        def request() -> dict[str, Any]:
+        def request() -> RunRequest:
             job, payload = self.ask(JOBS[choices.below(len(JOBS))])
             key = f"key-{choices.below(2)}" if choices.below(4) == 3 else None
             delay = timedelta(milliseconds=choices.of((0, 0, 0, 3_000, 20 * MINUTE_MS)))
@@ -479,6 +482,7 @@ class Play:
             self._create("key-1")
 
         def create_many() -> None:
+            run_ids: list[str | None]
             try:
                 run_ids = [*STAGE.jobs(process, self.variant).create_many(requests)]
             except PartlyCreatedError as partly:
@@ -487,7 +491,7 @@ class Play:
                 self.world.violate("each run that was asked for is created", f"{run_ids} for {requests}")
             for run_id, asked in zip(run_ids, requests, strict=False):
                 if run_id is not None:
-                    self._created(run_id, asked["payload"], asked["delay"], asked["dedupe_key"])
+                    self._created(run_id, asked["payload"], cast(timedelta, asked["delay"]), asked["dedupe_key"])
 
         self.do_at(START_MS + choices.of((0, 1, 2_000)), process, "creates many", create_many)
 
@@ -712,7 +716,7 @@ class Play:
     def _deliver(self, body: str, receives: int) -> None:
         self.inbox.append((body, receives))
         if len(self.inbox) == 1:
-            waits_ms = (30, 0, 4) if self.variant.batch_claims else (0, 0, 4)
+            waits_ms = (30, 30, 4) if self.variant.batch_claims else (0, 0, 4)
             self.world.at(self.world.now + (0 if self.settling else self.choices.of(waits_ms)), self._poll)
 
     def _poll(self) -> None:

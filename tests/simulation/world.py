@@ -184,7 +184,9 @@ class World:
         return task
 
     def wake(self, task: Task, when_ms: int | None = None) -> None:
-        """Let a waiting task go on, at a time; a wake-up that was set before is void."""
+        """Let a waiting task go on, at a time, unless it has ended; a wake-up that was set before is void."""
+        if task.ended:
+            return
         self._number += 1
         task.waiting = self._number
         heappush(self._events, (self.now if when_ms is None else when_ms, self._number, task))
@@ -259,6 +261,7 @@ class World:
         if worker is not None:  # it has begun, and is not over
             worker.back = greenlet.getcurrent()
             worker.throw(DiedError)
+        task.ended = True
 
     def run(self, until_ms: int) -> bool:
         """Let time pass; say whether anything is left that will happen later."""
