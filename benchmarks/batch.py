@@ -34,7 +34,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
         "peer": lambda: peer.handler(records, context),
         "raw in ten threads": lambda: list(pool.map(pair, range(10))),
         "ours": lambda: edge(records, context),
-        "ours, claims together": lambda: together(records, context),
+        "ours, writes together": lambda: together(records, context),
     }
     counts = {}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -48,10 +48,10 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     on = len(os.sched_getaffinity(0))
     cores = "one core" if on == 1 else "two cores"
     return [
-        Row(what=f"requests for a batch of ten, claims together ({cores})", value=counts["ours, claims together"]),
+        Row(what=f"requests for a batch of ten, writes together ({cores})", value=counts["ours, writes together"]),
         Row(what=f"requests for a batch of ten ({cores})", value=counts["ours"], at_most=20, at_least=20),
         ratio(samples, "ours", "peer", f"a batch of ten, over the peer ({cores})", at_most=0.22 if on == 1 else 0.28),
-        ratio(samples, "ours, claims together", "peer", f"the same with claims together ({cores})", at_most=0.13),
+        ratio(samples, "ours, writes together", "peer", f"the same with writes together ({cores})", at_most=0.13),
         ratio(samples, "raw in ten threads", "peer", f"raw calls in ten threads, over the peer ({cores})"),
     ]
 

@@ -15,5 +15,5 @@ def email(ctx: JobContext) -> dict[str, Any]:
 jobs = Jobs.from_env()
 jobs.handler("email")(email)
 
-together = Jobs.from_env(batch_claims=True)
+together = Jobs.from_env(batch_writes=True)
 together.handler("email")(email)

@@ -29,7 +29,7 @@ OPTIONAL: dict[str, Setting] = {
         lambda text: timedelta(seconds=_whole(text, 1, 43200)),
         "a whole number of seconds from 1 to 43200",
     ),
-    "KUMOFIRE_BATCH_CLAIMS": ("batch_claims", lambda text: _flag(text), "true or false"),
+    "KUMOFIRE_BATCH_WRITES": ("batch_writes", lambda text: _flag(text), "true or false"),
     "KUMOFIRE_MAX_ATTEMPTS": ("max_attempts", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
     "KUMOFIRE_PAYLOAD_KEY_ARN": (
         "cipher",

@@ -78,11 +78,11 @@ class ConsumeResult:
 class Consumer:
     """Executes runs, one message at a time; safe to call from many threads."""
 
-    def __init__(self, runs: Runs, *, lease: timedelta, batch_claims: bool) -> None:
+    def __init__(self, runs: Runs, *, lease: timedelta, batch_writes: bool) -> None:
         self._runs = runs
         self._lease_ms = duration_ms(lease)
         self._together: Together | None = None
-        if batch_claims:  # else not imported: it would be paid for at every cold start
+        if batch_writes:  # else not imported: it would be paid for at every cold start
             from kumofire_core.together import Together
 
             self._together = Together(runs)

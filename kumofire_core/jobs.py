@@ -66,8 +66,9 @@ class Jobs:
     how long a finished run is kept, at least, before DynamoDB's TTL deletes it; ``None`` keeps it for ever.
     ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
     the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
-    ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_claims`` lets a batch claim its
-    runs in one PartiQL request first (docs/protocol.md, "Claims made together"). ``cipher`` encrypts payloads and
+    ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make
+    its claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
+    together"). ``cipher`` encrypts payloads and
     outputs and reads them again (``kumofire_core.encryption``); without it, an encrypted one reads as ``SEALED``.
     Raises ``ConfigurationError`` that names every wrong argument.
     """
@@ -87,7 +88,7 @@ class Jobs:
         concurrency: int = DEFAULT_CONCURRENCY,
         wake_shards: int = DEFAULT_WAKE_SHARDS,
         allow_unknown_jobs: bool = False,
-        batch_claims: bool = False,
+        batch_writes: bool = False,
         cipher: Cipher | None = None,
     ) -> None:
         problems = [
@@ -109,7 +110,7 @@ class Jobs:
             problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         problems += [
             f"{name} must be True or False, not {shown(value)}"
-            for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_claims", batch_claims))
+            for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_writes", batch_writes))
             if not isinstance(value, bool)
         ]
         if not callable(clock):
@@ -145,7 +146,7 @@ class Jobs:
             cipher=cipher,
             clock=clock,
         )
-        self._consumer = Consumer(self._runs, lease=lease, batch_claims=batch_claims)
+        self._consumer = Consumer(self._runs, lease=lease, batch_writes=batch_writes)
 
     # These are imported when first used: a consumer needs none of them, and would pay for them at every cold start.
 
@@ -173,7 +174,7 @@ class Jobs:
 
         ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL`` are required. ``KUMOFIRE_CONCURRENCY``, ``KUMOFIRE_WAKE_SHARDS``,
         ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS``,
-        ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (a KMS key that payloads and
+        ``KUMOFIRE_BATCH_WRITES`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (a KMS key that payloads and
         outputs are encrypted with; it needs the extra ``encryption``) are not.
         Raises ``ConfigurationError`` that names every variable that is missing or wrong, and every argument that there
         is not.

@@ -43,7 +43,7 @@ def test_requests_are_counted_exactly():
 
     assert consume["requests to DynamoDB for a run that succeeds"].value == 2
     assert batch["requests for a batch of ten (one core)"].value == 20
-    assert 2 <= batch["requests for a batch of ten, claims together (one core)"].value <= 11
+    assert 2 <= batch["requests for a batch of ten, writes together (one core)"].value <= 11
     assert create["create_many: SQS requests a run"].value == 0.1
     assert dispatch["due runs that one pass dispatched"].value == 160
     assert dispatch["the pass: SQS requests a run"].value == 0.1

@@ -55,8 +55,8 @@ def test_processes_that_race_execute_each_claim_once_and_none_under_another_s_le
 
 
 @pytest.mark.skipif("DYNAMODB_LOCAL_URL" not in os.environ, reason="DYNAMODB_LOCAL_URL is not set")
-@pytest.mark.parametrize("batch_claims", [False, True])
-def test_on_dynamodb_local_the_race_ends_alike(tmp_path: Path, batch_claims: bool):
+@pytest.mark.parametrize("batch_writes", [False, True])
+def test_on_dynamodb_local_the_race_ends_alike(tmp_path: Path, batch_writes: bool):
     dynamodb = boto3.client(
         "dynamodb",
         endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
@@ -74,7 +74,7 @@ def test_on_dynamodb_local_the_race_ends_alike(tmp_path: Path, batch_claims: boo
         seed=2,
         keys=240,
         operations=60,
-        batch_claims=batch_claims,
+        batch_writes=batch_writes,
     )
 
     result = race(settings)

@@ -30,7 +30,7 @@ def test_every_setting_can_be_given_by_the_environment():
             "KUMOFIRE_RETENTION_DAYS": "7",
             "KUMOFIRE_LEASE_SECONDS": "90",
             "KUMOFIRE_MAX_ATTEMPTS": "5",
-            "KUMOFIRE_BATCH_CLAIMS": "true",
+            "KUMOFIRE_BATCH_WRITES": "true",
             "KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN,
         }
     )
@@ -43,7 +43,7 @@ def test_every_setting_can_be_given_by_the_environment():
         "retention": timedelta(days=7),
         "lease": timedelta(seconds=90),
         "max_attempts": 5,
-        "batch_claims": True,
+        "batch_writes": True,
         "cipher": KEY_ARN,
     }
 

@@ -423,12 +423,12 @@ def test_claims_in_batches_add_one_permission_and_only_where_they_are_chosen(
     with calls_of(aws) as one_by_one:
         every_way_to_consume(aws, concurrency=1)
     with calls_of(aws) as in_batches:
-        every_way_to_consume(aws, batch_claims=True, concurrency=8)
+        every_way_to_consume(aws, batch_writes=True, concurrency=8)
 
     always = granted(statements(resources, "Consumer"))
-    chosen = granted(statements(resources, "Consumer", "ClaimsInBatches"))
+    chosen = granted(statements(resources, "Consumer", "WritesInBatches"))
     assert chosen - always == in_batches - one_by_one != set()
-    assert resolved(environment(resources)["KUMOFIRE_BATCH_CLAIMS"]) == "false"
+    assert resolved(environment(resources)["KUMOFIRE_BATCH_WRITES"]) == "false"
 
 
 class Kms:
@@ -672,7 +672,7 @@ def test_no_role_has_a_wildcard_or_a_policy_that_someone_else_writes(resources: 
         assert "ManagedPolicyArns" not in role, name
     for function in FUNCTIONS:
         # X-Ray has no resources to name.
-        assert "*" not in str(policies(resources, function, "ClaimsInBatches")), function
+        assert "*" not in str(policies(resources, function, "WritesInBatches")), function
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

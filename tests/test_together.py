@@ -64,7 +64,7 @@ def answered(
 ) -> tuple[Any, Counter, Any]:
     """Return a ``Jobs`` that claims together, the executions by run, and its client."""
     client, executions = Statements(aws, answer), Counter[str]()
-    jobs = aws.jobs(dynamodb=client, batch_claims=True, **({"concurrency": 10} | settings))
+    jobs = aws.jobs(dynamodb=client, batch_writes=True, **({"concurrency": 10} | settings))
     jobs.handler("email")(lambda ctx: executions.update([ctx.run.id]))
     return jobs, executions, client
 
@@ -374,7 +374,7 @@ def test_consumers_racing_for_the_same_batch_execute_each_run_once(ministack: Lo
     run_ids = [aws.a_run() for _ in range(10)]
     later = aws.a_run(scheduled_for=NOW_MS + 3_600_000)
     racers = [
-        aws.jobs(dynamodb=ministack.client("dynamodb"), batch_claims=True, handlers={"email": email}) for _ in range(6)
+        aws.jobs(dynamodb=ministack.client("dynamodb"), batch_writes=True, handlers={"email": email}) for _ in range(6)
     ]
     start = threading.Barrier(len(racers))
     responses: list[Any] = []

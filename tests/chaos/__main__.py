@@ -53,7 +53,7 @@ def a_race(seed: int) -> tuple[str, list[str]]:
                 seed=seed,
                 keys=300,
                 operations=60,
-                batch_claims=seed % 2 == 1,
+                batch_writes=seed % 2 == 1,
             ),
             processes=4,
         )

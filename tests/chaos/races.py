@@ -68,7 +68,7 @@ class Settings:
     threads: int = 16
     operations: int = 18
     """Of each thread."""
-    batch_claims: bool = False
+    batch_writes: bool = False
 
     def client(self, service: str) -> Any:
         """Return a client with a connection for each thread."""
@@ -98,7 +98,7 @@ class Settings:
             lease=LEASE,
             retry=RetryPolicy(MAX_ATTEMPTS, base=timedelta(milliseconds=500), cap=timedelta(seconds=2)),
             wake_shards=3,
-            batch_claims=self.batch_claims,
+            batch_writes=self.batch_writes,
         )
 
         @jobs.handler("race")

@@ -413,6 +413,10 @@ _mutation(
     ),
 )
 _mutation(
+    "take an end for recorded that nobody has confirmed",
+    (together.Together, "try_ends", lambda original: lambda self, ends: {*original(self, ends), *ends}),
+)
+_mutation(
     "claim again under another token",
     (
         together.Together,

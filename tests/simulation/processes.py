@@ -85,7 +85,7 @@ class Variant:
     """How long a consumer's invocation may last; ``None`` for one without a deadline."""
     max_attempts: int
     wake_shards: int
-    batch_claims: bool = False
+    batch_writes: bool = False
     sealed: bool = False
     """Payloads and outputs are encrypted."""
 
@@ -99,9 +99,9 @@ ONE_BY_ONE = (
 )
 VARIANTS = (
     *ONE_BY_ONE,
-    *(replace(variant, batch_claims=True) for variant in ONE_BY_ONE[:4]),
+    *(replace(variant, batch_writes=True) for variant in ONE_BY_ONE[:4]),
     replace(ONE_BY_ONE[0], sealed=True),
-    replace(ONE_BY_ONE[2], sealed=True, batch_claims=True),
+    replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent")
@@ -302,8 +302,8 @@ class Stage:
             lease=variant.lease,
             clock=clock,
             wake_shards=variant.wake_shards,
-            concurrency=3 if variant.batch_claims else 2,
-            batch_claims=variant.batch_claims,
+            concurrency=3 if variant.batch_writes else 2,
+            batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
             allow_unknown_jobs=True,
         )
@@ -418,19 +418,19 @@ class Play:
             world.faults = Faults(probability, kinds)
             for process in (*self.consumers, *self.dispatchers, *self.persons):
                 process.skew_ms = choices.of((0, SKEW_MS, -SKEW_MS))
-        if self.variant.batch_claims:
+        if self.variant.batch_writes:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
         if self.variant.sealed and probability:
             self.keyless = choices.of((0.0, 0.1, 0.4))
         what = choices.below(8)
-        if what == 3 and self.variant.batch_claims:
+        if what == 3 and self.variant.batch_writes:
             what = 5  # messages that come together
         if what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
         else:
-            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_claims and 1 + choices.below(2))):
+            for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_writes and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
         if choices.below(4) == 3:
             body = choices.of(MALFORMED)
@@ -716,7 +716,7 @@ class Play:
     def _deliver(self, body: str, receives: int) -> None:
         self.inbox.append((body, receives))
         if len(self.inbox) == 1:
-            waits_ms = (30, 30, 4) if self.variant.batch_claims else (0, 0, 4)
+            waits_ms = (30, 30, 4) if self.variant.batch_writes else (0, 0, 4)
             self.world.at(self.world.now + (0 if self.settling else self.choices.of(waits_ms)), self._poll)
 
     def _poll(self) -> None:
