@@ -4,24 +4,28 @@ PYTHON ?= python3
 PYTHONS ?= python3.11 python3.13
 VENV ?= .venv
 SAM_VENV ?= .venv-sam
+AUDIT_VENV ?= .venv-audit
+AUDIT_ARGS ?=
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 DYNAMODB_LOCAL ?=
 BENCH_ARGS ?=
 UV_VERSION := 0.13.9
-$(foreach name,PYTHON VENV SAM_VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
+$(foreach name,PYTHON VENV SAM_VENV AUDIT_VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-all lint format typecheck demo simulate bench build deploy-local local-invoke lock clean \
-	build-Consumer build-Dispatcher
+.PHONY: help venv test test-all lint format typecheck audit demo simulate bench build deploy-local local-invoke lock \
+	clean build-Consumer build-Dispatcher
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
 RUNTIME ?= python3.13
 ARCHITECTURE ?= arm64
 # The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large.
 BOTO3_SERVICES ?= dynamodb sqs sts
+# true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
+ENCRYPTION ?= false
 
 # The interpreter's name is part of the stamps, so naming another one makes the environment anew.
 interpreter := $(subst /,-,$(PYTHON))
@@ -29,6 +33,7 @@ locked := $(VENV)/.locked-$(interpreter)
 ready := $(VENV)/.ready-$(interpreter)
 python := $(VENV)/bin/python
 sam := $(SAM_VENV)/.locked
+pip_audit := $(AUDIT_VENV)/.locked
 
 FUNCTION ?= Consumer
 EVENT ?= events/good.json
@@ -73,6 +78,15 @@ if [ -e "$(1)" ] && [ ! -f "$(1)/pyvenv.cfg" ] && [ -n "$$(ls -A "$(1)")" ]; the
 fi; rm -rf "$(1)"
 endef
 
+# $(call make_tool_venv,folder,lock): make the virtual environment of a tool that is not installed with the others.
+define make_tool_venv
+$(call require_python,$(PYTHON)); \
+$(call remove_venv,$(1)); \
+echo "making $(1) with Python $$found from $(2)"; \
+"$(PYTHON)" -m venv "$(1)" && \
+$(pip_env) "$(1)/bin/python" -m pip install -qq --no-compile --require-hashes --no-deps -r $(2)
+endef
+
 venv: $(ready) ## Make the virtual environment from the lock
 
 $(locked): requirements-dev.txt
@@ -89,12 +103,11 @@ $(ready): $(locked) pyproject.toml
 	@touch "$@"
 
 $(sam): requirements-sam.txt
-	@$(call require_python,$(PYTHON)); \
-	$(call remove_venv,$(SAM_VENV)); \
-	echo "making $(SAM_VENV) with Python $$found from requirements-sam.txt"; \
-	"$(PYTHON)" -m venv "$(SAM_VENV)"
-	@$(pip_env) "$(SAM_VENV)/bin/python" -m pip install -qq --no-compile --require-hashes --no-deps \
-		-r requirements-sam.txt
+	@$(call make_tool_venv,$(SAM_VENV),requirements-sam.txt)
+	@touch "$@"
+
+$(pip_audit): requirements-audit.txt
+	@$(call make_tool_venv,$(AUDIT_VENV),requirements-audit.txt)
 	@touch "$@"
 
 test: lint typecheck $(sam) ## Lint, check types and run the tests
@@ -117,6 +130,10 @@ format: $(ready) ## Fix what can be fixed, and format
 
 typecheck: $(ready) ## Check types
 	@"$(python)" -m mypy
+
+audit: $(pip_audit) ## Hold every lock against the database of known vulnerabilities
+	@"$(AUDIT_VENV)/bin/python" .ci/audit.py --pip-audit "$(AUDIT_VENV)/bin/pip-audit" $(AUDIT_ARGS) \
+		$(wildcard requirements*.txt)
 
 demo: $(ready) ## Run the demo on an embedded local AWS
 	@$(offline) "$(python)" -m examples.demo
@@ -158,7 +175,8 @@ build-Consumer build-Dispatcher:
 	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
 	@$(call require_python,$(PYTHON))
 	@$(pip_env) "$(PYTHON)" .sam/artifact.py "$(ARTIFACTS_DIR)" \
-		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)"
+		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)" \
+		--encryption "$(ENCRYPTION)"
 
 lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(call require_python,$(PYTHON)); \
@@ -167,16 +185,19 @@ lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(pip_env) .venv-lock/bin/python -m pip install -qq uv==$(UV_VERSION)
 	@$(call compile,pyproject.toml --extra dev) --output-file requirements-dev.txt
 	@$(call compile,pyproject.toml) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(call compile,pyproject.toml --extra encryption) --constraint requirements-dev.txt \
+		--output-file requirements-encryption.txt
 	@$(call compile,--group sam) --output-file requirements-sam.txt
+	@$(call compile,--group audit) --output-file requirements-audit.txt
 	@rm -rf .venv-lock
-	@echo "requirements.txt, requirements-dev.txt and requirements-sam.txt are up to date"
+	@echo "up to date: $(wildcard requirements*.txt)"
 
-# What is deployed is what was tested: the runtime lock takes its versions from the other one.
+# What is deployed is what was tested: the runtime locks take their versions from the one for development.
 compile = .venv-lock/bin/uv pip compile $(1) --quiet --universal --python-version 3.11 \
 	--python .venv-lock/bin/python --no-python-downloads --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" $(LOCK_ARGS)
 
 clean: ## Remove the environments, caches and builds
-	@for venv in "$(VENV)" "$(SAM_VENV)" .venv .venv-*; do $(call remove_venv,$$venv); done
+	@for venv in "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" .venv .venv-*; do $(call remove_venv,$$venv); done
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

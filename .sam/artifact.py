@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +50,40 @@ DATED_SECONDS = 315_619_200
 """2 January 1980 UTC: what every file is dated, so that equal contents make equal zips. Zip knows no earlier year."""
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path, help="the folder to fill")
     parser.add_argument("--runtime", required=True, help="of the function, for example python3.13")
     parser.add_argument("--architecture", required=True, choices=PLATFORMS)
     parser.add_argument("--services", required=True, help='AWS services whose clients boto3 can make, or "all"')
+    parser.add_argument(
+        "--encryption", choices=("true", "false"), default="false", help="whether the extra for encryption comes along"
+    )
     parser.add_argument("--cache", type=Path, default=PROJECT / "build", help="where dependencies are kept")
-    arguments = parser.parse_args()
-    if not re.fullmatch(r"python3\.\d+", arguments.runtime):
+    arguments = parser.parse_args(given)
+    if not re.fullmatch(r"python3\.[0-9]{1,2}", arguments.runtime):
         parser.error(f"the runtime is {arguments.runtime!r}; it must be of the form python3.13")
-    build(arguments.target, arguments.runtime, arguments.architecture, arguments.services.split(), arguments.cache)
+    lock, services = PROJECT / "requirements.txt", arguments.services.split()
+    if not services or not all(re.fullmatch("[a-z0-9-]+", service) for service in services):
+        parser.error(f"the services are {arguments.services!r}; name them as boto3 does, apart by spaces")
+    for folder in (arguments.target, arguments.cache):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            parser.error(f"{str(folder)!r} can't be made: {error}")
+    if arguments.encryption == "true":
+        lock = PROJECT / "requirements-encryption.txt"
+        services += ["kms"] if not {"all", "kms"} & set(services) else []
+    build(arguments.target, lock, arguments.runtime, arguments.architecture, services, arguments.cache)
 
 
-def build(target: Path, runtime: str, architecture: str, services: list[str], cache: Path) -> None:
+def build(target: Path, lock: Path, runtime: str, architecture: str, services: list[str], cache: Path) -> None:
     """Fill ``target``. Dependencies are built once for each lock and platform, and copied from ``cache`` after that."""
     compiler = interpreter_of(runtime)
     if compiler is None:
         print(f"no {runtime} found here: built without byte code, which about doubles the time of a cold start")
-    dependencies = built_dependencies(runtime, architecture, services, cache, compiler)
-    target.mkdir(parents=True, exist_ok=True)
+    dependencies = built_dependencies(lock, runtime, architecture, services, cache, compiler)
     shutil.copytree(dependencies, target, dirs_exist_ok=True)
     for source in SOURCES:
         shutil.copytree(PROJECT / source, target / source, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
@@ -79,15 +92,15 @@ def build(target: Path, runtime: str, architecture: str, services: list[str], ca
     print(f"built for {runtime} on {architecture}; boto3 and botocore know: {', '.join(services)}")
 
 
-def built_dependencies(runtime: str, architecture: str, services: list[str], cache: Path, compiler: str | None) -> Path:
+def built_dependencies(
+    lock: Path, runtime: str, architecture: str, services: list[str], cache: Path, compiler: str | None
+) -> Path:
     """Return a folder with the locked dependencies, cut and compiled; it appears whole or not at all."""
-    lock = PROJECT / "requirements.txt"
     inputs = (lock.read_bytes(), Path(__file__).read_bytes(), repr((runtime, architecture, services, bool(compiler))))
     digest = hashlib.sha256(b"\0".join(part if isinstance(part, bytes) else part.encode() for part in inputs))
     finished = cache / f"dependencies-{digest.hexdigest()[:16]}"
     if finished.is_dir():
         return finished
-    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
         folder = Path(name) / "dependencies"
         install(lock, folder, runtime, architecture)

@@ -12,8 +12,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import Row
@@ -29,13 +29,18 @@ BENCHMARKS = {
 """Which there are, and on how many cores each is run."""
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run what the command line names; return 1 where one could not be run, whatever its numbers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="names", help=f"which to run: {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="a few rounds, to see that they run; numbers mean little")
-    parser.add_argument("--docs", type=Path, help="a folder: write the plots there, and the tables into benchmarks.md")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--docs",
+        type=report.folder_of("benchmarks.md"),
+        metavar="FOLDER",
+        help="write the plots there, and the tables into its benchmarks.md",
+    )
+    arguments = parser.parse_args(given)
     names = arguments.names or list(BENCHMARKS)
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")

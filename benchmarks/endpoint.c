@@ -120,11 +120,12 @@ static const char *find_string(const char *from, const char *end, const char *pr
     return NULL;
 }
 
+/* Return the next token: 32 hexadecimal digits in quotes, double ones of JSON or single ones of a statement. */
 static const char *find_token(const char *from, const char *end) {
-    size_t size;
-    while ((from = find_string(from, end, "", 32, &size))) {
-        if (strspn(from, "0123456789abcdef") == 32) return from;
-        from += size + 1;
+    for (; from + 34 <= end; from++) {
+        if ((*from == '"' || *from == '\'') && strspn(from + 1, "0123456789abcdef") == 32 && from[33] == *from) {
+            return from + 1;
+        }
     }
     return NULL;
 }
@@ -163,16 +164,34 @@ static void answer_update(Text *out, const char *body, const char *end) {
     add_text(out, "}");
 }
 
-/* One claimed item for each statement; a statement's parameters come after its text. */
+/* Add what changed in the item of a run whose attempt was just ended. */
+static void add_ended(Text *out, const char *body, const char *end) {
+    long long now_ms = now_ns(CLOCK_REALTIME) / 1000000;
+    const char *token = find_token(body, end);
+    add_text(out, "{\"status\":{\"S\":\"succeeded\"},\"settled_by\":{\"S\":\"");
+    if (token) add(out, token, 32);
+    static const char *const dates[] = {"updated_at", "finished_at", "expires_at"};
+    for (size_t i = 0; i < sizeof dates / sizeof *dates; i++) {
+        add_text(out, "\"},\"");
+        add_text(out, dates[i]);
+        add_text(out, "\":{\"N\":\"");
+        add_number(out, now_ms);
+    }
+    add_text(out, "\"}}");
+}
+
+/* One item for each statement: a whole one, or what changed in it. */
 static void answer_statements(Text *out, const char *body, const char *end) {
-    const char *mark = "\"Statement\"", *comma = "";
+    const char *mark = "\"Statement\"", *comma = "", *changed = "RETURNING MODIFIED NEW";
     const char *here = memmem(body, (size_t)(end - body), mark, strlen(mark));
     add_text(out, "{\"Responses\":[");
     while (here) {
         const char *next = memmem(here + 1, (size_t)(end - here - 1), mark, strlen(mark));
+        const char *stop = next ? next : end;
         add_text(out, comma);
         add_text(out, "{\"TableName\":\"t\",\"Item\":");
-        add_claimed(out, here, next ? next : end);
+        if (memmem(here, (size_t)(stop - here), changed, strlen(changed))) add_ended(out, here, stop);
+        else add_claimed(out, here, stop);
         add_text(out, "}");
         comma = ",";
         here = next;

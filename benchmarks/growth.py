@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from benchmarks.plots import lines
+from benchmarks.report import folder_of
 from kumofire_core.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
 from kumofire_core.transitions import BACKLOG_LOOK_MS
 
@@ -32,6 +32,9 @@ class Prices:
     read_unit: float = 0.125e-6
     stored_gb_month: float = 0.25
     backup_gb_month: float = 0.20
+    s3_put: float = 5e-6
+    s3_get: float = 0.40e-6
+    s3_gb_month: float = 0.023
     sqs_request: float = 0.40e-6
     lambda_request: float = 0.20e-6
     lambda_gb_second: float = 0.0000133334
@@ -72,6 +75,23 @@ def write_units(load: Load) -> float:
     return 3 * size + 2 + (size + 2 if load.later else 0)
 
 
+BESIDE_KB = 0.1
+"""What an item that holds a payload alone has beside it: its keys and its time to live. A reference takes as much."""
+
+STRONGLY_READ_KB = 4
+"""What one read unit reads consistently.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/on-demand-capacity-mode.html"""
+
+
+def units_beside(load: Load) -> tuple[int, int]:
+    """Return the write and read units of a run whose payload is an item of its own, put before it and read once.
+
+    That item has no index entry and goes by its time to live, which costs nothing.
+    """
+    size = load.payload_kb + BESIDE_KB
+    return int(write_units(replace(load, payload_kb=0)) + math.ceil(size)), math.ceil(size / STRONGLY_READ_KB)
+
+
 def sqs_requests(load: Load) -> float:
     """Return the SQS requests of a run: its send, and its part of the batch's receive and delete."""
     return (0.1 if load.later else 1) + 2 / load.fill
@@ -79,13 +99,59 @@ def sqs_requests(load: Load) -> float:
 
 def per_run(load: Load, prices: Prices) -> float:
     """Return what one more run costs."""
-    kept_gb_months = (OTHER_KB + load.payload_kb) / 1e6 * load.retention_days / 30.4
+    kept_gb_months = _kept(OTHER_KB + load.payload_kb, load)
     return (
         write_units(load) * prices.write_unit
         + sqs_requests(load) * prices.sqs_request
         + (prices.lambda_request + load.batch_seconds * load.memory_gb * prices.lambda_gb_second) / load.fill
         + kept_gb_months * (prices.stored_gb_month + prices.backup_gb_month)
     )
+
+
+GET_SECONDS = 0.010
+"""What reading the payloads of a batch, all at once, adds to its time: from an item."""
+
+S3_GET_SECONDS = 0.030
+"""The same from S3."""
+
+
+def per_run_beside(load: Load, prices: Prices) -> float:
+    """Return what one more run costs whose payload is an item of its own beside it."""
+    small = replace(load, payload_kb=0, batch_seconds=load.batch_seconds + GET_SECONDS)
+    writes, reads = units_beside(load)
+    return (
+        per_run(small, prices)
+        + (writes - write_units(small)) * prices.write_unit
+        + reads * prices.read_unit
+        + _kept(load.payload_kb + BESIDE_KB, load) * (prices.stored_gb_month + prices.backup_gb_month)
+    )
+
+
+def per_run_s3(load: Load, prices: Prices) -> float:
+    """Return what one more run costs whose payload is a reference to an object in S3, put before it and read once."""
+    small = replace(load, payload_kb=BESIDE_KB, batch_seconds=load.batch_seconds + S3_GET_SECONDS)
+    kept = _kept(load.payload_kb, load) * prices.s3_gb_month
+    return per_run(small, prices) + prices.s3_put + prices.s3_get + kept
+
+
+def _kept(kb: float, load: Load) -> float:
+    return kb / 1e6 * load.retention_days / 30.4
+
+
+Layout = Callable[[Load, Prices], float]
+
+
+def cheaper_from(layout: Layout, other: Layout, prices: Prices) -> float:
+    """Return the payload in KB, in steps of 0.1, from which on ``layout`` costs less than ``other`` for good."""
+    sizes = [step / 10 for step in range(1, 3_500)]
+    dearer = [kb for kb in sizes if layout(Load(payload_kb=kb), prices) >= other(Load(payload_kb=kb), prices)]
+    return round(dearer[-1] + 0.1, 1) if dearer else 0.0
+
+
+def most_saved_beside(prices: Prices) -> float:
+    """Return the most that a payload beside saves over the cheaper of inline and S3, in dollars a run."""
+    loads = [Load(payload_kb=step / 10) for step in range(1, 3_500)]
+    return max(min(per_run(load, prices), per_run_s3(load, prices)) - per_run_beside(load, prices) for load in loads)
 
 
 def idle(load: Load, prices: Prices) -> float:
@@ -222,22 +288,38 @@ def tables(prices: Prices) -> str:
             ],
         )
     )
-    parts.append("### A million runs by payload, kept inline\n")
+    parts.append("### A million runs by payload, in US dollars\n")
     parts.append(
         _table(
-            ["payload", "write units a run", "DynamoDB writes", "all of it", "Lambda durable functions"],
+            [
+                "payload",
+                "write units inline",
+                "write and read units beside",
+                "inline",
+                "beside",
+                "in S3",
+                "Lambda durable functions",
+            ],
             [
                 [
                     f"{size} KB",
                     f"{write_units(load):,.0f}",
-                    _money(write_units(load) * prices.write_unit * 1e6),
+                    "{:,} + {:,}".format(*units_beside(load)),
                     _money(per_run(load, prices) * 1e6),
+                    _money(per_run_beside(load, prices) * 1e6),
+                    _money(per_run_s3(load, prices) * 1e6),
                     _money(alternatives(load, prices)["Lambda durable functions"] * 1e6),
                 ]
                 for size in PAYLOAD_KB
                 for load in [Load(payload_kb=size)]
             ],
         )
+    )
+    parts.append(
+        f"Beside costs less than inline from {cheaper_from(per_run_beside, per_run, prices):g} KB on. S3 costs less "
+        f"than inline from {cheaper_from(per_run_s3, per_run, prices):g} KB on, and less than beside from "
+        f"{cheaper_from(per_run_s3, per_run_beside, prices):g} KB on. Where beside is the cheapest of the three, it "
+        f"saves at most {_money(most_saved_beside(prices) * 1e6)} dollars a million runs.\n"
     )
     parts.append("### Shards of the index for a rate\n")
     parts.append(
@@ -305,7 +387,10 @@ def plots(prices: Prices) -> Mapping[str, str]:
     } | {name: [(float(runs), runs * price) for runs in RUNS_A_MONTH] for name, price in others.items()}
     sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 350]
     by_payload = {
-        "Kumofire Jobs, inline": [(float(kb), per_run(Load(payload_kb=kb), prices) * 1e6) for kb in sizes],
+        **{
+            f"Kumofire Jobs, {name}": [(float(kb), cost(Load(payload_kb=kb), prices) * 1e6) for kb in sizes]
+            for name, cost in (("inline", per_run), ("beside", per_run_beside), ("in S3", per_run_s3))
+        },
         "Lambda durable functions": [
             (float(kb), alternatives(Load(payload_kb=kb), prices)["Lambda durable functions"] * 1e6) for kb in sizes
         ],
@@ -331,11 +416,16 @@ def _power(number: int) -> str:
     return "1" if number == 1 else "10" + str(len(str(number)) - 1).translate(str.maketrans("123456789", "¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the tables, or write them into the docs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--docs", type=Path, help="a folder: write the plots there, and the tables into growth.md")
-    folder = parser.parse_args().docs
+    parser.add_argument(
+        "--docs",
+        type=folder_of("growth.md"),
+        metavar="FOLDER",
+        help="write the plots there, and the tables into its growth.md",
+    )
+    folder = parser.parse_args(given).docs
     if folder is None:
         print(tables(Prices()))
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import Row
@@ -34,6 +36,17 @@ def table(rows: Sequence[Row]) -> str:
         reached = {True: " ✓", False: " ✗", None: ""}[row.reached]
         lines.append(f"| {row.what} | {value}{reached} | {half} | {_target(row)} | {row.detail} |")
     return "\n".join(lines) + "\n"
+
+
+def folder_of(page: str) -> Callable[[str], Path]:
+    """Return the check of a command line's argument that it is a folder with this page, before anything is measured."""
+
+    def folder(text: str) -> Path:
+        if not os.path.isfile(os.path.join(text, page)):
+            raise argparse.ArgumentTypeError(f"{text!r} is no folder with a {page}")
+        return Path(text)
+
+    return folder
 
 
 def write(folder: Path, measured: Mapping[str, Sequence[Row]], *, heading: str) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-TOKEN = re.compile(r'"([0-9a-f]{32})"')
+TOKEN = re.compile(r"""["']([0-9a-f]{32})["']""")
 RUN_KEY = re.compile(r'"(run#[^"]*)"')
 PAGE_START = re.compile(r"run#bench-\d+-(\d+)")
 
@@ -45,6 +45,13 @@ def claimed(body: str) -> dict[str, Any]:
     }
 
 
+def ended(body: str) -> dict[str, Any]:
+    """Return what changed in the item of a run whose attempt was just ended."""
+    token, now = TOKEN.search(body), {"N": str(int(time.time() * 1000))}
+    texts = {"status": {"S": "succeeded"}, "settled_by": {"S": token[1] if token else ""}}
+    return texts | dict.fromkeys(("updated_at", "finished_at", "expires_at"), now)
+
+
 def page(body: str) -> dict[str, Any]:
     """Return a page of due runs; a page's start says where it goes on."""
     query = json.loads(body)
@@ -71,7 +78,9 @@ def answer(operation: str, body: str) -> dict[str, Any]:
     if operation == "UpdateItem" and '"ALL_NEW"' in body:
         return {"Attributes": claimed(body)}
     if operation == "BatchExecuteStatement":
-        return {"Responses": [{"TableName": "t", "Item": claimed(each)} for each in body.split('"Statement"')[1:]]}
+        statements = body.split('"Statement"')[1:]
+        items = (ended(each) if "RETURNING MODIFIED NEW" in each else claimed(each) for each in statements)
+        return {"Responses": [{"TableName": "t", "Item": item} for item in items]}
     if operation == "Query":
         return page(body)
     if operation == "SendMessageBatch":

@@ -43,6 +43,14 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
         Row(what=what, value=units["small"], at_most=SMALL, at_least=SMALL),
         Row(what="the same after one failed attempt", value=units["retried"]),
         *(Row(what=f"the same with a payload of {size} KB", value=units[f"{size} KB"]) for size in PAYLOAD_KB),
+        *(
+            Row(
+                what=f"a payload of {size} KB in an item beside (not done)",
+                value=units[f"{size} KB beside"],
+                detail=f"and {units[f'{size} KB read']:g} read units",
+            )
+            for size in PAYLOAD_KB
+        ),
     ]
 
 
@@ -124,6 +132,15 @@ def main() -> None:
         counting.get_item = client.get_item  # type: ignore[attr-defined]
         measured = {"small": units({"to": "user@example.com"}), "retried": units(None, "second time", attempts=2)}
         measured |= {f"{size} KB": units("x" * (size * 1024)) for size in PAYLOAD_KB}
+        for size in PAYLOAD_KB:
+            key = {"pk": {"S": f"run#payload of {size} KB in an item of its own"}, "sk": {"S": "payload"}}
+            item = {**key, "payload": {"S": "x" * (size * 1024)}, "expires_at": {"N": "1790000000"}}
+            run = units(None)
+            counting.units = 0
+            counting.put_item(TableName="bench", Item=item, ConditionExpression="attribute_not_exists(pk)")
+            measured[f"{size} KB beside"] = run + counting.units
+            read = client.get_item(TableName="bench", Key=key, ConsistentRead=True, ReturnConsumedCapacity="TOTAL")
+            measured[f"{size} KB read"] = read["ConsumedCapacity"]["CapacityUnits"]
         print(json.dumps(measured))
 
 

@@ -10,14 +10,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from handler.cold_start import load_jobs
 from handler.telemetry import begin_invocation, record_batch, set_up_logging
-from handler.wiring import load_jobs
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 logger = set_up_logging()
-jobs = load_jobs()
+jobs = load_jobs(sends=False)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:

@@ -41,6 +41,7 @@ DISPATCH_METRICS = {
     "canceled": "RunsCanceled",
     "unsent": "MessagesUnsent",
     "errors": "DispatchErrors",
+    "unread": "PartitionsUnread",
 }
 
 _cold = True
@@ -104,10 +105,14 @@ def record_batch(report: BatchReport) -> None:
 
 
 def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
-    """Write the metrics of one pass of the dispatcher, and a line where it did something; return its counts."""
+    """Write the metrics of one pass of the dispatcher, and a line where it did something; return its counts.
+
+    A pass that could not read the whole index does what it can, but is not counted as a pass.
+    """
     metrics = _the_metrics()
     counts = dataclasses.asdict(result)
-    metrics.add_metric(name="DispatcherPasses", unit="Count", value=1)
+    if not result.unread:
+        metrics.add_metric(name="DispatcherPasses", unit="Count", value=1)
     for field, name in DISPATCH_METRICS.items():
         if counts[field]:
             metrics.add_metric(name=name, unit="Count", value=counts[field])

@@ -34,7 +34,7 @@ from kumofire_core.sealing import SEALED, Cipher
 
 if TYPE_CHECKING:
     from kumofire_core.creation import RunRequest
-    from kumofire_core.dispatcher import DispatchResult
+    from kumofire_core.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.schedule import Missed, Overlap, ScheduleType
     from kumofire_core.schedule_item import Schedule
     from kumofire_core.schedules import SchedulePage
@@ -63,6 +63,7 @@ __all__ = [
     "Outcome",
     "Overlap",
     "PartlyCreatedError",
+    "PartlyDispatchedError",
     "PastRun",
     "RecordReport",
     "RetryPolicy",
@@ -84,6 +85,7 @@ _LATER = {
     "DispatchResult": "dispatcher",
     "Missed": "schedule",
     "Overlap": "schedule",
+    "PartlyDispatchedError": "dispatcher",
     "RunRequest": "creation",
     "Schedule": "schedule_item",
     "SchedulePage": "schedules",

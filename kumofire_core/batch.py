@@ -20,7 +20,7 @@ from kumofire_core.failure import error_name, error_places
 from kumofire_core.message import decode_body
 
 if TYPE_CHECKING:
-    from kumofire_core.claims import EarlyClaim
+    from kumofire_core.together import EarlyClaim
 
 log = logging.getLogger("kumofire_core")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any
@@ -30,6 +31,11 @@ OPTIONAL: dict[str, Setting] = {
     ),
     "KUMOFIRE_BATCH_CLAIMS": ("batch_claims", lambda text: _flag(text), "true or false"),
     "KUMOFIRE_MAX_ATTEMPTS": ("max_attempts", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
+    "KUMOFIRE_PAYLOAD_KEY_ARN": (
+        "cipher",
+        lambda text: _key_arn(text),
+        "the ARN of a KMS key, arn:aws:kms:…:key/… (and not of an alias)",
+    ),
 }
 
 
@@ -68,6 +74,13 @@ def _flag(text: str) -> bool:
     if text.strip().lower() not in ("true", "false"):
         raise ValueError(text)
     return text.strip().lower() == "true"
+
+
+def _key_arn(text: str) -> str:
+    # AWS has no more than these: partition, region, account and the key's id.
+    if not re.fullmatch(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,36}", text.strip(), re.ASCII):
+        raise ValueError(text)
+    return text.strip()
 
 
 def _retention(days: int) -> timedelta | None:

@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING
 from kumofire_core import jsontext, transitions
 from kumofire_core.attempt import CallCutError, Threads, call_handler
 from kumofire_core.context import (
-    Cancellation,
     JobContext,
-    attempt_logger,
-    enter_log_fields,
-    leave_log_fields,
+    enter_attempt,
+    leave_attempt,
     log_fields,
 )
 from kumofire_core.deadline import Deadline
@@ -38,13 +36,13 @@ from kumofire_core.errors import (
 from kumofire_core.failure import error_places, error_text, lost_attempt, type_name
 from kumofire_core.registry import Job
 from kumofire_core.retry import next_attempt_at
-from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, Run, RunStatus, StoredRun, text_bytes
+from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, RunStatus, StoredRun, text_bytes
 from kumofire_core.runs import Runs, new_token
 from kumofire_core.table import Answer
 from kumofire_core.times import duration_ms
 
 if TYPE_CHECKING:
-    from kumofire_core.claims import ClaimsTogether, EarlyClaim
+    from kumofire_core.together import EarlyClaim, Ends, Together
 
 log = logging.getLogger("kumofire_core")
 
@@ -83,11 +81,11 @@ class Consumer:
     def __init__(self, runs: Runs, *, lease: timedelta, batch_claims: bool) -> None:
         self._runs = runs
         self._lease_ms = duration_ms(lease)
-        self._together: ClaimsTogether | None = None
+        self._together: Together | None = None
         if batch_claims:  # else not imported: it would be paid for at every cold start
-            from kumofire_core.claims import ClaimsTogether
+            from kumofire_core.together import Together
 
-            self._together = ClaimsTogether(runs)
+            self._together = Together(runs)
         self.threads = Threads()
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, EarlyClaim]:
@@ -111,11 +109,14 @@ class Consumer:
             claimed = self._claim(run_id, deadline, new_token() if early is None else early.token)
         if isinstance(claimed, ConsumeResult):
             return claimed
-        token = enter_log_fields(claimed.run)
+        ends = None if early is None or early.claimed is None else early.ends
+        token = enter_attempt(claimed)
         try:
-            return self._attempt(claimed, deadline)
+            return self._attempt(claimed, deadline, ends)
         finally:
-            leave_log_fields(token)
+            leave_attempt(token)
+            if ends is not None:
+                ends.leave(run_id)
 
     def _longest_ms(self, deadline: Deadline | None) -> int:
         return self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
@@ -131,45 +132,45 @@ class Consumer:
         found = self._runs.read(run_id, answer.item)
         if answer.applied:
             return found
-        if found.run.status is not RunStatus.RUNNING:
-            return _ignored(run_id, found.run.status if found.run.status in FINAL else "not yet due", found.run)
+        if found.status is not RunStatus.RUNNING:
+            return _ignored(run_id, found.status if found.status in FINAL else "not yet due", found)
         if found.lease_until is None or found.lease_until > now_ms:
-            return _ignored(run_id, "leased", found.run)
+            return _ignored(run_id, "leased", found)
         if found.timeout_ms is not None:
             longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
         return self._take_over(found, token, now_ms=now_ms, longest_ms=longest_ms)
 
     def _take_over(self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int) -> StoredRun | ConsumeResult:
         """Take a run from a worker that was lost, or end it where that was its last attempt or it is to be canceled."""
-        run = expired.run
-        lost = lost_attempt(run.attempt + 1, expired.lease_until)
+        lost = lost_attempt(expired.attempt + 1, expired.lease_until)
         error = error_text(lost)
-        last = next_attempt_at(self._runs.registry.policy(run.job_name), run, lost, now_ms=now_ms) is None
-        if run.cancel_requested or last:
-            ended = RunStatus.CANCELED if run.cancel_requested else RunStatus.FAILED
-            make = transitions.cancel_expired if run.cancel_requested else transitions.fail_expired
+        last = next_attempt_at(self._runs.registry.policy(expired.job_name), expired.run, lost, now_ms=now_ms) is None
+        if expired.cancel_requested or last:
+            ended = RunStatus.CANCELED if expired.cancel_requested else RunStatus.FAILED
+            make = transitions.cancel_expired if expired.cancel_requested else transitions.fail_expired
             end = make(expired, token, now_ms=now_ms, error=error, expires_at=self._runs.expires_at(now_ms))
-            if not self._runs.apply(run.id, end).applied:
-                return _ignored(run.id, "taken over by another consumer", run)
-            log.error("the worker of a run was lost; the run ended %s", ended, extra=log_fields(run))
+            if not self._runs.apply(expired.id, end).applied:
+                return _ignored(expired.id, "taken over by another consumer", expired)
+            log.error("the worker of a run was lost; the run ended %s", ended, extra=log_fields(expired))
             return ConsumeResult(
-                outcome=Outcome(ended), job_run_id=run.id, job_name=run.job_name, reason=type(lost).__name__
+                outcome=Outcome(ended), job_run_id=expired.id, job_name=expired.job_name, reason=type(lost).__name__
             )
         take = transitions.take_over(expired, token, now_ms=now_ms, longest_ms=longest_ms, error=error)
-        answer = self._runs.apply(run.id, take, read_back=True)
+        answer = self._runs.apply(expired.id, take, read_back=True)
         if not answer.applied or answer.item is None:
-            return _ignored(run.id, "taken over by another consumer", run)
-        log.warning("the worker of a run was lost; taking the run over", extra=log_fields(run))
-        return self._runs.read(run.id, answer.item)
+            return _ignored(expired.id, "taken over by another consumer", expired)
+        log.warning("the worker of a run was lost; taking the run over", extra=log_fields(expired))
+        return self._runs.read(expired.id, answer.item)
 
-    def _attempt(self, claimed: StoredRun, deadline: Deadline | None) -> ConsumeResult:
-        run = claimed.run
-        job = self._runs.registry.get(run.job_name)
+    def _attempt(self, claimed: StoredRun, deadline: Deadline | None, ends: Ends | None) -> ConsumeResult:
+        job = self._runs.registry.get(claimed.job_name)
         if job is None:
-            return self._refuse(claimed, f'Missing handler for job "{run.job_name}"', "missing handler")
-        if run.attempt >= run.max_attempts:
+            return self._refuse(claimed, f'Missing handler for job "{claimed.job_name}"', "missing handler")
+        if claimed.attempt >= claimed.max_attempts:
             # Its job's limit was lowered after its creator had left the limit to the job.
-            return self._refuse(claimed, f"no attempts left: {run.attempt} of {run.max_attempts}", "no attempts left")
+            return self._refuse(
+                claimed, f"no attempts left: {claimed.attempt} of {claimed.max_attempts}", "no attempts left"
+            )
         try:
             claimed = self._runs.opened(claimed, required=True)
         except SealedError as error:  # the key may be out of reach for a while only
@@ -185,7 +186,7 @@ class Consumer:
             return self._failed(claimed, job, error, timedelta(seconds=time.monotonic() - begun))
         taken = timedelta(seconds=time.monotonic() - begun)
         if output is not None:
-            output = self._runs.sealed_output(run.id, output)  # its errors are not the handler's
+            output = self._runs.sealed_output(claimed.id, output)  # its errors are not the handler's
             room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
             if size > room:
                 too_large = InvalidJSONError(
@@ -195,19 +196,18 @@ class Consumer:
                 return self._failed(claimed, job, too_large, taken)
         now_ms = self._runs.now_ms()
         done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._runs.expires_at(now_ms))
-        if not self._runs.apply(run.id, done).applied:
-            return self._lost_lease(run, taken)
+        recorded = ends is not None and ends.record(claimed.id, done)
+        if not recorded and not self._runs.apply(claimed.id, done).applied:
+            return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("run succeeded", extra=log_fields(run))
-        return _result(Outcome.SUCCEEDED, run, taken)
+            log.debug("run succeeded", extra=log_fields(claimed))
+        return _result(Outcome.SUCCEEDED, claimed, taken)
 
     def _call(self, job: Job, claimed: StoredRun, deadline: Deadline | None) -> str | None:
         """Call the handler within its time and return its output as JSON text."""
-        run = claimed.run
-        timeouts = [ms / 1000 for ms in (job.timeout_ms, claimed.timeout_ms) if ms is not None]
-        timeout = min(timeouts) if timeouts else None
-        left = None if deadline is None else deadline.seconds_to_run()
-        limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
+        timeout_ms = _least(job.timeout_ms, claimed.timeout_ms)
+        timeout = None if timeout_ms is None else timeout_ms / 1000
+        limit = _least(timeout, None if deadline is None else deadline.seconds_to_run())
         lease_ms = (claimed.lease_until or 0) - self._runs.now_ms()
         lease_left = (lease_ms - transitions.CLOCK_SKEW_MS) / 1000
         if lease_left <= 0 or (limit is not None and limit <= 0):
@@ -217,20 +217,15 @@ class Consumer:
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
         context = JobContext(
-            run=run,
-            attempt=run.attempt + 1,
-            fencing_token=claimed.claims,
-            now=run.started_at or run.updated_at,
-            logger=attempt_logger(run),
-            _cancellation=Cancellation(partial(self._runs.cancel_requested, run.id)),
-            _ends=time.monotonic() + ((lease_ms - transitions.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
+            claimed,
+            read_cancellation=self._runs.cancel_requested,
+            ends=time.monotonic() + ((lease_ms - transitions.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
-        call = partial(call_handler, job.handler, context, self.threads)
         if limit is None:
-            value = contextvars.copy_context().run(call)
+            value = contextvars.copy_context().run(call_handler, job.handler, context, self.threads)
         else:
             try:
-                value = self.threads.run(call, seconds=limit)
+                value = self.threads.run(partial(call_handler, job.handler, context, self.threads), seconds=limit)
             except CallCutError:
                 why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
                 raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
@@ -240,60 +235,66 @@ class Consumer:
 
     def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
-        run = claimed.run
         now_ms = self._runs.now_ms()
         text, kind = error_text(error), type_name(error)
         expires_at = self._runs.expires_at(now_ms)
-        due_ms = next_attempt_at(job.retry, run, error, now_ms=now_ms)
+        due_ms = next_attempt_at(job.retry, claimed.run, error, now_ms=now_ms)
         if due_ms is None:
             outcome = Outcome.FAILED
             end = transitions.fail(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
         else:
             outcome = Outcome.RETRIED
             end = transitions.reschedule(claimed, now_ms=now_ms, due_ms=due_ms, error=text)
-        answer = self._runs.apply(run.id, end)
+        answer = self._runs.apply(claimed.id, end)
         if not answer.applied and _cancellation_came_between(claimed, answer):
             outcome = Outcome.CANCELED
             end = transitions.cancel_attempt(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
-            answer = self._runs.apply(run.id, end)
+            answer = self._runs.apply(claimed.id, end)
         if not answer.applied:
-            return self._lost_lease(run, taken)
+            return self._lost_lease(claimed, taken)
         # The error's own text may quote the payload: it is in the table, for those who may read it.
         log.warning(
             "attempt failed with %s; the run is %s",
             kind,
             end.target,
-            extra={**log_fields(run), "error_type": kind, "error_at": error_places(error)},
+            extra={**log_fields(claimed), "error_type": kind, "error_at": error_places(error)},
         )
         if outcome is Outcome.RETRIED and due_ms is not None:
-            self._runs.send_waiting(run.id, due_ms=due_ms, now_ms=now_ms)
-        return _result(outcome, run, taken, reason=kind)
+            self._runs.send_waiting(claimed.id, due_ms=due_ms, now_ms=now_ms)
+        return _result(outcome, claimed, taken, reason=kind)
 
     def _give_back(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
         """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
 
         No attempt was made, so none is counted.
         """
-        run = claimed.run
-        back = transitions.give_back(claimed, now_ms=self._runs.now_ms())
-        answer = self._runs.apply(run.id, back)
-        if not answer.applied and not _cancellation_came_between(claimed, answer):
-            return self._lost_lease(run, None)
+        answer = self._runs.apply(claimed.id, transitions.give_back(claimed, now_ms=self._runs.now_ms()))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
         raise error
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
         """Fail a run that can't be attempted."""
-        run = claimed.run
         now_ms = self._runs.now_ms()
         end = transitions.fail_unattempted(
             claimed, now_ms=now_ms, error=error, expires_at=self._runs.expires_at(now_ms)
         )
-        if not self._runs.apply(run.id, end).applied:
-            return self._lost_lease(run, None)
-        log.error("the run failed without an attempt: %s", reason, extra=log_fields(run))
-        return ConsumeResult(outcome=Outcome.FAILED, job_run_id=run.id, job_name=run.job_name, reason=reason)
+        answer = self._runs.apply(claimed.id, end)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.error("the run failed without an attempt: %s", reason, extra=log_fields(claimed))
+        return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
-    def _lost_lease(self, run: Run, taken: timedelta | None) -> ConsumeResult:
+    def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
+        """Cancel a run whose handler was not called, where its cancellation is why something else was refused."""
+        now_ms = self._runs.now_ms()
+        end = transitions.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._runs.expires_at(now_ms))
+        if not _cancellation_came_between(claimed, refusal) or not self._runs.apply(claimed.id, end).applied:
+            return self._lost_lease(claimed, None)
+        reason = "canceled before its attempt"
+        return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
+
+    def _lost_lease(self, run: StoredRun, taken: timedelta | None) -> ConsumeResult:
         log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))
         return _result(Outcome.IGNORED, run, taken, reason="lost its lease")
 
@@ -306,19 +307,25 @@ class _NoTimeLeft(Exception):
         self.seconds_left = seconds_left
 
 
+def _least(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
 def _cancellation_came_between(claimed: StoredRun, answer: Answer) -> bool:
     """Say whether the write was refused for a cancellation alone: the lease is still ours."""
     found = answer.item
     return found is not None and found.get("lease_token") == claimed.lease_token and "cancel_requested_at" in found
 
 
-def _ignored(run_id: str, reason: str, run: Run | None = None) -> ConsumeResult:
+def _ignored(run_id: str, reason: str, run: StoredRun | None = None) -> ConsumeResult:
     log.debug("message ignored: %s", reason, extra={"job_run_id": run_id})
     name = None if run is None else run.job_name
     return ConsumeResult(outcome=Outcome.IGNORED, job_run_id=run_id, job_name=name, reason=reason)
 
 
-def _result(outcome: Outcome, run: Run, taken: timedelta | None, reason: str | None = None) -> ConsumeResult:
+def _result(outcome: Outcome, run: StoredRun, taken: timedelta | None, reason: str | None = None) -> ConsumeResult:
     return ConsumeResult(
         outcome=outcome,
         job_run_id=run.id,

@@ -6,16 +6,16 @@ import logging
 import time
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from kumofire_core.failure import error_name
-from kumofire_core.run import Run
+from kumofire_core.run import Run, StoredRun
 
 JOB_LOGGER = "kumofire_core.job"
 
-_log_fields: ContextVar[dict[str, Any] | None] = ContextVar("kumofire_log_fields", default=None)
+_under_way: ContextVar[StoredRun | None] = ContextVar("kumofire_run", default=None)
 
 
 CANCEL_CHECK_SECONDS = 3.0
@@ -42,28 +42,54 @@ class Cancellation:
         return self._requested
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
     """One attempt, as its handler sees it."""
 
-    run: Run
-    attempt: int
-    """The number of this attempt: 1 for the first."""
-    fencing_token: int
-    """Greater in every later claim of the run. A resource that remembers the greatest one it has seen, and refuses
-    smaller ones, can't be written to by an attempt that outlived its lease."""
-    now: datetime
-    """When the attempt started."""
-    logger: logging.LoggerAdapter[logging.Logger] = field(repr=False)
-    """Adds run id, job and attempt to every line."""
-    _cancellation: Cancellation = field(repr=False)
-    _ends: float = field(repr=False)
-    """On ``time.monotonic``'s scale: when the attempt is cut, or where nothing cuts it, when its lease ends."""
+    __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation")
+
+    def __init__(self, claimed: StoredRun, *, read_cancellation: Callable[[str], bool], ends: float) -> None:
+        self._claimed = claimed
+        self._cancellation: Cancellation | None = None
+        self._read_cancellation = read_cancellation
+        # On time.monotonic's scale: when the attempt is cut, or where nothing cuts it, when its lease ends.
+        self._ends = ends
+
+    def __repr__(self) -> str:
+        return f"JobContext(run={self.run!r}, attempt={self.attempt}, fencing_token={self.fencing_token})"
+
+    @property
+    def run(self) -> Run:
+        """The run, as it was claimed."""
+        return self._claimed.run
 
     @property
     def payload(self) -> Any:
         """The run's payload, equal to what was given to ``create``."""
-        return self.run.payload
+        return self._claimed.payload
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt: 1 for the first."""
+        return self._claimed.attempt + 1
+
+    @property
+    def fencing_token(self) -> int:
+        """Greater in every later claim of the run.
+
+        A resource that remembers the greatest one it has seen, and refuses smaller ones, can't be written to by an
+        attempt that outlived its lease.
+        """
+        return self._claimed.claims
+
+    @property
+    def now(self) -> datetime:
+        """When the attempt started."""
+        return self.run.started_at or self.run.updated_at
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that adds run id, job and attempt to every line."""
+        return _FieldsAdapter(logging.getLogger(JOB_LOGGER), log_fields(self._claimed))
 
     def cancel_requested(self) -> bool:
         """Say whether a person has asked for this run's cancellation; raise any error to end the attempt ``canceled``.
@@ -71,6 +97,8 @@ class JobContext:
         The table is read at most once every ``CANCEL_CHECK_SECONDS``; between two reads, and where a read fails, the
         last answer is repeated. So it may be called in a loop.
         """
+        if self._cancellation is None:
+            self._cancellation = Cancellation(partial(self._read_cancellation, self._claimed.id))
         return self._cancellation.requested()
 
     def time_left(self) -> timedelta:
@@ -78,24 +106,19 @@ class JobContext:
         return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
 
 
-def attempt_logger(run: Run) -> logging.LoggerAdapter[logging.Logger]:
-    """Return the logger for an attempt of ``run``."""
-    return _FieldsAdapter(logging.getLogger(JOB_LOGGER), log_fields(run))
-
-
-def log_fields(run: Run) -> dict[str, Any]:
+def log_fields(run: Run | StoredRun) -> dict[str, Any]:
     """Return the fields that tell a run's attempt apart in a log. Never its payload."""
     return {"job_run_id": run.id, "job_name": run.job_name, "attempt": run.attempt + 1}
 
 
-def enter_log_fields(run: Run) -> Token[dict[str, Any] | None]:
-    """Make this the attempt whose fields ``AttemptLogFilter`` adds, in this context, until ``leave_log_fields``."""
-    return _log_fields.set(log_fields(run))
+def enter_attempt(claimed: StoredRun) -> Token[StoredRun | None]:
+    """Make this the run whose fields ``AttemptLogFilter`` adds, in this context, until ``leave_attempt``."""
+    return _under_way.set(claimed)
 
 
-def leave_log_fields(token: Token[dict[str, Any] | None]) -> None:
-    """End what ``enter_log_fields`` began."""
-    _log_fields.reset(token)
+def leave_attempt(token: Token[StoredRun | None]) -> None:
+    """End what ``enter_attempt`` began."""
+    _under_way.reset(token)
 
 
 class AttemptLogFilter(logging.Filter):
@@ -106,9 +129,9 @@ class AttemptLogFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields that the record does not bring itself; let every record pass."""
-        for name, value in (_log_fields.get() or {}).items():
-            if name not in record.__dict__:
-                record.__dict__[name] = value
+        run = _under_way.get()
+        if run is not None:
+            record.__dict__.update(log_fields(run) | record.__dict__)
         return True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from kumofire_core import transitions
 from kumofire_core.arguments import payload_text, require_job_name, require_key, require_max_attempts
@@ -37,8 +37,7 @@ class RunRequest(_RunRequest, total=False):
     dedupe_key: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
+class NewRun(NamedTuple):
     """A run that is to be made, checked and in the form in which it will be stored."""
 
     id: str

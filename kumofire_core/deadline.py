@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """When a process ends, and when what it runs must have ended before."""
+    """When a process ends, ``seconds`` from now, and when what it runs must have ended before."""
 
     RESERVE_SECONDS = 2.0
     """What is kept for recording how an attempt ended: a few requests, with a repeat or two."""
     LEAST_START_SECONDS = 0.75
     """With less than this, nothing is started at all."""
 
-    ends: float
-    """On ``time.monotonic``'s scale."""
-    reserve: float
-    """Seconds; a third of a very short time, so that a function with a timeout of 3 s can do something, too."""
+    __slots__ = ("ends", "reserve")
 
-    @classmethod
-    def within(cls, seconds: float) -> Deadline:
-        """Return the deadline of a process that ends in ``seconds``."""
-        return cls(ends=time.monotonic() + seconds, reserve=min(cls.RESERVE_SECONDS, max(0.0, seconds) / 3))
+    def __init__(self, seconds: float) -> None:
+        self.ends = time.monotonic() + seconds
+        """On ``time.monotonic``'s scale."""
+        self.reserve = min(self.RESERVE_SECONDS, max(0.0, seconds) / 3)
+        """Seconds; a third of a very short time, so that a function with a timeout of 3 s can do something, too."""
 
     def seconds_left(self) -> float:
         """Return the seconds until the process ends."""

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,15 +21,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import transitions
 from kumofire_core.attempt import InFlight, Threads
 from kumofire_core.deadline import Deadline
-from kumofire_core.errors import KumofireError
+from kumofire_core.errors import CorruptItemError, KumofireError
 from kumofire_core.failure import error_name, error_text, lost_attempt
+from kumofire_core.message import MAX_RUN_ID_LENGTH
 from kumofire_core.queue import Queue
 from kumofire_core.retry import next_attempt_at
 from kumofire_core.run import RunStatus, StoredRun
 from kumofire_core.runs import RUN, Runs, new_token
 from kumofire_core.schedule_item import SCHEDULE_SHARD
-from kumofire_core.schedules import SCHEDULE, Schedules
-from kumofire_core.table import WakeUp
+from kumofire_core.schedules import SCHEDULE, Schedules, Step
+from kumofire_core.table import Key, WakeUp
 from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
 
 log = logging.getLogger("kumofire_core")
@@ -44,6 +46,9 @@ BACKLOG_DOUBTED_AFTER = timedelta(minutes=30)
 
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
+
+STEPS_A_PASS = 100
+"""How often a schedule that is behind gets its turn in one pass, with ten occurrences each time."""
 
 PAGE_SIZE = 500
 CHUNKS_IN_FLIGHT = 16
@@ -72,8 +77,22 @@ class DispatchResult:
     """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
     errors: int = 0
     """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
+    unread: int = 0
+    """Partitions of the index that could not be read, each with a line in the log."""
     complete: bool = True
     """Whether all that was due was looked at. What the limit or the time cut off is left to the next pass."""
+
+
+class PartlyDispatchedError(KumofireError):
+    """Partitions of the wake-up index could not be read. The others were handled; the cause is what botocore raised."""
+
+    def __init__(self, result: DispatchResult, cause: Exception) -> None:
+        self.result = result
+        """What the pass did."""
+        super().__init__(
+            f"{result.unread} partitions of the wake-up index could not be read ({error_name(cause)}); "
+            "the others were handled, and the next pass reads all of them again"
+        )
 
 
 class _Tally:
@@ -86,6 +105,7 @@ class _Tally:
         self.complete = True
         self.first_error: Exception | None = None
         self._queue_is_long: bool | None = None
+        self._behind: list[WakeUp] = []
 
     def add(self, name: str, count: int = 1) -> None:
         with self._lock:
@@ -97,6 +117,17 @@ class _Tally:
             if self._queue_is_long is None:
                 self._queue_is_long = (queue.backlog() or 0) > BACKLOG
             return self._queue_is_long
+
+    def is_behind(self, schedule: WakeUp) -> None:
+        """Note a schedule of which more is due."""
+        with self._lock:
+            self._behind.append(schedule)
+
+    def take_behind(self) -> list[WakeUp]:
+        """Return the schedules that were noted, and forget them."""
+        with self._lock:
+            behind, self._behind = self._behind, []
+        return behind
 
     def errors(self) -> int:
         return self._counts["errors"]
@@ -116,7 +147,7 @@ class Dispatcher:
     def dispatch(self, *, limit: int | None, deadline: Deadline | None) -> DispatchResult:
         """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
 
-        Raises what botocore raised where a partition of the index could not be read, after the others were handled.
+        Raises ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others.
         """
         tally = _Tally()
         until_ms = self._runs.now_ms() + duration_ms(LOOK_AHEAD)
@@ -125,23 +156,47 @@ class Dispatcher:
         else:
             self._handle_some(until_ms, limit, tally, deadline)
         if tally.first_error is not None:
-            raise tally.first_error
+            raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
         return tally.result()
 
     def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
         """Handle everything, schedules first, many chunks at once."""
         in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
         for shard in self._shards():
-            # A schedule by itself, because it may take a while.
-            size = 1 if shard == SCHEDULE_SHARD else CHUNK
             for page in self._pages(shard, until_ms, tally):
-                for start in range(0, len(page), size):
-                    if deadline is not None and deadline.too_close_to_start():
-                        tally.complete = False
-                        in_flight.finish()
-                        return
-                    in_flight.start(partial(self._handle, page[start : start + size], tally, deadline))
+                if not self._start(page, in_flight, tally, deadline):
+                    in_flight.finish()
+                    return
         in_flight.finish()
+        self._make_up(tally, deadline)
+
+    def _start(self, wake_ups: list[WakeUp], in_flight: InFlight, tally: _Tally, deadline: Deadline | None) -> bool:
+        """Start handling wake-ups, chunk by chunk; ``False`` where the time was up before all were started."""
+        for start in range(0, len(wake_ups), CHUNK):
+            if deadline is not None and deadline.too_close_to_start():
+                tally.complete = False
+                return False
+            in_flight.start(partial(self._handle, wake_ups[start : start + CHUNK], tally, deadline))
+        return True
+
+    def _make_up(self, tally: _Tally, deadline: Deadline | None) -> None:
+        """Go on with the schedules that are behind, a step of each in turn, so that none keeps another waiting.
+
+        One that is far behind, or whose stored time says so, gets no more than ``STEPS_A_PASS`` out of a pass.
+        """
+        behind = tally.take_behind()
+        for _ in range(STEPS_A_PASS - 1):
+            if not behind:
+                return
+            in_flight = InFlight(self._threads, CHUNKS_IN_FLIGHT)
+            in_time = self._start(behind, in_flight, tally, deadline)
+            in_flight.finish()
+            if not in_time:
+                return
+            behind = tally.take_behind()
+        for wake_up in behind:
+            tally.complete = False
+            log.warning("schedule#%s is far behind; the next pass goes on with it", wake_up.key.id)
 
     def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
         """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
@@ -161,6 +216,7 @@ class Dispatcher:
             self._handle(chunk, tally, deadline)
             handled += len(chunk) - (tally.errors() - errors)
         tally.complete = tally.complete and not earliest
+        self._make_up(tally, deadline)
 
     def _shards(self) -> tuple[int, ...]:
         return (SCHEDULE_SHARD, *range(self._runs.wake_shards))
@@ -172,29 +228,38 @@ class Dispatcher:
         except (BotoCoreError, ClientError) as error:
             log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
             tally.first_error = tally.first_error or error
+            tally.add("unread")
+            tally.complete = False
 
     def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
-        """Make the transition that fits each wake-up, then send the messages that follow."""
+        """Make the transition that fits each wake-up, send the messages that follow, and let the schedules go on."""
         delays: dict[str, int] = {}
+        steps: list[tuple[WakeUp, Step]] = []
         for wake_up in wake_ups:
             if deadline is not None and deadline.too_close_to_start():
                 tally.complete = False
                 break  # what is marked as sent must still be sent
-            try:
+            with _failing_alone(wake_up.key, tally):
+                _require_id_of_ours(wake_up.key)
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, delays, tally)
                 elif wake_up.key.kind == SCHEDULE:
-                    fired, finished = self._schedules.fire(wake_up.key.id, look_ahead=LOOK_AHEAD, deadline=deadline)
-                    tally.add("schedules", fired)
-                    if not finished:
-                        tally.complete = False
-            except Exception as error:
-                # One corrupt item, or one throttled request, must not keep the others waiting.
-                what = str(error) if isinstance(error, KumofireError) else error_name(error)
-                log.error("%s#%s could not be dispatched: %s", wake_up.key.kind, wake_up.key.id, what)
-                tally.add("errors")
+                    step = self._begin(wake_up.key.id, delays, tally)
+                    if step is not None:
+                        steps.append((wake_up, step))
         if delays:
             tally.add("unsent", len(self._runs.queue.try_send_many(delays)))
+        for wake_up, step in steps:
+            with _failing_alone(wake_up.key, tally):
+                if self._schedules.finish(step):
+                    tally.is_behind(wake_up)
+
+    def _begin(self, schedule_id: str, delays: dict[str, int], tally: _Tally) -> Step | None:
+        already = len(delays)
+        try:
+            return self._schedules.begin(schedule_id, delays, look_ahead=LOOK_AHEAD)
+        finally:
+            tally.add("schedules", len(delays) - already)
 
     def _look_at_run(self, wake_up: WakeUp, delays: dict[str, int], tally: _Tally) -> None:
         run_id, token, now_ms = wake_up.key.id, new_token(), self._runs.now_ms()
@@ -255,3 +320,21 @@ class Dispatcher:
             delay_seconds = transitions.message_delay_seconds(due_ms, now_ms)
             if delay_seconds is not None:
                 delays[run.id] = delay_seconds
+
+
+@contextmanager
+def _failing_alone(key: Key, tally: _Tally) -> Iterator[None]:
+    """Log and count what goes wrong with one item: a corrupt one, or a throttled request, must not stop the others."""
+    try:
+        yield
+    except Exception as error:
+        what = str(error) if isinstance(error, KumofireError) else error_name(error)
+        log.error("%s#%s could not be dispatched: %s", key.kind, key.id, what)
+        tally.add("errors")
+
+
+def _require_id_of_ours(key: Key) -> None:
+    """Raise ``CorruptItemError`` for an id that no message may carry: it would be refused as malformed for ever."""
+    if len(key.id) > MAX_RUN_ID_LENGTH or not key.id.isprintable():
+        problem = f"its id of {len(key.id)} characters is none of ours, which have at most {MAX_RUN_ID_LENGTH}"
+        raise CorruptItemError(f"{key.kind}#{key.id[:80]!r}", f"{problem} and are printable")

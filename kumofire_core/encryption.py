@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from botocore.config import Config
+from botocore.session import get_session
+
 try:
     # The SDK brings no types; in an environment without the extra it is not there at all.
     import aws_encryption_sdk  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -44,8 +47,16 @@ class EnvelopeCipher:
 
     @classmethod
     def for_kms_key(cls, key_arn: str, **settings: Any) -> EnvelopeCipher:
-        """Return the cipher for a KMS key. ``kms:GenerateDataKey`` is needed to create, ``kms:Decrypt`` to read."""
-        return cls(aws_encryption_sdk.StrictAwsKmsMasterKeyProvider(key_ids=[key_arn]), **settings)
+        """Return the cipher for a KMS key. ``kms:GenerateDataKey`` is needed to create, ``kms:Decrypt`` to read.
+
+        Its client is made here, and gives up well before a function's deadline, as those of the table and queue do.
+        """
+        session = get_session()
+        session.set_default_client_config(
+            Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
+        )
+        keys = aws_encryption_sdk.StrictAwsKmsMasterKeyProvider(key_ids=[key_arn], botocore_session=session)
+        return cls(keys, **settings)
 
     def encrypt(self, plaintext: bytes) -> bytes:
         """Return the ciphertext; errors of KMS leave as they are."""

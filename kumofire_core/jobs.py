@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from kumofire_core.arguments import require_id, require_reason
@@ -101,8 +102,9 @@ class Jobs:
         ]
         if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
             problems.append(f"lease must be a timedelta of at least 1 ms, not {shown(lease)}")
-        if retention is not None and (not isinstance(retention, timedelta) or retention < timedelta(0)):
-            problems.append(f"retention must be None or a timedelta that is not negative, not {shown(retention)}")
+        # 0 is refused, because it would delete at once, while KUMOFIRE_RETENTION_DAYS=0 keeps for ever.
+        if retention is not None and (not isinstance(retention, timedelta) or retention <= timedelta(0)):
+            problems.append(f"retention must be a timedelta above 0, or None for ever, not {shown(retention)}")
         if retry is not None and not isinstance(retry, RetryPolicy):
             problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         problems += [
@@ -129,6 +131,7 @@ class Jobs:
             raise ConfigurationError(problems)
         # As many requests are made at once as a batch has threads, or the dispatcher chunks, and one or two beside.
         clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(20, concurrency + 2))
+        self._clients = clients
         self._registry = registry
         self._clock = clock
         self._concurrency = concurrency
@@ -169,15 +172,30 @@ class Jobs:
         """Return a ``Jobs`` with its settings from environment variables; ``settings`` go before these.
 
         ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL`` are required. ``KUMOFIRE_CONCURRENCY``, ``KUMOFIRE_WAKE_SHARDS``,
-        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS`` and
-        ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) are not.
-        Raises ``ConfigurationError`` that names every variable that is missing or wrong.
+        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS``,
+        ``KUMOFIRE_BATCH_CLAIMS`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (a KMS key that payloads and
+        outputs are encrypted with; it needs the extra ``encryption``) are not.
+        Raises ``ConfigurationError`` that names every variable that is missing or wrong, and every argument that there
+        is not.
         """
+        _refuse_unknown(cls, settings)
         found = settings_from(os.environ if environment is None else environment, given=settings)
         max_attempts = found.pop("max_attempts", None)
         if max_attempts is not None:
             found["retry"] = RetryPolicy(max_attempts)
+        if "cipher" in found:
+            found["cipher"] = _cipher_of(found["cipher"])
         return cls(**{**found, **settings})
+
+    def make_clients(self, *, sqs: bool = True) -> None:
+        """Make the AWS clients now, where none were given: a fifth of a second that the first request need not wait.
+
+        Not for a web server's parent process: clients are not to be shared with a process that is forked later. Errors
+        of botocore leave as they are, ``NoRegionError`` where the environment names no region for example.
+        """
+        self._clients.dynamodb()
+        if sqs:
+            self._clients.sqs()
 
     def handler(
         self,
@@ -260,7 +278,7 @@ class Jobs:
 
     def run_batch(self, event: object, context: LambdaContext | None = None) -> BatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
-        deadline = None if context is None else Deadline.within(context.get_remaining_time_in_millis() / 1000)
+        deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
         return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
 
     def get_status(self, run_id: str) -> Run | None:
@@ -301,8 +319,9 @@ class Jobs:
 
         To be called about once a minute, from anywhere; calls may overlap. It stops when nothing more is due, when
         ``limit`` wake-ups were looked at (the earliest first), or when ``deadline`` is near; what is left is found by
-        the next call. A wake-up that can't be handled is logged and counted, and the others go on. Raises what
-        botocore raised where a partition of the index could not be read, after handling the others.
+        the next call. A wake-up that can't be handled is logged and counted, and the others go on. Raises
+        ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others; its
+        ``result`` says what was done.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {shown(limit)}")
@@ -414,4 +433,26 @@ class Jobs:
     def _deadline(self, ends: datetime | None) -> Deadline | None:
         if ends is None:
             return None
-        return Deadline.within((require_aware("deadline", ends) - self._clock()).total_seconds())
+        return Deadline((require_aware("deadline", ends) - self._clock()).total_seconds())
+
+
+def _refuse_unknown(kind: type[Jobs], settings: Mapping[str, object]) -> None:
+    known = signature(kind).parameters if settings else {}
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        return  # a subclass that takes more than is known here
+    problems = [f"{kind.__name__} has no argument {name!r}" for name in sorted(settings.keys() - known.keys())]
+    if "max_attempts" in settings and problems:
+        problems.append("for max_attempts pass retry=RetryPolicy(max_attempts=…)")
+    if problems:
+        raise ConfigurationError([*problems, f"it has {', '.join(known)}"])
+
+
+def _cipher_of(key_arn: str) -> Cipher:
+    """Return the cipher of a KMS key; its library is imported here, where there is a key."""
+    try:
+        from kumofire_core.encryption import EnvelopeCipher
+    except ImportError as missing:
+        raise ConfigurationError(
+            [f"KUMOFIRE_PAYLOAD_KEY_ARN is set, and {missing} (in Lambda: ENCRYPTION=true sam build)"]
+        ) from missing
+    return EnvelopeCipher.for_kms_key(key_arn)

@@ -12,6 +12,9 @@ from kumofire_core.errors import InvalidJSONError
 MAX_DEPTH = 200
 """Levels of nesting. Fixed, because how many an interpreter can read differs between Python's versions."""
 
+_TEXT = frozenset({str})
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
 _dumps = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _loads = json.JSONDecoder().decode
 
@@ -25,7 +28,7 @@ def encode(what: str, value: object) -> str:
     """
     try:
         text = _dumps(value)
-        same = _loads(text) == value
+        same = _is_flat(value) or _loads(text) == value
     except RecursionError:
         raise InvalidJSONError(f"{what} is nested too deeply for JSON; flatten it or store a reference") from None
     except (TypeError, ValueError) as error:
@@ -48,6 +51,14 @@ def decode(text: str) -> object:
         return _loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _is_flat(value: object) -> bool:
+    """Say whether this is an object of plain values under strings: what JSON surely gives back as it was."""
+    if type(value) is not dict:
+        return False
+    kinds = set(map(type, value.values()))
+    return kinds <= _PLAIN and set(map(type, value)) <= _TEXT
 
 
 def _is_deeper(value: object, depth: int) -> bool:

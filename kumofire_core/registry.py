@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.errors import ConfigurationError, UnknownJobError, shown
 from kumofire_core.retry import RetryPolicy, is_attempt_count
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 Handler = Callable[["JobContext"], Any] | Callable[["JobContext"], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """A named piece of work."""
 
     name: str

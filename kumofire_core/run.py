@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+import os
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from kumofire_core import jsontext, sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
-from kumofire_core.times import from_ms, to_ms
-from kumofire_core.write import SCHEMA, Attributes, number, read_moment, read_number, read_text
+from kumofire_core.times import LAST_MS, from_ms, to_ms
+from kumofire_core.write import SCHEMA, Attributes, number
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -50,6 +52,25 @@ class RunStatus(StrEnum):
 
 
 FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED})
+
+_TEXTS = (
+    "status",
+    "job_name",
+    "payload",
+    "output",
+    "lease_token",
+    "last_error",
+    "schedule_id",
+    "dedupe_key",
+    "cancel_reason",
+    "history",
+)
+_TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at", "lease_until")
+_NUMBERS = (*_TIMES, "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
+_TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
+"""What a stored run's attributes are, other than tokens of writes: those are only ever compared."""
+_ALWAYS = ("scheduled_for", "created_at", "updated_at")
+_FIRST_MS = to_ms(datetime.min.replace(tzinfo=UTC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,27 +112,111 @@ class PastRun:
     cancel_reason: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
 class StoredRun:
-    """A run with what the table knows beside: its lease, its wake-up and the tokens of the last writes.
+    """A run as its item holds it: what the engine reads for every message, and ``run``, made when it is asked for."""
 
-    Made for every message, so not frozen: that would take three times as long. Nobody changes one.
-    """
+    __slots__ = (
+        "_item",
+        "_run",
+        "attempt",
+        "claims",
+        "history",
+        "id",
+        "job_name",
+        "lease_token",
+        "lease_until",
+        "max_attempts",
+        "output",
+        "payload",
+        "payload_text",
+        "status",
+        "timeout_ms",
+    )
 
-    run: Run
-    lease_token: str | None
-    lease_until: int | None
-    claims: int
-    """Raised by every claim: the fencing number."""
-    wake_at: int | None
-    timeout_ms: int | None
-    sends: int
-    """How often its message was sent while it has been queued."""
-    payload_text: str = field(repr=False)
-    """The payload as it is stored; ``run`` has its value, or ``SEALED`` where it is encrypted."""
-    output_text: str | None = field(repr=False)
-    inherits_max_attempts: bool
-    """Its creator knew no handler, so the limit is the registered job's, written with the next transition."""
+    def __init__(self, run_id: str, item: Mapping[str, Any], default_max_attempts: int) -> None:
+        get = item.get
+        output, history = get("output"), get("history")
+        self._item = item
+        self._run: Run | None = None
+        self.id = run_id
+        self.job_name: str = item["job_name"]
+        self.status = RunStatus(item["status"])
+        self.attempt: int = item["attempt"]
+        self.max_attempts: int = get("max_attempts", default_max_attempts)
+        self.lease_token: str | None = get("lease_token")
+        self.lease_until: int | None = get("lease_until")
+        self.claims: int = get("claims", 0)
+        """Raised by every claim: the fencing number."""
+        self.timeout_ms: int | None = get("timeout_ms")
+        self.payload_text: str = item["payload"]
+        """The payload as it is stored; ``payload`` is its value, or ``SEALED`` where it is encrypted."""
+        self.payload = sealing.read(self.payload_text)
+        self.output = None if output is None else sealing.read(output)
+        self.history = () if history is None else _history(history)
+
+    @property
+    def run(self) -> Run:
+        """The run as the application sees it."""
+        if self._run is None:
+            item, get = self._item, self._item.get
+            started, finished = get("started_at"), get("finished_at")
+            self._run = Run(
+                id=self.id,
+                job_name=self.job_name,
+                payload=self.payload,
+                status=self.status,
+                attempt=self.attempt,
+                max_attempts=self.max_attempts,
+                scheduled_for=from_ms(item["scheduled_for"]),
+                created_at=from_ms(item["created_at"]),
+                updated_at=from_ms(item["updated_at"]),
+                started_at=None if started is None else from_ms(started),
+                finished_at=None if finished is None else from_ms(finished),
+                last_error=get("last_error"),
+                output=self.output,
+                schedule_id=get("schedule_id"),
+                dedupe_key=get("dedupe_key"),
+                cancel_requested=self.cancel_requested,
+                cancel_reason=get("cancel_reason"),
+                history=self.history,
+            )
+        return self._run
+
+    @property
+    def updated_at(self) -> int:
+        """Epoch milliseconds of the latest write that a person would call a change."""
+        return int(self._item["updated_at"])
+
+    @property
+    def wake_at(self) -> int | None:
+        """Epoch milliseconds of its wake-up, or ``None`` where it has ended."""
+        return self._item.get("wake_at")
+
+    @property
+    def sends(self) -> int:
+        """How often its message was sent while it has been queued."""
+        return int(self._item.get("sends", 1))
+
+    @property
+    def output_text(self) -> str | None:
+        """The output as it is stored."""
+        return self._item.get("output")
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether a person asked for its cancellation while it was executing."""
+        return "cancel_requested_at" in self._item
+
+    @property
+    def inherits_max_attempts(self) -> bool:
+        """Whether its creator knew no handler: then the registered job's limit is written with the next transition."""
+        return "max_attempts" not in self._item
+
+    def opened(self, *, payload: Any, output: Any) -> StoredRun:
+        """Return the same with the values of a payload and an output that are stored encrypted."""
+        found = copy(self)
+        found.payload, found.output, found._run = payload, output, None
+        return found
 
 
 def text_bytes(text: str) -> int:
@@ -121,7 +226,7 @@ def text_bytes(text: str) -> int:
 
 def new_run_id() -> str:
     """Return an id that no other run has."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def derived_run_id(*parts: str) -> str:
@@ -142,53 +247,28 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
     Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read.
     """
     key = f"run#{run_id}"
+    item: Mapping[str, Any] = attributes
     try:
         schema = number(attributes, "schema")
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
-        payload_text = str(attributes["payload"])
-        output_text = read_text(attributes, "output")
-        job_name = str(attributes["job_name"])
-        if not 1 <= len(job_name) <= MAX_NAME_LENGTH:
+        for name, value in item.items():
+            if type(value) is not _TYPES.get(name, type(value)):
+                raise TypeError(name)
+        for name in _TIMES:
+            if not _FIRST_MS <= item.get(name, 0) <= LAST_MS:
+                raise OverflowError(name)
+        found = StoredRun(run_id, item, default_max_attempts)
+        if not 1 <= len(found.job_name) <= MAX_NAME_LENGTH:
             raise ValueError("job_name")
-        lease_token, lease_until = read_text(attributes, "lease_token"), read_number(attributes, "lease_until")
-        if attributes["status"] == RunStatus.RUNNING and (lease_token is None or lease_until is None):
+        if found.status is RunStatus.RUNNING and (found.lease_token is None or found.lease_until is None):
             raise ValueError("lease")
-        timeout_ms = read_number(attributes, "timeout_ms")
-        if timeout_ms is not None and timeout_ms < 1:
+        if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
-        run = Run(
-            id=run_id,
-            job_name=job_name,
-            payload=sealing.read(payload_text),
-            status=RunStatus(str(attributes["status"])),
-            attempt=number(attributes, "attempt"),
-            max_attempts=number(attributes, "max_attempts", default_max_attempts),
-            scheduled_for=from_ms(number(attributes, "scheduled_for")),
-            created_at=from_ms(number(attributes, "created_at")),
-            updated_at=from_ms(number(attributes, "updated_at")),
-            started_at=read_moment(attributes, "started_at"),
-            finished_at=read_moment(attributes, "finished_at"),
-            last_error=read_text(attributes, "last_error"),
-            output=None if output_text is None else sealing.read(output_text),
-            schedule_id=read_text(attributes, "schedule_id"),
-            dedupe_key=read_text(attributes, "dedupe_key"),
-            cancel_requested="cancel_requested_at" in attributes,
-            cancel_reason=read_text(attributes, "cancel_reason"),
-            history=_history(attributes),
-        )
-        return StoredRun(
-            run=run,
-            lease_token=lease_token,
-            lease_until=lease_until,
-            claims=number(attributes, "claims", 0),
-            wake_at=read_number(attributes, "wake_at"),
-            timeout_ms=timeout_ms,
-            sends=number(attributes, "sends", 1),
-            payload_text=payload_text,
-            output_text=output_text,
-            inherits_max_attempts="max_attempts" not in attributes,
-        )
+        for name in _ALWAYS:
+            if name not in item:
+                raise KeyError(name)
+        return found
     except KeyError as error:
         raise CorruptItemError(key, f"it has no attribute {error}") from None
     except (ValueError, TypeError, OverflowError) as error:
@@ -223,10 +303,7 @@ def _text_or_none(value: object) -> str | None:
     return value
 
 
-def _history(attributes: Attributes) -> tuple[PastRun, ...]:
-    text = read_text(attributes, "history")
-    if text is None:
-        return ()
+def _history(text: str) -> tuple[PastRun, ...]:
     past: Any = jsontext.decode(text)
     return tuple(
         PastRun(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from kumofire_core.jsontext import decode
 from kumofire_core.queue import Queue
 from kumofire_core.registry import Registry
 from kumofire_core.run import StoredRun, read_run
-from kumofire_core.sealing import Cipher, is_sealed, seal, unseal
+from kumofire_core.sealing import SEALED, Cipher, seal, unseal
 from kumofire_core.table import Answer, Key, Table
 from kumofire_core.times import duration_ms, to_ms
 from kumofire_core.transitions import Transition
@@ -46,17 +45,27 @@ def new_token() -> str:
     return os.urandom(16).hex()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
     """The runs of one ``Jobs``. Errors of the table leave as botocore raised them."""
 
-    table: Table
-    queue: Queue
-    registry: Registry
-    retention: timedelta | None
-    wake_shards: int
-    cipher: Cipher | None
-    clock: Callable[[], datetime]
+    def __init__(
+        self,
+        *,
+        table: Table,
+        queue: Queue,
+        registry: Registry,
+        retention: timedelta | None,
+        wake_shards: int,
+        cipher: Cipher | None,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.table = table
+        self.queue = queue
+        self.registry = registry
+        self.wake_shards = wake_shards
+        self.cipher = cipher
+        self.clock = clock
+        self._retention_ms = None if retention is None else duration_ms(retention)
 
     def now_ms(self) -> int:
         """Return the time by the clock that was given, in epoch milliseconds."""
@@ -73,7 +82,7 @@ class Runs:
 
     def read(self, run_id: str, item: Attributes) -> StoredRun:
         """Return the run that an item holds. Where its creator left the limit to its job, that job's is used."""
-        limit = self.registry.max_attempts(str(item.get("job_name")))
+        limit = 0 if "max_attempts" in item else self.registry.max_attempts(str(item.get("job_name")))
         return read_run(run_id, item, default_max_attempts=limit)
 
     def opened(self, stored: StoredRun, *, required: bool) -> StoredRun:
@@ -81,14 +90,14 @@ class Runs:
 
         ``SealedError`` where that fails; not ``required``, a process without a cipher leaves them ``SEALED``.
         """
-        texts = (stored.payload_text, stored.output_text)
-        if not any(text is not None and is_sealed(text) for text in texts) or (self.cipher is None and not required):
+        sealed = stored.payload is SEALED or stored.output is SEALED
+        if not sealed or (self.cipher is None and not required):
             return stored
         payload, output = (
-            None if text is None else decode(unseal(self.cipher, text, owner=owner(RUN, stored.run.id, what)))
-            for what, text in zip(("payload", "output"), texts, strict=True)
+            None if text is None else decode(unseal(self.cipher, text, owner=owner(RUN, stored.id, what)))
+            for what, text in (("payload", stored.payload_text), ("output", stored.output_text))
         )
-        return replace(stored, run=replace(stored.run, payload=payload, output=output))
+        return stored.opened(payload=payload, output=output)
 
     def sealed_payload(self, run_id: str, text: str) -> str:
         """Return a payload's text as it is stored; ``InvalidJSONError`` where it is then too large."""
@@ -104,14 +113,18 @@ class Runs:
         """Make one transition."""
         return self.table.apply(run_key(run_id), transition, read_back=read_back)
 
-    def try_together(self, writes: Mapping[str, Transition]) -> dict[str, StoredRun]:
-        """Try one transition for each of some runs, in one request; return the runs for which it surely was made."""
-        made = self.table.try_together({run_key(run_id): write for run_id, write in writes.items()})
+    def try_claims(self, claims: Mapping[str, Transition]) -> dict[str, StoredRun]:
+        """Try the claims of some runs in one request; return the runs that surely were claimed."""
+        made = self.table.try_together({run_key(run_id): write for run_id, write in claims.items()}, read_back=True)
         runs: dict[str, StoredRun] = {}
         for key, item in made.items():
             with contextlib.suppress(KumofireError):  # one that can't be read says so to whoever decides about it
                 runs[key.id] = self.read(key.id, item)
         return runs
+
+    def try_ends(self, ends: Mapping[str, Transition]) -> list[str]:
+        """Try to record the ends of attempts in one request; return the ids for which that surely was done."""
+        return [key.id for key in self.table.try_together({run_key(run_id): write for run_id, write in ends.items()})]
 
     def put(self, new_run: NewRun) -> bool:
         """Put a new run; ``False`` where its id exists."""
@@ -143,4 +156,4 @@ class Runs:
 
     def expires_at(self, now_ms: int) -> int | None:
         """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""
-        return None if self.retention is None else (now_ms + duration_ms(self.retention)) // 1000 + 1
+        return None if self._retention_ms is None else (now_ms + self._retention_ms) // 1000 + 1

@@ -157,8 +157,8 @@ def next_occurrence(timing: Timing, after: datetime) -> datetime | None:
     """
     _require_aware(after, "after")
     after = after.astimezone(UTC)
-    if timing.start_at is not None:
-        after = max(after, timing.start_at - _TICK)
+    if timing.start_at is not None and timing.start_at > after:
+        after = timing.start_at - _TICK
     try:
         match timing.schedule_type:
             case ScheduleType.CRON:
@@ -237,10 +237,10 @@ def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
     if text.startswith("@"):
         canonical = text.lower()
         if canonical not in _ALIASES:
-            raise InvalidScheduleError(f"unknown cron alias {text!r}; use one of {', '.join(_ALIASES)}")
+            raise InvalidScheduleError(f"unknown cron alias {shown(text)}; use one of {', '.join(_ALIASES)}")
     elif text.lower().startswith("cron("):
         raise InvalidScheduleError(
-            f"schedule_expr {text!r} is EventBridge's form, which counts weekdays from 1; "
+            f"schedule_expr {shown(text)} is EventBridge's form, which counts weekdays from 1; "
             "write the five fields of cron, without cron(…)"
         )
     else:
@@ -253,8 +253,8 @@ def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
         fires = False
     if not fires:
         raise InvalidScheduleError(
-            f"cron expression {canonical!r} can never fire: in timezone {timing.timezone or 'UTC'} no day has this "
-            "date, weekday and time together"
+            f"cron expression {shown(canonical)} can never fire: in timezone {timing.timezone or 'UTC'} no day has "
+            "this date, weekday and time together"
         )
     return replace(timing, expr=canonical)
 
@@ -263,13 +263,13 @@ def _check_cron_fields(expr: str) -> None:
     fields = expr.split()
     if len(fields) != len(_CRON_FIELDS):
         names = ", ".join(name for name, _ in _CRON_FIELDS)
-        raise InvalidScheduleError(f"cron expression {expr!r} has {len(fields)} fields; it needs five: {names}")
+        raise InvalidScheduleError(f"cron expression {shown(expr)} has {len(fields)} fields; it needs five: {names}")
     for index, (field, (name, allowed)) in enumerate(zip(fields, _CRON_FIELDS, strict=True)):
         for item in field.split(","):
             if not _is_cron_item(index, item):
                 raise InvalidScheduleError(
-                    f"cron expression {expr!r}: {name} (field {index + 1} of 5) has {item!r}, which is not valid; "
-                    f"it takes {allowed}, *, ascending ranges (a-b), steps (*/n, a-b/n) and lists (a,b)"
+                    f"cron expression {shown(expr)}: {name} (field {index + 1} of 5) has {shown(item)}, which is not "
+                    f"valid; it takes {allowed}, *, ascending ranges (a-b), steps (*/n, a-b/n) and lists (a,b)"
                 )
 
 
@@ -294,7 +294,7 @@ def _parse_interval(timing: Timing, expr: object, created: datetime) -> Timing:
         matched = _RATE.fullmatch(expr.strip().lower())
         if matched is None:
             raise InvalidScheduleError(
-                f"interval {expr!r} is not valid; give a timedelta, or rate(n unit) such as rate(5 minutes), "
+                f"interval {shown(expr)} is not valid; give a timedelta, or rate(n unit) such as rate(5 minutes), "
                 "with seconds, minutes, hours or days"
             )
         interval = _rate(matched, expr)
@@ -322,7 +322,7 @@ def _rate(matched: re.Match[str], expr: str) -> timedelta:
     try:
         return int(matched[1]) * _RATE_UNITS[matched[2]]
     except OverflowError:
-        raise InvalidScheduleError(f"interval {expr!r} is too long; it ends after the year 9999") from None
+        raise InvalidScheduleError(f"interval {shown(expr)} is too long; it ends after the year 9999") from None
 
 
 def _parse_once(timing: Timing, expr: object) -> Timing:
@@ -339,14 +339,14 @@ def _parse_once(timing: Timing, expr: object) -> Timing:
     try:
         once = _once_instant(checked)
     except OverflowError:
-        raise InvalidScheduleError(f"once {canonical!r} is outside the years 1 to 9999 in UTC") from None
+        raise InvalidScheduleError(f"once {shown(canonical)} is outside the years 1 to 9999 in UTC") from None
     if checked.start_at is not None and once < checked.start_at:
         raise InvalidScheduleError(
-            f"once {canonical!r} can never fire: it is before start_at ({checked.start_at.isoformat()})"
+            f"once {shown(canonical)} can never fire: it is before start_at ({checked.start_at.isoformat()})"
         )
     if checked.end_at is not None and once > checked.end_at:
         raise InvalidScheduleError(
-            f"once {canonical!r} can never fire: it is after end_at ({checked.end_at.isoformat()})"
+            f"once {shown(canonical)} can never fire: it is after end_at ({checked.end_at.isoformat()})"
         )
     return checked
 
@@ -357,14 +357,14 @@ def _canonical_once(text: str) -> str:
         moment = datetime.fromisoformat(in_zone[1] if in_zone else text)
     except ValueError:
         raise InvalidScheduleError(
-            f"once {text!r} is not a valid time; give an aware datetime, ISO 8601 with an offset "
+            f"once {shown(text)} is not a valid time; give an aware datetime, ISO 8601 with an offset "
             "(2026-12-01T09:00:00+01:00), or at(2026-12-01T09:00:00) for a time in the schedule's timezone"
         ) from None
     if in_zone:
         return f"at({moment.isoformat()})"
     if moment.tzinfo is None:
         raise InvalidScheduleError(
-            f"once {text!r} has no offset; add one (…+01:00 or …Z), "
+            f"once {shown(text)} has no offset; add one (…+01:00 or …Z), "
             "or write at(yyyy-mm-ddThh:mm:ss) for a time in the schedule's timezone"
         )
     return _utc(moment, "schedule_expr").isoformat()
@@ -383,7 +383,9 @@ def _once_instant(timing: Timing) -> datetime:
 def _next_interval(timing: Timing, after: datetime) -> datetime:
     matched = _RATE.fullmatch(timing.expr)
     if matched is None or timing.anchor is None:
-        raise InvalidScheduleError(f"interval {timing.expr!r} with anchor {timing.anchor} was not made by parse_timing")
+        raise InvalidScheduleError(
+            f"interval {shown(timing.expr)} with anchor {timing.anchor} was not made by parse_timing"
+        )
     interval = _rate(matched, timing.expr)
     passed = (after - timing.anchor) // interval
     return timing.anchor + max(0, passed + 1) * interval
@@ -446,7 +448,7 @@ def _wall_time_after(expr: str, wall: datetime) -> datetime | None:
     try:
         return next(CronSim(_ALIASES.get(expr, expr), wall), None)
     except CronSimError as error:
-        raise InvalidScheduleError(f"cron expression {expr!r} can't be used: {error}") from None
+        raise InvalidScheduleError(f"cron expression {shown(expr)} can't be used: {error}") from None
 
 
 def _instant_of(wall: datetime, zone: ZoneInfo) -> datetime:

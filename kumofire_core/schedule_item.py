@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from kumofire_core import sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
-from kumofire_core.schedule import Missed, Overlap, ScheduleType, Timing
+from kumofire_core.schedule import MAX_EXPRESSION_LENGTH, Missed, Overlap, ScheduleType, Timing
 from kumofire_core.times import LAST_MS, from_ms, to_ms
 from kumofire_core.write import SCHEMA, Attributes, Value, Write, number, present, read_moment, read_number, read_text
 
@@ -174,6 +174,8 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
         payload_text = str(attributes["payload"])
+        if len(str(attributes["schedule_expr"])) > MAX_EXPRESSION_LENGTH:
+            raise ValueError("schedule_expr")
         timing = Timing(
             schedule_type=ScheduleType(str(attributes["schedule_type"])),
             expr=str(attributes["schedule_expr"]),

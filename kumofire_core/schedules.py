@@ -17,8 +17,8 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from kumofire_core import jsontext, schedule_item, transitions
 from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts, require_room
 from kumofire_core.creation import Creation, NewRun
-from kumofire_core.deadline import Deadline
 from kumofire_core.errors import (
+    CorruptItemError,
     InvalidArgumentError,
     InvalidScheduleError,
     KumofireError,
@@ -33,14 +33,18 @@ from kumofire_core.schedule_item import SCHEDULE_SHARD, Schedule, StoredSchedule
 from kumofire_core.sealing import is_sealed, seal, unseal
 from kumofire_core.table import Key
 from kumofire_core.times import EPOCH, from_ms, to_ms
-from kumofire_core.write import Attributes, Value
+from kumofire_core.write import Attributes, Value, Write
 
 log = logging.getLogger("kumofire_core")
 
 SCHEDULE = "schedule"
 
-OCCURRENCES_AT_ONCE = 100
-"""How many occurrences of one schedule are made into runs before it is advanced."""
+OCCURRENCES_AT_ONCE = 10
+"""How many occurrences of one schedule are made into runs before it is advanced: as many as an SQS batch takes."""
+
+CLOCKS_APART = timedelta(days=1)
+"""How far two machines' clocks may be apart, at the very most: AWS refuses the requests of one that is 15 minutes off.
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html"""
 
 CHANGE_TRIES = 200
 """How often a change is tried against others' changes. A hundred writers at once need fewer: each round one gets on."""
@@ -84,6 +88,17 @@ class SchedulePage:
     schedules: tuple[Schedule, ...]
     next_page: str | None
     """What to pass as ``page`` for the next ones; ``None`` after the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What is left to do of a step of a schedule, once the messages of the runs it put are sent."""
+
+    schedule_id: str
+    advance: Write | None
+    """What lets the schedule go on; ``None`` where another dispatcher was faster."""
+    more: bool
+    """Whether the schedule is due again after this step."""
 
 
 def schedule_key_id(schedule_key: str) -> str:
@@ -231,89 +246,85 @@ class Schedules:
         self._runs.add(self._new_run(stored, run_id, now, now))
         return run_id
 
-    def fire(self, schedule_id: str, *, look_ahead: timedelta, deadline: Deadline | None) -> tuple[int, bool]:
-        """Make the runs of all occurrences that are due, or will be within ``look_ahead``.
+    def begin(self, schedule_id: str, delays: dict[str, int], *, look_ahead: timedelta) -> Step | None:
+        """Put the runs of the next occurrences that are due, or will be within ``look_ahead``; ``None`` for none.
 
-        Return how many, and whether the time sufficed. The run is put first and the schedule advanced last. A crash
-        between the two is repaired by the next pass, whose put finds the run: its id is derived from schedule and
-        occurrence.
+        Their ids and delays are added to ``delays``, those without a run by an earlier pass, also where an error ends
+        this. The caller sends their messages, and then calls ``finish``. A crash before that is repaired by the next
+        pass, whose puts find the runs: their ids are derived from schedule and occurrence.
         """
-        fired, before = 0, None
-        while True:
-            if deadline is not None and deadline.too_close_to_start():
-                return fired, False
-            stored = self._find(schedule_id)
-            now = from_ms(self._runs.now_ms())
-            if stored is None or stored.schedule.next_run_at is None or stored.schedule.next_run_at > now + look_ahead:
-                return fired, True
-            if stored == before:
-                return fired, True  # a step was refused, and nobody else has taken one: leave it to the next pass
-            before = stored
-            step = self._fire_one if stored.schedule.overlap is Overlap.SKIP else self._fire_some
-            made, moved = step(stored, stored.schedule.next_run_at, now, look_ahead)
-            fired += made
-            if not moved:
-                return fired, True
+        stored = self._find(schedule_id)
+        now = from_ms(self._runs.now_ms())
+        if stored is None or stored.schedule.next_run_at is None or stored.schedule.next_run_at > now + look_ahead:
+            return None
+        _require_possible(stored.schedule, stored.schedule.next_run_at)
+        step = self._fire_one if stored.schedule.overlap is Overlap.SKIP else self._fire_some
+        return step(stored, stored.schedule.next_run_at, now, look_ahead, delays)
+
+    def finish(self, step: Step) -> bool:
+        """Let a schedule go on, once the messages of its step are sent; say whether more of it is due by now."""
+        if step.advance is None:
+            return step.more
+        return self._runs.table.apply(Key(SCHEDULE, step.schedule_id), step.advance).applied and step.more
 
     def _fire_some(
-        self, stored: StoredSchedule, next_run_at: datetime, now: datetime, look_ahead: timedelta
-    ) -> tuple[int, bool]:
-        """Make the runs of the next occurrences and advance; return how many, and whether the schedule moved on."""
+        self,
+        stored: StoredSchedule,
+        next_run_at: datetime,
+        now: datetime,
+        look_ahead: timedelta,
+        delays: dict[str, int],
+    ) -> Step:
+        """Put the runs of the next occurrences."""
         occurrences, upcoming = _due(stored, next_run_at, now, look_ahead)
-        made = self._make_runs(stored, occurrences, now)
-        return made, self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
+        self._put_runs(stored, occurrences, now, delays)
+        return _step(stored, upcoming, now + look_ahead, fired=occurrences[-1] if occurrences else None)
 
     def _fire_one(
-        self, stored: StoredSchedule, next_run_at: datetime, now: datetime, look_ahead: timedelta
-    ) -> tuple[int, bool]:
-        """Decide about the next occurrence of a schedule whose runs must not overlap; return as ``_fire_some`` does.
+        self,
+        stored: StoredSchedule,
+        next_run_at: datetime,
+        now: datetime,
+        look_ahead: timedelta,
+        delays: dict[str, int],
+    ) -> Step | None:
+        """Decide about the next occurrence of a schedule whose runs must not overlap, and put its run.
 
         What was decided is written before the run is put, and every other step is refused once it is. So a pass that
         died between the two is finished by the next one, whatever would be decided by then; and a slower dispatcher
         can't skip what a faster one has begun.
         """
-        run_id = occurrence_run_id(stored.schedule.id, next_run_at)
+        run_id, horizon = occurrence_run_id(stored.schedule.id, next_run_at), now + look_ahead
         if stored.intended_run_id != run_id:
             due, upcoming = _due(stored, next_run_at, now, look_ahead)
             first = due[0] if due else upcoming
             if first != next_run_at:  # it was missed, and is not made up for
-                return 0, self._advance(stored, first, fired=None)
+                return _step(stored, first, horizon, fired=None)
             if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id)):
                 if next_run_at > now:
-                    return 0, False  # its predecessor may yet end in time: decide when the occurrence is due
-                waiting = next((occurrence for occurrence in due if occurrence > now), upcoming)
-                return 0, self._advance(stored, waiting, fired=None)
+                    return None  # its predecessor may yet end in time: decide when the occurrence is due
+                return _step(stored, next_occurrence(stored.timing, now), horizon, fired=None)
             intent = schedule_item.intend(stored, new_token(), run_id=run_id)
             answer = self._runs.table.apply(Key(SCHEDULE, stored.schedule.id), intent, read_back=True)
-            if not answer.applied or answer.item is None:
-                return 0, answer.item is not None  # another dispatcher is at it: look again
-            stored = read_schedule(stored.schedule.id, answer.item)
-        made = self._make_runs(stored, [next_run_at], now)
-        return made, self._advance(stored, next_occurrence(stored.timing, next_run_at), fired=next_run_at)
+            if answer.item is None:
+                return None
+            found = read_schedule(stored.schedule.id, answer.item)
+            if not answer.applied:
+                # Another dispatcher is at it: look again. Where nobody has moved it, that is left to the next pass.
+                return None if found == stored else Step(schedule_id=stored.schedule.id, advance=None, more=True)
+            stored = found
+        self._put_runs(stored, [next_run_at], now, delays)
+        return _step(stored, next_occurrence(stored.timing, next_run_at), horizon, fired=next_run_at)
 
-    def _advance(self, stored: StoredSchedule, upcoming: datetime | None, *, fired: datetime | None) -> bool:
-        """Go on to the ``upcoming`` occurrence; ``fired`` is the latest one that became a run by this step."""
-        schedule = stored.schedule
-        write = schedule_item.advance(
-            stored,
-            new_token(),
-            next_run_at=upcoming,
-            fired=fired,
-            last_run_id=None if fired is None else occurrence_run_id(schedule.id, fired),
-        )
-        return self._runs.table.apply(Key(SCHEDULE, schedule.id), write).applied
-
-    def _make_runs(self, stored: StoredSchedule, occurrences: Sequence[datetime], now: datetime) -> int:
-        """Put the runs of occurrences, then send them; return how many no earlier pass had put."""
-        delays: dict[str, int] = {}
+    def _put_runs(
+        self, stored: StoredSchedule, occurrences: Sequence[datetime], now: datetime, delays: dict[str, int]
+    ) -> None:
+        """Put the runs of occurrences; add those that no earlier pass had put to ``delays``."""
         for occurrence in occurrences:
             new_run = self._new_run(stored, occurrence_run_id(stored.schedule.id, occurrence), occurrence, now)
             delay_seconds = transitions.message_delay_seconds(new_run.due_ms, new_run.now_ms)
             if self._runs.put(new_run) and delay_seconds is not None:
                 delays[new_run.id] = delay_seconds
-        if delays:
-            self._runs.queue.try_send_many(delays)
-        return len(delays)
 
     def _new_run(self, stored: StoredSchedule, run_id: str, due: datetime, now: datetime) -> NewRun:
         schedule = stored.schedule
@@ -446,12 +457,36 @@ def _due(
     )
 
 
+def _step(stored: StoredSchedule, upcoming: datetime | None, horizon: datetime, *, fired: datetime | None) -> Step:
+    """Return the step on to the ``upcoming`` occurrence; ``fired`` is the latest one that became a run by it."""
+    schedule_id = stored.schedule.id
+    advance = schedule_item.advance(
+        stored,
+        new_token(),
+        next_run_at=upcoming,
+        fired=fired,
+        last_run_id=None if fired is None else occurrence_run_id(schedule_id, fired),
+    )
+    return Step(schedule_id=schedule_id, advance=advance, more=upcoming is not None and upcoming <= horizon)
+
+
+def _require_possible(schedule: Schedule, next_run_at: datetime) -> None:
+    """Raise ``CorruptItemError`` for a next run time from before the schedule was made.
+
+    No occurrence is older than its schedule, but for a ``once``. Taken at its word, a time of 0 would make a run of
+    each minute since 1970.
+    """
+    if schedule.schedule_type is not ScheduleType.ONCE and next_run_at < schedule.created_at - CLOCKS_APART:
+        key = f"{SCHEDULE}#{schedule.id}"
+        raise CorruptItemError(key, "its next_run_at is before its created_at, which disabling and enabling it mends")
+
+
 def _first(timing: Timing, now: datetime) -> datetime:
     """Return the first occurrence of a new timing; ``InvalidScheduleError`` where a schedule would never run."""
     first = _upcoming(timing, now, fired=None)
     if first is None:
         raise InvalidScheduleError(
-            f"schedule_expr {timing.expr!r} has no occurrence after {now.isoformat(timespec='seconds')}"
+            f"schedule_expr {shown(timing.expr)} has no occurrence after {now.isoformat(timespec='seconds')}"
             + ("" if timing.end_at is None else f" and up to end_at {timing.end_at.isoformat()}")
             + "; create it with enabled=False to keep it all the same"
         )

@@ -7,17 +7,19 @@ is no error but an answer: at-least-once delivery makes it ordinary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from kumofire_core.write import SCHEMA, Attributes, Sum, Value, Write
+from kumofire_core.write import SCHEMA, Attributes, Value, Write
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 WAKE_INDEX = "wake"
+
+_OWN_WORDS = frozenset({"sk", "status", "lease_token", "settled_by"})
+"""Attributes whose values this package makes, of letters and digits."""
 
 
 class Answer(NamedTuple):
@@ -85,24 +87,28 @@ class Table:
             return _refused(refusal, write.evidence)
         return Answer(True, unmarshal(reply["Attributes"]) if read_back else None)
 
-    def try_together(self, writes: Mapping[Key, Write]) -> dict[Key, Attributes]:
-        """Try conditional writes, at most 25, in one request; return the items of those that surely were made.
+    def try_together(self, writes: Mapping[Key, Write], *, read_back: bool = False) -> dict[Key, Attributes]:
+        """Try conditional writes, at most 25, in one request; return what came back of those that surely were made.
 
-        Sure is only an item that is returned with the write's evidence. Whatever else the service says of a write, or
-        does not say, leaves it undecided: make it again with ``apply``, whose answer decides. So a service that
-        behaves otherwise than this was built on costs a request, and nothing else.
+        That is the item as it is afterwards with ``read_back``, and else what was changed in it. Sure is only what
+        comes back with the write's evidence. Whatever else the service says of a write, or does not say, leaves it
+        undecided: make it again with ``apply``, whose answer decides. So a service that behaves otherwise than this was
+        built on costs a request, and nothing else.
         https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchExecuteStatement.html
         """
+        returning = "ALL NEW *" if read_back else "MODIFIED NEW *"
         reply: Any = self._client().batch_execute_statement(
-            Statements=[_statement(self.name, key, write) for key, write in writes.items()]
+            Statements=[_statement(self.name, key, write, returning) for key, write in writes.items()]
         )
+        by_evidence = {write.evidence: key for key, write in writes.items()}
+        names = {name for name, _ in by_evidence}
         made: dict[Key, Attributes] = {}
         for answer in reply.get("Responses") or ():
             item = unmarshal(answer.get("Item") or {})
-            kind, _, id = str(item.get("pk")).partition("#")
-            write = writes.get(Key(kind, id))
-            if write is not None and "Error" not in answer and item.get(write.evidence[0]) == write.evidence[1]:
-                made[Key(kind, id)] = item
+            for name in names if "Error" not in answer else ():
+                key = by_evidence.get((name, item.get(name, "")))
+                if key is not None:
+                    made[key] = item
         return made
 
     def get(self, key: Key) -> Attributes | None:
@@ -174,7 +180,7 @@ class Table:
 
 def marshal(attributes: Attributes) -> dict[str, Any]:
     """Return attributes in DynamoDB's typed form. By hand: boto3's TypeSerializer costs ten times as much."""
-    return {name: typed(value) for name, value in attributes.items()}
+    return {name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in attributes.items()}
 
 
 def typed(value: Value) -> dict[str, str]:
@@ -224,85 +230,88 @@ def _refused(refusal: ClientError, evidence: tuple[str, Value]) -> Answer:
 def _expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]:
     """Return update, condition, names and values for a write.
 
-    The texts depend on its shape alone, of which there are a few, and are made once each. Every name is given as a
-    placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
+    The texts depend on its shape alone, of which there are a few, and are made once each.
     """
-    update, condition, names, placeholders = _texts(
-        tuple([(name, len(options)) for name, options in write.one_of.items()]),
-        tuple(write.holds),
-        tuple(write.at_most),
-        write.absent,
-        tuple([(name, value.name if type(value) is Sum else None) for name, value in write.sets.items()]),
-        tuple(write.adds),
-        write.removes,
-    )
-    values: list[Value] = [SCHEMA]
-    for options in write.one_of.values():
-        values += options
-    values += write.holds.values()
-    values += write.at_most.values()
-    values += write.adds.values()
-    for given in write.sets.values():
-        if isinstance(given, Sum):
-            values += (given.otherwise, given.plus)
-        else:
-            values.append(given)
-    return update, condition, names, dict(zip(placeholders, map(typed, values), strict=True))
+    holds, at_most, adds, sets, computes = write.holds, write.at_most, write.adds, write.sets, write.computes
+    shape = (*write.one_of.items(), 0, *holds, 1, *at_most, 2, *adds, 3, *sets, 4, *write.absent, 5, *write.removes)
+    given = [*holds.values(), *at_most.values(), *adds.values(), *sets.values()]
+    for name, sum in computes.items():
+        shape += (6, name, sum.name)
+        given += (sum.otherwise, sum.plus)
+    texts = _shapes.get(shape)
+    if texts is None:
+        texts = _shapes[shape] = _texts(write)
+    update, condition, names, constants, placeholders = texts
+    values = {
+        placeholder: {"S": value} if isinstance(value, str) else {"N": str(value)}
+        for placeholder, value in zip(placeholders, given, strict=True)
+    }
+    return update, condition, names, constants | values
 
 
-def _statement(table: str, key: Key, write: Write) -> Any:
+def _statement(table: str, key: Key, write: Write, returning: str) -> Any:
     """Return a write as a PartiQL statement; ``ValueError`` for one that PartiQL has no form for."""
-    if write.absent or write.removes or any(isinstance(value, Sum) for value in write.sets.values()):
+    if write.absent or write.computes:
         raise ValueError("this write can't be a PartiQL statement")
-    sets = [f'SET "{name}"=?' for name in write.sets] + [f'SET "{name}"="{name}"+?' for name in write.adds]
-    terms = ['"pk"=?', '"sk"=?', '"schema"<=?']
-    terms += [f'"{name}" IN [{",".join("?" * len(options))}]' for name, options in write.one_of.items()]
-    terms += [f'"{name}"=?' for name in write.holds] + [f'"{name}"<=?' for name in write.at_most]
-    values: list[Any] = [*write.sets.values(), *write.adds.values(), f"{key.kind}#{key.id}", key.kind, SCHEMA]
-    values += [option for options in write.one_of.values() for option in options]
-    values += [*write.holds.values(), *write.at_most.values()]
+    parameters: list[dict[str, str]] = []
+
+    def given(name: str, value: Value) -> str:
+        # A number, or a word that this package made, may stand in the text: that costs the client and the service less.
+        # What a handler or a sender made is always a parameter.
+        if isinstance(value, int):
+            return str(value)
+        if name in _OWN_WORDS and value.isascii() and value.isalnum():
+            return f"'{value}'"
+        parameters.append(typed(value))
+        return "?"
+
+    clauses = [f'SET "{name}"={given(name, value)}' for name, value in write.sets.items()]
+    clauses += [f'SET "{name}"="{name}"+{plus}' for name, plus in write.adds.items()]
+    clauses += [f'REMOVE "{name}"' for name in write.removes]
+    identity = {"pk": f"{key.kind}#{key.id}", "sk": key.kind, **write.holds}
+    terms = [f'"{name}"={given(name, value)}' for name, value in identity.items()]
+    terms += [
+        f'"{name}" IN [{",".join(given(name, option) for option in options)}]' for name, options in write.one_of.items()
+    ]
+    terms += [f'"{name}"<={most}' for name, most in {"schema": SCHEMA, **write.at_most}.items()]
     return {
-        "Statement": f'UPDATE "{table}" {" ".join(sets)} WHERE {" AND ".join(terms)} RETURNING ALL NEW *',
-        "Parameters": [typed(value) for value in values],
+        "Statement": f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(terms)} RETURNING {returning}',
+        "Parameters": parameters,
     }
 
 
-@lru_cache(maxsize=256)
-def _texts(
-    one_of: tuple[tuple[str, int], ...],
-    holds: tuple[str, ...],
-    at_most: tuple[str, ...],
-    absent: tuple[str, ...],
-    sets: tuple[tuple[str, str | None], ...],
-    adds: tuple[str, ...],
-    removes: tuple[str, ...],
-) -> tuple[str, str, dict[str, str], tuple[str, ...]]:
-    parts = [
-        "SET "
-        + ", ".join(
-            f"#{name} = :to_{name}"
-            if base is None
-            else f"#{name} = if_not_exists(#{base}, :else_{name}) + :plus_{name}"
-            for name, base in sets
-        )
-    ]
-    if adds:
-        parts.append("ADD " + ", ".join(f"#{name} :add_{name}" for name in adds))
-    if removes:
-        parts.append("REMOVE " + ", ".join(f"#{name}" for name in removes))
+_Texts = tuple[str, str, dict[str, str], dict[str, Any], tuple[str, ...]]
+
+_shapes: dict[tuple[object, ...], _Texts] = {}
+"""As many as there are kinds of writes: shapes are made by this package's code alone, and not by data."""
+
+
+def _texts(write: Write) -> _Texts:
+    """Return update, condition, names, the values that are always the same, and placeholders for the others in order.
+
+    Every name is given as a placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
+    """
+    constants = {":schema": typed(SCHEMA)}
     # An item that does not exist has no schema, so the first term also asks that it exists.
     terms = ["#schema <= :schema"]
-    terms += [f"#{name} IN ({', '.join(f':in{index}_{name}' for index in range(count))})" for name, count in one_of]
-    terms += [f"#{name} = :is_{name}" for name in holds]
-    terms += [f"#{name} <= :max_{name}" for name in at_most]
-    terms += [f"attribute_not_exists(#{name})" for name in absent]
-    used = {"schema", *dict(one_of), *holds, *at_most, *absent, *dict(sets), *adds, *removes}
-    used |= {base for _, base in sets if base is not None}
-    placeholders = [":schema"]
-    placeholders += [f":in{index}_{name}" for name, count in one_of for index in range(count)]
-    placeholders += [f":is_{name}" for name in holds]
-    placeholders += [f":max_{name}" for name in at_most]
-    placeholders += [f":add_{name}" for name in adds]
-    for name, base in sets:
-        placeholders += [f":to_{name}"] if base is None else [f":else_{name}", f":plus_{name}"]
-    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, tuple(placeholders)
+    for name, options in write.one_of.items():
+        options_by_placeholder = {f":in{index}_{name}": typed(option) for index, option in enumerate(options)}
+        constants |= options_by_placeholder
+        terms.append(f"#{name} IN ({', '.join(options_by_placeholder)})")
+    terms += [f"#{name} = :is_{name}" for name in write.holds]
+    terms += [f"#{name} <= :max_{name}" for name in write.at_most]
+    terms += [f"attribute_not_exists(#{name})" for name in write.absent]
+    assignments = [f"#{name} = :to_{name}" for name in write.sets]
+    placeholders = [f":is_{name}" for name in write.holds] + [f":max_{name}" for name in write.at_most]
+    placeholders += [f":add_{name}" for name in write.adds] + [f":to_{name}" for name in write.sets]
+    for name, sum in write.computes.items():
+        assignments.append(f"#{name} = if_not_exists(#{sum.name}, :else_{name}) + :plus_{name}")
+        placeholders += (f":else_{name}", f":plus_{name}")
+    parts = ["SET " + ", ".join(assignments)]
+    if write.adds:
+        parts.append("ADD " + ", ".join(f"#{name} :add_{name}" for name in write.adds))
+    if write.removes:
+        parts.append("REMOVE " + ", ".join(f"#{name}" for name in write.removes))
+    used = {"schema", *write.one_of, *write.holds, *write.at_most, *write.absent, *write.sets, *write.adds}
+    used |= {*write.removes, *write.computes, *(sum.name for sum in write.computes.values())}
+    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, constants, tuple(placeholders)

@@ -10,13 +10,12 @@ A claim leaves it alone, so that it costs no index write; whoever is woken too e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kumofire_core.run import RunStatus, StoredRun, wake_shard
-from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
-from kumofire_core.write import SCHEMA, Sum, Value, Write, present
+from kumofire_core.times import duration_ms, whole_seconds_until
+from kumofire_core.write import NOTHING, SCHEMA, Sum, Value, Write, present
 
 if TYPE_CHECKING:
     from kumofire_core.creation import NewRun
@@ -46,16 +45,22 @@ _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
 
 
-@dataclass(slots=True, kw_only=True)
 class Transition(Write):
     """One step of a run: a conditional write that leads from one of some statuses to another (or the same) one."""
 
-    source: tuple[RunStatus, ...]
-    target: RunStatus
+    __slots__ = ("target",)
 
-    def __post_init__(self) -> None:
-        self.one_of = {"status": self.source, **self.one_of}
-        self.sets = {"status": self.target, **self.sets}
+    def __init__(
+        self,
+        *,
+        source: tuple[RunStatus, ...],
+        target: RunStatus,
+        sets: Mapping[str, Value],
+        evidence: tuple[str, Value],
+        **others: Any,
+    ) -> None:
+        super().__init__(one_of={"status": source}, sets={"status": target, **sets}, evidence=evidence, **others)
+        self.target = target
 
 
 def create(
@@ -97,18 +102,18 @@ def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
     claims are made together, can't choose between the two.
     """
-    lease_until = now_ms + longest_ms + LEASE_MARGIN_MS
-    by_timeout = Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)
+    sets: dict[str, Value] = {"lease_token": lease_token}
+    computes = NOTHING
+    if heeds_timeout:
+        computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
+    else:
+        sets["lease_until"] = now_ms + longest_ms + LEASE_MARGIN_MS
     return Transition(
         source=_WAITING,
         target=RunStatus.RUNNING,
         at_most={"scheduled_for": now_ms + CLOCK_SKEW_MS},
-        sets={
-            "lease_token": lease_token,
-            "lease_until": by_timeout if heeds_timeout else lease_until,
-            "started_at": now_ms,
-            "updated_at": now_ms,
-        },
+        sets=sets | {"started_at": now_ms, "updated_at": now_ms},
+        computes=computes,
         adds={"claims": 1},
         evidence=("lease_token", lease_token),
     )
@@ -125,7 +130,7 @@ def take_over(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: 
         sets={
             "lease_token": lease_token,
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
-            "attempt": expired.run.attempt + 1,
+            "attempt": expired.attempt + 1,
             "last_error": error,
             "started_at": now_ms,
             "updated_at": now_ms,
@@ -157,8 +162,12 @@ def fail(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None)
 
 
 def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
-    """Record that the run can't be attempted, for want of a handler or of attempts; none is counted."""
-    return _settle(claimed, RunStatus.FAILED, now_ms, {"last_error": error, **_ended(now_ms, expires_at)}, _UNINDEXED)
+    """Record that the run can't be attempted, for want of a handler or of attempts; none is counted.
+
+    Refused, like ``fail``, where the run is to be canceled: then ``cancel_unattempted`` is what fits.
+    """
+    sets = {"last_error": error, **_ended(now_ms, expires_at)}
+    return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, absent=("cancel_requested_at",))
 
 
 def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
@@ -167,8 +176,16 @@ def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: i
     return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
+def cancel_unattempted(claimed: StoredRun, *, now_ms: int, expires_at: int | None) -> Transition:
+    """End a run whose cancellation was asked for after the claim and before its handler was called."""
+    return _settle(claimed, RunStatus.CANCELED, now_ms, _ended(now_ms, expires_at), _UNINDEXED)
+
+
 def give_back(claimed: StoredRun, *, now_ms: int) -> Transition:
-    """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted."""
+    """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
+
+    Refused where a person asked for the run's cancellation meanwhile: then ``cancel_unattempted`` is what fits.
+    """
     sends = claimed.sends + 1  # its message comes again, and where that does not help, less and less often
     sets: dict[str, Value | None] = {"wake_at": resend_at(now_ms, sends=sends), "sends": sends}
     return _settle(claimed, RunStatus.QUEUED, now_ms, sets, absent=("cancel_requested_at",))
@@ -285,7 +302,7 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
     return Transition(
         source=(RunStatus.FAILED, RunStatus.CANCELED),
         target=RunStatus.QUEUED,
-        holds={"updated_at": to_ms(ended.run.updated_at)},
+        holds={"updated_at": ended.updated_at},
         sets={
             "retried_by": token,
             "history": history,
@@ -293,7 +310,7 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
             "scheduled_for": now_ms,
             "updated_at": now_ms,
             "sends": 1,
-            "wake_shard": wake_shard(ended.run.id, shards),
+            "wake_shard": wake_shard(ended.id, shards),
             "wake_at": resend_at(now_ms, sends=1),
         },
         removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason"),
@@ -339,14 +356,15 @@ def _settle(
 ) -> Transition:
     """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
     held = _held_by(claimed)
+    token = held["lease_token"]
     return Transition(
         source=_RUNNING,
         target=target,
         holds=held,
         absent=absent,
-        sets={"settled_by": held["lease_token"], "updated_at": now_ms, **_decided(claimed), **present(sets)},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **present(sets)},
         removes=_LEASE + removes,
-        evidence=("settled_by", held["lease_token"]),
+        evidence=("settled_by", token),
     )
 
 
@@ -375,23 +393,23 @@ def _settle_expired(
 
 def _held_by(run: StoredRun) -> dict[str, str]:
     if run.lease_token is None:
-        raise ValueError(f"run {run.run.id} is not leased")
+        raise ValueError(f"run {run.id} is not leased")
     return {"lease_token": run.lease_token}
 
 
 def _wake_up(run: StoredRun) -> int:
     if run.wake_at is None:
-        raise ValueError(f"run {run.run.id} has no wake-up")
+        raise ValueError(f"run {run.id} has no wake-up")
     return run.wake_at
 
 
 def _decided(run: StoredRun) -> dict[str, Value]:
     """Write down the limit that the registered job decided, so that every later reader sees the same."""
-    return {"max_attempts": run.run.max_attempts} if run.inherits_max_attempts else {}
+    return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
 
 
 def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value | None]:
-    return {"attempt": run.run.attempt + 1, "last_error": error}
+    return {"attempt": run.attempt + 1, "last_error": error}
 
 
 def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value | None]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from kumofire_core.times import from_ms
 
@@ -14,6 +14,8 @@ SCHEMA = 1
 
 Value = str | int
 Attributes = Mapping[str, Value]
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Sum(NamedTuple):
@@ -24,26 +26,43 @@ class Sum(NamedTuple):
     plus: int
 
 
-@dataclass(slots=True, kw_only=True)
 class Write:
     """What must hold of an existing item, what then changes, and how a repeat knows its own first copy.
 
-    Made for every request, so not frozen: that would take three times as long. Nobody changes one.
+    Nobody changes one. It is no dataclass, like whatever is made for every request or at every cold start in this
+    package: to make the class would take half a millisecond of a cold start, and an object of it, frozen, three times
+    as long.
     """
 
-    one_of: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-    """Attributes that must have one of these values."""
-    holds: Mapping[str, Value] = field(default_factory=dict)
-    """Attributes that must have exactly these values."""
-    at_most: Mapping[str, int] = field(default_factory=dict)
-    """Attributes that must not be greater than these numbers."""
-    absent: tuple[str, ...] = ()
-    """Attributes that the item must not have."""
-    sets: Mapping[str, Value | Sum] = field(default_factory=dict)
-    adds: Mapping[str, int] = field(default_factory=dict)
-    removes: tuple[str, ...] = ()
-    evidence: tuple[str, Value]
-    """The attribute and value that only this write can have put there: a refusal that shows it is a success."""
+    __slots__ = ("absent", "adds", "at_most", "computes", "evidence", "holds", "one_of", "removes", "sets")
+
+    def __init__(
+        self,
+        *,
+        evidence: tuple[str, Value],
+        one_of: Mapping[str, tuple[Value, ...]] = NOTHING,
+        holds: Mapping[str, Value] = NOTHING,
+        at_most: Mapping[str, int] = NOTHING,
+        absent: tuple[str, ...] = (),
+        sets: Mapping[str, Value] = NOTHING,
+        computes: Mapping[str, Sum] = NOTHING,
+        adds: Mapping[str, int] = NOTHING,
+        removes: tuple[str, ...] = (),
+    ) -> None:
+        self.one_of = one_of
+        """Attributes that must have one of these values."""
+        self.holds = holds
+        """Attributes that must have exactly these values."""
+        self.at_most = at_most
+        """Attributes that must not be greater than these numbers."""
+        self.absent = absent
+        """Attributes that the item must not have."""
+        self.sets = sets
+        self.computes = computes
+        self.adds = adds
+        self.removes = removes
+        self.evidence = evidence
+        """The attribute and value that only this write can have put there: a refusal that shows it is a success."""
 
 
 def present(attributes: Mapping[str, Value | None]) -> dict[str, Value]:

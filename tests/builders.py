@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -96,11 +96,12 @@ class Aws:
         lease = {"lease_token": lease_token, "lease_until": lease_until, "claims": 1, "started_at": NOW_MS}
         return self.a_run(**({"status": "running"} | lease | fields))
 
-    def change(self, run_id: str, **fields: Any) -> None:
-        """Change attributes of a stored run behind the code's back."""
+    def change(self, run_id: str, *, without: Sequence[str] = (), **fields: Any) -> None:
+        """Change attributes of a stored run, or take them away, behind the code's back."""
         item = self.item(run_id)
         assert item is not None
-        self.dynamodb.client.put_item(TableName=self.table, Item=_typed(item | fields))
+        kept = {name: value for name, value in (item | fields).items() if name not in without}
+        self.dynamodb.client.put_item(TableName=self.table, Item=_typed(kept))
 
     def sent(self) -> list[tuple[str, int]]:
         """Return run id and delay in seconds of every message that was sent, in order."""

@@ -14,12 +14,13 @@ ARCHITECTURE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_6
 SERVICES = "dynamodb sqs sts"
 
 
-def build_artifact(target: Path, **files: str) -> Path:
+def build_artifact(target: Path, *, encryption: bool = False, **files: str) -> Path:
     """Build a function's artifact into ``target``; ``files`` are modules to add to it, by name.
 
     Dependencies are fetched once and kept in ``build/``, where ``make build`` keeps them.
     """
     options = ("--runtime", RUNTIME, "--architecture", ARCHITECTURE, "--services", SERVICES)
+    options += ("--encryption", str(encryption).lower())
     built = subprocess.run(
         [sys.executable, PROJECT / ".sam/artifact.py", target, *options],
         capture_output=True,

@@ -47,11 +47,29 @@ EXPECTED_PACKAGES = {
     "urllib3",
 }
 MAX_ZIPPED_BYTES = 5_000_000
+ENCRYPTION_PACKAGES = {
+    "_cffi_backend",
+    "attr",
+    "attrs",
+    "aws_encryption_sdk",
+    "cffi",
+    "cryptography",
+    "pycparser",
+    "wrapt",
+    "wrapt-stubs",
+}
+MAX_ZIPPED_BYTES_WITH_ENCRYPTION = 12_000_000
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_artifact(tmp_path_factory.mktemp("built") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def encrypting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``ENCRYPTION=true sam build`` makes."""
+    return build_artifact(tmp_path_factory.mktemp("built") / "encrypting", encryption=True)
 
 
 def run_alone(artifact: Path, code: str, **environment: str) -> str:
@@ -79,12 +97,73 @@ def zipped(artifact: Path) -> bytes:
 
 
 def test_the_artifact_holds_this_project_and_its_dependencies_and_nothing_else(artifact: Path) -> None:
-    names = {path.name.removesuffix(".py") for path in artifact.iterdir() if not path.name.endswith(".dist-info")}
-    distributions = {path.name for path in artifact.glob("*.dist-info")}
-    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE))
+    assert packages(artifact) == EXPECTED_PACKAGES
+    assert distributions(artifact) == locked("requirements.txt")
 
-    assert names - {"__pycache__"} == EXPECTED_PACKAGES
-    assert distributions == {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in locked.items()}
+
+def packages(artifact: Path) -> set[str]:
+    names = {path.name for path in artifact.iterdir() if not path.name.endswith(".dist-info")}
+    return {re.sub(r"(\.[a-z0-9_-]+)?\.(py|so)$", "", name) for name in names} - {"__pycache__"}
+
+
+def distributions(artifact: Path) -> set[str]:
+    return {path.name for path in artifact.glob("*.dist-info")}
+
+
+def locked(name: str) -> set[str]:
+    """Return the folders of metadata that the distributions of a lock leave."""
+    pinned = re.findall(r"^([a-z0-9-]+)==([^ ]+)", (PROJECT / name).read_text(), re.MULTILINE)
+    return {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in pinned}
+
+
+def test_the_lock_with_encryption_is_the_other_one_and_what_encryption_needs() -> None:
+    def pins(name: str) -> dict[str, str]:
+        return dict(
+            re.findall(r"^([a-z0-9-]+==[^ ]+).*\n((?: +--hash.*\n)+)", (PROJECT / name).read_text(), re.MULTILINE)
+        )
+
+    more = pins("requirements-encryption.txt")
+
+    assert pins("requirements.txt").items() <= more.items()
+    assert more.items() <= pins("requirements-dev.txt").items()
+
+
+def test_a_build_for_encryption_adds_the_sdk_and_what_it_needs_and_nothing_else(encrypting: Path) -> None:
+    assert packages(encrypting) == EXPECTED_PACKAGES | ENCRYPTION_PACKAGES
+    assert distributions(encrypting) == locked("requirements-encryption.txt")
+    assert len(zipped(encrypting)) < MAX_ZIPPED_BYTES_WITH_ENCRYPTION
+
+
+@pytest.mark.parametrize("function", ["consumer", "dispatcher"])
+def test_a_function_with_a_payload_key_starts_with_its_cipher_and_without_one_loads_none_of_it(
+    encrypting: Path, function: str
+) -> None:
+    code = (
+        f"from handler.{function} import jobs\n"
+        "print(type(jobs._runs.cipher).__name__, 'aws_encryption_sdk' in sys.modules, 'cryptography' in sys.modules)"
+    )
+    settings = {"KUMOFIRE_TABLE": "table", "KUMOFIRE_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/1/queue"}
+    key = {"KUMOFIRE_PAYLOAD_KEY_ARN": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd"}
+
+    assert run_alone(encrypting, code, **settings, **key) == "EnvelopeCipher True True\n"
+    assert run_alone(encrypting, code, **settings, KUMOFIRE_PAYLOAD_KEY_ARN="") == "NoneType False False\n"
+
+
+def test_a_payload_key_without_the_library_for_it_says_what_to_build(artifact: Path) -> None:
+    code = """
+from kumofire_core import ConfigurationError, Jobs
+try:
+    Jobs.from_env()
+except ConfigurationError as error:
+    print(error)
+"""
+    settings = {"KUMOFIRE_TABLE": "table", "KUMOFIRE_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/1/queue"}
+    key = {"KUMOFIRE_PAYLOAD_KEY_ARN": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd"}
+
+    said = run_alone(artifact, code, **settings, **key)
+
+    assert "KUMOFIRE_PAYLOAD_KEY_ARN is set" in said
+    assert "ENCRYPTION=true sam build" in said
 
 
 def test_every_source_file_of_the_project_is_shipped(artifact: Path) -> None:
@@ -269,4 +348,5 @@ def test_the_build_is_for_the_runtime_and_processor_that_the_template_deploys() 
     assert makefile["RUNTIME"] == parameters["Runtime"]["Default"]
     assert makefile["ARCHITECTURE"] == parameters["Architecture"]["Default"]
     assert makefile["BOTO3_SERVICES"] == SERVICES
+    assert (makefile["ENCRYPTION"], parameters["PayloadKeyArn"]["Default"]) == ("false", "")
     assert ARCHITECTURE in parameters["Architecture"]["AllowedValues"]

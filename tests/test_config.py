@@ -13,6 +13,7 @@ from kumofire_core.config import settings_from
 from tests.builders import Aws, message, raises
 
 ENVIRONMENT = {"KUMOFIRE_TABLE": "t", "KUMOFIRE_QUEUE_URL": "https://queue"}
+KEY_ARN = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 GOOD: dict[str, Any] = {"table": "t", "queue_url": "https://queue"}
 
 
@@ -29,6 +30,8 @@ def test_every_setting_can_be_given_by_the_environment():
             "KUMOFIRE_RETENTION_DAYS": "7",
             "KUMOFIRE_LEASE_SECONDS": "90",
             "KUMOFIRE_MAX_ATTEMPTS": "5",
+            "KUMOFIRE_BATCH_CLAIMS": "true",
+            "KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN,
         }
     )
 
@@ -40,6 +43,8 @@ def test_every_setting_can_be_given_by_the_environment():
         "retention": timedelta(days=7),
         "lease": timedelta(seconds=90),
         "max_attempts": 5,
+        "batch_claims": True,
+        "cipher": KEY_ARN,
     }
 
 
@@ -85,6 +90,57 @@ def test_a_number_that_is_none_or_out_of_range_is_named_and_quoted_in_short(text
         settings_from(ENVIRONMENT | {"KUMOFIRE_CONCURRENCY": text})
 
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("given", [{"max_attempts": 3}, {"max_atempts": 3, "lease_seconds": 5}])
+def test_an_argument_that_there_is_not_is_named_with_those_that_there_are(given: dict[str, Any]):
+    with pytest.raises(ConfigurationError) as caught:
+        Jobs.from_env(ENVIRONMENT, **given)
+
+    assert [problem for problem in caught.value.problems if "has no argument" in problem] == [
+        f"Jobs has no argument {name!r}" for name in sorted(given)
+    ]
+    assert "it has table, queue_url, dynamodb" in str(caught.value)
+    assert ("retry=RetryPolicy(max_attempts=…)" in str(caught.value)) == ("max_attempts" in given)
+
+
+def test_a_subclass_of_jobs_may_take_more_arguments():
+    class Ours(Jobs):
+        def __init__(self, *, tenant: str, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.tenant = tenant
+
+    assert Ours.from_env(ENVIRONMENT, tenant="a").tenant == "a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "alias/payloads",
+        "arn:aws:kms:eu-west-1:123456789012:alias/payloads",
+        "arn:aws:kms:eu-west-1:123456789012:key/",
+        "arn:aws:s3:eu-west-1:123456789012:key/1234abcd",
+        f"{KEY_ARN}/",
+        f"{KEY_ARN}, {KEY_ARN}",
+        "1234abcd-12ab-34cd-56ef-1234567890ab",
+    ],
+)
+def test_a_payload_key_that_is_no_key_s_arn_is_refused(text: str):
+    with pytest.raises(ConfigurationError, match="KUMOFIRE_PAYLOAD_KEY_ARN is"):
+        settings_from(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": text})
+
+
+def test_a_cipher_that_is_given_goes_before_the_key_of_the_environment():
+    class Cipher:
+        def encrypt(self, plaintext: bytes) -> bytes:
+            return plaintext
+
+        decrypt = encrypt
+
+    given = Cipher()
+
+    assert Jobs.from_env(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN}, cipher=given)._runs.cipher is given
+    assert Jobs.from_env(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN}, cipher=None)._runs.cipher is None
 
 
 def test_arguments_go_before_the_environment(aws: Aws):
@@ -156,6 +212,7 @@ def test_every_wrong_argument_is_named_at_once():
         {"lease": 30},
         {"lease": timedelta(microseconds=1)},
         {"retention": 30},
+        {"retention": timedelta(0)},  # deletes at once, while 0 in the environment keeps for ever
         {"retry": RetryPolicy},
         {"handlers": {"email": 5}},
         {"handlers": {5: raises}},

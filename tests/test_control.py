@@ -221,6 +221,25 @@ def test_a_cancellation_between_the_claim_and_the_failing_attempts_end_is_not_lo
     assert aws.sent() == []
 
 
+@pytest.mark.parametrize("why", ["no handler", "no key"])
+def test_a_cancellation_between_the_claim_and_a_handler_that_can_not_be_called_ends_it_at_once(aws: Aws, why: str):
+    other = aws.jobs()
+    sealed = {"payload": "sealed:AAAA"} if why == "no key" else {"job_name": "unknown"}
+    run_id = aws.a_run(**sealed)
+    between = Interrupted(aws.dynamodb, lambda: other.cancel(run_id, "stop"), at=2)
+    jobs = aws.jobs(dynamodb=between)
+    called: list[JobContext] = []
+    jobs.handler("email")(called.append)
+
+    result = jobs.consume(message(run_id))
+
+    assert (result.outcome, called) == ("canceled", [])
+    item = aws.item(run_id)
+    assert (item["status"], item["attempt"], item["finished_at"]) == ("canceled", 0, NOW_MS)
+    assert not {"lease_token", "lease_until", "wake_at", "wake_shard"} & item.keys()
+    assert jobs.retry(run_id) is True
+
+
 def test_a_cancellation_that_meets_a_claim_asks_the_new_worker(aws: Aws):
     run_id = aws.a_run()
 

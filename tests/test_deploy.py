@@ -21,7 +21,8 @@ import pytest
 from examples import deploy_local
 from examples.deployment import PROJECT, load_template, outputs_of
 from examples.local_aws import LocalAws, local_aws
-from kumofire_core import Jobs, Run
+from kumofire_core import SEALED, Jobs, Run
+from kumofire_core.schedules import occurrence_run_id
 from tests.builders import event
 from tests.built import ARCHITECTURE, RUNTIME, build_artifact
 
@@ -38,6 +39,10 @@ jobs = Jobs.from_env()
 def greet(ctx):
     return "VERSION 1"
 
+@jobs.handler("echo")
+def echo(ctx):
+    return ctx.payload
+
 @jobs.handler("parent", max_attempts=1)
 def parent(ctx):
     jobs.cancel(ctx.run.id)
@@ -47,6 +52,8 @@ def parent(ctx):
 def fail(ctx):
     raise ConnectionError("no answer")
 """
+
+SECRET = "4111 1111 1111 1111"
 
 Found = TypeVar("Found")
 
@@ -181,6 +188,35 @@ def test_a_stack_is_created_used_updated_and_deleted(ministack: LocalAws, artifa
     eventually(lambda: "lifecycle" not in stacks_of(ministack))
     assert outputs["TableName"] in ministack.client("dynamodb").list_tables()["TableNames"]
     assert outputs["QueueUrl"] not in ministack.client("sqs").list_queues().get("QueueUrls", [])
+
+
+def test_a_stack_with_a_payload_key_keeps_payloads_and_outputs_from_the_table(
+    ministack: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ministack.client("kms").create_key()["KeyMetadata"]["Arn"]
+    ministack.client("s3").create_bucket(Bucket=BUCKET)
+    artifact = build_artifact(tmp_path / "artifact", encryption=True, deployed=DEPLOYED)
+    code = upload(ministack, artifact, "encrypting.zip")
+    stack = deploy(ministack, "encrypting", packaged(code), {**PARAMETERS, "PayloadKeyArn": key})
+    outside = ministack.client("kms").meta
+    monkeypatch.setenv("AWS_ENDPOINT_URL", outside.endpoint_url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", outside.region_name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    names = {"KUMOFIRE_TABLE": "TableName", "KUMOFIRE_QUEUE_URL": "QueueUrl"}
+    settings = {name: stack.outputs[output] for name, output in names.items()}
+    jobs = Jobs.from_env({**settings, "KUMOFIRE_PAYLOAD_KEY_ARN": key}, allow_unknown_jobs=True)
+
+    created = jobs.create("echo", {"card": SECRET})
+    moment = datetime.now(UTC) - timedelta(seconds=1)
+    schedule = jobs.create_schedule("echo", {"card": SECRET}, schedule_type="once", schedule_expr=moment)
+    assert stack.invoke("DispatcherFunction", {})["errors"] == 0
+    fired = occurrence_run_id(schedule, moment.replace(microsecond=moment.microsecond // 1000 * 1000))
+
+    for run_id in (created, fired):
+        assert stack.ended(run_id).output == SEALED
+        assert jobs.get_status(run_id).output == {"card": SECRET}
+    assert SECRET not in str(ministack.client("dynamodb").scan(TableName=stack.outputs["TableName"])["Items"])
 
 
 def stacks_of(aws: LocalAws) -> set[str]:

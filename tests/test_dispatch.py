@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kumofire_core import DispatchResult, InvalidArgumentError, Jobs, RetryPolicy, dispatcher, schedules
+from kumofire_core import (
+    DispatchResult,
+    InvalidArgumentError,
+    Jobs,
+    PartlyDispatchedError,
+    RetryPolicy,
+    dispatcher,
+    schedules,
+)
 from kumofire_core.deadline import Deadline
 from kumofire_core.message import decode_body
 from kumofire_core.run import wake_shard
@@ -214,7 +222,7 @@ def test_a_schedule_that_was_cut_off_goes_on_with_the_next_pass(world: World, mo
     monkeypatch.setattr(schedules, "OCCURRENCES_AT_ONCE", 10)
     schedule_id = world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 minute)")
     world.clock.advance(minutes=30)
-    looks = iter([False, False, False])  # the chunk, its one wake-up, and one step of the schedule
+    looks = iter([False, False])  # the chunk, and its one wake-up
     with monkeypatch.context() as patch:
         patch.setattr(Deadline, "too_close_to_start", lambda self: next(looks, True))
         cut = world.tick(deadline=world.clock.now + timedelta(minutes=1))
@@ -279,6 +287,143 @@ class PartlyFailing:
             "Successful": [{"Id": entry["Id"]} for entry in taken],
             "Failed": [{"Id": entry["Id"], "Code": "InternalError", "SenderFault": False} for entry in failed],
         }
+
+
+def due_schedules(world: World, count: int, **settings: Any) -> list[str]:
+    """Make schedules whose one occurrence is due now."""
+    once = {"schedule_type": "once", "schedule_expr": NOW, **settings}
+    return [world.jobs.create_schedule("work", **once) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("count", "requests"), [(1, 1), (10, 1), (25, 3)])
+@pytest.mark.parametrize("limit", [None, 25])
+def test_schedules_that_are_due_together_share_their_requests_to_the_queue(
+    world: World, count: int, requests: int, limit: int | None
+):
+    ids = due_schedules(world, count)
+    world.aws.dynamodb.requests.clear()
+
+    assert world.tick(limit=limit) == DispatchResult(schedules=count)
+
+    assert [operation for operation, _ in world.queue.requests] == ["send_message_batch"] * requests
+    assert world.times_sent() == dict.fromkeys(world.runs_of(*ids), 1)
+    counted = world.aws.dynamodb.count()
+    assert (counted["get_item"], counted["put_item"], counted["update_item"]) == (count, count, count)
+
+
+def test_occurrences_of_a_few_schedules_fill_their_batches_together(world: World):
+    for _ in range(4):
+        world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 minute)")
+    world.clock.advance(minutes=5)
+
+    assert world.tick().schedules == 24
+
+    assert [len(request["Entries"]) for _, request in world.queue.requests] == [10, 10, 4]
+
+
+def test_no_schedule_goes_on_before_the_messages_of_its_runs_are_sent(world: World):
+    class Noting:
+        """Writes down in which order the requests to the two services are made."""
+
+        def __init__(self, client: Any) -> None:
+            self.client = client
+
+        def __getattr__(self, operation: str) -> Any:
+            order.append(operation)
+            return getattr(self.client, operation)
+
+    due_schedules(world, 3)
+    order: list[str] = []
+
+    world.another(dynamodb=Noting(world.aws.dynamodb), sqs=Noting(world.queue)).dispatch()
+
+    writes = [operation for operation in order if operation not in ("query", "get_item")]
+    assert writes == ["put_item"] * 3 + ["send_message_batch"] + ["update_item"] * 3
+
+
+def test_a_message_that_sqs_does_not_take_keeps_no_other_schedule_waiting(world: World):
+    class NotThisOne:
+        """Takes all entries of a batch but the second."""
+
+        def __getattr__(self, operation: str) -> Any:
+            return getattr(world.queue, operation)
+
+        def send_message_batch(self, **request: Any) -> dict[str, Any]:
+            run_ids = [decode_body(entry["MessageBody"]) for entry in request["Entries"]]
+            refused.append(refused[0] if refused else run_ids[1])
+            entries = [entry for entry, run_id in zip(request["Entries"], run_ids, strict=True) if run_id != refused[0]]
+            if entries:
+                world.queue.send_message_batch(QueueUrl="", Entries=entries)
+            failed = [entry for entry in request["Entries"] if entry not in entries]
+            return {"Failed": [{"Id": entry["Id"]} for entry in failed]}
+
+    refused: list[str] = []
+    ids = due_schedules(world, 5)
+
+    assert world.another(sqs=NotThisOne()).dispatch() == DispatchResult(schedules=5, unsent=1)
+
+    runs = world.runs_of(*ids)
+    assert world.times_sent() == dict.fromkeys(set(runs) - {refused[0]}, 1)
+    assert [world.jobs.get_schedule(schedule_id).last_scheduled_at for schedule_id in ids] == [NOW] * 5
+    world.settle()
+    assert world.times_executed() == dict.fromkeys(runs, 1)
+
+
+def test_while_sqs_takes_nothing_every_schedule_goes_on_all_the_same(world: World):
+    ids = due_schedules(world, 12)
+    world.queue.losing = "refused"
+
+    assert world.tick() == DispatchResult(schedules=12, unsent=12)
+
+    world.queue.losing = None
+    world.settle()
+    assert world.times_executed() == dict.fromkeys(world.runs_of(*ids), 1)
+
+
+def test_a_schedule_whose_put_fails_loses_no_message_of_the_runs_before_it_nor_another_schedule(world: World):
+    class ThirdPutFails:
+        def __getattr__(self, operation: str) -> Any:
+            return getattr(world.aws.dynamodb, operation)
+
+        def put_item(self, **parameters: Any) -> Any:
+            if parameters["Item"]["scheduled_for"]["N"] == str(to_ms(NOW + timedelta(minutes=3))):
+                raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "no"}}, "PutItem")
+            return world.aws.dynamodb.put_item(**parameters)
+
+    behind = world.jobs.create_schedule(
+        "work", schedule_type="interval", schedule_expr="rate(1 minute)", end_at=NOW + timedelta(minutes=6)
+    )
+    world.clock.advance(minutes=5)
+    other = world.jobs.create_schedule("work", schedule_type="once", schedule_expr=world.clock.now)
+
+    assert world.another(dynamodb=ThirdPutFails()).dispatch() == DispatchResult(schedules=3, errors=1)
+    assert world.times_sent() == dict.fromkeys(world.runs_of(behind, other), 1)
+
+    assert world.tick() == DispatchResult(schedules=4)
+    world.settle()
+    assert world.times_executed() == dict.fromkeys(world.runs_of(behind, other), 1)
+
+
+@pytest.mark.parametrize("limit", [None, 12])
+def test_a_schedule_far_behind_takes_its_share_of_a_pass_and_keeps_no_other_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int | None
+):
+    monkeypatch.setattr(dispatcher, "STEPS_A_PASS", 3)
+    behind = [
+        world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 second)") for _ in range(2)
+    ]
+    world.clock.advance(days=3)
+    others = due_schedules(world, 5, schedule_expr=world.clock.now - timedelta(seconds=1))
+    due = due_runs(world, 5, wake_at=to_ms(world.clock.now) - 1)
+
+    assert world.tick(limit=limit) == DispatchResult(dispatched=5, schedules=2 * 30 + 5, complete=False)
+
+    assert [len(world.runs_of(schedule_id)) for schedule_id in behind] == [30, 30]
+    assert all(f"schedule#{schedule_id} is far behind" in caplog.text for schedule_id in behind)
+    sent = [run_id for run_id, _ in world.queue.taken]
+    first_round = set(sent[: 2 * 10 + 5 + 5])
+    assert first_round >= {*world.runs_of(*others), *due}
+    assert world.tick(limit=limit).schedules == 2 * 30
 
 
 def test_the_entries_of_a_batch_that_failed_are_sent_once_more_and_only_they(world: World):
@@ -764,9 +909,11 @@ def test_a_shard_that_cannot_be_read_is_raised_after_the_others_were_handled(
     unread = due_runs(world, 2, wake_shard=0)
     read = due_runs(world, 2, wake_shard=1)
 
-    with pytest.raises(ClientError, match="ThrottlingException"):
+    with pytest.raises(PartlyDispatchedError, match="ThrottlingException") as raised:
         world.another(dynamodb=NoFirstShard()).dispatch()
 
+    assert raised.value.result == DispatchResult(dispatched=2, unread=1, complete=False)
+    assert isinstance(raised.value.__cause__, ClientError)
     assert world.times_sent() == dict.fromkeys(read, 1)
     assert "partition 0 of the wake-up index could not be read" in caplog.text
     assert world.tick() == DispatchResult(dispatched=2)

@@ -13,15 +13,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from handler import telemetry
-from kumofire_core import DispatchResult, Jobs
+from kumofire_core import DispatchResult, Jobs, PartlyDispatchedError
 from kumofire_core.deadline import Deadline
 from tests.builders import Aws, LambdaContext
 
 NOTHING = {
     "dispatched": 0, "schedules": 0, "resent": 0, "postponed": 0, "recovered": 0, "failed": 0, "canceled": 0,
-    "unsent": 0, "errors": 0, "complete": True,
+    "unsent": 0, "errors": 0, "unread": 0, "complete": True,
 }  # fmt: skip
 
 
@@ -86,8 +87,7 @@ def test_the_event_is_not_read(edge: ModuleType, event: Any):
 
 def test_a_tick_ends_within_the_time_that_lambda_gives_it(edge: ModuleType, aws: Aws, monkeypatch: pytest.MonkeyPatch):
     given: list[float] = []
-    within = Deadline.within
-    monkeypatch.setattr(Deadline, "within", lambda seconds: given.append(seconds) or within(seconds))
+    monkeypatch.setattr("kumofire_core.jobs.Deadline", lambda seconds: given.append(seconds) or Deadline(seconds))
     past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
     aws.a_run(status="scheduled", scheduled_for=past, wake_at=past)
 
@@ -154,7 +154,37 @@ def test_what_a_pass_logs_is_json_with_the_ticks_request_and_no_payload(edge: Mo
     assert "secret" not in log.getvalue()
 
 
-def test_an_index_that_cannot_be_read_fails_the_tick(edge: ModuleType, jobs: Jobs, monkeypatch: pytest.MonkeyPatch):
+def test_a_tick_that_cannot_read_a_part_of_the_index_tells_what_it_did_and_fails(
+    edge: ModuleType,
+    jobs: Jobs,
+    aws: Aws,
+    log: io.StringIO,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
+    aws.a_run(status="scheduled", scheduled_for=past, wake_at=past)
+    query = aws.dynamodb.client.query
+
+    def not_shard_3(**parameters: Any) -> Any:
+        if parameters["ExpressionAttributeValues"][":shard"] == {"N": "3"}:
+            raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "no"}}, "Query")
+        return query(**parameters)
+
+    monkeypatch.setattr(aws.dynamodb.client, "query", not_shard_3)
+
+    with pytest.raises(PartlyDispatchedError, match=r"1 partitions .*ThrottlingException"):
+        edge.handler({}, LambdaContext())
+
+    [metrics] = lines(capsys.readouterr().out)
+    assert (metrics["RunsDispatched"], metrics["PartitionsUnread"]) == ([1.0], [1.0])
+    assert "DispatcherPasses" not in metrics
+    refusal, summary = lines(log.getvalue())
+    assert "partition 3 of the wake-up index could not be read" in refusal["message"]
+    assert (summary["dispatched"], summary["unread"], summary["complete"]) == (1, 1, False)
+
+
+def test_an_error_of_the_pass_itself_fails_the_tick(edge: ModuleType, jobs: Jobs, monkeypatch: pytest.MonkeyPatch):
     def unreadable(**_: Any) -> DispatchResult:
         raise ConnectionError("no index")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from examples.deployment import PROJECT
-from handler.wiring import load_jobs
+from handler.cold_start import load_jobs
 from kumofire_core import ConfigurationError, Jobs
 
 SECRET = "hunter2-šifra"
@@ -358,19 +358,29 @@ def test_a_cold_start_with_wrong_settings_names_every_one():
     assert "KUMOFIRE_TABLE" not in last
 
 
-def test_a_cold_start_makes_no_client_and_no_request():
-    code = "import handler.consumer, sys; print([m for m in ('boto3', 'botocore.client') if m in sys.modules])"
+@pytest.mark.parametrize(("function", "clients"), [("consumer", ["dynamodb"]), ("dispatcher", ["dynamodb", "sqs"])])
+def test_a_cold_start_makes_the_clients_that_are_needed_and_no_request(function: str, clients: list[str]):
+    code = (
+        f"import gc, sys, handler.{function} as edge\n"
+        "clients = [name for name, client in edge.jobs._clients._given.items() if client]\n"
+        "print(clients, 'boto3' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
 
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT,
-        env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_QUEUE_URL="https://queue"),
+        env=environment(
+            KUMOFIRE_TABLE="t",
+            KUMOFIRE_QUEUE_URL="https://queue",
+            AWS_DEFAULT_REGION="eu-central-1",
+            AWS_ENDPOINT_URL="http://127.0.0.1:9",  # whoever asks there fails
+        ),
         capture_output=True,
         text=True,
         check=True,
     )
 
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.strip() == f"{clients} False True True"
 
 
 @pytest.mark.parametrize(
@@ -389,7 +399,7 @@ def test_a_place_of_jobs_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
     with pytest.raises(ConfigurationError) as caught:
-        load_jobs()
+        load_jobs(sends=False)
 
     assert problem in str(caught.value)
 
@@ -400,8 +410,9 @@ def test_the_jobs_of_an_application_are_found(monkeypatch: pytest.MonkeyPatch, t
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("KUMOFIRE_JOBS", "an_application:work")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
 
-    assert isinstance(load_jobs(), Jobs)
+    assert isinstance(load_jobs(sends=False), Jobs)
 
 
 @pytest.mark.parametrize("source", ["import no_such_module_here", "1 / 0"])
@@ -413,4 +424,4 @@ def test_an_error_of_the_application_s_own_module_leaves_as_it_is(
     monkeypatch.setenv("KUMOFIRE_JOBS", "a_broken_application:jobs")
 
     with pytest.raises((ModuleNotFoundError, ZeroDivisionError)):
-        load_jobs()
+        load_jobs(sends=False)

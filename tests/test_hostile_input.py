@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handler.wiring import load_jobs
+from handler.cold_start import load_jobs
 from kumofire_core import ConfigurationError, Jobs
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, InvalidScheduleError, KumofireError
 from kumofire_core.jsontext import decode, encode
@@ -418,7 +418,7 @@ def test_a_place_of_jobs_that_is_no_place_is_a_wrong_setting(monkeypatch: pytest
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
     with pytest.raises(ConfigurationError):
-        load_jobs()
+        load_jobs(sends=False)
 
 
 # Cost

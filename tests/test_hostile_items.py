@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from examples.local_aws import LocalAws
-from kumofire_core import CorruptItemError, Jobs, NewerSchemaError
+from kumofire_core import CorruptItemError, Jobs, NewerSchemaError, dispatcher
+from kumofire_core.message import decode_body
 from kumofire_core.run import read_run
 from kumofire_core.schedule_item import read_schedule
 from kumofire_core.table import marshal, unmarshal
@@ -380,6 +381,94 @@ def test_a_corrupt_schedule_fires_or_is_told_by_its_key_and_disturbs_no_other(
     assert SECRET not in caplog.text
 
 
+def a_stored_schedule(aws: Aws, schedule_id: str, **fields: Any) -> str:
+    item = {
+        "pk": f"schedule#{schedule_id}",
+        "sk": "schedule",
+        **SCHEDULE,
+        "overlap": "allow",
+        "missed": "all",
+        **fields,
+    }
+    aws.dynamodb.client.put_item(TableName=aws.table, Item=marshal(item))
+    return schedule_id
+
+
+def runs_of(aws: Aws, schedule_id: str) -> int:
+    return sum(item.get("schedule_id") == schedule_id for item in aws.items())
+
+
+@pytest.mark.parametrize("overlap", ["allow", "skip"])
+@pytest.mark.parametrize(
+    "timing",
+    [
+        {"schedule_type": "cron", "schedule_expr": "* * * * *"},
+        {"schedule_type": "interval", "schedule_expr": "rate(1 second)", "anchor": 0},
+    ],
+    ids=["cron", "interval"],
+)
+@pytest.mark.parametrize("next_run_at", [0, -62_135_596_800_000, NOW_MS - 10 * 366 * 86_400_000])
+def test_a_next_run_from_before_the_schedule_was_made_makes_no_run_and_is_told_by_the_key(
+    jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, timing: dict[str, Any], next_run_at: int, overlap: str
+):
+    fields = {**timing, "overlap": overlap, "last_run_id": "gone", "next_run_at": next_run_at, "wake_at": next_run_at}
+    bad = a_stored_schedule(aws, "bad", start_at=next_run_at, **fields)
+    good = a_stored_schedule(aws, "good")
+
+    for _ in range(2):
+        jobs.dispatch()
+
+    assert runs_of(aws, bad) == 0
+    assert runs_of(aws, good) == 2  # now, and a minute ahead
+    assert "schedule#bad could not be dispatched" in caplog.text
+    assert "next_run_at is before its created_at" in caplog.text
+
+    jobs.disable_schedule(bad)
+    jobs.update_schedule(bad, enabled=True)
+    assert jobs.get_schedule(bad).next_run_at > NOW
+    assert jobs.dispatch().errors == 0
+
+
+def test_a_schedule_that_says_it_was_made_in_1970_gets_no_more_than_its_share_of_a_pass(
+    jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatcher, "STEPS_A_PASS", 5)
+    bad = a_stored_schedule(aws, "bad", created_at=0, start_at=0, anchor=0, next_run_at=0, wake_at=0)
+    good = a_stored_schedule(aws, "good")
+
+    result = jobs.dispatch()
+
+    assert (runs_of(aws, bad), runs_of(aws, good)) == (50, 2)
+    assert not result.complete
+
+
+@pytest.mark.parametrize("length", [257, 390_000])
+@pytest.mark.parametrize("kind", ["cron", "interval", "once"])
+def test_an_expression_of_any_length_is_told_by_the_key_and_not_quoted(
+    jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, kind: str, length: int
+):
+    a_stored_schedule(aws, "bad", schedule_type=kind, schedule_expr=("0," * length)[:length])
+
+    assert jobs.dispatch().errors == 1
+
+    assert "schedule#bad could not be dispatched" in caplog.text
+    assert "0,0" not in caplog.text
+    with pytest.raises(CorruptItemError, match="schedule#bad"):
+        jobs.get_schedule("bad")
+
+
+@pytest.mark.parametrize("kind", ["cron", "interval", "once"])
+def test_an_expression_that_is_none_is_quoted_no_further_than_a_refusal_quotes(
+    jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, kind: str
+):
+    a_stored_schedule(aws, "bad", schedule_type=kind, schedule_expr="nonsense " * 28)
+
+    assert jobs.dispatch().errors == 1
+
+    assert "schedule#bad could not be dispatched" in caplog.text
+    assert "nonsense " * 9 not in caplog.text
+
+
 def test_a_corrupt_schedule_leaves_the_list_of_the_others_readable(jobs: Jobs, aws: Aws):
     healthy = jobs.create_schedule("email", schedule_type="interval", schedule_expr="rate(1 minute)")
     aws.dynamodb.client.put_item(TableName=aws.table, Item=a_corrupt_schedule("payload", {"S": "{"}))
@@ -473,3 +562,32 @@ def test_the_message_of_any_stored_id_names_that_id(jobs: Jobs, aws: Aws):
 
     [request] = aws.sqs.parameters("send_message_batch")
     assert json.loads(request["Entries"][0]["MessageBody"])["kumofireJobRunId"] == run_id
+
+
+@pytest.mark.parametrize("length", [128, 129, 1_000])
+def test_an_id_that_no_message_may_carry_is_told_by_its_key_and_never_sent(
+    jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, length: int
+):
+    strange = aws.a_run("x" * length, wake_at=NOW_MS - 2)
+    a_stored_schedule(aws, "y" * length, next_run_at=NOW_MS - 1, wake_at=NOW_MS - 1, missed="skip")
+    healthy = aws.a_run(wake_at=NOW_MS - 1)
+
+    result = jobs.dispatch()
+
+    bodies = [entry["MessageBody"] for sent in aws.sqs.parameters("send_message_batch") for entry in sent["Entries"]]
+    sent = {decode_body(body) for body in bodies}  # refuses what a consumer would
+    assert healthy in sent
+    if length > 128:
+        assert (result.errors, sent) == (2, {healthy})
+        assert f"run#{strange} could not be dispatched" in caplog.text
+        assert f"schedule#{'y' * length} could not be dispatched" in caplog.text
+    else:
+        assert (result.errors, strange in sent) == (0, True)
+
+
+@pytest.mark.parametrize("run_id", ["a\nb", "a\x1b[2Jb"])
+def test_an_id_that_is_not_printable_is_never_sent(jobs: Jobs, aws: Aws, run_id: str):
+    aws.a_run(run_id, wake_at=NOW_MS - 1)
+
+    assert jobs.dispatch().errors == 1
+    assert aws.sqs.parameters("send_message_batch") == []

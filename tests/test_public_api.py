@@ -109,9 +109,18 @@ def test_a_context_and_a_run_have_the_promised_attributes():
     assert {"outcome", "job_run_id"} <= {field.name for field in dataclasses.fields(ConsumeResult)}
 
 
-@pytest.mark.parametrize("kind", [Run, JobContext, ConsumeResult])
+@pytest.mark.parametrize("kind", [Run, ConsumeResult])
 def test_what_an_application_is_given_can_not_be_changed(kind: Any):
     assert kind.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("name", ["run", "payload", "attempt", "fencing_token", "now", "logger", "another"])
+def test_a_context_can_not_be_changed(aws: Aws, name: str):
+    contexts = []
+    aws.jobs(handlers={"email": contexts.append}).consume(message(aws.a_run()))
+
+    with pytest.raises(AttributeError):
+        setattr(contexts[0], name, None)
 
 
 def test_the_text_of_a_run_and_of_a_context_quotes_no_data(aws: Aws):

@@ -114,7 +114,8 @@ def test_a_function_that_raises_says_so_and_serves_the_next_invocation(
         for _ in range(2):
             with pytest.raises(FunctionError) as raised:
                 dispatcher.invoke({})
-            assert raised.value.type == "ResourceNotFoundException"
+            assert raised.value.type == "PartlyDispatchedError"
+            assert "ResourceNotFoundException" in str(raised.value)
 
         assert dispatcher.cold_starts == 1
 

@@ -11,8 +11,11 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
 import yaml
+from botocore.client import BaseClient
+from moto import mock_aws
 from samtranslator.translator.transform import transform
 
 from examples.deployment import PROJECT, load_template
@@ -247,12 +250,19 @@ def test_the_defaults_of_the_template_are_those_of_the_code(resources: dict[str,
 def test_a_value_that_the_template_allows_is_one_that_the_code_takes(
     resources: dict[str, Any], setting: str, bound: int
 ) -> None:
-    parameter = PARAMETERS[environment(resources)[setting]["Ref"]]
+    name = environment(resources)[setting]["Ref"]
+    parameter = PARAMETERS[name]
     required = dict.fromkeys(REQUIRED, "x")
-    allowed = parameter.get("AllowedValues") or [parameter["MinValue"], parameter["MaxValue"]]
+    allowed = parameter.get("AllowedValues") or LONGEST.get(name) or [parameter["MinValue"], parameter["MaxValue"]]
+    assert all(re.fullmatch(parameter.get("AllowedPattern", ".*"), str(value)) for value in allowed)
 
     assert len(settings_from({**required, setting: str(allowed[bound])})) == len(required) + 1
 
+
+LONGEST = {
+    "PayloadKeyArn": ["arn:aws:kms:eu-west-1:123456789012:key/1", f"arn:aws-us-gov:kms:a-b-1:{'1' * 12}:key/{'a' * 36}"]
+}
+"""Values of parameters that have no bounds but a pattern."""
 
 POLLER = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 """What Lambda itself does by the consumer's role. https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html"""
@@ -276,7 +286,21 @@ def resource_name(resource: Any) -> str:
             return str(name)
         case {"Fn::Sub": str(text)}:
             return text.replace("${Table.Arn}", "Table")
+        case {"Ref": name}:
+            return str(name)
     return str(resource)
+
+
+def under(policy_statements: list[Any], *conditions: str) -> list[dict[str, Any]]:
+    """Return the statements of a policy that are there under these conditions."""
+    found = []
+    for statement in policy_statements:
+        match statement:
+            case {"Fn::If": [condition, under_it, {"Ref": "AWS::NoValue"}]}:
+                found += [under_it] if condition in conditions else []
+            case _:
+                found.append(statement)
+    return found
 
 
 @contextmanager
@@ -407,6 +431,95 @@ def test_claims_in_batches_add_one_permission_and_only_where_they_are_chosen(
     assert resolved(environment(resources)["KUMOFIRE_BATCH_CLAIMS"]) == "false"
 
 
+class Kms:
+    """A cipher that asks KMS what ``EnvelopeCipher`` asks, and writes down for which permission."""
+
+    def __init__(self, needed: set[tuple[str, str]]) -> None:
+        self._needed = needed
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        self._needed.add(("kms:GenerateDataKey", "PayloadKeyArn"))
+        return plaintext
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        self._needed.add(("kms:Decrypt", "PayloadKeyArn"))
+        return ciphertext
+
+
+def test_the_cipher_asks_kms_for_two_things() -> None:
+    # What `Kms` above takes for granted.
+    pytest.importorskip("aws_encryption_sdk", reason="the extra 'encryption' is not installed")
+    from kumofire_core.encryption import EnvelopeCipher
+
+    asked = []
+    with mock_aws(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
+        call = BaseClient._make_api_call
+        patch.setattr(
+            BaseClient, "_make_api_call", lambda self, name, given: asked.append(name) or call(self, name, given)
+        )
+        sealed = EnvelopeCipher.for_kms_key(key).encrypt(b"secret")
+        assert asked == ["GenerateDataKey"]
+        assert EnvelopeCipher.for_kms_key(key).decrypt(sealed) == b"secret"
+    assert asked == ["GenerateDataKey", "Decrypt"]
+
+
+def consume_sealed(aws: Aws, cipher: Kms) -> None:
+    jobs = aws.jobs(cipher=cipher)
+    jobs.handler("email")(lambda ctx: ctx.payload)
+    run_id = aws.jobs(cipher=Kms(set()), allow_unknown_jobs=True).create("email", 1)
+    assert jobs.consume_batch(event(run_id), LambdaContext()) == {"batchItemFailures": []}
+    assert jobs.get_status(run_id).status == "succeeded"
+
+
+def fire_sealed(aws: Aws, cipher: Kms) -> None:
+    once = {"schedule_type": "once", "schedule_expr": Clock()()}
+    aws.jobs(cipher=Kms(set()), allow_unknown_jobs=True).create_schedule("email", 1, **once)
+    assert aws.jobs(cipher=cipher, allow_unknown_jobs=True).dispatch().schedules == 1
+
+
+def create_sealed(aws: Aws, cipher: Kms) -> None:
+    aws.jobs(cipher=cipher, allow_unknown_jobs=True).create("email", 1)
+
+
+def read_sealed(aws: Aws, cipher: Kms) -> None:
+    run_id = aws.jobs(cipher=Kms(set()), allow_unknown_jobs=True).create("email", 1)
+    assert aws.jobs(cipher=cipher).get_status(run_id).payload == 1
+
+
+def operate_sealed(aws: Aws, cipher: Kms) -> None:
+    jobs = aws.jobs(cipher=cipher, allow_unknown_jobs=True)
+    schedule = jobs.create_schedule("email", 1, schedule_type="interval", schedule_expr="rate(1 hour)")
+    assert jobs.update_schedule(schedule, payload=2).payload == 2
+    assert jobs.trigger_schedule(schedule)
+
+
+@pytest.mark.parametrize(
+    ("place", "use"),
+    [
+        ("Consumer", consume_sealed),
+        ("Dispatcher", fire_sealed),
+        ("CreatorPolicy", create_sealed),
+        ("ReaderPolicy", read_sealed),
+        ("OperatorPolicy", operate_sealed),
+    ],
+)
+def test_a_payload_key_adds_what_its_users_ask_of_that_key_and_only_where_it_is_given(
+    resources: dict[str, Any], aws: Aws, place: str, use: Callable[[Aws, Kms], None]
+) -> None:
+    def allowed(*conditions: str) -> set[tuple[str, str]]:
+        if place in FUNCTIONS:
+            return granted(statements(resources, place, *conditions))
+        return granted(under(properties(resources, place)["PolicyDocument"]["Statement"], *conditions))
+
+    needed: set[tuple[str, str]] = set()
+    use(aws, Kms(needed))
+
+    assert allowed("EncryptsPayloads") - allowed() == needed != set()
+    assert resolved(environment(resources)["KUMOFIRE_PAYLOAD_KEY_ARN"]) == ""
+
+
 @pytest.mark.parametrize(
     ("policy", "use"),
     [
@@ -424,11 +537,11 @@ def test_a_policy_for_applications_allows_what_its_users_do_and_nothing_else(
     # What a test arranges is not what it is about.
     arranged = {("dynamodb:PutItem", "Table")} if policy == "ReaderPolicy" else set()
 
-    assert granted(properties(resources, policy)["PolicyDocument"]["Statement"]) == needed - arranged
+    assert granted(under(properties(resources, policy)["PolicyDocument"]["Statement"])) == needed - arranged
 
 
 def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:
-    runs, _ = properties(resources, "CreatorPolicy")["PolicyDocument"]["Statement"]
+    runs, _ = under(properties(resources, "CreatorPolicy")["PolicyDocument"]["Statement"])
 
     assert runs["Action"] == "dynamodb:PutItem"
     assert runs["Condition"] == {
@@ -463,7 +576,8 @@ def test_a_queue_takes_no_message_without_tls(resources: dict[str, Any], queue: 
 def test_a_new_value_of_a_setting_reaches_the_version_that_the_queue_calls(resources: dict[str, Any]) -> None:
     # CloudFormation replaces a version when its description changes, and fails when nothing else did.
     [version] = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::Lambda::Version"]
-    described = re.findall(r"\$\{(\w+)\}", version["Description"]["Fn::Sub"])
+    text, parts = version["Description"]["Fn::Sub"]
+    described = re.findall(r"\$\{(\w+)\}", text.replace("${PayloadKey}", str(parts["PayloadKey"])))
     consumer = {name: value for name, value in properties(resources, "Consumer").items() if name != "Tags"}
     used = {name for name in PARAMETERS if f"{{'Ref': '{name}'}}" in str(consumer)}
 
@@ -473,7 +587,9 @@ def test_a_new_value_of_a_setting_reaches_the_version_that_the_queue_calls(resou
         name: max(len(str(v)) for v in (p.get("AllowedValues") or [p.get("MaxValue", "")]))
         for name, p in PARAMETERS.items()
     }
-    assert sum(longest[name] + 1 for name in described) + PARAMETERS["JobsModule"]["MaxLength"] <= 256
+    key_id = 36
+    assert sum(longest[name] + 1 for name in described) + PARAMETERS["JobsModule"]["MaxLength"] + key_id <= 256
+    assert parts == {"PayloadKey": {"Fn::Select": [1, {"Fn::Split": ["/", {"Fn::Sub": "${PayloadKeyArn}/"}]}]}}
 
 
 def test_no_old_version_stays_to_be_billed(resources: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from math import inf
 
 from tests.simulation.history import Choices, Replay, Violation
 from tests.simulation.many import Played, chunks_of, play_all
@@ -25,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="the first seed, or the only one")
-    parser.add_argument("--runs", type=int, help="how many histories to play")
-    parser.add_argument("--seconds", type=float, help="how long to play, where --runs says nothing; else, to shrink")
-    parser.add_argument("--workers", type=int, default=1, help="how many processes play; 0: one for each core")
+    parser.add_argument("--runs", type=_count, help="how many histories to play")
+    parser.add_argument("--seconds", type=_seconds, help="how long to play, where --runs says nothing; else, to shrink")
+    parser.add_argument("--workers", type=_workers, default=1, help="how many processes play; 0: one for each core")
     parser.add_argument("--shrink", action="store_true", help="shrink the history of a single seed")
     parser.add_argument("--keep-going", action="store_true", help="count violations, and show the first of each name")
     parser.add_argument("--mutations", action="store_true", help="find the first seed that catches each mistake")
@@ -50,6 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _tell_violation(min(played.violations)[0], shrink_seconds)
         _tell_counts(first, workers, played)
         return int(bool(played.violations))
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError(text)
+    return count
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < inf:
+        raise ValueError(text)
+    return seconds
+
+
+def _workers(text: str) -> int:
+    if not 0 <= (count := int(text)) <= 61:
+        raise ValueError(text)
+    return count
+
+
+# argparse names them so
+_count.__name__, _seconds.__name__ = "number of at least 1", "number of seconds above 0"
+_workers.__name__ = "number of processes from 0 to 61"
 
 
 def _replay(seed: int, shrink_seconds: float) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from kumofire_core import table as engine_table
-from kumofire_core.write import Sum, Value, Write
+from kumofire_core.write import Sum, Write
 from tests.simulation.history import Choices
 from tests.simulation.table import SimulatedTable, typed
 
@@ -114,7 +114,9 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
             ids = [each for each in IDS if choices.below(2)] or ["a"]
             writes = [(engine_table.Key("run", each), _write(choices, for_statement=True)) for each in ids]
             statements = [
-                _finish(choices, name, key) if choices.below(3) == 2 else engine_table._statement(name, key, write)
+                _finish(choices, name, key)
+                if choices.below(3) == 2
+                else engine_table._statement(name, key, write, "ALL NEW *")
                 for key, write in writes
             ]
             yield "batch_execute_statement", {"Statements": statements}
@@ -230,15 +232,14 @@ def _engine_update(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(choices: Choices, *, for_statement: bool) -> Write:
-    sets: dict[str, Value | Sum] = {"status": choices.of(WORDS), "settled_by": "t"}
-    if not for_statement and choices.below(2):
-        sets["lease_until"] = Sum(name="attempt", otherwise=5, plus=1_000)
+    computed = not for_statement and choices.below(2)
     return Write(
         one_of={"status": (choices.of(WORDS), choices.of(WORDS))} if choices.below(3) else {},
         holds={"lease_token": choices.of(WORDS)} if choices.below(3) == 2 else {},
         at_most={"attempt": choices.below(3)} if choices.below(2) else {},
         absent=("note",) if not for_statement and choices.below(3) == 2 else (),
-        sets=sets,
+        sets={"status": choices.of(WORDS), "settled_by": "t"},
+        computes={"lease_until": Sum(name="attempt", otherwise=5, plus=1_000)} if computed else {},
         adds={"claims": 1} if choices.below(2) else {},
         removes=INDEX_KEYS if not for_statement and choices.below(3) == 2 else (),
         evidence=("settled_by", "t"),

@@ -346,11 +346,12 @@ class Invariants:
             )
         if own and attempt.state == "returned" and not self._is_over(old):
             self._broken("what a handler returned is recorded", f"{run_id} became {status}")
-        unattempted = status == "failed" and attempt.state == "claimed" and own
+        unattempted = status in ("failed", "canceled") and attempt.state == "claimed" and own
         if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
             self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")
         if (
             unattempted
+            and status == "failed"
             and new["attempt"] == old["attempt"]
             and new["job_name"] != "absent"
             and new["attempt"] < new["max_attempts"]
@@ -358,7 +359,7 @@ class Invariants:
             self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         if new["attempt"] != old["attempt"] + 1 and not (unattempted and new["attempt"] == old["attempt"]):
             self._broken("an attempt without success counts", f"{run_id} became {status}")
-        if "cancel_requested_at" in old and status != "canceled" and not unattempted:
+        if "cancel_requested_at" in old and status != "canceled":
             self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
         if status == "canceled" and "cancel_requested_at" not in old:
             self._broken("a run is canceled because a person asked", run_id)

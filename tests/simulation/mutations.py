@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,6 @@ from unittest.mock import patch
 from kumofire_core import (
     Jobs,
     batch,
-    claims,
     consumer,
     creation,
     dispatcher,
@@ -20,6 +20,7 @@ from kumofire_core import (
     schedule_item,
     schedules,
     table,
+    together,
     transitions,
 )
 from kumofire_core.errors import SealedError
@@ -60,11 +61,18 @@ def _changed(owner: Any, function: str, **changes: Callable[[Any], Any]) -> Patc
     def mutate(original: Any) -> Mutant:
         def mutant(*given: Any, **named: Any) -> Any:
             write = original(*given, **named)
-            return replace(write, **{field: change(getattr(write, field)) for field, change in changes.items()})
+            return _with(write, **{field: change(getattr(write, field)) for field, change in changes.items()})
 
         return mutant
 
     return owner, function, mutate
+
+
+def _with(original: Any, **changes: Any) -> Any:
+    changed = copy(original)
+    for field, value in changes.items():
+        setattr(changed, field, value)
+    return changed
 
 
 def _transition(what: str, *functions: str, **changes: Callable[[Any], Any]) -> None:
@@ -179,7 +187,7 @@ _mutation(
     (
         dispatcher.Dispatcher,
         "_look_at_running",
-        lambda original: lambda self, found, *given: original(self, replace(found, lease_until=0), *given),
+        lambda original: lambda self, found, *given: original(self, _with(found, lease_until=0), *given),
     ),
     _changed(transitions, "_settle_expired", at_most=_without("lease_until")),
 )
@@ -190,7 +198,7 @@ _mutation(
         "_call",
         lambda original: (
             lambda self, job, claimed, deadline: original(
-                self, job, replace(claimed, lease_until=claimed.lease_until + 10**9), deadline
+                self, job, _with(claimed, lease_until=claimed.lease_until + 10**9), deadline
             )
         ),
     ),
@@ -394,9 +402,10 @@ _mutation(
         table.Table,
         "try_together",
         lambda original: (
-            lambda self, writes: original(
+            lambda self, writes, **given: original(
                 self,
-                {key: replace(write, evidence=("pk", f"{key.kind}#{key.id}")) for key, write in writes.items()},
+                {key: _with(write, evidence=("pk", f"{key.kind}#{key.id}")) for key, write in writes.items()},
+                **given,
             )
         ),
     ),
@@ -404,11 +413,11 @@ _mutation(
 _mutation(
     "claim again under another token",
     (
-        claims.ClaimsTogether,
+        together.Together,
         "try_claims",
         lambda original: (
             lambda self, run_ids, *, longest_ms: {
-                run_id: replace(early, token=new_token())
+                run_id: early._replace(token=new_token())
                 for run_id, early in original(self, run_ids, longest_ms=longest_ms).items()
             }
         ),
@@ -424,10 +433,12 @@ _mutation(
 
 
 def _advance_first(original: Any) -> Mutant:
-    def mutant(self: Any, stored: Any, next_run_at: Any, now: Any, look_ahead: Any) -> Any:
+    def mutant(self: Any, stored: Any, next_run_at: Any, now: Any, look_ahead: Any, delays: Any) -> Any:
         occurrences, upcoming = schedules._due(stored, next_run_at, now, look_ahead)
-        moved = self._advance(stored, upcoming, fired=occurrences[-1] if occurrences else None)
-        return self._make_runs(stored, occurrences, now), moved
+        step = schedules._step(stored, upcoming, now + look_ahead, fired=occurrences[-1] if occurrences else None)
+        self.finish(step)
+        self._put_runs(stored, occurrences, now, delays)
+        return step
 
     return mutant
 

@@ -24,7 +24,19 @@ from unittest.mock import patch
 import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kumofire_core import Jobs, RetryPolicy, consumer, context, deadline, dispatcher, run, runs, schedules, sealing
+from kumofire_core import (
+    Jobs,
+    RetryPolicy,
+    consumer,
+    context,
+    deadline,
+    dispatcher,
+    run,
+    runs,
+    schedules,
+    sealing,
+    together,
+)
 from kumofire_core.attempt import CallCutError
 from kumofire_core.creation import RunRequest
 from kumofire_core.errors import (
@@ -217,6 +229,34 @@ class SimulatedLock:
 moment = lru_cache(maxsize=256)(from_ms)
 
 
+class SimulatedEvent:
+    """An event that tasks wait for."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiting: list[Task] = []
+
+    def set(self) -> None:
+        """Let all that wait go on."""
+        self._is_set = True
+        for task in self._waiting:
+            STAGE.world.wake(task)
+        self._waiting = []
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, or for ``seconds``; say whether it is."""
+        if not self._is_set:
+            task = running()
+            self._waiting.append(task)
+            if seconds is None:
+                STAGE.world.suspend()
+            else:
+                STAGE.world.pause(int(seconds * 1000))
+            if task in self._waiting:
+                self._waiting.remove(task)
+        return self._is_set
+
+
 class Stage:
     """Where the one history that is being played lives; the processes' ``Jobs`` outlast it, to be made once only."""
 
@@ -242,8 +282,8 @@ class Stage:
             if key not in self._jobs:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
-            if (together := found._consumer._together) is not None:
-                together._in_vain = 0
+            if (writes := found._consumer._together) is not None:
+                writes._in_vain = 0
         return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
@@ -314,7 +354,8 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(runs, "os", SimpleNamespace(urandom=urandom)),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
-        patch.object(run, "uuid", SimpleNamespace(uuid4=uuid4)),
+        patch.object(together, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
+        patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "Threads", SimulatedThreads),
         patch.object(log, "disabled", True),
         # Where a handler failed is for the log only, and costs as much as a request.

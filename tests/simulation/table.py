@@ -135,7 +135,10 @@ class SimulatedTable:
     def execute_statement(self, statement: Mapping[str, Any]) -> dict[str, Any]:
         """Make one statement of a batch, and return its answer: an item, or an error."""
         parsed = parse_statement(statement["Statement"])
-        values = {f":p{index}": value for index, value in enumerate(statement["Parameters"])}
+        try:
+            values = parsed.values(statement["Parameters"])
+        except ValidationError as error:
+            return {"Error": {"Code": "ValidationError", "Message": str(error)}}
         try:
             reply = self.update_item(
                 TableName=parsed.table,
@@ -155,8 +158,8 @@ class SimulatedTable:
     def statement_item(self, statement: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the item that a statement is about, as it is now; no more of it than the statement would show."""
         parsed = parse_statement(statement["Statement"])
-        key = [statement["Parameters"][int(parsed.key[name][2:])]["S"] for name in ("pk", "sk")]
-        item = self.items.get((key[0], key[1]))
+        values = parsed.values(statement["Parameters"])
+        item = self.items.get((values[parsed.key["pk"]]["S"], values[parsed.key["sk"]]["S"]))
         if item is not None and parsed.modified_only:
             changes = expressions(parsed.update, parsed.condition, parsed.names).changes
             item = {name: item[name] for name in changes if name in item}
@@ -220,7 +223,7 @@ class SimulatedTable:
 
 def native(attributes: Mapping[str, Any]) -> Attributes:
     """Return attributes in DynamoDB's typed form as Python values."""
-    return {name: value["S"] if "S" in value else int(value["N"]) for name, value in attributes.items()}
+    return {name: str(value["S"]) if "S" in value else int(value["N"]) for name, value in attributes.items()}
 
 
 def typed(attributes: Mapping[str, Any]) -> dict[str, Any]:
