@@ -66,13 +66,14 @@ def _seconds(text: str) -> float:
 
 
 def _workers(text: str) -> int:
-    if (count := int(text)) < 0:
+    if not 0 <= (count := int(text)) <= 61:
         raise ValueError(text)
     return count
 
 
-_workers.__name__ = "number of at least 0"
-_count.__name__, _seconds.__name__ = "number of at least 1", "number of seconds above 0"  # argparse names them so
+# argparse names them so
+_count.__name__, _seconds.__name__ = "number of at least 1", "number of seconds above 0"
+_workers.__name__ = "number of processes from 0 to 61"
 
 
 def _replay(seed: int, shrink_seconds: float) -> int:

@@ -113,8 +113,12 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
         else:
             ids = [each for each in IDS if choices.below(2)] or ["a"]
             writes = [(engine_table.Key("run", each), _write(choices, for_statement=True)) for each in ids]
-            returning = choices.of(("ALL NEW *", "MODIFIED NEW *"))
-            statements = [engine_table._statement(name, key, write, returning) for key, write in writes]
+            statements = [
+                _finish(choices, name, key, strict=strict)
+                if choices.below(3) == 2
+                else engine_table._statement(name, key, write, "ALL NEW *")
+                for key, write in writes
+            ]
             yield "batch_execute_statement", {"Statements": statements}
 
 
@@ -237,9 +241,23 @@ def _write(choices: Choices, *, for_statement: bool) -> Write:
         sets={"status": choices.of(WORDS), "settled_by": "t"},
         computes={"lease_until": Sum(name="attempt", otherwise=5, plus=1_000)} if computed else {},
         adds={"claims": 1} if choices.below(2) else {},
-        removes=INDEX_KEYS if choices.below(3) == 2 else (),
+        removes=INDEX_KEYS if not for_statement and choices.below(3) == 2 else (),
         evidence=("settled_by", "t"),
     )
+
+
+def _finish(choices: Choices, table: str, key: engine_table.Key, *, strict: bool) -> dict[str, Any]:
+    """Return a statement that removes attributes, and shows the whole item or only what it has set.
+
+    MiniStack leaves out of the latter what had the same value before; DynamoDB does not.
+    """
+    shown = choices.of(("ALL", "MODIFIED")) if strict else "ALL"
+    values = (choices.of(WORDS), choices.below(3), f"{key.kind}#{key.id}", key.kind, choices.of(WORDS))
+    return {
+        "Statement": f'UPDATE "{table}" SET "status"=? SET "attempt"=? REMOVE "wake_shard" REMOVE "wake_at" '
+        f'WHERE "pk"=? AND "sk"=? AND "lease_token"=? RETURNING {shown} NEW *',
+        "Parameters": [*typed(dict(zip("abcde", values, strict=True))).values()],
+    }
 
 
 def _projection(choices: Choices) -> dict[str, Any]:

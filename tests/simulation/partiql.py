@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from tests.simulation.expressions import ValidationError
 
 _UPDATE = re.compile(r'UPDATE "([^"]+)" ((?:SET|REMOVE) .+) WHERE (.+) RETURNING (ALL|MODIFIED) NEW \*')
 _CLAUSE = re.compile(r"\s*\b(SET|REMOVE) ")
-_TOKEN = re.compile(r'"(\w+)"|\?')
-_VALUE = re.compile(r"""\?|'([^']*)'|(?<=[=+\s,\[])(-?\d+)""")
+_TOKEN = re.compile(r""""(\w+)"|\?|'((?:[^']|'')*)'|(?<![\w#:])(-?\d+)""")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """An update: its expressions, in which ``:p0`` is the first parameter."""
+    """An update: its expressions, in which ``:p0`` is the first value, whether it is in the text or a parameter."""
 
     table: str
     update: str
@@ -26,22 +24,17 @@ class Statement:
     names: Mapping[str, str]
     key: Mapping[str, str]
     """The placeholders of ``pk`` and ``sk``."""
+    literals: Sequence[dict[str, str] | None]
+    """The value of each placeholder, where it is in the text; ``None`` for the next parameter."""
     modified_only: bool
     """Its answer has the changed attributes alone, and so no key."""
 
-
-def with_parameters(statement: Mapping[str, Any]) -> tuple[Statement, list[Any]]:
-    """Parse a statement, and return it with all its values, as if none of them stood in its text."""
-    given = iter(statement["Parameters"])
-    values: list[Any] = []
-
-    def placeholder(found: re.Match[str]) -> str:
-        text, number = found.groups()
-        values.append(next(given) if text is number is None else {"N": number} if number else {"S": text})
-        return "?"
-
-    text = _VALUE.sub(placeholder, statement["Statement"])
-    return parse_statement(text), values
+    def values(self, parameters: Sequence[dict[str, str]]) -> dict[str, dict[str, str]]:
+        """Return the value of each placeholder; ``ValidationError`` where there are too many parameters or too few."""
+        if self.literals.count(None) != len(parameters):
+            raise ValidationError(f"{len(parameters)} parameters for {self.literals.count(None)}")
+        given = iter(parameters)
+        return {f":p{index}": next(given) if each is None else each for index, each in enumerate(self.literals)}
 
 
 @lru_cache(maxsize=64)
@@ -51,15 +44,17 @@ def parse_statement(text: str) -> Statement:
     if match is None:
         raise ValidationError(f"can't read {text!r}")
     names: dict[str, str] = {}
-    count = 0
+    literals: list[dict[str, str] | None] = []
 
     def placeholder(found: re.Match[str]) -> str:
-        nonlocal count
         if found[1]:
             names[f"#{found[1]}"] = found[1]
             return f"#{found[1]}"
-        count += 1
-        return f":p{count - 1}"
+        text, number = found[2], found[3]
+        literals.append(
+            {"N": number} if number is not None else None if text is None else {"S": text.replace("''", "'")}
+        )
+        return f":p{len(literals) - 1}"
 
     # Each clause has a keyword of its own: SET "a"=? SET "b"=? REMOVE "c" REMOVE "d".
     _, *clauses = _CLAUSE.split(_TOKEN.sub(placeholder, match[2]))
@@ -71,4 +66,4 @@ def parse_statement(text: str) -> Statement:
     key = {name: found[1] for name in ("pk", "sk") if (found := re.search(rf"#{name}=(:p\d+)", condition))}
     if len(key) < 2:
         raise ValidationError(f"{text!r} does not name one item")
-    return Statement(match[1], update, condition, names, key, match[4] == "MODIFIED")
+    return Statement(match[1], update, condition, names, key, literals, match[4] == "MODIFIED")

@@ -226,33 +226,35 @@ class SimulatedLock:
                 STAGE.world.wake(task)
 
 
+moment = lru_cache(maxsize=256)(from_ms)
+
+
 class SimulatedEvent:
-    """What tasks wait for until another sets it."""
+    """An event that tasks wait for."""
 
     def __init__(self) -> None:
-        self._set = False
+        self._is_set = False
         self._waiting: list[Task] = []
 
     def set(self) -> None:
         """Let all that wait go on."""
-        self._set = True
-        waiting, self._waiting = self._waiting, []
-        for task in waiting:
-            if task in STAGE.world.tasks:  # else its process has died
-                STAGE.world.wake(task)
+        self._is_set = True
+        for task in self._waiting:
+            STAGE.world.wake(task)
+        self._waiting = []
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is set, or for ``seconds``; say whether it is."""
-        if not self._set:
-            self._waiting.append(running())
+        if not self._is_set:
+            task = running()
+            self._waiting.append(task)
             if seconds is None:
                 STAGE.world.suspend()
             else:
                 STAGE.world.pause(int(seconds * 1000))
-        return self._set
-
-
-moment = lru_cache(maxsize=256)(from_ms)
+            if task in self._waiting:
+                self._waiting.remove(task)
+        return self._is_set
 
 
 class Stage:
@@ -280,8 +282,8 @@ class Stage:
             if key not in self._jobs:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
-            if found._consumer._together is not None:
-                found._consumer._together._in_vain = 0
+            if (writes := found._consumer._together) is not None:
+                writes._in_vain = 0
         return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:

@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from tests.simulation.expressions import Expressions, ValidationError, expressions
-from tests.simulation.partiql import with_parameters
+from tests.simulation.partiql import parse_statement
 
 Key = tuple[str, str]
 Attributes = dict[str, Any]
@@ -134,8 +134,11 @@ class SimulatedTable:
 
     def execute_statement(self, statement: Mapping[str, Any]) -> dict[str, Any]:
         """Make one statement of a batch, and return its answer: an item, or an error."""
-        parsed, parameters = with_parameters(statement)
-        values = {f":p{index}": value for index, value in enumerate(parameters)}
+        parsed = parse_statement(statement["Statement"])
+        try:
+            values = parsed.values(statement["Parameters"])
+        except ValidationError as error:
+            return {"Error": {"Code": "ValidationError", "Message": str(error)}}
         try:
             reply = self.update_item(
                 TableName=parsed.table,
@@ -154,9 +157,9 @@ class SimulatedTable:
 
     def statement_item(self, statement: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the item that a statement is about, as it is now; no more of it than the statement would show."""
-        parsed, parameters = with_parameters(statement)
-        key = [parameters[int(parsed.key[name][2:])]["S"] for name in ("pk", "sk")]
-        item = self.items.get((key[0], key[1]))
+        parsed = parse_statement(statement["Statement"])
+        values = parsed.values(statement["Parameters"])
+        item = self.items.get((values[parsed.key["pk"]]["S"], values[parsed.key["sk"]]["S"]))
         if item is not None and parsed.modified_only:
             changes = expressions(parsed.update, parsed.condition, parsed.names).changes
             item = {name: item[name] for name in changes if name in item}
@@ -220,7 +223,7 @@ class SimulatedTable:
 
 def native(attributes: Mapping[str, Any]) -> Attributes:
     """Return attributes in DynamoDB's typed form as Python values."""
-    return {name: value["S"] if "S" in value else int(value["N"]) for name, value in attributes.items()}
+    return {name: str(value["S"]) if "S" in value else int(value["N"]) for name, value in attributes.items()}
 
 
 def typed(attributes: Mapping[str, Any]) -> dict[str, Any]:
