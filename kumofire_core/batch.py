@@ -10,8 +10,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.consumer import Consumer, ConsumeResult
 from kumofire_core.deadline import Deadline
@@ -36,8 +35,7 @@ STRAY_PATIENCE_SECONDS = 0.5
 """How long a handler that was cut is waited for to stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordReport:
+class RecordReport(NamedTuple):
     """What became of one record. Exactly one of the last three is set."""
 
     message_id: str | None
@@ -49,11 +47,10 @@ class RecordReport:
     """What kept the runtime from consuming it. It is reported, and SQS delivers it again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchReport:
+class BatchReport(NamedTuple):
     """What became of a batch, record by record, in the event's order."""
 
-    records: tuple[RecordReport, ...] = field(default=())
+    records: tuple[RecordReport, ...] = ()
     stray_handlers: int = 0
     """Handlers that were cut and still run. Their process should end before it serves another batch."""
 

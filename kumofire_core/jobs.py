@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from kumofire_core.arguments import require_id, require_reason
 from kumofire_core.batch import BatchReport, run_batch
@@ -30,6 +30,8 @@ from kumofire_core.table import Table
 from kumofire_core.times import duration_ms, require_aware
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
@@ -39,18 +41,18 @@ if TYPE_CHECKING:
     from kumofire_core.schedule_item import Schedule
     from kumofire_core.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings
 
+    class LambdaContext(Protocol):
+        """What is used of Lambda's context object."""
+
+        def get_remaining_time_in_millis(self) -> int: ...
+
+
 DEFAULT_LEASE = timedelta(seconds=30)
 DEFAULT_RETENTION = timedelta(days=30)
 DEFAULT_CONCURRENCY = 10
 DEFAULT_WAKE_SHARDS = 8
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
-
-
-class LambdaContext(Protocol):
-    """What is used of Lambda's context object."""
-
-    def get_remaining_time_in_millis(self) -> int: ...
 
 
 def utc_now() -> datetime:

@@ -6,22 +6,25 @@ import hashlib
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kumofire_core.errors import ConfigurationError, shown
 from kumofire_core.failure import error_places
 from kumofire_core.run import Run
 from kumofire_core.times import from_ms, require_aware, to_ms
 
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class NextRunAt(Protocol):
+        """A rule for the time of the next attempt; ``None`` means that there shall be none."""
+
+        def __call__(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None: ...
+
+
 log = logging.getLogger("kumofire_core")
 
 DEFAULT_MAX_ATTEMPTS = 3
-
-
-class NextRunAt(Protocol):
-    """A rule for the time of the next attempt; ``None`` means that there shall be none."""
-
-    def __call__(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None: ...
 
 
 class RetryPolicy:
