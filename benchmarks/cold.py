@@ -61,8 +61,8 @@ print(json.dumps({"ready": (ready - begun) * 1000, "imported": (imported - begun
                   "modules": [name for name in sys.modules if name not in before]}))
 """
 STARTS = 15
-"""Python's stack of frames grows in chunks, and code that runs just at the end of one makes and frees the next one all the
-time: up to a tenth of a start, by luck of its depth. So each start of a case is made at another depth."""
+"""Python's stack of frames grows in chunks, and code that runs just at the end of one makes and frees the next one all
+the time: up to a tenth of a start, by luck of its depth. So each start of a case is made at another depth."""
 
 
 def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:

@@ -29,12 +29,13 @@ from kumofire_core.errors import (
 )
 from kumofire_core.jobs import Jobs
 from kumofire_core.retry import RetryPolicy
-from kumofire_core.run import PastRun, Run, RunStatus
+from kumofire_core.run import Run, RunStatus
 from kumofire_core.sealing import SEALED, Cipher
 
 if TYPE_CHECKING:
     from kumofire_core.creation import RunRequest
     from kumofire_core.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.history import PastRun
     from kumofire_core.schedule import Missed, Overlap, ScheduleType
     from kumofire_core.schedule_item import Schedule
     from kumofire_core.schedules import SchedulePage
@@ -86,6 +87,7 @@ _LATER = {
     "Missed": "schedule",
     "Overlap": "schedule",
     "PartlyDispatchedError": "dispatcher",
+    "PastRun": "history",
     "RunRequest": "creation",
     "Schedule": "schedule_item",
     "SchedulePage": "schedules",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kumofire_core import transitions
-from kumofire_core.run import RunStatus, history_with
+from kumofire_core.history import history_with
+from kumofire_core.run import RunStatus
 from kumofire_core.runs import Runs, new_token
 
 TRIES = 10

@@ -9,12 +9,16 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
-from kumofire_core import jsontext, sealing
+from kumofire_core import sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.times import LAST_MS, from_ms, to_ms
 from kumofire_core.write import SCHEMA, Attributes, number
+
+if TYPE_CHECKING:
+    from kumofire_core.history import PastRun
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -25,8 +29,6 @@ RESERVED_ITEM_BYTES = 24 * 1024
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 MAX_NAME_LENGTH = 255
 MAX_KEY_LENGTH = 1024
-HISTORY_LENGTH = 10
-HISTORY_ERROR_LENGTH = 200
 
 
 class RunStatus(StrEnum):
@@ -101,17 +103,6 @@ class Run:
     """What it was before each of a person's retries, oldest first; the last ten of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastRun:
-    """How a run had ended when a person retried it."""
-
-    status: RunStatus
-    attempt: int
-    finished_at: datetime | None
-    last_error: str | None = field(default=None, repr=False)
-    cancel_reason: str | None = None
-
-
 class StoredRun:
     """A run as its item holds it: what the engine reads for every message, and ``run``, made when it is asked for."""
 
@@ -152,7 +143,11 @@ class StoredRun:
         """The payload as it is stored; ``payload`` is its value, or ``SEALED`` where it is encrypted."""
         self.payload = sealing.read(self.payload_text)
         self.output = None if output is None else sealing.read(output)
-        self.history = () if history is None else _history(history)
+        self.history: tuple[PastRun, ...] = ()
+        if history is not None:  # seldom, so only then imported
+            from kumofire_core.history import read_history
+
+            self.history = read_history(history)
 
     @property
     def run(self) -> Run:
@@ -252,12 +247,12 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         schema = number(attributes, "schema")
         if schema > SCHEMA:
             raise NewerSchemaError(key, schema, SCHEMA)
-        for name, value in item.items():
-            if not isinstance(value, _TYPES.get(name, object)):
-                raise TypeError(name)
-        for name in _TIMES:
-            if not _FIRST_MS <= item.get(name, 0) <= LAST_MS:
-                raise OverflowError(name)
+        # By functions of C alone: this is done for every message, and took as long as all else here.
+        if not all(map(isinstance, item.values(), map(_TYPES.get, item, repeat(object)))):
+            raise TypeError
+        times = [*filter(None, map(item.get, _TIMES))]
+        if times and not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:
+            raise OverflowError
         found = StoredRun(run_id, item, default_max_attempts)
         if not 1 <= len(found.job_name) <= MAX_NAME_LENGTH:
             raise ValueError("job_name")
@@ -273,45 +268,3 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         raise CorruptItemError(key, f"it has no attribute {error}") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CorruptItemError(key, f"an attribute holds a wrong value ({type(error).__name__})") from None
-
-
-def history_with(run: Run) -> str:
-    """Return the stored form of a run's history with how it has ended now; bounded, the oldest goes first."""
-    now = PastRun(
-        status=run.status,
-        attempt=run.attempt,
-        finished_at=run.finished_at,
-        last_error=run.last_error,
-        cancel_reason=run.cancel_reason,
-    )
-    past = [
-        [
-            entry.status.value,
-            entry.attempt,
-            None if entry.finished_at is None else to_ms(entry.finished_at),
-            None if entry.last_error is None else entry.last_error[:HISTORY_ERROR_LENGTH],
-            None if entry.cancel_reason is None else entry.cancel_reason[:HISTORY_ERROR_LENGTH],
-        ]
-        for entry in (*run.history, now)[-HISTORY_LENGTH:]
-    ]
-    return jsontext.encode("the history", past)
-
-
-def _text_or_none(value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError("history")
-    return value
-
-
-def _history(text: str) -> tuple[PastRun, ...]:
-    past: Any = jsontext.decode(text)
-    return tuple(
-        PastRun(
-            status=RunStatus(status),
-            attempt=int(attempt),
-            finished_at=None if finished_at is None else from_ms(int(finished_at)),
-            last_error=_text_or_none(last_error),
-            cancel_reason=_text_or_none(rest[0] if rest else None),
-        )
-        for status, attempt, finished_at, last_error, *rest in past
-    )

@@ -57,9 +57,22 @@ class Transition(Write):
         target: RunStatus,
         sets: Mapping[str, Value],
         evidence: tuple[str, Value],
-        **others: Any,
+        holds: Mapping[str, Value] = NOTHING,
+        at_most: Mapping[str, int] = NOTHING,
+        absent: tuple[str, ...] = (),
+        computes: Mapping[str, Sum] = NOTHING,
+        adds: Mapping[str, int] = NOTHING,
+        removes: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(one_of={"status": source}, sets={"status": target, **sets}, evidence=evidence, **others)
+        self.one_of = {"status": source}
+        self.holds = holds
+        self.at_most = at_most
+        self.absent = absent
+        self.sets = {"status": target, **sets}
+        self.computes = computes
+        self.adds = adds
+        self.removes = removes
+        self.evidence = evidence
         self.target = target
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kumofire_core import InvalidArgumentError, JobContext, Jobs, PastRun, RetryPolicy, context
-from kumofire_core.run import HISTORY_LENGTH
+from kumofire_core.history import HISTORY_LENGTH
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
 from tests.faults import Interrupted, Outage, Refused, Repeated
 
