@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kumofire_core.run import RunStatus, StoredRun, wake_shard
 from kumofire_core.times import duration_ms, whole_seconds_until
