@@ -56,18 +56,23 @@ class Tool:
 
 
 def sensible_simulation(*arguments: Any, **_: Any) -> bool:
-    if len(arguments) < 4:  # every mistake, or one seed with the time to shrink its history
-        return all(0 <= seconds < math.inf for seconds in arguments[1:])
-    _, runs, seconds, shrink_seconds = arguments
-    limited = runs >= 1 if seconds is None else 0 < seconds < math.inf
-    return bool(limited and 0 < shrink_seconds < math.inf)
+    if len(arguments) == 3:  # the histories to play
+        _, runs, seconds = arguments
+        return bool(runs >= 1 if seconds is None else 0 < seconds < math.inf)
+    # Every mistake; or one seed, with the time to shrink its history; or by how many processes histories are played.
+    return all(0 <= number < math.inf for number in arguments[1:])
 
 
 TOOLS = {
     "simulation": Tool(
         main=simulation.main,
-        options=("--seed", "--runs", "--seconds", "--shrink", "--keep-going", "--mutations"),
-        replaced=((simulation, "_replay", 0), (simulation, "_play_many", 0), (simulation, "_catch_all", 0)),
+        options=("--seed", "--runs", "--seconds", "--workers", "--shrink", "--keep-going", "--mutations"),
+        replaced=(
+            (simulation, "_replay", 0),
+            (simulation, "chunks_of", ()),
+            (simulation, "play_all", ()),
+            (simulation, "_catch_all", 0),
+        ),
         sensible=sensible_simulation,
     ),
     "benchmarks": Tool(
