@@ -425,7 +425,7 @@ class Play:
         if self.variant.sealed and probability:
             self.keyless = choices.of((0.0, 0.1, 0.4))
         what = choices.below(8)
-        if what == 3 and self.variant.batch_writes:
+        if what in (1, 2, 3) and self.variant.batch_writes:
             what = 5  # messages that come together
         if what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
@@ -867,6 +867,8 @@ class Play:
         what = choices.below(20)
         if context.fencing_token > 1 and choices.below(4):
             what = 7  # the one it was taken from may come back meanwhile
+        elif self.variant.batch_writes and choices.below(2):
+            what = choices.of((0, 0, 3, 4))  # at once, as the others of its batch
         if what < 4:
             return None if what == 3 else f"done by {attempt.claims}"
         if what < 7:
