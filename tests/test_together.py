@@ -62,7 +62,7 @@ class Statements:
 def answered(
     aws: Aws, answer: Callable[[Statements, list[Statement]], Any], **settings: Any
 ) -> tuple[Any, Counter, Any]:
-    """Return a ``Jobs`` that claims together, the executions by run, and its client."""
+    """Return a ``Jobs`` that makes writes together, the executions by run, and its client."""
     client, executions = Statements(aws, answer), Counter[str]()
     jobs = aws.jobs(dynamodb=client, batch_writes=True, **({"concurrency": 10} | settings))
     jobs.handler("email")(lambda ctx: executions.update([ctx.run.id]))
