@@ -131,7 +131,9 @@ format: $(ready) ## Fix what can be fixed, and format
 typecheck: $(ready) ## Check types
 	@"$(python)" -m mypy
 
-audit: $(pip_audit) ## Hold every lock against the database of known vulnerabilities
+audit-tool: $(pip_audit)
+
+audit: audit-tool ## Hold every lock against the database of known vulnerabilities
 	@"$(AUDIT_VENV)/bin/python" .ci/audit.py --pip-audit "$(AUDIT_VENV)/bin/pip-audit" $(AUDIT_ARGS) \
 		$(wildcard requirements*.txt)
 

@@ -2,6 +2,7 @@
 
 Each function imports this first, because it pauses the garbage collector: imports make some hundred thousand objects
 that all stay, and a collector that goes through them again and again takes a tenth of a cold start to find nothing.
+``load_jobs`` lets it go on; where something before that fails, the function can't start and its process ends.
 """
 
 from __future__ import annotations

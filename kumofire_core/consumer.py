@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kumofire_core")
 
+LONGEST_REQUEST_SECONDS = 15.0
+"""What the four tries of a request by this package's clients may take, with the waits between."""
+
 
 class Outcome(StrEnum):
     """What consuming a message came to."""
@@ -90,7 +93,7 @@ class Consumer:
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, EarlyClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
-        if self._together is None or (deadline is not None and deadline.too_close_to_start()):
+        if self._together is None or not self._has_time_for_two(deadline):
             return {}
         return self._together.try_claims(run_ids, longest_ms=self._longest_ms(deadline))
 
@@ -118,13 +121,18 @@ class Consumer:
             if ends is not None:
                 ends.leave(run_id)
 
+    @staticmethod
+    def _has_time_for_two(deadline: Deadline | None) -> bool:
+        """Say whether a request for many may hang for as long as one can, and the ordinary ones still be made."""
+        return deadline is None or deadline.seconds_left() > LONGEST_REQUEST_SECONDS + 2 * deadline.reserve
+
     def _longest_ms(self, deadline: Deadline | None) -> int:
         return self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
 
     def _claim(self, run_id: str, deadline: Deadline | None, token: str) -> StoredRun | ConsumeResult:
         now_ms, longest_ms = self._runs.now_ms(), self._longest_ms(deadline)
-        # A run's own timeout may only make the lease shorter than the process lives.
-        heeds_timeout = deadline is None or self._runs.registry.has_timeout_below(longest_ms)
+        # A run's own timeout may only make the lease shorter than the process lives, and DynamoDB has no minimum.
+        heeds_timeout = deadline is None or self._runs.registry.has_timeouts_within(longest_ms)
         claim = transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=heeds_timeout)
         answer = self._runs.apply(run_id, claim, read_back=True)
         if answer.item is None:
@@ -196,7 +204,7 @@ class Consumer:
                 return self._failed(claimed, job, too_large, taken)
         now_ms = self._runs.now_ms()
         done = transitions.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._runs.expires_at(now_ms))
-        recorded = ends is not None and ends.record(claimed.id, done)
+        recorded = ends is not None and self._has_time_for_two(deadline) and ends.record(claimed.id, done)
         if not recorded and not self._runs.apply(claimed.id, done).applied:
             return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
@@ -296,7 +304,14 @@ class Consumer:
 
     def _lost_lease(self, run: StoredRun, taken: timedelta | None) -> ConsumeResult:
         log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))
-        return _result(Outcome.IGNORED, run, taken, reason="lost its lease")
+        return ConsumeResult(
+            outcome=Outcome.IGNORED,
+            job_run_id=run.id,
+            job_name=run.job_name,
+            attempt=None if taken is None else run.attempt + 1,
+            duration=taken,
+            reason="lost its lease",
+        )
 
 
 class _NoTimeLeft(Exception):

@@ -68,10 +68,10 @@ class Jobs:
     how long a finished run is kept, at least, before DynamoDB's TTL deletes it; ``None`` keeps it for ever.
     ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
     the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
-    ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make
-    its claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
-    together"). ``cipher`` encrypts payloads and
-    outputs and reads them again (``kumofire_core.encryption``); without it, an encrypted one reads as ``SEALED``.
+    ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make its
+    claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
+    together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
+    it, an encrypted one reads as ``SEALED``.
     Raises ``ConfigurationError`` that names every wrong argument.
     """
 

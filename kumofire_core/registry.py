@@ -78,9 +78,10 @@ class Registry:
         if self._jobs and name not in self._jobs:
             raise UnknownJobError(name, list(self._jobs))
 
-    def has_timeout_below(self, milliseconds: int) -> bool:
-        """Say whether some job's attempts may take less than this."""
-        return any(job.timeout_ms is not None and job.timeout_ms < milliseconds for job in self._jobs.values())
+    def has_timeouts_within(self, milliseconds: int) -> bool:
+        """Say whether there are jobs whose attempts are limited, all of them to less than this."""
+        timeouts = [job.timeout_ms for job in self._jobs.values() if job.timeout_ms is not None]
+        return bool(timeouts) and max(timeouts) < milliseconds
 
     def policy(self, name: str) -> RetryPolicy:
         """Return the retry policy of a job, the general one where it has no handler here."""

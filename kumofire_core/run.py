@@ -67,8 +67,8 @@ _TEXTS = (
     "cancel_reason",
     "history",
 )
-_TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at", "lease_until")
-_NUMBERS = (*_TIMES, "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
+_TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
+_NUMBERS = (*_TIMES, "lease_until", "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """What a stored run's attributes are, other than tokens of writes: those are only ever compared."""
 _ALWAYS = ("scheduled_for", "created_at", "updated_at")
@@ -258,6 +258,9 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             raise ValueError("job_name")
         if found.status is RunStatus.RUNNING and (found.lease_token is None or found.lease_until is None):
             raise ValueError("lease")
+        # A lease may end after the year 9999, where a timeout means "never". It is told as a time when it has ended.
+        if found.lease_until is not None and found.lease_until < _FIRST_MS:
+            raise OverflowError("lease_until")
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
         for name in _ALWAYS:

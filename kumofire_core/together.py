@@ -1,15 +1,15 @@
 """Writes made together: an accelerator for a batch, which no answer of the service can make wrong.
 
-Ten claims in one request save most of what ten requests cost, and so do ten ends of attempts. But what DynamoDB does
-inside a batch of PartiQL statements is documented in part only. So a write counts as made only if its item comes back
-with this write's own token; every other one is made again as the ordinary write, with the same token, and that one
-decides. Free of boto3.
+Ten claims in one request save nine requests, and so do ten ends of attempts. But what DynamoDB does inside a batch of
+PartiQL statements is documented in part only. So a write counts as made only if its item comes back with this write's
+own token; every other one is made again as the ordinary write, with the same token, and that decides. Free of boto3.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -25,7 +25,7 @@ MOST_STATEMENTS = 25
 """https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchExecuteStatement.html"""
 
 PATIENCE = 5
-"""After this many requests in a row that made no write, a process makes its writes one by one."""
+"""After this many requests in a row that made none of their writes, a process makes that kind of writes one by one."""
 
 LINGER_SECONDS = 0.002
 """How long the end of an attempt waits for others to be recorded with it: half of what a request takes."""
@@ -48,12 +48,12 @@ class Together:
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
-        self._in_vain = 0
+        self._in_vain: Counter[str] = Counter()
 
     def try_claims(self, run_ids: Sequence[str], *, longest_ms: int) -> dict[str, EarlyClaim]:
         """Try to claim up to 25 different runs; return what is known of each that was tried."""
         wanted = list(dict.fromkeys(run_ids))[:MOST_STATEMENTS]
-        if len(wanted) < 2 or not self.worthwhile():
+        if len(wanted) < 2 or not self.worthwhile("claims"):
             return {}
         now_ms = self._runs.now_ms()
         tokens = {run_id: new_token() for run_id in wanted}
@@ -61,27 +61,27 @@ class Together:
             run_id: transitions.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=False)
             for run_id, token in tokens.items()
         }
-        claimed = self._tried(lambda: self._runs.try_claims(claims))
+        claimed = self._tried("claims", lambda: self._runs.try_claims(claims))
         ends = Ends(self, under_way=set(claimed))
         return {run_id: EarlyClaim(token, claimed.get(run_id), ends) for run_id, token in tokens.items()}
 
     def try_ends(self, ends: dict[str, Transition]) -> set[str]:
         """Try to record the ends of attempts; return the ids of the runs for which that surely was done."""
-        return set(self._tried(lambda: dict.fromkeys(self._runs.try_ends(ends))))
+        return set(self._tried("ends", lambda: dict.fromkeys(self._runs.try_ends(ends))))
 
-    def worthwhile(self) -> bool:
-        """Say whether this process still makes writes together."""
-        return self._in_vain < PATIENCE
+    def worthwhile(self, kind: str) -> bool:
+        """Say whether this process still makes ``claims``, or ``ends``, together."""
+        return self._in_vain[kind] < PATIENCE
 
-    def _tried(self, request: Callable[[], dict[str, Made]]) -> dict[str, Made]:
+    def _tried(self, kind: str, request: Callable[[], dict[str, Made]]) -> dict[str, Made]:
         try:
             made = request()
         except Exception as error:  # whatever it is, the ordinary writes decide
-            log.warning("writes could not be made together: %s", error_name(error))
+            log.warning("%s could not be made together: %s", kind, error_name(error))
             made = {}
-        self._in_vain = 0 if made else self._in_vain + 1
-        if self._in_vain == PATIENCE:
-            log.warning("writes made together gain nothing here; this process makes them one by one from now on")
+        self._in_vain[kind] = 0 if made else self._in_vain[kind] + 1
+        if self._in_vain[kind] == PATIENCE:
+            log.warning("%s made together gain nothing here; this process makes them one by one from now on", kind)
         return made
 
 
@@ -106,6 +106,8 @@ class Ends:
 
     def record(self, run_id: str, end: Transition) -> bool:
         """Record the end of an attempt, with others; ``False`` leaves it undecided."""
+        if not self._together.worthwhile("ends"):
+            return False
         with self._lock:
             self._under_way.discard(run_id)
             group, first = self._group, self._group is None
@@ -125,7 +127,7 @@ class Ends:
             group.recorded.wait()
         else:
             try:
-                if len(group.ends) > 1 and self._together.worthwhile():
+                if len(group.ends) > 1:
                     group.made = self._together.try_ends(group.ends)
             finally:
                 group.recorded.set()

@@ -355,7 +355,7 @@ def resend_at(now_ms: int, *, sends: int) -> int:
 
     The interval doubles, so that a backlog of hours is not multiplied by copies of its own messages.
     """
-    return now_ms + min(FIRST_RESEND_MS << min(sends - 1, 10), LAST_RESEND_MS)
+    return now_ms + min(FIRST_RESEND_MS << max(0, min(sends - 1, 10)), LAST_RESEND_MS)
 
 
 def _settle(

@@ -78,9 +78,9 @@ def read_text(attributes: Attributes, name: str) -> str | None:
     return value
 
 
-def number(attributes: Attributes, name: str, default: int | None = None) -> int:
-    """Return a whole number that the item must have, where there is no default; ``KeyError``, ``TypeError``."""
-    value = attributes[name] if default is None else attributes.get(name, default)
+def number(attributes: Attributes, name: str) -> int:
+    """Return a whole number that the item must have; ``KeyError``, ``TypeError``."""
+    value = attributes[name]
     if not isinstance(value, int):
         raise TypeError(f"{name} is no whole number")
     return value

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from examples.deployment import PROJECT
-from handler.cold_start import load_jobs
 from kumofire_core import ConfigurationError, Jobs
 
 SECRET = "hunter2-šifra"
@@ -398,6 +397,8 @@ def test_a_cold_start_makes_the_clients_that_are_needed_and_no_request(function:
 def test_a_place_of_jobs_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, place: str, problem: str):
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
+    from handler.cold_start import load_jobs
+
     with pytest.raises(ConfigurationError) as caught:
         load_jobs(sends=False)
 
@@ -412,6 +413,8 @@ def test_the_jobs_of_an_application_are_found(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("KUMOFIRE_JOBS", "an_application:work")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
 
+    from handler.cold_start import load_jobs
+
     assert isinstance(load_jobs(sends=False), Jobs)
 
 
@@ -422,6 +425,8 @@ def test_an_error_of_the_application_s_own_module_leaves_as_it_is(
     (tmp_path / "a_broken_application.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("KUMOFIRE_JOBS", "a_broken_application:jobs")
+
+    from handler.cold_start import load_jobs
 
     with pytest.raises((ModuleNotFoundError, ZeroDivisionError)):
         load_jobs(sends=False)

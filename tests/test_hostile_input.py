@@ -19,7 +19,6 @@ from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handler.cold_start import load_jobs
 from kumofire_core import ConfigurationError, Jobs
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, InvalidScheduleError, KumofireError
 from kumofire_core.jsontext import decode, encode
@@ -416,6 +415,8 @@ def test_any_environment_is_taken_or_every_wrong_variable_is_named_in_short(envi
 )
 def test_a_place_of_jobs_that_is_no_place_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, place: str):
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
+
+    from handler.cold_start import load_jobs
 
     with pytest.raises(ConfigurationError):
         load_jobs(sends=False)

@@ -544,6 +544,16 @@ def test_a_run_whose_stored_name_is_no_job_s_name_is_told_by_its_key(jobs: Jobs,
         jobs.consume(message(run_id))
 
 
+@pytest.mark.parametrize("sends", [-3, 0, 10**30])
+def test_a_lost_message_is_sent_again_whatever_number_of_sends_is_stored(jobs: Jobs, aws: Aws, sends: int):
+    run_id = aws.a_run(sends=sends, wake_at=NOW_MS - 1, updated_at=NOW_MS - 1)
+
+    result = jobs.dispatch()
+
+    assert (result.resent, result.errors) == (1, 0)
+    assert aws.item(run_id)["wake_at"] > NOW_MS
+
+
 def test_corrupt_items_at_the_front_keep_no_limited_pass_from_the_others(jobs: Jobs, aws: Aws):
     for number in range(20):
         aws.a_run(payload="{", wake_at=NOW_MS - 10_000 + number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,36 @@ def test_a_claim_leaves_the_wake_up_alone(jobs: Jobs, aws: Aws):
     jobs.consume(message(run_id))
 
     assert (seen[0]["wake_at"], seen[0]["wake_shard"]) == (NOW_MS + 77, 5)
+
+
+@pytest.mark.parametrize("another", [None, timedelta(seconds=5)], ids=["alone", "beside a short one"])
+def test_a_timeout_longer_than_its_process_makes_no_lease_that_outlasts_it(
+    jobs: Jobs, aws: Aws, another: timedelta | None
+):
+    leases = []
+    if another is not None:
+        jobs.handler("another", timeout=another)(lambda ctx: None)
+
+    @jobs.handler("email", timeout=timedelta(hours=1))
+    def email(ctx: JobContext) -> None:
+        leases.append(aws.item(ctx.run.id)["lease_until"])
+
+    jobs.consume(message(jobs.create("email")), deadline=NOW + timedelta(seconds=60))
+
+    assert leases == [pytest.approx(NOW_MS + 60_000 + MARGIN_MS, abs=1_000)]
+
+
+@pytest.mark.parametrize("deadline", [None, NOW + timedelta(seconds=60)])
+@pytest.mark.parametrize("another", [None, timedelta(seconds=5)])
+def test_a_timeout_or_a_lease_without_an_end_is_none_that_strands_the_run(aws: Aws, deadline: Any, another: Any):
+    jobs = aws.jobs(lease=timedelta.max)
+    jobs.handler("email", timeout=timedelta.max)(lambda ctx: None)
+    if another is not None:
+        jobs.handler("another", timeout=another)(lambda ctx: None)
+    run_id = jobs.create("email")
+
+    assert jobs.consume(message(run_id), deadline=deadline).outcome == "succeeded"
+    assert jobs.get_status(run_id).status == "succeeded"
 
 
 def test_a_run_is_not_started_while_another_s_lease_lasts_and_is_taken_over_when_it_ends(

@@ -16,7 +16,7 @@ from kumofire_core.attempt import CallCutError, Threads
 from tests.builders import NOW, NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
 # The shortest times a batch still starts in; a fifth of them is kept to record how the attempts ended.
-SHORT_MS = 1_300
+SHORT_MS = 2_600
 LONG_SECONDS = 20.0
 
 

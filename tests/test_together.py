@@ -334,6 +334,40 @@ def test_a_process_that_gains_nothing_by_it_stops_trying(aws: Aws):
     assert sum(executions.values()) == 2 * (PATIENCE + 3)
 
 
+def test_a_process_that_gains_nothing_by_ends_made_together_stops_trying_them(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    jobs, executions, client = answered(aws, for_ends(ANSWERS["it claimed none"]))
+
+    for _ in range(PATIENCE + 3):
+        jobs.consume_batch(event(aws.a_run(), aws.a_run()), LambdaContext())
+
+    assert client.batches == PATIENCE + 3 + PATIENCE  # all claims, and the first ends
+    assert sum(executions.values()) == 2 * (PATIENCE + 3)
+
+
+def test_an_end_that_comes_alone_is_an_ordinary_write(aws: Aws, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(together, "LINGER_SECONDS", 0)
+    jobs, _, client = answered(aws, won)
+    jobs.handler("wrong")(lambda ctx: 1 / 0)
+
+    jobs.consume_batch(event(aws.a_run(), aws.a_run(job_name="wrong")), LambdaContext())
+
+    assert client.batches == 1
+    assert aws.dynamodb.count() == {"update_item": 2}
+
+
+def test_nothing_is_made_together_where_a_request_that_hangs_would_leave_no_time_for_the_ordinary_ones(aws: Aws):
+    jobs, executions, client = answered(aws, won)
+    run_ids = [aws.a_run() for _ in range(3)]
+
+    assert failures(jobs.consume_batch(event(*run_ids), LambdaContext(remaining_ms=15_000))) == []
+
+    assert client.batches == 0
+    assert executions == dict.fromkeys(run_ids, 1)
+
+
 def test_now_and_then_in_vain_does_not_stop_it(aws: Aws):
     turn = iter(([False] * (PATIENCE - 1) + [True]) * 2 + [True])
     claims: list[bool] = []

@@ -283,7 +283,7 @@ class Stage:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
             if (writes := found._consumer._together) is not None:
-                writes._in_vain = 0
+                writes._in_vain.clear()
         return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
