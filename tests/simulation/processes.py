@@ -99,7 +99,7 @@ ONE_BY_ONE = (
 )
 VARIANTS = (
     *ONE_BY_ONE,
-    *(replace(variant, batch_writes=True) for variant in ONE_BY_ONE[:4]),
+    *(replace(ONE_BY_ONE[number], batch_writes=True) for number in (0, 1, 2, 4)),
     replace(ONE_BY_ONE[0], sealed=True),
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
 )
