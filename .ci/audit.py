@@ -62,12 +62,12 @@ def main(given: Sequence[str] | None = None) -> int:
         return FAILED
     for line in found:
         print(line, file=sys.stderr)
-    print(f"{len(arguments.locks)} lock files audited: {len(found) or 'no'} known vulnerabilities")
+    print(f"{len(arguments.locks)} lock files: {'no known vulnerabilities' if not found else 'see above'}")
     return FAILED if found else CLEAN
 
 
 def audit(program: str, locks: list[Path]) -> list[str]:
-    """Return a line for each vulnerability of each lock; those found count, whatever becomes of the other locks."""
+    """Return a line for each vulnerability, and where there is one, for each lock that could not be audited."""
     with tempfile.TemporaryDirectory() as folder:
         known = Path(folder) / "requirements.txt"
         known.write_text(f"{KNOWN_TO_BE_VULNERABLE}\n", encoding="utf-8")
@@ -86,7 +86,7 @@ def audit(program: str, locks: list[Path]) -> list[str]:
             unanswered.append(f"{lock.name}: the database does not know {', '.join(skipped)}")
     if unanswered and not found:
         raise UnreachableError("; ".join(unanswered))
-    return found
+    return [*found, *(f"NOT AUDITED: {each}" for each in unanswered)]
 
 
 def ask(program: str, requirements: Path, *options: str) -> list[dict[str, Any]]:

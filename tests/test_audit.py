@@ -78,7 +78,7 @@ def test_locks_without_a_known_vulnerability_pass(audit: Audit, tmp_path: Path, 
     ended = audit({"a==1": CLEAN, "b==2": CLEAN}, *options)
 
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == "2 lock files audited: no known vulnerabilities\n"
+    assert ended.stdout == "2 lock files: no known vulnerabilities\n"
     asked = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [pinned for pinned, _ in asked] == [CANARY, "a==1", "b==2"]
     assert all("--require-hashes" in given and "--disable-pip" in given for _, given in asked[1:])
@@ -125,6 +125,7 @@ def test_what_was_found_fails_although_the_database_goes_away(audit: Audit):
 
     assert ended.returncode == 1
     assert "PYSEC-2026-1" in ended.stderr
+    assert "NOT AUDITED: b.txt" in ended.stderr
 
 
 def test_an_audit_that_is_itself_broken_fails_and_is_no_outage(audit: Audit):
