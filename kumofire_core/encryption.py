@@ -17,9 +17,7 @@ try:
         CommitmentPolicy,
     )
 except ImportError as missing:  # pragma: no cover
-    raise ImportError(
-        "kumofire_core.encryption needs the AWS Encryption SDK: pip install '.[encryption]'"
-    ) from missing
+    raise ImportError("kumofire_core.encryption needs the AWS Encryption SDK: pip install '.[encryption]'") from missing
 
 CACHED_KEYS = 100
 CONTEXT = {"application": "kumofire-jobs"}
