@@ -92,7 +92,7 @@ venv: $(ready) ## Make the virtual environment from the lock
 $(locked): requirements-dev.txt
 	@$(call require_python,$(PYTHON)); \
 	$(call remove_venv,$(VENV)); \
-	echo "making $(VENV) with Python $$found from requirements-dev.txt"; \
+	echo "making $(VENV) with Python $$found from requirements-dev.txt (about half a minute)"; \
 	"$(PYTHON)" -m venv "$(VENV)"
 	@$(pip_env) "$(python)" -m pip install -qq --no-compile --require-hashes --no-deps -r requirements-dev.txt
 	@touch "$@"

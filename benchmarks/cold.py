@@ -55,10 +55,10 @@ def start():
 REPORT = """
 def below(depth): return below(depth - 1) if depth else start()
 imported, ready = below(given["depth"]), time.process_time()
-with open("/proc/self/statm") as file: resident = int(file.read().split()[1])
+with open("/proc/self/statm") as file: resident_mb = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 sys.stdout = sys.__stdout__
-print(json.dumps({"ready": (ready - begun) * 1000, "imported": (imported - begun) * 1000, "resident": resident,
-                  "modules": [name for name in sys.modules if name not in before]}))
+print(json.dumps({"ready": (ready - begun) * 1000, "imported": (imported - begun) * 1000,
+                  "resident_mb": resident_mb, "modules": [name for name in sys.modules if name not in before]}))
 """
 STARTS = 15
 """Python's stack of frames grows in chunks, and code that runs just at the end of one makes and frees the next one all
@@ -103,15 +103,15 @@ def _rows(where: str, packages: list[str], quick: bool, artifact: list[str] | No
     if artifact is None:
         held = rounds(
             {
-                "ours": case("resident", "handler.consumer", 10, path),
-                "floor": case("resident", None, 10, path),
-                "peer": case("resident", "benchmarks.peer", 10, path),
+                "ours": case("resident_mb", "handler.consumer", 10, path),
+                "floor": case("resident_mb", None, 10, path),
+                "peer": case("resident_mb", "benchmarks.peer", 10, path),
             },
             2 if quick else 5,
         )
         rows += [
-            ratio(held, "ours", "floor", "memory after a batch of ten, over raw calls", unit="pages", at_most=1.10),
-            ratio(held, "peer", "floor", "memory of the peer, over raw calls", unit="pages"),
+            ratio(held, "ours", "floor", "memory after a batch of ten, over raw calls", unit="MB", at_most=1.10),
+            ratio(held, "peer", "floor", "memory of the peer, over raw calls", unit="MB"),
         ]
     return rows
 

@@ -317,7 +317,7 @@ def tables(prices: Prices) -> str:
     )
     parts.append(
         f"Beside costs less than inline from {cheaper_from(per_run_beside, per_run, prices):g} KB on. S3 costs less "
-        f"than inline from {cheaper_from(per_run_s3, per_run, prices):g} KB on, and less than beside from "
+        f"than inline from {cheaper_from(per_run_s3, per_run, prices):g} KB on, and less than beside from\n"
         f"{cheaper_from(per_run_s3, per_run_beside, prices):g} KB on. Where beside is the cheapest of the three, it "
         f"saves at most {_money(most_saved_beside(prices) * 1e6)} dollars a million runs.\n"
     )

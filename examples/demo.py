@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None, scenarios: Sequence[Scenario] =
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
     began = time.monotonic()
-    console.print("Starting a local AWS and deploying template.yaml into it …")
+    console.print("Starting a local AWS and deploying template.yaml into it (about half a minute in all) …")
     with local_aws() as aws:
         ledger = Ledger(aws.client("dynamodb"))
         ledger.create()
@@ -371,14 +371,14 @@ class Demo:
                     if watched.look(self.jobs) and not self.console.is_terminal and watched.run is not None:
                         self.console.print(
                             f"{time.monotonic() - began:6.1f} s  {watched.scenario.title}: "
-                            f"{watched.run.status}, attempt {watched.run.attempt}{watched.setback}"
+                            f"{watched.run.status}, failed attempts {watched.run.attempt}{watched.setback}"
                         )
                 if all(watched.final or until in watched.seen for watched in self.watched):
                     return
                 time.sleep(POLL_SECONDS)
 
     def _live_table(self) -> Table:
-        table = Table("run", "job", "status so far", "attempt", "last error", title="Kumofire Jobs")
+        table = Table("run", "job", "status so far", "failed attempts", "last error", title="Kumofire Jobs")
         for watched in self.watched:
             if watched.run is not None:
                 path = " → ".join(f"[{STYLES.get(status, 'default')}]{status}[/]" for status in watched.seen)
@@ -393,7 +393,8 @@ class Demo:
 
     def _summary(self) -> list[str]:
         problems = []
-        table = Table("run", "status", "attempt", "executed", "output or last error", "as expected", title="Summary")
+        columns = ("run", "status", "failed attempts", "executed", "output or last error", "as expected")
+        table = Table(*columns, title="Summary")
         for watched in self.watched:
             attempts = self.ledger.attempts(watched.ids[0])
             different = differences(watched.scenario, watched.ids, watched.run, attempts)

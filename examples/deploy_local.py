@@ -1,4 +1,4 @@
-"""Deploys what ``sam build`` made into a local AWS with the SAM CLI itself, and runs one job there.
+"""Deploys what ``sam build`` made into a local AWS with the SAM CLI itself, and runs the job ``hello`` there.
 
 ``python -m examples.deploy_local`` keeps it running until Ctrl-C, and says how to reach it; ``--once`` ends it at once.
 """
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from examples.deployment import PROJECT, outputs_of
 from examples.local_aws import REGION, LocalAws, local_aws
@@ -24,7 +25,7 @@ RUN_SECONDS = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Deploy, run a job, and keep the local AWS; return 0 when the job succeeded."""
+    """Deploy, run the job ``hello`` where there is one, and keep the local AWS; return 1 when the job failed."""
     parser = argparse.ArgumentParser(prog="python -m examples.deploy_local", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the job")
     parser.add_argument("--project", type=Path, default=PROJECT, metavar="FOLDER", help="where `sam build` was called")
@@ -34,15 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_aws() as aws:
         sam_deploy(aws, given.project)
         outputs = outputs_of(aws, STACK)
-        run = run_hello(aws, outputs)
-        print(f"a run of the job 'hello': {run.status}, output {run.output!r}, last error {run.last_error!r}")
+        run = run_job(aws, outputs, "hello", {"name": "world"})
+        missing = run.last_error == 'Missing handler for job "hello"'
+        if missing:
+            print("no job 'hello' in handler/jobs.py: nothing was run; create a run of one of yours")
+        else:
+            print(f"a run of the job 'hello': {run.status}, output {run.output!r}, last error {run.last_error!r}")
         if not given.once:
             print("\nThe local AWS keeps running until Ctrl-C. To reach it from another terminal:\n")
             for name, value in environment_of(aws, outputs).items():
                 print(f"export {name}={value}")
             sys.stdout.flush()
             threading.Event().wait()
-    return 0 if run.status is RunStatus.SUCCEEDED else 1
+    return 0 if missing or run.status is RunStatus.SUCCEEDED else 1
 
 
 def sam_deploy(aws: LocalAws, project: Path) -> None:
@@ -61,7 +66,7 @@ def sam_deploy(aws: LocalAws, project: Path) -> None:
     )
 
 
-def run_hello(aws: LocalAws, outputs: dict[str, str]) -> Run:
+def run_job(aws: LocalAws, outputs: dict[str, str], name: str, payload: Any) -> Run:
     """Create a run as an application would, and return it when it has ended, or after a minute as it then is."""
     jobs = Jobs(
         table=outputs["TableName"],
@@ -70,7 +75,7 @@ def run_hello(aws: LocalAws, outputs: dict[str, str]) -> Run:
         sqs=aws.client("sqs"),
         allow_unknown_jobs=True,
     )
-    run_id = jobs.create("hello", {"name": "world"})
+    run_id = jobs.create(name, payload)
     give_up = time.monotonic() + RUN_SECONDS
     while True:
         run = jobs.get_status(run_id)

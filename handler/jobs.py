@@ -1,6 +1,10 @@
-"""Your jobs. Register each one here, or import the modules that do; the consumer imports this file at every cold start.
+"""Your jobs: register each one here, or in a module of its own.
 
-Imports made here are paid by every cold start, so import what only one job needs inside its handler.
+A module of its own begins with ``from handler.jobs import jobs``, and this file ends with an import of it:
+``from handler import mail``. At the top it would be too early, since ``jobs`` is not made yet.
+
+Every cold start of the consumer imports this file and pays for its imports, so import what only one job needs inside
+its handler.
 """
 
 from __future__ import annotations
@@ -14,6 +18,6 @@ jobs = Jobs.from_env()
 
 @jobs.handler("hello", max_attempts=5)
 def hello(ctx: JobContext) -> dict[str, Any]:
-    """Greet the payload's ``name``: a job to try a deployment with. A test and ``make deploy-local`` use it, too."""
+    """Greet the payload's ``name``: a job to try a deployment with. ``make deploy-local`` runs it."""
     ctx.logger.info("saying hello")
     return {"greeting": f"Hello, {ctx.payload['name']}!", "attempt": ctx.attempt}

@@ -1,6 +1,6 @@
 """A cipher on the AWS Encryption SDK: envelope encryption with a key of yours in AWS KMS.
 
-Needs the extra: ``pip install 'kumofire-jobs[encryption]'``. Imported only by who uses it.
+Needs the extra: ``pip install '.[encryption]'``. Imported only by who uses it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ try:
         CommitmentPolicy,
     )
 except ImportError as missing:  # pragma: no cover
-    raise ImportError(
-        "kumofire_core.encryption needs the AWS Encryption SDK: pip install 'kumofire-jobs[encryption]'"
-    ) from missing
+    raise ImportError("kumofire_core.encryption needs the AWS Encryption SDK: pip install '.[encryption]'") from missing
 
 CACHED_KEYS = 100
 CONTEXT = {"application": "kumofire-jobs"}

@@ -211,18 +211,33 @@ def test_what_is_imported_at_a_cold_start_comes_as_byte_code_that_needs_no_check
     assert {path.read_bytes()[:4] for path in artifact.rglob("*.pyc")} == {importlib.util.MAGIC_NUMBER}
 
 
-def test_without_an_interpreter_of_the_runtime_there_is_no_byte_code_rather_than_a_wrong_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The recipe as a module, where no variable names an interpreter."""
     spec = importlib.util.spec_from_file_location("artifact", PROJECT / ".sam/artifact.py")
     assert spec is not None
     assert spec.loader is not None
-    builder = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builder)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     monkeypatch.delenv("BYTECODE_PYTHON", raising=False)
+    return module
 
+
+def test_without_an_interpreter_of_the_runtime_there_is_no_byte_code_rather_than_a_wrong_one(builder: Any) -> None:
     assert builder.interpreter_of("python3.99") is None
     assert builder.interpreter_of(RUNTIME) is not None
+
+
+def test_a_build_without_byte_code_warns_of_it(
+    builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dependencies").mkdir()
+    monkeypatch.setattr(builder, "built_dependencies", lambda *_: tmp_path / "dependencies")
+
+    builder.build(tmp_path / "target", PROJECT / "requirements.txt", "python3.99", ARCHITECTURE, ["sqs"], tmp_path)
+
+    assert capsys.readouterr().err.startswith("warning: no python3.99 found here")
+    assert not list((tmp_path / "target").rglob("*.pyc"))
 
 
 def test_boto3_makes_the_clients_and_botocore_every_request_that_the_code_makes(artifact: Path) -> None:

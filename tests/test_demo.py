@@ -69,9 +69,11 @@ def test_the_demo_ends_with_every_run_as_expected_whatever_aws_is_configured_aro
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"All as expected: {len(demo.SCENARIOS)} runs" in ended.stdout
-    assert "fails twice, then succeeds: scheduled, attempt 1" in ended.stdout
-    assert "worker killed, taken over: running, attempt 0" in ended.stdout
-    assert "worker killed, taken over: succeeded, attempt 1 (LeaseExpiredError: attempt 1 was lost" in ended.stdout
+    assert "fails twice, then succeeds: scheduled, failed attempts 1" in ended.stdout
+    assert "worker killed, taken over: running, failed attempts 0" in ended.stdout
+    assert (
+        "worker killed, taken over: succeeded, failed attempts 1 (LeaseExpiredError: attempt 1 was lost" in ended.stdout
+    )
     assert f"invoked the dispatcher: schedules {demo.OCCURRENCES}" in ended.stdout
     assert ended.stdout.count("│ yes ") == len(demo.SCENARIOS)
     assert "\x1b" not in ended.stdout, "there are control sequences where there is no terminal"

@@ -359,6 +359,8 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
         shutil.copy(PROJECT / name, tmp_path)
     for name in (".sam", "handler", "kumofire_core"):
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "handler/jobs.py").open("a") as file:
+        file.write("\n\n@jobs.handler('of the test')\ndef of_the_test(ctx):\n    return ctx.payload\n")
     # Where an earlier build keeps dependencies; a build of a real clone fetches them.
     (PROJECT / "build").mkdir(exist_ok=True)
     (tmp_path / "build").symlink_to(PROJECT / "build")
@@ -385,6 +387,6 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
 
     with local_aws() as aws:
         deploy_local.sam_deploy(aws, tmp_path)
-        run = deploy_local.run_hello(aws, outputs_of(aws, deploy_local.STACK))
+        run = deploy_local.run_job(aws, outputs_of(aws, deploy_local.STACK), "of the test", "its payload")
 
-    assert run.output == {"greeting": "Hello, world!", "attempt": 1}
+    assert run.output == "its payload"

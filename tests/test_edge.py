@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -301,14 +302,56 @@ def test_metrics_go_to_the_namespace_and_service_that_are_set(edge: Invocation):
     assert line["service"] == "the-service"
 
 
-def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default(tmp_path: Path):
-    found = invoke(tmp_path, [run_of("r1", "hello", payload='{"name": "Ada"}')], KUMOFIRE_JOBS="")
+def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default():
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import handler.consumer, handler.jobs; print(handler.consumer.jobs is handler.jobs.jobs)",
+        ],
+        cwd=PROJECT,
+        env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_QUEUE_URL="https://queue", KUMOFIRE_JOBS=""),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
-    assert json.loads(found.items["r1"]["output"]) == {"greeting": "Hello, Ada!", "attempt": 1}
-    line = found.said("saying hello")
-    assert (line["service"], line["job_name"]) == ("kumofire-jobs", "hello")
-    assert found.metrics["RunsSucceeded"] == [1]
+    assert found.stdout.strip() == "True"
+
+
+def test_without_settings_of_its_own_a_function_names_the_service_and_leaves_debug_lines_out(tmp_path: Path):
+    found = invoke(tmp_path, [run_of("r1", "speak")])
+
+    assert found.said("spoken plainly")["service"] == "kumofire-jobs"
     assert all(line["level"] != "DEBUG" for line in found.lines)
+
+
+def test_jobs_in_a_module_that_jobs_py_imports_at_its_end_are_registered_and_stay_so_when_style_is_fixed(
+    tmp_path: Path,
+):
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    shutil.copytree(PROJECT / "handler", tmp_path / "handler", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "handler/jobs.py").open("a") as file:
+        file.write("\nfrom handler import of_a_test\n")
+    (tmp_path / "handler/of_a_test.py").write_text(
+        "from handler.jobs import jobs\n\n\n@jobs.handler('of a test')\ndef of_a_test(ctx):\n    pass\n"
+    )
+
+    for command in (("check", "--fix"), ("format",)):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command, "--no-cache"], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stdout
+
+    for first in ("handler.jobs", "handler.of_a_test"):
+        found = subprocess.run(
+            [sys.executable, "-c", f"import {first}, handler.jobs; handler.jobs.jobs.create('of nobody')"],
+            cwd=tmp_path,
+            env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_QUEUE_URL="https://queue", PYTHONPATH=str(PROJECT)),
+            capture_output=True,
+            text=True,
+        )
+        # The error lists what is registered.
+        assert "UnknownJobError" in found.stderr
+        assert "of a test" in found.stderr
 
 
 def test_in_lambda_a_handler_that_can_not_be_stopped_ends_its_process(tmp_path: Path):

@@ -703,6 +703,8 @@ def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
         "DeadLetterQueueUrl": {"Ref": "DeadLetterQueue"},
         "ConsumerFunction": {"Ref": "Consumer"},
         "DispatcherFunction": {"Ref": "Dispatcher"},
+        # A role's Ref is its name.
+        "ConsumerRoleName": {"Ref": "ConsumerRole"},
         "ConsumerLogGroup": {"Ref": "ConsumerLogs"},
         "DispatcherLogGroup": {"Ref": "DispatcherLogs"},
         "CreatorPolicyArn": {"Ref": "CreatorPolicy"},
