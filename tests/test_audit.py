@@ -38,7 +38,7 @@ CLEAN: dict[str, Any] = {"vulns": []}
 VULNERABLE: dict[str, Any] = {"vulns": [{"id": "PYSEC-2026-1", "fix_versions": ["2.0", "1.9.1"], "aliases": []}]}
 UNKNOWN: dict[str, Any] = {"skip_reason": "Dependency not found on PyPI and could not be audited"}
 OUTAGES = {
-    "no route": "Traceback …\nrequests.exceptions.ConnectionError: HTTPSConnectionPool(host='vulnerabilities.example', port=443)",
+    "no route": "Traceback …\nrequests.exceptions.ConnectionError: HTTPSConnectionPool(host='db.example', port=443)",
     "timeout": "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed\nERROR:pip_audit._cli:Tip: …",
     "broken": "Traceback …\npip_audit._service.interface.ServiceError",
     "no json": "Traceback …\nrequests.exceptions.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
