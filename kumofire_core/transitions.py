@@ -368,12 +368,11 @@ def _settle(
     absent: tuple[str, ...] = (),
 ) -> Transition:
     """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
-    held = _held_by(claimed)
-    token = held["lease_token"]
+    token = _token_of(claimed)
     return Transition(
         source=_RUNNING,
         target=target,
-        holds=held,
+        holds=_held_by(claimed),
         absent=absent,
         sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **present(sets)},
         removes=_LEASE + removes,
@@ -404,10 +403,20 @@ def _settle_expired(
     )
 
 
-def _held_by(run: StoredRun) -> dict[str, str]:
+def _held_by(run: StoredRun) -> dict[str, Value]:
+    """Return the condition that a lease is still the one that was seen.
+
+    The counter tells a claim from its own copy: one that arrives after the attempt has ended can take the run again,
+    with the same token and for nobody, and a late copy of that attempt's end must not end this lease as well.
+    """
+    token = _token_of(run)
+    return {"lease_token": token, "claims": run.claims} if run.claims else {"lease_token": token}
+
+
+def _token_of(run: StoredRun) -> str:
     if run.lease_token is None:
         raise ValueError(f"run {run.id} is not leased")
-    return {"lease_token": run.lease_token}
+    return run.lease_token
 
 
 def _wake_up(run: StoredRun) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from botocore.exceptions import ConnectionClosedError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from kumofire_core import JobContext, Jobs, RetryPolicy
 from tests.builders import NOW_MS, Aws, Clock, message, raises
@@ -183,3 +184,26 @@ def until_it_works(call: Any) -> Any:
         return call()
     except ConnectionClosedError:
         return call()
+
+
+@pytest.mark.parametrize("end", ["failed", "retried"])
+def test_copies_of_a_claim_and_of_its_end_that_come_late_do_not_end_the_attempt_again(aws: Aws, clock: Clock, end: str):
+    jobs = aws.jobs(clock=clock)
+    jobs.handler("email", max_attempts=1 if end == "failed" else 3)(lambda ctx: 1 / 0)
+    run_id = aws.a_run(max_attempts=1 if end == "failed" else 3)
+    assert jobs.consume(message(run_id)).outcome == end
+    copies = aws.dynamodb.parameters("update_item")
+    if end == "failed":
+        jobs.retry(run_id)
+    else:
+        clock.advance(minutes=1)
+
+    for copy in copies:  # the claim takes the run for nobody; its end must not count
+        with contextlib.suppress(ClientError):
+            aws.dynamodb.client.update_item(**copy)
+
+    item = aws.item(run_id)
+    assert (item["status"], item["claims"]) == ("running", 2)
+    clock.advance(minutes=10)
+    jobs.dispatch()
+    assert jobs.get_status(run_id).last_error.startswith("LeaseExpiredError")

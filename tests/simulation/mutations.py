@@ -79,13 +79,13 @@ def _transition(what: str, *functions: str, **changes: Callable[[Any], Any]) -> 
     _mutation(what, *(_changed(transitions, function, **changes) for function in functions))
 
 
-def _without(name: str) -> Callable[[Any], Any]:
-    """Return a change that takes one attribute out of a mapping or tuple."""
+def _without(*names: str) -> Callable[[Any], Any]:
+    """Return a change that takes attributes out of a mapping or tuple."""
 
     def change(value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(each for each in value if each != name)
-        return {key: each for key, each in value.items() if key != name}
+            return tuple(each for each in value if each not in names)
+        return {key: each for key, each in value.items() if key not in names}
 
     return change
 
@@ -223,9 +223,9 @@ _mutation(
 
 # How attempts end
 
-_transition("let a late consumer succeed", "succeed", holds=_without("lease_token"))
-_transition("let a late consumer reschedule", "reschedule", holds=_without("lease_token"))
-_transition("let a late consumer fail the run", "fail", holds=_without("lease_token"))
+_transition("let a late consumer succeed", "succeed", holds=_without("lease_token", "claims"))
+_transition("let a late consumer reschedule", "reschedule", holds=_without("lease_token", "claims"))
+_transition("let a late consumer fail the run", "fail", holds=_without("lease_token", "claims"))
 _transition("reschedule although its cancellation is asked for", "reschedule", absent=_none)
 _transition("fail although its cancellation is asked for", "fail", absent=_none)
 _transition("fail for want of a handler although its cancellation is asked for", "fail_unattempted", absent=_none)
