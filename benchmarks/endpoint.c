@@ -130,6 +130,17 @@ static const char *find_token(const char *from, const char *end) {
     return NULL;
 }
 
+/* Add attributes that say when, all with this time, to an item whose last attribute's value is still open. */
+static void add_dates(Text *out, const char *const *names, size_t count, long long now_ms) {
+    for (size_t i = 0; i < count; i++) {
+        add_text(out, "\"},\"");
+        add_text(out, names[i]);
+        add_text(out, "\":{\"N\":\"");
+        add_number(out, now_ms);
+    }
+    add_text(out, "\"}}");
+}
+
 /* Add the item of a run that was just claimed, as DynamoDB returns it. */
 static void add_claimed(Text *out, const char *body, const char *end) {
     long long now_ms = now_ns(CLOCK_REALTIME) / 1000000;
@@ -145,13 +156,7 @@ static void add_claimed(Text *out, const char *body, const char *end) {
     add_text(out, "\"},\"lease_until\":{\"N\":\"");
     add_number(out, now_ms + DATE_MS);
     static const char *const dates[] = {"scheduled_for", "created_at", "updated_at", "started_at", "wake_at"};
-    for (size_t i = 0; i < sizeof dates / sizeof *dates; i++) {
-        add_text(out, "\"},\"");
-        add_text(out, dates[i]);
-        add_text(out, "\":{\"N\":\"");
-        add_number(out, now_ms);
-    }
-    add_text(out, "\"}}");
+    add_dates(out, dates, sizeof dates / sizeof *dates, now_ms);
 }
 
 static void answer_update(Text *out, const char *body, const char *end) {
@@ -171,13 +176,7 @@ static void add_ended(Text *out, const char *body, const char *end) {
     add_text(out, "{\"status\":{\"S\":\"succeeded\"},\"settled_by\":{\"S\":\"");
     if (token) add(out, token, 32);
     static const char *const dates[] = {"updated_at", "finished_at", "expires_at"};
-    for (size_t i = 0; i < sizeof dates / sizeof *dates; i++) {
-        add_text(out, "\"},\"");
-        add_text(out, dates[i]);
-        add_text(out, "\":{\"N\":\"");
-        add_number(out, now_ms);
-    }
-    add_text(out, "\"}}");
+    add_dates(out, dates, sizeof dates / sizeof *dates, now_ms);
 }
 
 /* One item for each statement: a whole one, or what changed in it. */
