@@ -132,6 +132,10 @@ class Invariants:
             self.after_write(id, old, new)
         elif kind == "schedule" and new is None:
             self.deleted.add(id)
+            # One that is made again under its key is another one, and knows nothing of these runs.
+            for ledger in self.ledgers.values():
+                if ledger.occurrence_of == id:
+                    ledger.occurrence_of = None
         elif kind == "schedule" and old is not None and new is not None:
             self._schedule_written(id, old, new)
 
