@@ -17,7 +17,6 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 _dumps = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _loads = json.JSONDecoder().decode
-_raw = json.JSONDecoder().raw_decode
 
 
 def encode(what: str, value: object) -> str:
@@ -49,10 +48,6 @@ def encode(what: str, value: object) -> str:
 def decode(text: str) -> object:
     """Return the value of JSON text; ``ValueError`` where it is none, or nested too deeply to be read."""
     try:
-        if text[:1] in '{["':  # as nearly all that is stored begins; then there is no white space to look for
-            value, end = _raw(text)
-            if end == len(text):
-                return value
         return _loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
