@@ -31,7 +31,7 @@ from kumofire_core.runs import RUN, Runs, new_token
 from kumofire_core.schedule_item import SCHEDULE_SHARD
 from kumofire_core.schedules import SCHEDULE, Schedules, Step
 from kumofire_core.table import Key, WakeUp
-from kumofire_core.times import duration_ms, to_ms, whole_seconds_until
+from kumofire_core.times import duration_ms, whole_seconds_until
 
 log = logging.getLogger("kumofire_core")
 
@@ -277,13 +277,13 @@ class Dispatcher:
         if answer.item is None:
             return  # the index still shows what is deleted
         found = self._runs.read(run_id, answer.item)
-        if found.run.status is RunStatus.RUNNING:
+        if found.status is RunStatus.RUNNING:
             self._look_at_running(found, token, now_ms, delays, tally)
             return
         # Finished, or sent or put back meanwhile: the index was behind.
-        if found.run.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
+        if found.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
             return
-        queued_for_ms = now_ms - to_ms(found.run.updated_at)
+        queued_for_ms = now_ms - found.updated_at
         long = tally.queue_is_long(self._runs.queue)
         if long and queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER):
             if self._runs.apply(run_id, transitions.wait_longer(found, token, now_ms=now_ms)).applied:
