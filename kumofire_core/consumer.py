@@ -11,11 +11,10 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kumofire_core import jsontext, transitions
 from kumofire_core.attempt import CallCutError, Threads, call_handler
@@ -36,7 +35,7 @@ from kumofire_core.errors import (
 from kumofire_core.failure import error_places, error_text, lost_attempt, type_name
 from kumofire_core.registry import Job
 from kumofire_core.retry import next_attempt_at
-from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, RunStatus, StoredRun, text_bytes
+from kumofire_core.run import FINAL, MAX_PAYLOAD_BYTES, RunStatus, StoredRun, fit_in_item, text_bytes
 from kumofire_core.runs import Runs, new_token
 from kumofire_core.table import Answer
 from kumofire_core.times import duration_ms
@@ -63,19 +62,27 @@ class Outcome(StrEnum):
     """The attempt failed, and there is no next one because the run's cancellation had been asked for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumeResult:
+class ConsumeResult(NamedTuple):
     """How one message was consumed. Results are equal when outcome and run are."""
 
     outcome: Outcome
     job_run_id: str
-    job_name: str | None = field(default=None, compare=False)
-    attempt: int | None = field(default=None, compare=False)
+    job_name: str | None = None
+    attempt: int | None = None
     """The number of the attempt, where a handler was called."""
-    duration: timedelta | None = field(default=None, compare=False)
+    duration: timedelta | None = None
     """How long the handler took, where one was called."""
-    reason: str | None = field(default=None, compare=False)
+    reason: str | None = None
     """Why the message was ignored, or what the attempt failed with: the error's type, never its text."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ConsumeResult) and self[:2] == other[:2]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:2])
 
 
 class Consumer:
@@ -105,14 +112,15 @@ class Consumer:
         ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start. ``early`` is what an
         earlier try to claim this run came to.
         """
-        claimed: StoredRun | ConsumeResult | None = None if early is None else early.claimed
-        if claimed is None:
+        claimed: StoredRun | ConsumeResult
+        if early is not None and early.claimed is not None:
+            claimed, ends = early.claimed, early.ends
+        else:
             if deadline is not None and deadline.too_close_to_start():
                 raise DeadlineTooCloseError(deadline.seconds_left())
-            claimed = self._claim(run_id, deadline, new_token() if early is None else early.token)
-        if isinstance(claimed, ConsumeResult):
-            return claimed
-        ends = None if early is None or early.claimed is None else early.ends
+            claimed, ends = self._claim(run_id, deadline, new_token() if early is None else early.token), None
+            if isinstance(claimed, ConsumeResult):
+                return claimed
         token = enter_attempt(claimed)
         try:
             return self._attempt(claimed, deadline, ends)
@@ -191,12 +199,12 @@ class Consumer:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
-            return self._failed(claimed, job, error, timedelta(seconds=time.monotonic() - begun))
-        taken = timedelta(seconds=time.monotonic() - begun)
+            return self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
+        taken = timedelta(0, time.monotonic() - begun)
         if output is not None:
             output = self._runs.sealed_output(claimed.id, output)  # its errors are not the handler's
-            room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
-            if size > room:
+            if not fit_in_item(claimed.payload_text, output):
+                room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
                 too_large = InvalidJSONError(
                     f"the handler's return value has {size} bytes as it would be stored; beside its payload there is "
                     f"room for {room} (DynamoDB's item limit); store it elsewhere and return a reference"
@@ -341,14 +349,7 @@ def _ignored(run_id: str, reason: str, run: StoredRun | None = None) -> ConsumeR
 
 
 def _result(outcome: Outcome, run: StoredRun, taken: timedelta | None, reason: str | None = None) -> ConsumeResult:
-    return ConsumeResult(
-        outcome=outcome,
-        job_run_id=run.id,
-        job_name=run.job_name,
-        attempt=run.attempt + 1,
-        duration=taken,
-        reason=reason,
-    )
+    return ConsumeResult(outcome, run.id, run.job_name, run.attempt + 1, taken, reason)
 
 
 def _cut_text(attempt: int, limit: float, timeout: float | None, why: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -27,7 +27,7 @@ from kumofire_core.run import Run
 from kumofire_core.runs import Runs
 from kumofire_core.sealing import Cipher
 from kumofire_core.table import Table
-from kumofire_core.times import duration_ms, require_aware
+from kumofire_core.times import duration_ms, require_aware, utc_now
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -53,11 +53,6 @@ DEFAULT_CONCURRENCY = 10
 DEFAULT_WAKE_SHARDS = 8
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
-
-
-def utc_now() -> datetime:
-    """Return the time by this machine's clock."""
-    return datetime.now(UTC)
 
 
 class Jobs:

@@ -16,7 +16,9 @@ _TEXT = frozenset({str})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 _dumps = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
-_loads = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+_loads = _decoder.decode
+_scan = _decoder.scan_once  # type: ignore[attr-defined]  # absent from the stubs
 
 
 def encode(what: str, value: object) -> str:
@@ -28,12 +30,13 @@ def encode(what: str, value: object) -> str:
     """
     try:
         text = _dumps(value)
-        same = _is_flat(value) or _loads(text) == value
+        flat = _is_flat(value)
+        same = flat or _loads(text) == value
     except RecursionError:
         raise InvalidJSONError(f"{what} is nested too deeply for JSON; flatten it or store a reference") from None
     except (TypeError, ValueError) as error:
         raise InvalidJSONError(f"{what} is not JSON: {_offender(value) or _reason(error)}") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+    if not flat and text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise InvalidJSONError(f"{what} is nested deeper than {MAX_DEPTH} levels; flatten it or store a reference")
     if not same and (offender := _offender(value)):
         raise InvalidJSONError(f"{what} is not JSON: {offender}")
@@ -48,7 +51,12 @@ def encode(what: str, value: object) -> str:
 def decode(text: str) -> object:
     """Return the value of JSON text; ``ValueError`` where it is none, or nested too deeply to be read."""
     try:
-        return _loads(text)
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:  # there is space before it, or it is none
+            end = -1
+        # Where text is left, the decoder that knows of spaces decides. To call it costs more than to read a payload.
+        return value if end == len(text) else _loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -57,8 +65,7 @@ def _is_flat(value: object) -> bool:
     """Say whether this is an object of plain values under strings: what JSON surely gives back as it was."""
     if type(value) is not dict:
         return False
-    kinds = set(map(type, value.values()))
-    return kinds <= _PLAIN and set(map(type, value)) <= _TEXT
+    return _PLAIN.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
 
 
 def _is_deeper(value: object, depth: int) -> bool:

@@ -53,6 +53,9 @@ class RunStatus(StrEnum):
     """A person canceled it. Final, but for a person's retry."""
 
 
+_STATUSES: dict[str, RunStatus] = {status.value: status for status in RunStatus}
+"""``RunStatus(text)`` runs Python code of ``enum`` each time."""
+
 FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED})
 
 _TEXTS = (
@@ -131,7 +134,7 @@ class StoredRun:
         self._run: Run | None = None
         self.id = run_id
         self.job_name: str = item["job_name"]
-        self.status = RunStatus(item["status"])
+        self.status = _STATUSES.get(item["status"]) or RunStatus(item["status"])
         self.attempt: int = item["attempt"]
         self.max_attempts: int = get("max_attempts", default_max_attempts)
         self.lease_token: str | None = get("lease_token")
@@ -219,6 +222,14 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+def fit_in_item(payload: str, output: str) -> bool:
+    """Say whether a payload and an output fit in one item, beside a run's other attributes."""
+    # No character takes more than four bytes, so most texts need no counting.
+    if len(payload) + len(output) <= MAX_PAYLOAD_BYTES // 4:
+        return True
+    return text_bytes(payload) + text_bytes(output) <= MAX_PAYLOAD_BYTES
+
+
 def new_run_id() -> str:
     """Return an id that no other run has."""
     return os.urandom(16).hex()
@@ -241,12 +252,11 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
 
     Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read.
     """
-    key = f"run#{run_id}"
     item: Mapping[str, Any] = attributes
     try:
         schema = number(attributes, "schema")
         if schema > SCHEMA:
-            raise NewerSchemaError(key, schema, SCHEMA)
+            raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
         # By functions of C alone: this is done for every message, and took as long as all else here.
         if not all(map(isinstance, item.values(), map(_TYPES.get, item, repeat(object)))):
             raise TypeError
@@ -268,6 +278,6 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
                 raise KeyError(name)
         return found
     except KeyError as error:
-        raise CorruptItemError(key, f"it has no attribute {error}") from None
+        raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None
     except (ValueError, TypeError, OverflowError) as error:
-        raise CorruptItemError(key, f"an attribute holds a wrong value ({type(error).__name__})") from None
+        raise CorruptItemError(f"run#{run_id}", f"an attribute holds a wrong value ({type(error).__name__})") from None

@@ -6,7 +6,8 @@ is no error but an answer: at-least-once delivery makes it ordinary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
@@ -29,6 +30,9 @@ class Answer(NamedTuple):
     """The write was made: by this request, or by its first copy whose reply was lost."""
     item: Attributes | None
     """After a write that was to be read back: the item as it is now. After a refusal: the item found, if any."""
+
+
+_APPLIED = Answer(True, None)
 
 
 class Key(NamedTuple):
@@ -67,7 +71,7 @@ class Table:
             )
         except ClientError as refusal:
             return _refused(refusal, ("create_token", attributes["create_token"]))
-        return Answer(True, None)
+        return _APPLIED
 
     def apply(self, key: Key, write: Write, *, read_back: bool = False) -> Answer:
         """Make one conditional write, in one request. ``read_back`` asks for the item as it is afterwards."""
@@ -85,7 +89,7 @@ class Table:
             )
         except ClientError as refusal:
             return _refused(refusal, write.evidence)
-        return Answer(True, unmarshal(reply["Attributes"]) if read_back else None)
+        return Answer(True, unmarshal(reply["Attributes"])) if read_back else _APPLIED
 
     def try_together(self, writes: Mapping[Key, Write], *, read_back: bool = False) -> dict[Key, Attributes]:
         """Try conditional writes, at most 25, in one request; return what came back of those that surely were made.
@@ -233,20 +237,29 @@ def _expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]
     The texts depend on its shape alone, of which there are a few, and are made once each.
     """
     holds, at_most, adds, sets, computes = write.holds, write.at_most, write.adds, write.sets, write.computes
-    shape = (*write.one_of.items(), 0, *holds, 1, *at_most, 2, *adds, 3, *sets, 4, *write.absent, 5, *write.removes)
-    given = [*holds.values(), *at_most.values(), *adds.values(), *sets.values()]
+    given: Iterable[Value] = chain(holds.values(), at_most.values(), sets.values())
+    computed: tuple[str, ...] = ()
     for name, sum in computes.items():
-        shape += (6, name, sum.name)
-        given += (sum.otherwise, sum.plus)
+        computed += (name, sum.name)
+        given = chain(given, sum[1:])
+    shape = (
+        tuple(write.one_of.items()),
+        tuple(holds),
+        tuple(at_most),
+        tuple(adds.items()),
+        tuple(sets),
+        computed,
+        write.absent,
+        write.removes,
+    )
     texts = _shapes.get(shape)
     if texts is None:
         texts = _shapes[shape] = _texts(write)
     update, condition, names, constants, placeholders = texts
-    values = {
-        placeholder: {"S": value} if isinstance(value, str) else {"N": str(value)}
-        for placeholder, value in zip(placeholders, given, strict=True)
-    }
-    return update, condition, names, constants | values
+    values = constants.copy()
+    for placeholder, value in zip(placeholders, given, strict=True):
+        values[placeholder] = {"S": value} if isinstance(value, str) else {"N": str(value)}
+    return update, condition, names, values
 
 
 def _statement(table: str, key: Key, write: Write, returning: str) -> Any:
@@ -294,6 +307,7 @@ def _texts(write: Write) -> _Texts:
     constants = {":schema": typed(SCHEMA)}
     # An item that does not exist has no schema, so the first term also asks that it exists.
     terms = ["#schema <= :schema"]
+    constants |= {f":add_{name}": typed(value) for name, value in write.adds.items()}
     for name, options in write.one_of.items():
         options_by_placeholder = {f":in{index}_{name}": typed(option) for index, option in enumerate(options)}
         constants |= options_by_placeholder
@@ -303,7 +317,7 @@ def _texts(write: Write) -> _Texts:
     terms += [f"attribute_not_exists(#{name})" for name in write.absent]
     assignments = [f"#{name} = :to_{name}" for name in write.sets]
     placeholders = [f":is_{name}" for name in write.holds] + [f":max_{name}" for name in write.at_most]
-    placeholders += [f":add_{name}" for name in write.adds] + [f":to_{name}" for name in write.sets]
+    placeholders += [f":to_{name}" for name in write.sets]
     for name, sum in write.computes.items():
         assignments.append(f"#{name} = if_not_exists(#{sum.name}, :else_{name}) + :plus_{name}")
         placeholders += (f":else_{name}", f":plus_{name}")

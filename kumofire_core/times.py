@@ -1,8 +1,13 @@
-"""Times: aware UTC datetimes outside, epoch milliseconds in the table. Free of clocks: ``now`` is an argument."""
+"""Times: aware UTC datetimes outside, epoch milliseconds in the table.
+
+But for ``utc_now`` and ``utc_now_ms``, which only ``Jobs`` uses, nothing here or in the rules reads a clock: ``now`` is
+an argument.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, datetime, timedelta
 
 from kumofire_core.errors import InvalidArgumentError
@@ -12,6 +17,16 @@ LAST_MS = 253_402_300_799_999
 """The end of the year 9999, the last that a datetime can hold."""
 
 _MILLISECOND = timedelta(milliseconds=1)
+
+
+def utc_now() -> datetime:
+    """Return the time by this machine's clock."""
+    return datetime.now(UTC)
+
+
+def utc_now_ms() -> int:
+    """Return the same in epoch milliseconds, at a tenth of the cost: it is asked for three times in every attempt."""
+    return time.time_ns() // 1_000_000
 
 
 def to_ms(moment: datetime) -> int:

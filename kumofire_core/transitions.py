@@ -156,7 +156,10 @@ def take_over(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: 
 
 def succeed(claimed: StoredRun, *, now_ms: int, output: str | None, expires_at: int | None) -> Transition:
     """Record that the handler returned, and release the lease."""
-    return _settle(claimed, RunStatus.SUCCEEDED, now_ms, {"output": output, **_ended(now_ms, expires_at)}, _UNINDEXED)
+    sets = _ended(now_ms, expires_at)
+    if output is not None:
+        sets["output"] = output
+    return _settle(claimed, RunStatus.SUCCEEDED, now_ms, sets, _UNINDEXED)
 
 
 def reschedule(claimed: StoredRun, *, now_ms: int, due_ms: int, error: str) -> Transition:
@@ -179,7 +182,7 @@ def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at:
 
     Refused, like ``fail``, where the run is to be canceled: then ``cancel_unattempted`` is what fits.
     """
-    sets = {"last_error": error, **_ended(now_ms, expires_at)}
+    sets = _ended(now_ms, expires_at) | {"last_error": error}
     return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, absent=("cancel_requested_at",))
 
 
@@ -200,7 +203,7 @@ def give_back(claimed: StoredRun, *, now_ms: int) -> Transition:
     Refused where a person asked for the run's cancellation meanwhile: then ``cancel_unattempted`` is what fits.
     """
     sends = claimed.sends + 1  # its message comes again, and where that does not help, less and less often
-    sets: dict[str, Value | None] = {"wake_at": resend_at(now_ms, sends=sends), "sends": sends}
+    sets: dict[str, Value] = {"wake_at": resend_at(now_ms, sends=sends), "sends": sends}
     return _settle(claimed, RunStatus.QUEUED, now_ms, sets, absent=("cancel_requested_at",))
 
 
@@ -362,19 +365,20 @@ def _settle(
     claimed: StoredRun,
     target: RunStatus,
     now_ms: int,
-    sets: Mapping[str, Value | None],
+    sets: dict[str, Value],
     removes: tuple[str, ...] = (),
     *,
     absent: tuple[str, ...] = (),
 ) -> Transition:
     """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
-    token = _token_of(claimed)
+    holds = _held_by(claimed)
+    token = holds["lease_token"]
     return Transition(
         source=_RUNNING,
         target=target,
-        holds=_held_by(claimed),
+        holds=holds,
         absent=absent,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **present(sets)},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **sets},
         removes=_LEASE + removes,
         evidence=("settled_by", token),
     )
@@ -385,7 +389,7 @@ def _settle_expired(
     token: str,
     target: RunStatus,
     now_ms: int,
-    sets: Mapping[str, Value | None],
+    sets: dict[str, Value],
     removes: tuple[str, ...] = (),
     *,
     absent: tuple[str, ...] = (),
@@ -397,7 +401,7 @@ def _settle_expired(
         holds=_held_by(expired),
         at_most={"lease_until": now_ms},
         absent=absent,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **present(sets)},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **sets},
         removes=_LEASE + removes,
         evidence=("settled_by", token),
     )
@@ -430,9 +434,9 @@ def _decided(run: StoredRun) -> dict[str, Value]:
     return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
 
 
-def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value | None]:
+def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value]:
     return {"attempt": run.attempt + 1, "last_error": error}
 
 
-def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value | None]:
-    return {"finished_at": now_ms, "expires_at": expires_at}
+def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value]:
+    return {"finished_at": now_ms} if expires_at is None else {"finished_at": now_ms, "expires_at": expires_at}

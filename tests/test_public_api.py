@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import kumofire_core
-from kumofire_core import ConsumeResult, JobContext, Jobs, RetryPolicy, Run, UnknownJobError
+from kumofire_core import ConsumeResult, JobContext, Jobs, Outcome, RetryPolicy, Run, UnknownJobError
 from tests.builders import Aws, message
 
 PROMISED = {"Jobs", "JobContext", "RetryPolicy", "ConsumeResult", "Run", "RunStatus", "Outcome"}
@@ -106,12 +106,28 @@ def test_a_context_and_a_run_have_the_promised_attributes():
 
     assert context <= set(dir(JobContext))
     assert run <= {field.name for field in dataclasses.fields(Run)}
-    assert {"outcome", "job_run_id"} <= {field.name for field in dataclasses.fields(ConsumeResult)}
+    assert {"outcome", "job_run_id"} <= set(dir(ConsumeResult))
 
 
-@pytest.mark.parametrize("kind", [Run, ConsumeResult])
-def test_what_an_application_is_given_can_not_be_changed(kind: Any):
-    assert kind.__dataclass_params__.frozen
+def test_what_an_application_is_given_can_not_be_changed(aws: Aws):
+    jobs = aws.jobs(handlers={"email": lambda ctx: None})
+    result = jobs.consume(message(run_id := aws.a_run()))
+
+    with pytest.raises(AttributeError):
+        result.outcome = "failed"  # type: ignore[assignment, misc]
+    with pytest.raises(AttributeError):
+        jobs.get_status(run_id).status = "failed"  # type: ignore[assignment, misc]
+
+
+def test_results_are_equal_when_outcome_and_run_are():
+    one = ConsumeResult(outcome=Outcome.FAILED, job_run_id="1", reason="TypeError")
+
+    assert one == ConsumeResult(Outcome.FAILED, "1", attempt=2)
+    assert (one != ConsumeResult(Outcome.FAILED, "1", attempt=2)) is False
+    assert len({one, ConsumeResult(Outcome.FAILED, "1")}) == 1
+    assert one != ConsumeResult(Outcome.FAILED, "2", reason="TypeError")
+    assert one != ConsumeResult(Outcome.CANCELED, "1", reason="TypeError")
+    assert one != tuple(one)
 
 
 @pytest.mark.parametrize("name", ["run", "payload", "attempt", "fencing_token", "now", "logger", "another"])
