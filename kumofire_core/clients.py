@@ -7,6 +7,7 @@ second client on the same session, 76 ms on a new one).
 
 from __future__ import annotations
 
+import json
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,10 @@ class Clients:
     def _make(self, service: str) -> Any:
         with self._lock:  # a session is not safe to make clients from in several threads
             if self._given[service] is None:
-                self._given[service] = self._session.create_client(service, config=self._config)
+                client = self._session.create_client(service, config=self._config)
+                if service == "dynamodb":
+                    client.meta.events.register("before-parse.dynamodb", read_as_sent)
+                self._given[service] = client
             return self._given[service]
 
     @cached_property
@@ -63,3 +67,21 @@ class Clients:
             # botocore's own is put together anew, character by character, twice a request: a fifth of a call.
             user_agent=f"kumofire-jobs botocore/{botocore.__version__}",
         )
+
+
+def read_as_sent(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Take a reply of DynamoDB's as its JSON is, without botocore's walk through it along the service model.
+
+    The walk changes nothing but binary values and dates, which no reply that is read here has, and took a sixth of the
+    time of ten claims in one request. Errors, and what is no JSON object, are left to botocore.
+    """
+    body = response_dict["body"]
+    if response_dict["status_code"] >= 300:
+        return
+    try:
+        reply = json.loads(body)
+    except ValueError:
+        return
+    if isinstance(reply, dict):
+        customized_response_dict.update(reply)
+        response_dict["body"] = b"{}"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from kumofire_core import ConfigurationError, Jobs, RetryPolicy
-from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
 from tests.builders import Aws, message, raises
 
@@ -260,32 +259,6 @@ def test_no_client_is_made_before_it_is_needed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_REGION", raising=False)
 
     Jobs(**GOOD)  # a client can't be made without a region
-
-
-def test_clients_are_made_once_on_one_session(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    clients = Clients(dynamodb=None, sqs=None, connections=12)
-
-    assert clients.dynamodb() is clients.dynamodb()
-    assert clients.sqs() is clients.sqs()
-    assert clients.dynamodb().meta.service_model.service_name == "dynamodb"
-    assert clients.sqs().meta.service_model.service_name == "sqs"
-    assert clients.dynamodb()._loader is clients.sqs()._loader
-
-
-def test_clients_of_our_own_give_up_well_before_a_function_s_deadline(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    config = Clients(dynamodb=None, sqs=None, connections=12).dynamodb().meta.config
-
-    assert config.connect_timeout + config.read_timeout < 10
-    assert config.max_pool_connections == 12
-
-
-def test_given_clients_are_used(aws: Aws):
-    clients = Clients(dynamodb=aws.dynamodb, sqs=aws.sqs, connections=1)
-
-    assert clients.dynamodb() is aws.dynamodb
-    assert clients.sqs() is aws.sqs
 
 
 def test_every_wrong_handler_of_a_mapping_is_named_at_once():
