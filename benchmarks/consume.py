@@ -14,7 +14,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     """Measure, on one core."""
     from benchmarks import peer
 
-    ids = run_ids(10 if quick else 40)
+    ids = run_ids(10 if quick else 20)
     updates = consume_requests(ids)
     own = own_clients().dynamodb()
 
@@ -46,7 +46,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     endpoint.counts()
     works["ours"]()
     requests = sum(endpoint.counts().values())
-    samples = rounds({name: cpu_ms(work, len(ids)) for name, work in works.items()}, 3 if quick else 41)
+    samples = rounds({name: cpu_ms(work, len(ids)) for name, work in works.items()}, 3 if quick else 81)
     return [
         Row(what="requests to DynamoDB for a run that succeeds", value=requests / len(ids), at_most=2, at_least=2),
         ratio(samples, "ours", "raw", "consume, on boto3's default client, over the raw loop on one", at_most=1.05),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core import sealing
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.times import LAST_MS, from_ms, to_ms
-from kumofire_core.write import SCHEMA, Attributes, number
+from kumofire_core.write import SCHEMA, Attributes
 
 if TYPE_CHECKING:
     from kumofire_core.history import PastRun
@@ -71,7 +71,7 @@ _TEXTS = (
     "history",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
-_NUMBERS = (*_TIMES, "lease_until", "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
+_NUMBERS = ("schema", *_TIMES, "lease_until", "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """What a stored run's attributes are, other than tokens of writes: those are only ever compared."""
 _ALWAYS = ("scheduled_for", "created_at", "updated_at")
@@ -254,11 +254,12 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
     """
     item: Mapping[str, Any] = attributes
     try:
-        schema = number(attributes, "schema")
-        if schema > SCHEMA:
-            raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
         # By functions of C alone: this is done for every message, and took as long as all else here.
-        if not all(map(isinstance, item.values(), map(_TYPES.get, item, repeat(object)))):
+        well_typed = all(map(isinstance, item.values(), map(_TYPES.get, item, repeat(object))))
+        schema = item["schema"]
+        if type(schema) is int and schema > SCHEMA:
+            raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
+        if not well_typed:
             raise TypeError
         times = [*filter(None, map(item.get, _TIMES))]
         if times and not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:

@@ -236,22 +236,14 @@ def _expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]
 
     The texts depend on its shape alone, of which there are a few, and are made once each.
     """
-    holds, at_most, adds, sets, computes = write.holds, write.at_most, write.adds, write.sets, write.computes
+    holds, at_most, sets, computes = write.holds, write.at_most, write.sets, write.computes
     given: Iterable[Value] = chain(holds.values(), at_most.values(), sets.values())
     computed: tuple[str, ...] = ()
     for name, sum in computes.items():
         computed += (name, sum.name)
         given = chain(given, sum[1:])
-    shape = (
-        tuple(write.one_of.items()),
-        tuple(holds),
-        tuple(at_most),
-        tuple(adds.items()),
-        tuple(sets),
-        computed,
-        write.absent,
-        write.removes,
-    )
+    tests = (write.statuses, tuple(holds), tuple(at_most), write.absent)
+    shape = (tests, tuple(sets), computed, write.counts, write.removes)
     texts = _shapes.get(shape)
     if texts is None:
         texts = _shapes[shape] = _texts(write)
@@ -279,13 +271,12 @@ def _statement(table: str, key: Key, write: Write, returning: str) -> Any:
         return "?"
 
     clauses = [f'SET "{name}"={given(name, value)}' for name, value in write.sets.items()]
-    clauses += [f'SET "{name}"="{name}"+{plus}' for name, plus in write.adds.items()]
+    clauses += [f'SET "{name}"="{name}"+1' for name in write.counts]
     clauses += [f'REMOVE "{name}"' for name in write.removes]
     identity = {"pk": f"{key.kind}#{key.id}", "sk": key.kind, **write.holds}
     terms = [f'"{name}"={given(name, value)}' for name, value in identity.items()]
-    terms += [
-        f'"{name}" IN [{",".join(given(name, option) for option in options)}]' for name, options in write.one_of.items()
-    ]
+    if write.statuses:
+        terms.append(f'"status" IN [{",".join(given("status", status) for status in write.statuses)}]')
     terms += [f'"{name}"<={most}' for name, most in {"schema": SCHEMA, **write.at_most}.items()]
     return {
         "Statement": f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(terms)} RETURNING {returning}',
@@ -307,11 +298,10 @@ def _texts(write: Write) -> _Texts:
     constants = {":schema": typed(SCHEMA)}
     # An item that does not exist has no schema, so the first term also asks that it exists.
     terms = ["#schema <= :schema"]
-    constants |= {f":add_{name}": typed(value) for name, value in write.adds.items()}
-    for name, options in write.one_of.items():
-        options_by_placeholder = {f":in{index}_{name}": typed(option) for index, option in enumerate(options)}
-        constants |= options_by_placeholder
-        terms.append(f"#{name} IN ({', '.join(options_by_placeholder)})")
+    if write.statuses:
+        options = {f":status{index}": typed(status) for index, status in enumerate(write.statuses)}
+        constants |= options
+        terms.append(f"#status IN ({', '.join(options)})")
     terms += [f"#{name} = :is_{name}" for name in write.holds]
     terms += [f"#{name} <= :max_{name}" for name in write.at_most]
     terms += [f"attribute_not_exists(#{name})" for name in write.absent]
@@ -322,10 +312,12 @@ def _texts(write: Write) -> _Texts:
         assignments.append(f"#{name} = if_not_exists(#{sum.name}, :else_{name}) + :plus_{name}")
         placeholders += (f":else_{name}", f":plus_{name}")
     parts = ["SET " + ", ".join(assignments)]
-    if write.adds:
-        parts.append("ADD " + ", ".join(f"#{name} :add_{name}" for name in write.adds))
+    if write.counts:
+        constants[":one"] = typed(1)
+        parts.append("ADD " + ", ".join(f"#{name} :one" for name in write.counts))
     if write.removes:
         parts.append("REMOVE " + ", ".join(f"#{name}" for name in write.removes))
-    used = {"schema", *write.one_of, *write.holds, *write.at_most, *write.absent, *write.sets, *write.adds}
+    used = {"schema", *write.holds, *write.at_most, *write.absent, *write.sets, *write.counts}
+    used |= {"status"} if write.statuses else set()
     used |= {*write.removes, *write.computes, *(sum.name for sum in write.computes.values())}
     return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, constants, tuple(placeholders)

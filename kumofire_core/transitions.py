@@ -61,16 +61,16 @@ class Transition(Write):
         at_most: Mapping[str, int] = NOTHING,
         absent: tuple[str, ...] = (),
         computes: Mapping[str, Sum] = NOTHING,
-        adds: Mapping[str, int] = NOTHING,
+        counts: tuple[str, ...] = (),
         removes: tuple[str, ...] = (),
     ) -> None:
-        self.one_of = {"status": source}
+        self.statuses = source
         self.holds = holds
         self.at_most = at_most
         self.absent = absent
         self.sets = {"status": target, **sets}
         self.computes = computes
-        self.adds = adds
+        self.counts = counts
         self.removes = removes
         self.evidence = evidence
         self.target = target
@@ -127,7 +127,7 @@ def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool
         at_most={"scheduled_for": now_ms + CLOCK_SKEW_MS},
         sets=sets | {"started_at": now_ms, "updated_at": now_ms},
         computes=computes,
-        adds={"claims": 1},
+        counts=("claims",),
         evidence=("lease_token", lease_token),
     )
 
@@ -149,7 +149,7 @@ def take_over(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: 
             "updated_at": now_ms,
             **_decided(expired),
         },
-        adds={"claims": 1},
+        counts=("claims",),
         evidence=("lease_token", lease_token),
     )
 
@@ -413,14 +413,9 @@ def _held_by(run: StoredRun) -> dict[str, Value]:
     The counter tells a claim from its own copy: one that arrives after the attempt has ended can take the run again,
     with the same token and for nobody, and a late copy of that attempt's end must not end this lease as well.
     """
-    token = _token_of(run)
-    return {"lease_token": token, "claims": run.claims} if run.claims else {"lease_token": token}
-
-
-def _token_of(run: StoredRun) -> str:
     if run.lease_token is None:
         raise ValueError(f"run {run.id} is not leased")
-    return run.lease_token
+    return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
 
 
 def _wake_up(run: StoredRun) -> int:

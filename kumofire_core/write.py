@@ -34,23 +34,23 @@ class Write:
     as long.
     """
 
-    __slots__ = ("absent", "adds", "at_most", "computes", "evidence", "holds", "one_of", "removes", "sets")
+    __slots__ = ("absent", "at_most", "computes", "counts", "evidence", "holds", "removes", "sets", "statuses")
 
     def __init__(
         self,
         *,
         evidence: tuple[str, Value],
-        one_of: Mapping[str, tuple[Value, ...]] = NOTHING,
+        statuses: tuple[str, ...] = (),
         holds: Mapping[str, Value] = NOTHING,
         at_most: Mapping[str, int] = NOTHING,
         absent: tuple[str, ...] = (),
         sets: Mapping[str, Value] = NOTHING,
         computes: Mapping[str, Sum] = NOTHING,
-        adds: Mapping[str, int] = NOTHING,
+        counts: tuple[str, ...] = (),
         removes: tuple[str, ...] = (),
     ) -> None:
-        self.one_of = one_of
-        """Attributes that must have one of these values."""
+        self.statuses = statuses
+        """The item's status must be one of these; without any, it does not matter."""
         self.holds = holds
         """Attributes that must have exactly these values."""
         self.at_most = at_most
@@ -59,7 +59,8 @@ class Write:
         """Attributes that the item must not have."""
         self.sets = sets
         self.computes = computes
-        self.adds = adds
+        self.counts = counts
+        """Counters that go up by one."""
         self.removes = removes
         self.evidence = evidence
         """The attribute and value that only this write can have put there: a refusal that shows it is a success."""
