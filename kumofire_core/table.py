@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WAKE_INDEX = "wake"
 
-_OWN_WORDS = frozenset({"sk", "status", "lease_token", "settled_by"})
+_OWN_WORDS = frozenset({"sk", "lease_token", "settled_by"})
 """Attributes whose values this package makes, of letters and digits."""
 
 
@@ -242,8 +242,8 @@ def _expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]
     for name, sum in computes.items():
         computed += (name, sum.name)
         given = chain(given, sum[1:])
-    tests = (write.statuses, tuple(holds), tuple(at_most), write.absent)
-    shape = (tests, tuple(sets), computed, write.counts, write.removes)
+    tests = (write.source, tuple(holds), tuple(at_most), write.absent)
+    shape = (tests, write.target, tuple(sets), computed, write.counts, write.removes)
     texts = _shapes.get(shape)
     if texts is None:
         texts = _shapes[shape] = _texts(write)
@@ -270,13 +270,15 @@ def _statement(table: str, key: Key, write: Write, returning: str) -> Any:
         parameters.append(typed(value))
         return "?"
 
-    clauses = [f'SET "{name}"={given(name, value)}' for name, value in write.sets.items()]
+    clauses = [] if write.target is None else [f"SET \"status\"='{write.target}'"]
+    clauses += [f'SET "{name}"={given(name, value)}' for name, value in write.sets.items()]
     clauses += [f'SET "{name}"="{name}"+1' for name in write.counts]
     clauses += [f'REMOVE "{name}"' for name in write.removes]
     identity = {"pk": f"{key.kind}#{key.id}", "sk": key.kind, **write.holds}
     terms = [f'"{name}"={given(name, value)}' for name, value in identity.items()]
-    if write.statuses:
-        terms.append(f'"status" IN [{",".join(given("status", status) for status in write.statuses)}]')
+    if write.source:
+        options = "','".join(write.source)
+        terms.append(f"\"status\" IN ['{options}']")
     terms += [f'"{name}"<={most}' for name, most in {"schema": SCHEMA, **write.at_most}.items()]
     return {
         "Statement": f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(terms)} RETURNING {returning}',
@@ -298,14 +300,17 @@ def _texts(write: Write) -> _Texts:
     constants = {":schema": typed(SCHEMA)}
     # An item that does not exist has no schema, so the first term also asks that it exists.
     terms = ["#schema <= :schema"]
-    if write.statuses:
-        options = {f":status{index}": typed(status) for index, status in enumerate(write.statuses)}
+    if write.source:
+        options = {f":status{index}": typed(status) for index, status in enumerate(write.source)}
         constants |= options
         terms.append(f"#status IN ({', '.join(options)})")
     terms += [f"#{name} = :is_{name}" for name in write.holds]
     terms += [f"#{name} <= :max_{name}" for name in write.at_most]
     terms += [f"attribute_not_exists(#{name})" for name in write.absent]
     assignments = [f"#{name} = :to_{name}" for name in write.sets]
+    if write.target is not None:
+        constants[":to_status"] = typed(write.target)
+        assignments.append("#status = :to_status")
     placeholders = [f":is_{name}" for name in write.holds] + [f":max_{name}" for name in write.at_most]
     placeholders += [f":to_{name}" for name in write.sets]
     for name, sum in write.computes.items():
@@ -318,6 +323,6 @@ def _texts(write: Write) -> _Texts:
     if write.removes:
         parts.append("REMOVE " + ", ".join(f"#{name}" for name in write.removes))
     used = {"schema", *write.holds, *write.at_most, *write.absent, *write.sets, *write.counts}
-    used |= {"status"} if write.statuses else set()
+    used |= {"status"} if write.source or write.target else set()
     used |= {*write.removes, *write.computes, *(sum.name for sum in write.computes.values())}
     return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, constants, tuple(placeholders)

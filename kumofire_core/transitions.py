@@ -48,7 +48,8 @@ _LEASE = ("lease_token", "lease_until")
 class Transition(Write):
     """One step of a run: a conditional write that leads from one of some statuses to another (or the same) one."""
 
-    __slots__ = ("target",)
+    __slots__ = ()
+    target: RunStatus
 
     def __init__(
         self,
@@ -64,16 +65,16 @@ class Transition(Write):
         counts: tuple[str, ...] = (),
         removes: tuple[str, ...] = (),
     ) -> None:
-        self.statuses = source
+        self.source = source
+        self.target = target
         self.holds = holds
         self.at_most = at_most
         self.absent = absent
-        self.sets = {"status": target, **sets}
+        self.sets = sets
         self.computes = computes
         self.counts = counts
         self.removes = removes
         self.evidence = evidence
-        self.target = target
 
 
 def create(
@@ -115,7 +116,7 @@ def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
     claims are made together, can't choose between the two.
     """
-    sets: dict[str, Value] = {"lease_token": lease_token}
+    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
     computes = NOTHING
     if heeds_timeout:
         computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
@@ -125,7 +126,7 @@ def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool
         source=_WAITING,
         target=RunStatus.RUNNING,
         at_most={"scheduled_for": now_ms + CLOCK_SKEW_MS},
-        sets=sets | {"started_at": now_ms, "updated_at": now_ms},
+        sets=sets,
         computes=computes,
         counts=("claims",),
         evidence=("lease_token", lease_token),

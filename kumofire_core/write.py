@@ -34,13 +34,14 @@ class Write:
     as long.
     """
 
-    __slots__ = ("absent", "at_most", "computes", "counts", "evidence", "holds", "removes", "sets", "statuses")
+    __slots__ = ("absent", "at_most", "computes", "counts", "evidence", "holds", "removes", "sets", "source", "target")
 
     def __init__(
         self,
         *,
         evidence: tuple[str, Value],
-        statuses: tuple[str, ...] = (),
+        source: tuple[str, ...] = (),
+        target: str | None = None,
         holds: Mapping[str, Value] = NOTHING,
         at_most: Mapping[str, int] = NOTHING,
         absent: tuple[str, ...] = (),
@@ -49,8 +50,10 @@ class Write:
         counts: tuple[str, ...] = (),
         removes: tuple[str, ...] = (),
     ) -> None:
-        self.statuses = statuses
+        self.source = source
         """The item's status must be one of these; without any, it does not matter."""
+        self.target = target
+        """The status that the item then has, or ``None``: it has none, or keeps it."""
         self.holds = holds
         """Attributes that must have exactly these values."""
         self.at_most = at_most

@@ -234,11 +234,12 @@ def _engine_update(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
 def _write(choices: Choices, *, for_statement: bool) -> Write:
     computed = not for_statement and choices.below(2)
     return Write(
-        statuses=(choices.of(WORDS), choices.of(WORDS)) if choices.below(3) else (),
+        source=(choices.of(WORDS), choices.of(WORDS)) if choices.below(3) else (),
+        target=choices.of(WORDS),
         holds={"lease_token": choices.of(WORDS)} if choices.below(3) == 2 else {},
         at_most={"attempt": choices.below(3)} if choices.below(2) else {},
         absent=("note",) if not for_statement and choices.below(3) == 2 else (),
-        sets={"status": choices.of(WORDS), "settled_by": "t"},
+        sets={"settled_by": "t"},
         computes={"lease_until": Sum(name="attempt", otherwise=5, plus=1_000)} if computed else {},
         counts=("claims",) if choices.below(2) else (),
         removes=INDEX_KEYS if not for_statement and choices.below(3) == 2 else (),

@@ -161,8 +161,8 @@ SEEDS: dict[str, int] = {
 # Claims and leases
 
 _transition("claim a run before its time", "claim", at_most=_without("scheduled_for"))
-_transition("claim a run that another holds", "claim", statuses=lambda of: (*of, "running"))
-_transition("claim a run that has ended", "claim", statuses=_any_status)
+_transition("claim a run that another holds", "claim", source=lambda of: (*of, "running"))
+_transition("claim a run that has ended", "claim", source=_any_status)
 _transition("forget to raise the fencing number", "claim", counts=_none)
 _transition("take over a run that is to be canceled", "take_over", absent=_none)
 _transition("do not count a lost attempt", "take_over", sets=_without("attempt"))
@@ -249,8 +249,8 @@ _mutation(
 # The dispatcher
 
 _transition("queue a run before its time", "enqueue", at_most=_without("scheduled_for"))
-_transition("queue a run that has ended", "enqueue", statuses=_any_status)
-_transition("send again what is not queued", "resend", statuses=_any_status)
+_transition("queue a run that has ended", "enqueue", source=_any_status)
+_transition("send again what is not queued", "resend", source=_any_status)
 _mutation(
     "wake a queued run next year", (transitions, "resend_at", lambda original: lambda now_ms, **named: now_ms + 10**11)
 )
@@ -267,10 +267,10 @@ _mutation(
 
 # Persons
 
-_transition("cancel a run that has ended", "cancel", statuses=_any_status)
-_transition("cancel a run that is executing", "cancel", statuses=lambda of: ("scheduled", "queued", "running"))
-_transition("ask for a cancellation after the end", "request_cancel", statuses=_any_status)
-_transition("retry a run that has succeeded since", "retry", statuses=_any_status, holds=_none)
+_transition("cancel a run that has ended", "cancel", source=_any_status)
+_transition("cancel a run that is executing", "cancel", source=lambda of: ("scheduled", "queued", "running"))
+_transition("ask for a cancellation after the end", "request_cancel", source=_any_status)
+_transition("retry a run that has succeeded since", "retry", source=_any_status, holds=_none)
 _transition("keep the attempts of a retried run", "retry", sets=_without("attempt"))
 _transition("forget the wake-up of a retried run", "retry", sets=_without("wake_at"))
 
