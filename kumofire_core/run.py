@@ -74,7 +74,6 @@ _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_a
 _NUMBERS = ("schema", *_TIMES, "lease_until", "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """What a stored run's attributes are, other than tokens of writes: those are only ever compared."""
-_ALWAYS = ("scheduled_for", "created_at", "updated_at")
 _FIRST_MS = to_ms(datetime.min.replace(tzinfo=UTC))
 
 
@@ -261,8 +260,10 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
         if not well_typed:
             raise TypeError
-        times = [*filter(None, map(item.get, _TIMES))]
-        if times and not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:
+        updated = item["updated_at"]
+        started, finished = item.get("started_at", updated), item.get("finished_at", updated)
+        times = (item["scheduled_for"], item["created_at"], updated, started, finished)
+        if not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:
             raise OverflowError
         found = StoredRun(run_id, item, default_max_attempts)
         if not 1 <= len(found.job_name) <= MAX_NAME_LENGTH:
@@ -274,9 +275,6 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
             raise OverflowError("lease_until")
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
-        for name in _ALWAYS:
-            if name not in item:
-                raise KeyError(name)
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None
