@@ -218,12 +218,16 @@ def test_a_return_value_that_is_not_json_is_a_clear_error_of_that_attempt(aws: A
     assert run.last_error.startswith("InvalidJSONError: the handler's return value is not JSON: value ")
 
 
-def test_a_return_value_too_large_beside_its_payload_is_a_clear_error_of_that_attempt(aws: Aws):
-    jobs = aws.jobs(handlers={"email": lambda ctx: "y" * 100_000})
-    run_id = jobs.create("email", "x" * 300_000)
+@pytest.mark.parametrize(("payload", "output"), [("x" * 300_000, "y" * 100_000), ("é" * 100_000, "ü" * 100_000)])
+def test_a_return_value_too_large_beside_its_payload_is_a_clear_error_of_that_attempt(
+    aws: Aws, payload: str, output: str
+):
+    jobs = aws.jobs(handlers={"email": lambda ctx: output})
+    run_id = jobs.create("email", payload)
 
     assert jobs.consume(message(run_id)).outcome == "retried"
-    assert "the handler's return value has 100002 bytes as it would be stored" in jobs.get_status(run_id).last_error
+    size = len(output.encode()) + 2
+    assert f"the handler's return value has {size} bytes as it would be stored" in jobs.get_status(run_id).last_error
 
 
 def test_a_large_return_value_beside_a_small_payload_is_stored(aws: Aws):
