@@ -1,4 +1,4 @@
-"""Runs the benchmarks, each in a process of its own, and prints what they measured as tables.
+"""RunStore the benchmarks, each in a process of its own, and prints what they measured as tables.
 
 ``python -m benchmarks [names…] [--quick] [--docs docs]``
 """

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.plots import lines
 from benchmarks.report import folder_of
-from kumofire_core.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
-from kumofire_core.transitions import BACKLOG_LOOK_MS
+from kumofire_core.engine.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
+from kumofire_core.rules.run_writes import BACKLOG_LOOK_MS
 
 MONTH_SECONDS = 730 * 3600
 TICKS_A_MONTH = MONTH_SECONDS // 60
@@ -336,7 +336,7 @@ def tables(prices: Prices) -> str:
             ],
         )
     )
-    parts.append("### Runs a second by consumers (`ConsumerConcurrency`)\n")
+    parts.append("### RunStore a second by consumers (`ConsumerConcurrency`)\n")
     times = (0.01, 0.1, 1.0, 10.0)
     parts.append(
         _table(

@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.session import get_session
 
 from kumofire_core import Jobs
-from kumofire_core.clients import Clients
+from kumofire_core.aws.clients import Clients
 
 CONNECTIONS = 20
 

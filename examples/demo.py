@@ -31,10 +31,10 @@ from examples.deployment import Stack, deploy
 from examples.ledger import Ledger
 from examples.local_aws import LocalAws, local_aws
 from kumofire_core import Jobs
-from kumofire_core.schedules import occurrence_run_id
+from kumofire_core.engine.schedule_firing import occurrence_run_id
 
 if TYPE_CHECKING:
-    from kumofire_core.run import Run
+    from kumofire_core.model.run import Run
 
 FINAL = ("succeeded", "failed", "canceled")
 CLOCK_SKEW = timedelta(seconds=1)

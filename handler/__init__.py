@@ -1,1 +1,1 @@
-"""The Lambda edge: the functions that AWS calls, and the place where an application registers its jobs."""
+"""The Lambda functions that AWS calls, and the jobs of this application."""

@@ -1,31 +1,5 @@
-"""The function on the one-minute schedule: ``handler.dispatcher.handler``. Its event is not read."""
+"""The function on the one-minute schedule."""
 
-from __future__ import annotations
+from kumofire_core.edge import dispatcher_handler
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-from handler.cold_start import load_jobs
-from handler.telemetry import begin_invocation, record_dispatch, set_up_logging
-from kumofire_core import PartlyDispatchedError
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.typing import LambdaContext
-
-logger = set_up_logging()
-jobs = load_jobs(sends=True)
-
-
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Make one pass over all that is due, and return what it did.
-
-    Where a part of the index could not be read, what was done is recorded all the same, and the invocation fails.
-    """
-    begin_invocation(logger, context)
-    ends = datetime.now(UTC) + timedelta(milliseconds=context.get_remaining_time_in_millis())
-    try:
-        result = jobs.dispatch(deadline=ends)
-    except PartlyDispatchedError as error:
-        record_dispatch(logger, error.result)
-        raise
-    return record_dispatch(logger, result)
+handler = dispatcher_handler()

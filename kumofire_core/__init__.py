@@ -5,42 +5,46 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core.batch import BatchReport, RecordReport
-from kumofire_core.consumer import ConsumeResult, Outcome
-from kumofire_core.context import AttemptLogFilter, JobContext
-from kumofire_core.errors import (
-    AttemptTimeoutError,
-    ConfigurationError,
-    CorruptItemError,
-    DeadlineTooCloseError,
-    InvalidArgumentError,
-    InvalidJSONError,
-    InvalidScheduleError,
-    KumofireError,
-    LeaseExpiredError,
-    MalformedMessageError,
-    NewerSchemaError,
-    PartlyCreatedError,
-    ScheduleConflictError,
-    ScheduleExistsError,
-    SealedError,
-    UnknownJobError,
-    UnsupportedMessageVersionError,
-)
-from kumofire_core.jobs import Jobs
-from kumofire_core.retry import RetryPolicy
-from kumofire_core.run import Run, RunStatus
-from kumofire_core.sealing import SEALED, Cipher
-
 if TYPE_CHECKING:
-    from kumofire_core.creation import RunRequest
-    from kumofire_core.dispatcher import DispatchResult, PartlyDispatchedError
-    from kumofire_core.history import PastRun
-    from kumofire_core.schedule import Missed, Overlap, ScheduleType
-    from kumofire_core.schedule_item import Schedule
-    from kumofire_core.schedules import SchedulePage
+    from kumofire_core.engine.consumer import ConsumeResult
+    from kumofire_core.engine.create import RunRequest
+    from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.schedules import SchedulePage
+    from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
+    from kumofire_core.errors import (
+        AttemptTimeoutError,
+        ConfigurationError,
+        CorruptItemError,
+        DeadlineTooCloseError,
+        DecryptionError,
+        InvalidArgumentError,
+        InvalidJSONError,
+        InvalidScheduleError,
+        KumofireError,
+        LeaseExpiredError,
+        MalformedMessageError,
+        NewerSchemaError,
+        PartlyCreatedError,
+        ScheduleConflictError,
+        ScheduleExistsError,
+        UnknownJobError,
+        UnsupportedMessageVersionError,
+    )
+    from kumofire_core.handlers.context import AttemptLogFilter, JobContext
+    from kumofire_core.jobs import Jobs
+    from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
+    from kumofire_core.model.run import Outcome, RetriedRun, Run, RunStatus
+    from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
+    from kumofire_core.rules.retry import RetryPolicy
+
+    # Names of release 0.1, kept for applications that use them.
+    SEALED = ENCRYPTED
+    BatchReport = SqsBatchReport
+    PastRun = RetriedRun
+    SealedError = DecryptionError
 
 __all__ = [
+    "ENCRYPTED",
     "SEALED",
     "AttemptLogFilter",
     "AttemptTimeoutError",
@@ -50,6 +54,7 @@ __all__ = [
     "ConsumeResult",
     "CorruptItemError",
     "DeadlineTooCloseError",
+    "DecryptionError",
     "DispatchResult",
     "InvalidArgumentError",
     "InvalidJSONError",
@@ -67,6 +72,7 @@ __all__ = [
     "PartlyDispatchedError",
     "PastRun",
     "RecordReport",
+    "RetriedRun",
     "RetryPolicy",
     "Run",
     "RunRequest",
@@ -77,26 +83,52 @@ __all__ = [
     "SchedulePage",
     "ScheduleType",
     "SealedError",
+    "SqsBatchReport",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]
 
-# Loaded when first asked for: a consumer that makes no schedule would pay for them at every cold start.
-_LATER = {
-    "DispatchResult": "dispatcher",
-    "Missed": "schedule",
-    "Overlap": "schedule",
-    "PartlyDispatchedError": "dispatcher",
-    "PastRun": "history",
-    "RunRequest": "creation",
-    "Schedule": "schedule_item",
-    "SchedulePage": "schedules",
-    "ScheduleType": "schedule",
+_ERRORS = "errors"
+_PLACES = {
+    "ENCRYPTED": "model.encrypted_text",
+    "AttemptLogFilter": "handlers.context",
+    "Cipher": "model.encrypted_text",
+    "ConsumeResult": "engine.consumer",
+    "DispatchResult": "engine.dispatcher",
+    "JobContext": "handlers.context",
+    "Jobs": "jobs",
+    "Missed": "model.schedule",
+    "Outcome": "model.run",
+    "Overlap": "model.schedule",
+    "PartlyDispatchedError": "engine.dispatcher",
+    "RecordReport": "engine.sqs_batch",
+    "RetriedRun": "model.run",
+    "RetryPolicy": "rules.retry",
+    "Run": "model.run",
+    "RunRequest": "engine.create",
+    "RunStatus": "model.run",
+    "Schedule": "model.schedule",
+    "SchedulePage": "engine.schedules",
+    "ScheduleType": "model.schedule",
+    "SqsBatchReport": "engine.sqs_batch",
+}
+_RENAMED = {
+    "BatchReport": "SqsBatchReport",
+    "PastRun": "RetriedRun",
+    "SEALED": "ENCRYPTED",
+    "SealedError": "DecryptionError",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    """Import a public name when it is first used: a process pays at its start for what it uses only."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    current = _RENAMED.get(name, name)
+    module = importlib.import_module(f"{__name__}.{_PLACES.get(current, _ERRORS)}")
+    value = globals()[name] = getattr(module, current)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

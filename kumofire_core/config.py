@@ -1,13 +1,23 @@
-"""Settings from the environment. Free of AWS; every wrong setting is named at once."""
+"""The settings of a ``Jobs``: their defaults, their checks, and how they are read from the environment.
+
+An error names every wrong setting at once.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from kumofire_core.errors import ConfigurationError
+from kumofire_core.errors import ConfigurationError, short_repr
+from kumofire_core.model.times import duration_ms
+from kumofire_core.rules.retry import RetryPolicy
+
+DEFAULT_LEASE = timedelta(seconds=30)
+DEFAULT_RETENTION = timedelta(days=30)
+DEFAULT_CONCURRENCY = 10
+DEFAULT_WAKE_SHARDS = 8
 
 REQUIRED = {
     "KUMOFIRE_TABLE": ("table", "the name of the DynamoDB table"),
@@ -42,7 +52,7 @@ OPTIONAL: dict[str, Setting] = {
 def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()) -> dict[str, Any]:
     """Return the arguments of ``Jobs`` that an environment gives; an empty variable counts as none.
 
-    ``given`` are arguments that the caller has: what the environment says of them, or does not, plays no part.
+    Arguments in ``given`` override the environment: their variables are not read.
     Raises ``ConfigurationError`` that names every variable that is missing or wrong.
     """
     problems: list[str] = []
@@ -62,6 +72,52 @@ def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()
     if problems:
         raise ConfigurationError(problems)
     return settings
+
+
+def argument_problems(
+    *,
+    table: object,
+    queue_url: object,
+    retry: object,
+    lease: object,
+    retention: object,
+    clock: object,
+    concurrency: object,
+    wake_shards: object,
+    allow_unknown_jobs: object,
+    batch_writes: object,
+    cipher: object,
+) -> list[str]:
+    """Return what is wrong with the arguments of ``Jobs``, a sentence for each."""
+    problems = [
+        f"{name} must be a non-empty string, not {short_repr(value)}"
+        for name, value in (("table", table), ("queue_url", queue_url))
+        if not isinstance(value, str) or not value
+    ]
+    problems += [
+        f"{name} must be a whole number from 1 to {most}, not {short_repr(value)}"
+        for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, 1000))
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
+    ]
+    if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
+        problems.append(f"lease must be a timedelta of at least 1 ms, not {short_repr(lease)}")
+    # 0 is refused, because it would delete at once, while KUMOFIRE_RETENTION_DAYS=0 keeps for ever.
+    if retention is not None and (not isinstance(retention, timedelta) or retention <= timedelta(0)):
+        problems.append(f"retention must be a timedelta above 0, or None for ever, not {short_repr(retention)}")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
+    problems += [
+        f"{name} must be True or False, not {short_repr(value)}"
+        for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_writes", batch_writes))
+        if not isinstance(value, bool)
+    ]
+    if not callable(clock):
+        problems.append(f"clock must be callable, not {type(clock).__name__}")
+    elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
+        problems.append(f"clock must return an aware datetime, not {short_repr(now)}")
+    if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
+        problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} does not have")
+    return problems
 
 
 def _whole(text: str, least: int, most: int) -> int:

@@ -1,7 +1,7 @@
 """The errors this package raises. Each says what is wrong, which one it is, and what to do about it."""
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return a value as a refusal quotes it: short, and without fail (Python writes out no number of 4,301 digits)."""
     try:
         text = repr(value)
@@ -96,7 +96,7 @@ class CorruptItemError(KumofireError):
         super().__init__(f"the stored item {key} can't be read: {problem}; restore or delete it")
 
 
-class SealedError(KumofireError):
+class DecryptionError(KumofireError):
     """A payload or an output is stored encrypted, and can't be read here. The message is delivered again."""
 
     def __init__(self, owner: str, problem: str) -> None:

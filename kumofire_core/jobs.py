@@ -1,6 +1,6 @@
 """The public API: register jobs, create runs, consume messages, read what became of a run.
 
-Arguments are checked here, before anything is written. What happens with them is in ``consumer`` and ``transitions``.
+Arguments are checked here, before anything is written. What happens with them is in ``consumer`` and ``run_writes``.
 """
 
 from __future__ import annotations
@@ -12,22 +12,29 @@ from functools import cached_property
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from kumofire_core.arguments import require_id, require_reason
-from kumofire_core.batch import BatchReport, run_batch
-from kumofire_core.clients import Clients
-from kumofire_core.config import settings_from
-from kumofire_core.consumer import Consumer, ConsumeResult
-from kumofire_core.deadline import Deadline
-from kumofire_core.errors import ConfigurationError, InvalidArgumentError, shown
-from kumofire_core.message import parse_message
-from kumofire_core.queue import Queue
-from kumofire_core.registry import Handler, Registry, name_problem
-from kumofire_core.retry import RetryPolicy
-from kumofire_core.run import Run
-from kumofire_core.runs import Runs
-from kumofire_core.sealing import Cipher
-from kumofire_core.table import Table
-from kumofire_core.times import duration_ms, require_aware, utc_now
+from kumofire_core.aws.clients import Clients
+from kumofire_core.aws.dynamodb import Table
+from kumofire_core.aws.sqs import Queue
+from kumofire_core.config import (
+    DEFAULT_CONCURRENCY,
+    DEFAULT_LEASE,
+    DEFAULT_RETENTION,
+    DEFAULT_WAKE_SHARDS,
+    argument_problems,
+    settings_from,
+)
+from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.run_store import RunStore
+from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
+from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
+from kumofire_core.handlers.deadline import Deadline
+from kumofire_core.handlers.registry import Handler, Registry
+from kumofire_core.model.encrypted_text import Cipher
+from kumofire_core.model.message import parse_message
+from kumofire_core.model.run import Run
+from kumofire_core.model.times import require_aware, utc_now
+from kumofire_core.rules.retry import RetryPolicy
+from kumofire_core.rules.validation import name_problem, require_id, require_reason
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -35,22 +42,18 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
-    from kumofire_core.creation import Creation, RunRequest
-    from kumofire_core.dispatcher import Dispatcher, DispatchResult
-    from kumofire_core.schedule import Missed, Overlap, ScheduleType
-    from kumofire_core.schedule_item import Schedule
-    from kumofire_core.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings
+    from kumofire_core.engine.create import RunCreator, RunRequest
+    from kumofire_core.engine.dispatcher import Dispatcher, DispatchResult
+    from kumofire_core.engine.schedule_firing import ScheduleFiring
+    from kumofire_core.engine.schedule_store import ScheduleStore
+    from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings
+    from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
 
     class LambdaContext(Protocol):
         """What is used of Lambda's context object."""
 
         def get_remaining_time_in_millis(self) -> int: ...
 
-
-DEFAULT_LEASE = timedelta(seconds=30)
-DEFAULT_RETENTION = timedelta(days=30)
-DEFAULT_CONCURRENCY = 10
-DEFAULT_WAKE_SHARDS = 8
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 
@@ -66,7 +69,7 @@ class Jobs:
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make its
     claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
     together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
-    it, an encrypted one reads as ``SEALED``.
+    it, an encrypted one reads as ``ENCRYPTED``.
     Raises ``ConfigurationError`` that names every wrong argument.
     """
 
@@ -88,43 +91,21 @@ class Jobs:
         batch_writes: bool = False,
         cipher: Cipher | None = None,
     ) -> None:
-        problems = [
-            f"{name} must be a non-empty string, not {shown(value)}"
-            for name, value in (("table", table), ("queue_url", queue_url))
-            if not isinstance(value, str) or not value
-        ]
-        problems += [
-            f"{name} must be a whole number from 1 to {most}, not {shown(value)}"
-            for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, 1000))
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
-        ]
-        if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
-            problems.append(f"lease must be a timedelta of at least 1 ms, not {shown(lease)}")
-        # 0 is refused, because it would delete at once, while KUMOFIRE_RETENTION_DAYS=0 keeps for ever.
-        if retention is not None and (not isinstance(retention, timedelta) or retention <= timedelta(0)):
-            problems.append(f"retention must be a timedelta above 0, or None for ever, not {shown(retention)}")
-        if retry is not None and not isinstance(retry, RetryPolicy):
-            problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
-        problems += [
-            f"{name} must be True or False, not {shown(value)}"
-            for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_writes", batch_writes))
-            if not isinstance(value, bool)
-        ]
-        if not callable(clock):
-            problems.append(f"clock must be callable, not {type(clock).__name__}")
-        elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
-            problems.append(f"clock must return an aware datetime, not {shown(now)}")
-        if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
-            problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} has not")
+        problems = argument_problems(
+            table=table,
+            queue_url=queue_url,
+            retry=retry,
+            lease=lease,
+            retention=retention,
+            clock=clock,
+            concurrency=concurrency,
+            wake_shards=wake_shards,
+            allow_unknown_jobs=allow_unknown_jobs,
+            batch_writes=batch_writes,
+            cipher=cipher,
+        )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
-        if handlers is not None and not isinstance(handlers, Mapping):
-            problems.append(f"handlers must be a mapping of names to callables, not {type(handlers).__name__}")
-            handlers = None
-        for name, handler in (handlers or {}).items():
-            try:
-                registry.register(name, handler)
-            except ConfigurationError as error:
-                problems += error.problems
+        problems += registry.register_all(handlers)
         if problems:
             raise ConfigurationError(problems)
         # As many requests are made at once as a batch has threads, or the dispatcher chunks, and one or two beside.
@@ -134,7 +115,7 @@ class Jobs:
         self._clock = clock
         self._concurrency = concurrency
         self._allow_unknown_jobs = allow_unknown_jobs
-        self._runs = Runs(
+        self._store = RunStore(
             table=Table(table, clients.dynamodb),
             queue=Queue(queue_url, clients.sqs),
             registry=registry,
@@ -143,27 +124,39 @@ class Jobs:
             cipher=cipher,
             clock=clock,
         )
-        self._consumer = Consumer(self._runs, lease=lease, batch_writes=batch_writes)
+        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes)
 
     # These are imported when first used: a consumer needs none of them, and would pay for them at every cold start.
 
     @cached_property
-    def _creation(self) -> Creation:
-        from kumofire_core.creation import Creation
+    def _creator(self) -> RunCreator:
+        from kumofire_core.engine.create import RunCreator
 
-        return Creation(runs=self._runs, threads=self._consumer.threads, allow_unknown_jobs=self._allow_unknown_jobs)
+        return RunCreator(store=self._store, pool=self._consumer.pool, allow_unknown_jobs=self._allow_unknown_jobs)
+
+    @cached_property
+    def _schedule_store(self) -> ScheduleStore:
+        from kumofire_core.engine.schedule_store import ScheduleStore
+
+        return ScheduleStore(self._store.table, self._store.cipher)
 
     @cached_property
     def _schedules(self) -> Schedules:
-        from kumofire_core.schedules import Schedules
+        from kumofire_core.engine.schedules import Schedules
 
-        return Schedules(self._runs, self._creation)
+        return Schedules(self._schedule_store, self._creator, self._store.now_ms)
+
+    @cached_property
+    def _firing(self) -> ScheduleFiring:
+        from kumofire_core.engine.schedule_firing import ScheduleFiring
+
+        return ScheduleFiring(self._store, self._schedule_store)
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:
-        from kumofire_core.dispatcher import Dispatcher
+        from kumofire_core.engine.dispatcher import Dispatcher
 
-        return Dispatcher(self._runs, self._schedules, self._consumer.threads)
+        return Dispatcher(self._store, self._firing, self._consumer.pool)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None, **settings: Any) -> Jobs:
@@ -238,10 +231,10 @@ class Jobs:
         ``InvalidArgumentError`` say what can't be used. Errors of the table leave as botocore raised them; the run may
         then have been stored all the same, and only a ``dedupe_key`` makes it safe to call again.
         """
-        new_run = self._creation.prepare(
+        new_run = self._creator.prepare(
             name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
         )
-        self._runs.add(new_run)
+        self._store.add(new_run)
         return new_run.id
 
     def create_many(self, requests: Iterable[RunRequest]) -> list[str]:
@@ -251,7 +244,7 @@ class Jobs:
         written; the error says which one is wrong. Raises ``PartlyCreatedError`` where the table refused some: it has
         the ids of those that were stored, which will be executed.
         """
-        return self._creation.create_many(requests)
+        return self._creator.create_many(requests)
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and nobody else does.
@@ -274,7 +267,7 @@ class Jobs:
         """
         return self.run_batch(event, context).response()
 
-    def run_batch(self, event: object, context: LambdaContext | None = None) -> BatchReport:
+    def run_batch(self, event: object, context: LambdaContext | None = None) -> SqsBatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
         deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
         return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
@@ -282,12 +275,12 @@ class Jobs:
     def get_status(self, run_id: str) -> Run | None:
         """Return a run as it is now, or ``None`` where there is none of this id.
 
-        Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``SealedError`` for one that
-        the cipher can't decrypt, and errors of the table as botocore raised them.
+        Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for one
+        that the cipher can't decrypt, and errors of the table as botocore raised them.
         """
         require_id("a run id", run_id)
-        found = self._runs.find(run_id)
-        return None if found is None else self._runs.opened(found, required=False).run
+        found = self._store.find(run_id)
+        return None if found is None else self._store.decrypted(found, required=False).run
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run; return whether this call did something.
@@ -298,9 +291,9 @@ class Jobs:
         """
         require_id("a run id", run_id)
         require_reason(reason)
-        from kumofire_core import control
+        from kumofire_core.engine import run_control
 
-        return control.cancel(self._runs, run_id, reason)
+        return run_control.cancel(self._store, run_id, reason)
 
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call did something.
@@ -308,9 +301,9 @@ class Jobs:
         How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
         """
         require_id("a run id", run_id)
-        from kumofire_core import control
+        from kumofire_core.engine import run_control
 
-        return control.retry(self._runs, run_id)
+        return run_control.retry(self._store, run_id)
 
     def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> DispatchResult:
         """Look at everything that is due: send, send again, recover, and fire schedules.
@@ -322,7 +315,7 @@ class Jobs:
         ``result`` says what was done.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {shown(limit)}")
+            raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {short_repr(limit)}")
         return self._dispatcher.dispatch(limit=limit, deadline=self._deadline(deadline))
 
     def create_schedule(
@@ -426,7 +419,7 @@ class Jobs:
 
         Return the run's id, or ``None`` where there is no such schedule.
         """
-        return self._schedules.trigger(schedule_id)
+        return self._firing.trigger(schedule_id)
 
     def _deadline(self, ends: datetime | None) -> Deadline | None:
         if ends is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from examples.deployment import load_template
 from kumofire_core import Jobs
-from kumofire_core.times import to_ms
+from kumofire_core.model.times import to_ms
 from tests.faults import Recorded
 
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)

@@ -139,8 +139,8 @@ def test_a_function_with_a_payload_key_starts_with_its_cipher_and_without_one_lo
     encrypting: Path, function: str
 ) -> None:
     code = (
-        f"from handler.{function} import jobs\n"
-        "print(type(jobs._runs.cipher).__name__, 'aws_encryption_sdk' in sys.modules, 'cryptography' in sys.modules)"
+        f"import handler.{function}\nfrom handler.jobs import jobs\n"
+        "print(type(jobs._store.cipher).__name__, 'aws_encryption_sdk' in sys.modules, 'cryptography' in sys.modules)"
     )
     settings = {"KUMOFIRE_TABLE": "table", "KUMOFIRE_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/1/queue"}
     key = {"KUMOFIRE_PAYLOAD_KEY_ARN": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd"}

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 
-from kumofire_core.clients import Clients
+from kumofire_core.aws.clients import Clients
 from tests.conftest import Aws
 
 ITEM = {

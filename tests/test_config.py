@@ -138,8 +138,8 @@ def test_a_cipher_that_is_given_goes_before_the_key_of_the_environment():
 
     given = Cipher()
 
-    assert Jobs.from_env(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN}, cipher=given)._runs.cipher is given
-    assert Jobs.from_env(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN}, cipher=None)._runs.cipher is None
+    assert Jobs.from_env(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN}, cipher=given)._store.cipher is given
+    assert Jobs.from_env(ENVIRONMENT | {"KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN}, cipher=None)._store.cipher is None
 
 
 def test_arguments_go_before_the_environment(aws: Aws):

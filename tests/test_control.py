@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kumofire_core import InvalidArgumentError, JobContext, Jobs, PastRun, RetryPolicy, context
-from kumofire_core.history import HISTORY_LENGTH
+from kumofire_core import InvalidArgumentError, JobContext, Jobs, RetriedRun, RetryPolicy
+from kumofire_core.handlers import context
+from kumofire_core.model.run_item import HISTORY_LENGTH
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
 from tests.faults import Interrupted, Outage, Refused, Repeated
 
@@ -193,7 +194,7 @@ def test_a_question_that_cannot_be_answered_does_not_fail_the_attempt(aws: Aws, 
 
     @jobs.handler("email")
     def handler(ctx: JobContext) -> bool:
-        monkeypatch.setattr(jobs._runs.table, "_client", lambda: Refused("ThrottlingException"))
+        monkeypatch.setattr(jobs._store.table, "_client", lambda: Refused("ThrottlingException"))
         answer = ctx.cancel_requested()
         monkeypatch.undo()
         return answer
@@ -312,7 +313,7 @@ def test_a_retry_queues_the_run_again_with_all_its_attempts(jobs: Jobs, aws: Aws
     assert run.finished_at is run.cancel_reason is None
     assert run.cancel_requested is False
     assert run.history == (
-        PastRun(
+        RetriedRun(
             status=before.status,
             attempt=before.attempt,
             finished_at=before.finished_at,

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from examples import demo
 from examples.deployment import PROJECT
-from kumofire_core.run import Run, RunStatus
+from kumofire_core.model.run import Run, RunStatus
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 GREETING = demo.SCENARIOS[0]

@@ -21,8 +21,8 @@ import pytest
 from examples import deploy_local
 from examples.deployment import PROJECT, load_template, outputs_of
 from examples.local_aws import LocalAws, local_aws
-from kumofire_core import SEALED, Jobs, Run
-from kumofire_core.schedules import occurrence_run_id
+from kumofire_core import ENCRYPTED, Jobs, Run
+from kumofire_core.engine.schedule_firing import occurrence_run_id
 from tests.builders import event
 from tests.built import ARCHITECTURE, RUNTIME, build_artifact
 
@@ -214,7 +214,7 @@ def test_a_stack_with_a_payload_key_keeps_payloads_and_outputs_from_the_table(
     fired = occurrence_run_id(schedule, moment.replace(microsecond=moment.microsecond // 1000 * 1000))
 
     for run_id in (created, fired):
-        assert stack.ended(run_id).output == SEALED
+        assert stack.ended(run_id).output == ENCRYPTED
         assert jobs.get_status(run_id).output == {"card": SECRET}
     assert SECRET not in str(ministack.client("dynamodb").scan(TableName=stack.outputs["TableName"])["Items"])
 

@@ -15,13 +15,12 @@ from kumofire_core import (
     Jobs,
     PartlyDispatchedError,
     RetryPolicy,
-    dispatcher,
-    schedules,
 )
-from kumofire_core.deadline import Deadline
-from kumofire_core.message import decode_body
-from kumofire_core.run import wake_shard
-from kumofire_core.times import to_ms
+from kumofire_core.engine import dispatcher, schedule_firing
+from kumofire_core.handlers.deadline import Deadline
+from kumofire_core.model.message import decode_body
+from kumofire_core.model.times import to_ms
+from kumofire_core.rules.wake_ups import wake_shard
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
 from tests.faults import Interrupted, Outage
 from tests.worlds import Canned, LaggingIndex, World, a_world
@@ -220,7 +219,7 @@ def test_what_the_time_cuts_off_is_done_by_the_next_pass(world: World, monkeypat
 
 
 def test_a_schedule_that_was_cut_off_goes_on_with_the_next_pass(world: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(schedules, "OCCURRENCES_AT_ONCE", 10)
+    monkeypatch.setattr(schedule_firing, "OCCURRENCES_AT_ONCE", 10)
     schedule_id = world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 minute)")
     world.clock.advance(minutes=30)
     looks = iter([False, False])  # the chunk, and its one wake-up
@@ -234,7 +233,7 @@ def test_a_schedule_that_was_cut_off_goes_on_with_the_next_pass(world: World, mo
 
 
 def test_a_pass_that_leaves_occurrences_behind_is_not_complete(world: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(schedules, "OCCURRENCES_AT_ONCE", 10)
+    monkeypatch.setattr(schedule_firing, "OCCURRENCES_AT_ONCE", 10)
     world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 minute)")
     world.clock.advance(minutes=30)
     looks = iter([False, False])
@@ -409,7 +408,7 @@ def test_a_schedule_whose_put_fails_loses_no_message_of_the_runs_before_it_nor_a
 def test_a_schedule_far_behind_takes_its_share_of_a_pass_and_keeps_no_other_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int | None
 ):
-    monkeypatch.setattr(dispatcher, "STEPS_A_PASS", 3)
+    monkeypatch.setattr(dispatcher, "TURNS_A_PASS", 3)
     behind = [
         world.jobs.create_schedule("work", schedule_type="interval", schedule_expr="rate(1 second)") for _ in range(2)
     ]

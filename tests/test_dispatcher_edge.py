@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from handler import telemetry
-from kumofire_core import DispatchResult, Jobs, PartlyDispatchedError
-from kumofire_core.deadline import Deadline
+from kumofire_core import AttemptLogFilter, DispatchResult, Jobs, PartlyDispatchedError
+from kumofire_core.edge import telemetry
+from kumofire_core.handlers.deadline import Deadline
 from tests.builders import Aws, LambdaContext
 
 NOTHING = {
@@ -48,10 +48,13 @@ def edge(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
     telemetry._the_metrics.cache_clear()
     root = logging.getLogger()
     monkeypatch.setattr(root, "level", root.level)
+    outputs = root.handlers[:]
     import handler.dispatcher
 
     yield handler.dispatcher
-    root.removeHandler(handler.dispatcher.logger.registered_handler)
+    for output in root.handlers[:]:
+        if output not in outputs:
+            root.removeHandler(output)
     sys.modules.pop("handler.dispatcher", None)
     telemetry._the_metrics.cache_clear()
 
@@ -60,7 +63,10 @@ def edge(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
 def log(edge: ModuleType) -> io.StringIO:
     """What the edge and all that it calls log, in place of stdout."""
     output = io.StringIO()
-    edge.logger.registered_handler.setStream(output)
+    [written_to] = [
+        one for one in logging.getLogger().handlers if any(isinstance(each, AttemptLogFilter) for each in one.filters)
+    ]
+    written_to.setStream(output)  # type: ignore[attr-defined]
     return output
 
 

@@ -307,7 +307,8 @@ def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default():
         [
             sys.executable,
             "-c",
-            "import handler.consumer, handler.jobs; print(handler.consumer.jobs is handler.jobs.jobs)",
+            "import handler.jobs; from kumofire_core.edge import application as edge;"
+            " print(edge.find_jobs() is handler.jobs.jobs)",
         ],
         cwd=PROJECT,
         env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_QUEUE_URL="https://queue", KUMOFIRE_JOBS=""),
@@ -403,8 +404,8 @@ def test_a_cold_start_with_wrong_settings_names_every_one():
 @pytest.mark.parametrize(("function", "clients"), [("consumer", ["dynamodb"]), ("dispatcher", ["dynamodb", "sqs"])])
 def test_a_cold_start_makes_the_clients_that_are_needed_and_no_request(function: str, clients: list[str]):
     code = (
-        f"import gc, sys, handler.{function} as edge\n"
-        "clients = [name for name, client in edge.jobs._clients._given.items() if client]\n"
+        f"import gc, sys, handler.{function}, handler.jobs\n"
+        "clients = [name for name, client in handler.jobs.jobs._clients._given.items() if client]\n"
         "print(clients, 'boto3' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 0)"
     )
 
@@ -440,10 +441,10 @@ def test_a_cold_start_makes_the_clients_that_are_needed_and_no_request(function:
 def test_a_place_of_jobs_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, place: str, problem: str):
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
-    from handler.cold_start import load_jobs
+    from kumofire_core.edge.application import load_jobs
 
     with pytest.raises(ConfigurationError) as caught:
-        load_jobs(sends=False)
+        load_jobs(None, sends=False)
 
     assert problem in str(caught.value)
 
@@ -456,9 +457,9 @@ def test_the_jobs_of_an_application_are_found(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("KUMOFIRE_JOBS", "an_application:work")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
 
-    from handler.cold_start import load_jobs
+    from kumofire_core.edge.application import load_jobs
 
-    assert isinstance(load_jobs(sends=False), Jobs)
+    assert isinstance(load_jobs(None, sends=False), Jobs)
 
 
 @pytest.mark.parametrize("source", ["import no_such_module_here", "1 / 0"])
@@ -469,7 +470,7 @@ def test_an_error_of_the_application_s_own_module_leaves_as_it_is(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("KUMOFIRE_JOBS", "a_broken_application:jobs")
 
-    from handler.cold_start import load_jobs
+    from kumofire_core.edge.application import load_jobs
 
     with pytest.raises((ModuleNotFoundError, ZeroDivisionError)):
-        load_jobs(sends=False)
+        load_jobs(None, sends=False)

@@ -13,7 +13,7 @@ from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
 from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
 from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
 
-from kumofire_core import SEALED, ConfigurationError, InvalidJSONError, SealedError
+from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError
 from kumofire_core.encryption import EnvelopeCipher
 from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
@@ -76,8 +76,8 @@ def test_a_process_without_the_key_sees_the_status_and_nothing_else(aws: Aws, ci
     run = aws.jobs().get_status(run_id)
 
     assert run.status == "succeeded"
-    assert run.payload is SEALED
-    assert run.output is SEALED
+    assert run.payload is ENCRYPTED
+    assert run.output is ENCRYPTED
 
 
 @pytest.mark.parametrize("other", [None, "another key"], ids=["no key", "another key"])
@@ -88,7 +88,7 @@ def test_a_consumer_that_can_not_decrypt_calls_no_handler_and_leaves_the_run_to_
     run_id = aws.jobs(cipher=cipher).create("email", {"card": SECRET})
     blind = aws.jobs(cipher=other and a_cipher(), handlers={"email": called.append}, concurrency=1)
 
-    with pytest.raises(SealedError, match=f"run#{run_id} payload is encrypted"):
+    with pytest.raises(DecryptionError, match=f"run#{run_id} payload is encrypted"):
         blind.consume(message(run_id))
     assert failures(blind.consume_batch(event(run_id), LambdaContext())) == [f"m-{run_id}"]
 
@@ -103,7 +103,7 @@ def test_one_runs_payload_can_not_be_given_to_another(aws: Aws, cipher: Envelope
     first, second = jobs.create("email", {"card": SECRET}), jobs.create("email", None)
     aws.change(second, payload=aws.item(first)["payload"])
 
-    with pytest.raises(SealedError, match="sealed for another item"):
+    with pytest.raises(DecryptionError, match="sealed for another item"):
         jobs.consume(message(second))
 
 
@@ -138,7 +138,7 @@ def test_a_schedule_and_its_runs_are_encrypted_each_for_itself(aws: Aws, cipher:
 
     assert jobs.get_status(run_id).output == {"card": SECRET}
     assert jobs.get_schedule(schedule_id).payload == {"card": SECRET}
-    assert aws.jobs().get_schedule(schedule_id).payload is SEALED
+    assert aws.jobs().get_schedule(schedule_id).payload is ENCRYPTED
     assert SECRET not in str(aws.items())
 
 

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 
 from kumofire_core import ConfigurationError, Jobs
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, InvalidScheduleError, KumofireError
-from kumofire_core.jsontext import decode, encode
-from kumofire_core.message import decode_body, encode_message, parse_message
-from kumofire_core.schedule import Missed, due_occurrences, next_occurrence, parse_timing
+from kumofire_core.model.json_codec import decode, encode
+from kumofire_core.model.message import decode_body, encode_message, parse_message
+from kumofire_core.model.schedule import Missed
+from kumofire_core.rules.occurrences import due_occurrences
+from kumofire_core.rules.recurrence import next_occurrence, parse_timing
 from tests.builders import NOW, Aws, Clock, body, event, failures, message, record
 from tests.test_edge import invoke, run_of
 
@@ -105,7 +107,7 @@ PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_h
 
 
 def writes_of(jobs: Jobs) -> list[tuple[str, dict[str, Any]]]:
-    client: Any = jobs._runs.table._client()
+    client: Any = jobs._store.table._client()
     return client.writes  # type: ignore[no-any-return]
 
 
@@ -416,10 +418,10 @@ def test_any_environment_is_taken_or_every_wrong_variable_is_named_in_short(envi
 def test_a_place_of_jobs_that_is_no_place_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, place: str):
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
-    from handler.cold_start import load_jobs
+    from kumofire_core.edge.application import load_jobs
 
     with pytest.raises(ConfigurationError):
-        load_jobs(sends=False)
+        load_jobs(None, sends=False)
 
 
 # Cost

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from examples.local_aws import LocalAws
-from kumofire_core import CorruptItemError, Jobs, NewerSchemaError, dispatcher
-from kumofire_core.message import decode_body
-from kumofire_core.run import read_run
-from kumofire_core.schedule_item import read_schedule
-from kumofire_core.table import marshal, unmarshal
+from kumofire_core import CorruptItemError, Jobs, NewerSchemaError
+from kumofire_core.aws.dynamodb import marshal, unmarshal
+from kumofire_core.engine import dispatcher
+from kumofire_core.model.message import decode_body
+from kumofire_core.model.run_item import read_run
+from kumofire_core.model.schedule import read_schedule
 from tests.builders import NOW, NOW_MS, Aws, Clock, body, make_aws, message, record
 
 SECRET = "hunter2"
@@ -432,7 +433,7 @@ def test_a_next_run_from_before_the_schedule_was_made_makes_no_run_and_is_told_b
 def test_a_schedule_that_says_it_was_made_in_1970_gets_no_more_than_its_share_of_a_pass(
     jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dispatcher, "STEPS_A_PASS", 5)
+    monkeypatch.setattr(dispatcher, "TURNS_A_PASS", 5)
     bad = a_stored_schedule(aws, "bad", created_at=0, start_at=0, anchor=0, next_run_at=0, wake_at=0)
     good = a_stored_schedule(aws, "good")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kumofire_core.errors import InvalidJSONError
-from kumofire_core.jsontext import decode, encode
+from kumofire_core.model.json_codec import decode, encode
 
 JSON = st.recursive(
     st.none()

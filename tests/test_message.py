@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kumofire_core.errors import MalformedMessageError, UnsupportedMessageVersionError
-from kumofire_core.message import decode_body, encode_message, parse_message
+from kumofire_core.model.message import decode_body, encode_message, parse_message
 from tests.builders import body, message
 
 ANY_JSON = st.recursive(

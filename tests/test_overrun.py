@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kumofire_core import DeadlineTooCloseError, InvalidArgumentError, JobContext, Jobs
-from kumofire_core.attempt import CallCutError, Threads
+from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from tests.builders import NOW, NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
 # The shortest times a batch still starts in; a fifth of them is kept to record how the attempts ended.
@@ -307,7 +307,7 @@ def test_a_cut_run_can_be_executed_while_its_first_handler_still_hangs(
 
 
 def test_a_call_within_its_time_returns_or_raises_what_its_function_does():
-    threads = Threads()
+    threads = HandlerPool()
 
     assert threads.run(lambda: 5, seconds=10) == 5
     with pytest.raises(ZeroDivisionError):
@@ -317,14 +317,14 @@ def test_a_call_within_its_time_returns_or_raises_what_its_function_does():
 
 
 def test_a_thread_whose_call_was_cut_is_never_used_again(release: threading.Event):
-    threads, used = Threads(), []
+    threads, used = HandlerPool(), []
 
     def note() -> None:
         used.append(threading.current_thread())
         release.wait(LONG_SECONDS)
 
     for _ in range(3):
-        with pytest.raises(CallCutError):
+        with pytest.raises(HandlerTimeoutError):
             threads.run(note, seconds=0.02)
     release.set()
     assert threads.stray(patience_seconds=5) == 0
@@ -335,14 +335,14 @@ def test_a_thread_whose_call_was_cut_is_never_used_again(release: threading.Even
 
 def test_a_call_s_cut_never_hits_the_next_call():
     """Calls that end just when their time does: whatever wins, the threads stay fit for others."""
-    threads, ends = Threads(), []
+    threads, ends = HandlerPool(), []
 
     for number in range(150):
         seconds = 0.001 + (number % 10) / 10_000
         try:
             threads.run(lambda seconds=seconds: sleeping(seconds), seconds=0.0015)
             ends.append("returned")
-        except CallCutError:
+        except HandlerTimeoutError:
             ends.append("cut")
         assert threads.run(lambda: sum(range(1000)), seconds=10) == 499_500
 
@@ -350,8 +350,8 @@ def test_a_call_s_cut_never_hits_the_next_call():
 
 
 def test_threads_of_handlers_do_not_keep_a_process_alive():
-    threads = Threads()
-    with pytest.raises(CallCutError):
+    threads = HandlerPool()
+    with pytest.raises(HandlerTimeoutError):
         threads.run(lambda: sleeping(0.3), seconds=0.01)
 
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "kumofire-handler")

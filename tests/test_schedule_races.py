@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from examples.local_aws import LocalAws
-from kumofire_core import DispatchResult, JobContext, Jobs, schedules
-from kumofire_core.message import decode_body
-from kumofire_core.times import to_ms
+from kumofire_core import DispatchResult, JobContext, Jobs
+from kumofire_core.engine.schedule_firing import occurrence_run_id
+from kumofire_core.model.message import decode_body
+from kumofire_core.model.times import to_ms
 from tests.builders import Aws, make_aws, message
 
 AT_ONCE = 4
@@ -244,7 +245,7 @@ def test_a_schedule_changed_while_dispatchers_fire_it_keeps_the_change_and_doubl
     assert schedule.payload == 4
     runs = [item for item in race.aws.items() if item["pk"].startswith("run#")]
     assert len({item["scheduled_for"] for item in runs}) == len(runs) == 21
-    assert schedules.occurrence_run_id(schedule_id, schedule.last_scheduled_at) in [item["pk"][4:] for item in runs]
+    assert occurrence_run_id(schedule_id, schedule.last_scheduled_at) in [item["pk"][4:] for item in runs]
 
 
 def test_cancellations_and_retries_at_once_do_it_once(race: Race):

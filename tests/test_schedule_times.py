@@ -21,9 +21,12 @@ from croniter import croniter
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from kumofire_core import schedule
 from kumofire_core.errors import InvalidScheduleError, KumofireError
-from kumofire_core.schedule import Missed, Timing, due_occurrences, next_occurrence, parse_timing
+from kumofire_core.model.schedule import Missed, Timing
+from kumofire_core.rules import occurrences as occurrence_rules
+from kumofire_core.rules import recurrence
+from kumofire_core.rules.occurrences import due_occurrences
+from kumofire_core.rules.recurrence import next_occurrence, parse_timing
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -780,7 +783,9 @@ def test_all_of_ten_missed_years_costs_no_more_than_its_limit(cron_searches: lis
 def test_thirty_years_of_missed_seconds_are_not_walked_through(missed: Missed, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[datetime] = []
     original = next_occurrence
-    monkeypatch.setattr(schedule, "next_occurrence", lambda of, after: asked.append(after) or original(of, after))
+    monkeypatch.setattr(
+        occurrence_rules, "next_occurrence", lambda of, after: asked.append(after) or original(of, after)
+    )
 
     due, _ = due_occurrences(
         every("rate(1 second)"), next_run_at=CREATED, now=CREATED + 10_958 * DAY, missed=missed, limit=100
@@ -811,13 +816,13 @@ def test_a_far_occurrence_is_jumped_to(expr: str, cron_searches: list[str]) -> N
 
 
 def test_a_process_without_schedules_does_not_pay_for_cron_and_zones() -> None:
-    package = Path(schedule.__file__).parent
+    package = Path(recurrence.__file__).parent.parent
     program = (
         "import sys, types\n"
         "bare = types.ModuleType('kumofire_core')\n"
         f"bare.__path__ = [{str(package)!r}]\n"
         "sys.modules['kumofire_core'] = bare\n"
-        "import kumofire_core.schedule\n"
+        "import kumofire_core.rules.recurrence\n"
         "print(*sorted({'cronsim', 'zoneinfo', 'difflib', 'boto3', 'botocore'} & set(sys.modules)))\n"
     )
 

@@ -26,8 +26,8 @@ from kumofire_core import (
     ScheduleExistsError,
     ScheduleType,
     UnknownJobError,
-    schedules,
 )
+from kumofire_core.engine import schedule_firing, schedules
 from tests.builders import NOW
 from tests.faults import Interrupted, Outage, Repeated
 from tests.worlds import Died, World, a_world
@@ -590,7 +590,7 @@ def test_skip_forgives_a_minute(world: World, late: int, fired: int):
 def test_more_missed_occurrences_than_are_made_at_once_are_all_made_in_one_pass(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(schedules, "OCCURRENCES_AT_ONCE", 10)
+    monkeypatch.setattr(schedule_firing, "OCCURRENCES_AT_ONCE", 10)
     schedule_id = world.jobs.create_schedule("work", schedule_type="cron", schedule_expr="* * * * *")
     world.clock.advance(minutes=34)
 

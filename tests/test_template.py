@@ -19,8 +19,9 @@ from moto import mock_aws
 from samtranslator.translator.transform import transform
 
 from examples.deployment import PROJECT, load_template
-from kumofire_core import JobContext, jobs, retry
+from kumofire_core import JobContext, jobs
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
+from kumofire_core.rules.retry import DEFAULT_MAX_ATTEMPTS
 from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event
 
 EDGE_SETTINGS = {
@@ -242,7 +243,7 @@ def test_the_defaults_of_the_template_are_those_of_the_code(resources: dict[str,
     assert settings["wake_shards"] == jobs.DEFAULT_WAKE_SHARDS
     assert settings["retention"] == jobs.DEFAULT_RETENTION
     assert settings["lease"] == jobs.DEFAULT_LEASE
-    assert settings["max_attempts"] == retry.DEFAULT_MAX_ATTEMPTS
+    assert settings["max_attempts"] == DEFAULT_MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("setting", OPTIONAL)
@@ -622,7 +623,7 @@ ALARMS = {
     "RunsFailedAlarm": ("Kumofire", "RunsFailed", "AWS::StackName"),
     "MalformedRecordsAlarm": ("Kumofire", "MalformedRecords", "AWS::StackName"),
 }
-METRICS_OF_THE_CODE = set(re.findall(r'"([A-Z][A-Za-z]+)"', (PROJECT / "handler/telemetry.py").read_text()))
+METRICS_OF_THE_CODE = set(re.findall(r'"([A-Z][A-Za-z]+)"', (PROJECT / "kumofire_core/edge/telemetry.py").read_text()))
 
 
 def test_what_can_go_wrong_has_an_alarm(resources: dict[str, Any]) -> None:

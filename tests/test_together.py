@@ -13,8 +13,8 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from examples.local_aws import LocalAws
-from kumofire_core import together
-from kumofire_core.together import PATIENCE
+from kumofire_core.engine import batch_writes
+from kumofire_core.engine.batch_writes import BREAKER_FAILURES
 from tests.builders import NOW_MS, Aws, LambdaContext, event, failures, make_aws
 
 Statement = dict[str, Any]
@@ -85,7 +85,7 @@ def is_claim(statements: list[Statement]) -> bool:
 def test_a_batch_whose_handlers_end_at_about_the_same_time_needs_two_requests(
     aws: Aws, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, executions, client = answered(aws, won)
     run_ids = [aws.a_run() for _ in range(10)]
 
@@ -118,17 +118,17 @@ def test_an_end_does_not_wait_for_a_handler_that_takes_longer(aws: Aws):
 
 
 def test_an_attempt_that_fails_is_not_waited_for(aws: Aws, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(together, "LINGER_SECONDS", 3_600)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 3_600)
     jobs, _, client = answered(aws, won)
     run_ids = [aws.a_run(), aws.a_run(), aws.a_run(job_name="wrong")]
     lingers = threading.Event()
-    original = together.Ends.record
+    original = batch_writes.BatchCompleter.record
 
     def record(self: Any, *given: Any) -> bool:
         lingers.set()
         return original(self, *given)
 
-    monkeypatch.setattr(together.Ends, "record", record)
+    monkeypatch.setattr(batch_writes.BatchCompleter, "record", record)
 
     @jobs.handler("wrong")
     def fail(ctx: Any) -> None:
@@ -175,7 +175,7 @@ def test_each_run_is_executed_once_whatever_the_service_answers(aws: Aws, answer
 def test_each_end_is_recorded_whatever_the_service_answers(
     aws: Aws, answer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, executions, client = answered(aws, for_ends(answer))
     run_ids = [aws.a_run() for _ in range(4)]
 
@@ -193,7 +193,7 @@ def test_what_changed_is_enough_of_an_answer(aws: Aws, monkeypatch: pytest.Monke
         fields = ("status", "settled_by", "finished_at")
         return [{"Item": {name: client.apply(one)[name] for name in fields}} for one in statements]
 
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, _, _ = answered(aws, for_ends(changed))
     run_ids = [aws.a_run() for _ in range(3)]
 
@@ -208,7 +208,7 @@ def test_who_lost_a_lease_records_no_end_though_an_item_comes_back(aws: Aws, mon
             aws.change(client.run_id(one), lease_token="another", lease_until=NOW_MS + 10**9)
         return [{"Item": client.item(one)} for one in statements]
 
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, _, _ = answered(aws, for_ends(taken_over))
     run_ids = [aws.a_run() for _ in range(2)]
 
@@ -225,7 +225,7 @@ def test_what_a_handler_made_is_no_part_of_a_statement_s_text(aws: Aws, monkeypa
         texts.extend(one["Statement"] for one in statements)
         return won(client, statements)
 
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, _, _ = answered(aws, noted)
     outputs: dict[str, Any] = {"number": 4711, "quote": "' OR '1'='1", "true": True}
     for name, output in outputs.items():
@@ -266,7 +266,7 @@ def test_a_request_that_fails_whole_costs_nothing_but_itself(aws: Aws, answer: A
 
 @pytest.mark.parametrize("answer", [refused("ThrottlingException"), lost_reply])
 def test_ends_that_fail_whole_are_recorded_one_by_one(aws: Aws, answer: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, executions, _ = answered(aws, for_ends(answer))
     run_ids = [aws.a_run() for _ in range(3)]
 
@@ -327,28 +327,28 @@ def test_only_what_is_begun_at_once_is_claimed_together(aws: Aws):
 def test_a_process_that_gains_nothing_by_it_stops_trying(aws: Aws):
     jobs, executions, client = answered(aws, ANSWERS["it claimed none"])
 
-    for _ in range(PATIENCE + 3):
+    for _ in range(BREAKER_FAILURES + 3):
         jobs.consume_batch(event(aws.a_run(), aws.a_run()), LambdaContext())
 
-    assert client.batches == PATIENCE
-    assert sum(executions.values()) == 2 * (PATIENCE + 3)
+    assert client.batches == BREAKER_FAILURES
+    assert sum(executions.values()) == 2 * (BREAKER_FAILURES + 3)
 
 
 def test_a_process_that_gains_nothing_by_ends_made_together_stops_trying_them(
     aws: Aws, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 60)
     jobs, executions, client = answered(aws, for_ends(ANSWERS["it claimed none"]))
 
-    for _ in range(PATIENCE + 3):
+    for _ in range(BREAKER_FAILURES + 3):
         jobs.consume_batch(event(aws.a_run(), aws.a_run()), LambdaContext())
 
-    assert client.batches == PATIENCE + 3 + PATIENCE  # all claims, and the first ends
-    assert sum(executions.values()) == 2 * (PATIENCE + 3)
+    assert client.batches == BREAKER_FAILURES + 3 + BREAKER_FAILURES  # all claims, and the first ends
+    assert sum(executions.values()) == 2 * (BREAKER_FAILURES + 3)
 
 
 def test_an_end_that_comes_alone_is_an_ordinary_write(aws: Aws, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(together, "LINGER_SECONDS", 0)
+    monkeypatch.setattr(batch_writes, "LINGER_SECONDS", 0)
     jobs, _, client = answered(aws, won)
     jobs.handler("wrong")(lambda ctx: 1 / 0)
 
@@ -369,7 +369,7 @@ def test_nothing_is_made_together_where_a_request_that_hangs_would_leave_no_time
 
 
 def test_now_and_then_in_vain_does_not_stop_it(aws: Aws):
-    turn = iter(([False] * (PATIENCE - 1) + [True]) * 2 + [True])
+    turn = iter(([False] * (BREAKER_FAILURES - 1) + [True]) * 2 + [True])
     claims: list[bool] = []
 
     def now_and_then(client: Statements, statements: list[Statement]) -> Answers:
@@ -379,10 +379,10 @@ def test_now_and_then_in_vain_does_not_stop_it(aws: Aws):
 
     jobs, _, _ = answered(aws, now_and_then)
 
-    for _ in range(2 * PATIENCE + 1):
+    for _ in range(2 * BREAKER_FAILURES + 1):
         jobs.consume_batch(event(aws.a_run(), aws.a_run()), LambdaContext())
 
-    assert len(claims) == 2 * PATIENCE + 1
+    assert len(claims) == 2 * BREAKER_FAILURES + 1
 
 
 def test_nothing_is_claimed_together_too_close_to_the_deadline_for_a_single_record_or_unasked(aws: Aws):

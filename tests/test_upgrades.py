@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kumofire_core import Jobs, NewerSchemaError
-from kumofire_core.write import SCHEMA
+from kumofire_core.model.write import SCHEMA
 from tests.builders import Aws, Clock, event, failures, message
 
 STORED = Path(__file__).with_name("stored_items")

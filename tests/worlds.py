@@ -21,8 +21,8 @@ from botocore.exceptions import ConnectionClosedError
 from moto import mock_aws
 
 from kumofire_core import ConsumeResult, DispatchResult, JobContext, Jobs
-from kumofire_core.message import decode_body
-from kumofire_core.times import from_ms, to_ms
+from kumofire_core.model.message import decode_body
+from kumofire_core.model.times import from_ms, to_ms
 from tests.builders import NOW, Aws, Clock, make_aws, message
 
 UNFINISHED = ("scheduled", "queued", "running")

@@ -28,9 +28,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from kumofire_core import DeadlineTooCloseError, JobContext, Jobs, RetryPolicy, ScheduleConflictError
-from kumofire_core.message import decode_body
-from kumofire_core.run import derived_run_id
-from kumofire_core.table import unmarshal
+from kumofire_core.aws.dynamodb import unmarshal
+from kumofire_core.model.message import decode_body
+from kumofire_core.model.run import derived_run_id
 from tests.builders import message, record
 from tests.chaos import ledger
 
@@ -183,7 +183,7 @@ class Racer:
     def _thread(self, number: int) -> None:
         chance = random.Random(f"{self.settings.seed} {self.number} {number}")
         for step in range(self.settings.operations):
-            self._take_over()
+            self._rescue()
             key = self._key(chance, step / self.settings.operations)
             operation = chance.choices(list(self.operations), list(self.operations.values()))[0]
             try:
@@ -193,9 +193,9 @@ class Racer:
 
         while number == 0 and _stuck:
             time.sleep(0.02)
-            self._take_over()
+            self._rescue()
 
-    def _take_over(self) -> None:
+    def _rescue(self) -> None:
         """Consume a run whose handler is stuck, just after its lease has ended."""
         try:
             ends, run_id = _stuck.popleft()

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core import Jobs, schedules
-from kumofire_core.times import from_ms
+from kumofire_core import Jobs
+from kumofire_core.engine.schedules import schedule_key_id
+from kumofire_core.model.times import from_ms
 from tests.simulation.invariants import KnownSchedule
 from tests.simulation.world import START_MS, Process
 
@@ -27,7 +28,7 @@ class Appointments:
         self._play = play
         self._jobs = jobs
         choices = play.choices
-        self.id = schedules.schedule_key_id(KEY)
+        self.id = schedule_key_id(KEY)
         self.missed = choices.of(("all", "latest", "skip"))
         self.overlap = choices.of(("allow", "skip"))
         self.change = choices.of(CHANGES)

@@ -12,8 +12,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from kumofire_core import table as engine_table
-from kumofire_core.write import Sum, Write
+from kumofire_core.aws.expressions import partiql_statement, update_expression
+from kumofire_core.model.write import Key, Sum, Write
 from tests.simulation.history import Choices
 from tests.simulation.table import SimulatedTable, typed
 
@@ -112,11 +112,11 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
             yield "query", _query(choices) | {"TableName": name}
         else:
             ids = [each for each in IDS if choices.below(2)] or ["a"]
-            writes = [(engine_table.Key("run", each), _write(choices, for_statement=True)) for each in ids]
+            writes = [(Key("run", each), _write(choices, for_statement=True)) for each in ids]
             statements = [
                 _finish(choices, name, key, strict=strict)
                 if choices.below(3) == 2
-                else engine_table._statement(name, key, write, "ALL NEW *")
+                else partiql_statement(name, key, write, "ALL NEW *")
                 for key, write in writes
             ]
             yield "batch_execute_statement", {"Statements": statements}
@@ -219,7 +219,7 @@ def _placed(values: dict[str, Any], prefix: str, value: Any) -> str:
 
 def _engine_update(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
     """Return an update as the engine makes it of a write."""
-    update, condition, names, values = engine_table._expression(_write(choices, for_statement=False))
+    update, condition, names, values = update_expression(_write(choices, for_statement=False))
     return {
         "Key": key,
         "UpdateExpression": update,
@@ -236,18 +236,18 @@ def _write(choices: Choices, *, for_statement: bool) -> Write:
     return Write(
         source=(choices.of(WORDS), choices.of(WORDS)) if choices.below(3) else (),
         target=choices.of(WORDS),
-        holds={"lease_token": choices.of(WORDS)} if choices.below(3) == 2 else {},
+        equals={"lease_token": choices.of(WORDS)} if choices.below(3) == 2 else {},
         at_most={"attempt": choices.below(3)} if choices.below(2) else {},
-        absent=("note",) if not for_statement and choices.below(3) == 2 else (),
+        not_exists=("note",) if not for_statement and choices.below(3) == 2 else (),
         sets={"settled_by": "t"},
         computes={"lease_until": Sum(name="attempt", otherwise=5, plus=1_000)} if computed else {},
-        counts=("claims",) if choices.below(2) else (),
+        increments=("claims",) if choices.below(2) else (),
         removes=INDEX_KEYS if not for_statement and choices.below(3) == 2 else (),
-        evidence=("settled_by", "t"),
+        write_token=("settled_by", "t"),
     )
 
 
-def _finish(choices: Choices, table: str, key: engine_table.Key, *, strict: bool) -> dict[str, Any]:
+def _finish(choices: Choices, table: str, key: Key, *, strict: bool) -> dict[str, Any]:
     """Return a statement that removes attributes, and shows the whole item or only what it has set.
 
     MiniStack leaves out of the latter what had the same value before; DynamoDB does not.

@@ -106,10 +106,10 @@ class Invariants:
         """Schedules that were deleted."""
         self.payloads: dict[int, Any] = {}
         """What persons asked for, by the number that is in it."""
-        self.opened: Callable[[str], str] = lambda text: text
+        self.decrypted: Callable[[str], str] = lambda text: text
         """Reads a stored payload or output."""
         self.tried: set[str] = set()
-        """Runs whose message somebody tried to send."""
+        """RunStore whose message somebody tried to send."""
         self._owed: dict[tuple[Process, int], set[str]] = {}
         """What a pass that is under way has written and not sent, by the process and its incarnation."""
         self._latest: set[tuple[Task, str]] = set()
@@ -332,7 +332,7 @@ class Invariants:
         if status == "succeeded":
             ledger.output = attempt.output
             stored = new.get("output")
-            if (None if stored is None else json.loads(self.opened(stored))) != attempt.output:
+            if (None if stored is None else json.loads(self.decrypted(stored))) != attempt.output:
                 self._broken("the output is what the handler returned", f"{run_id}: not {attempt.output}")
             if not own or attempt.state != "returned":
                 self._broken(

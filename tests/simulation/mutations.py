@@ -10,23 +10,15 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
-from kumofire_core import (
-    Jobs,
-    batch,
-    consumer,
-    creation,
-    dispatcher,
-    schedule,
-    schedule_item,
-    schedules,
-    table,
-    together,
-    transitions,
-)
-from kumofire_core.errors import SealedError
-from kumofire_core.queue import Queue
-from kumofire_core.run import FINAL, RunStatus, new_run_id
-from kumofire_core.runs import Runs, new_token
+from kumofire_core import Jobs
+from kumofire_core.aws import dynamodb
+from kumofire_core.aws.expressions import marshal, typed, typed_key
+from kumofire_core.aws.sqs import Queue
+from kumofire_core.engine import batch_writes, consumer, create, dispatcher, schedule_firing, schedules, sqs_batch
+from kumofire_core.engine.run_store import RunStore, new_token
+from kumofire_core.errors import DecryptionError
+from kumofire_core.model.run import FINAL, Outcome, RunStatus, new_run_id
+from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -76,7 +68,7 @@ def _with(original: Any, **changes: Any) -> Any:
 
 
 def _transition(what: str, *functions: str, **changes: Callable[[Any], Any]) -> None:
-    _mutation(what, *(_changed(transitions, function, **changes) for function in functions))
+    _mutation(what, *(_changed(run_writes, function, **changes) for function in functions))
 
 
 def _without(*names: str) -> Callable[[Any], Any]:
@@ -163,19 +155,19 @@ SEEDS: dict[str, int] = {
 _transition("claim a run before its time", "claim", at_most=_without("scheduled_for"))
 _transition("claim a run that another holds", "claim", source=lambda of: (*of, "running"))
 _transition("claim a run that has ended", "claim", source=_any_status)
-_transition("forget to raise the fencing number", "claim", counts=_none)
-_transition("take over a run that is to be canceled", "take_over", absent=_none)
-_transition("do not count a lost attempt", "take_over", sets=_without("attempt"))
+_transition("forget to raise the fencing number", "claim", increments=_none)
+_transition("take over a run that is to be canceled", "rescue", not_exists=_none)
+_transition("do not count a lost attempt", "rescue", sets=_without("attempt"))
 _transition("keep the lease of a failed run", "fail", removes=_without("lease_token"))
 
 
 def _take_every_lease_for_expired(original: Any) -> Mutant:
     def mutant(self: Any, run_id: str, deadline: Any, token: str) -> Any:
         came_to = original(self, run_id, deadline, token)
-        found = self._runs.find(run_id) if getattr(came_to, "reason", None) == "leased" else None
+        found = self._store.find(run_id) if getattr(came_to, "reason", None) == "leased" else None
         if found is None or found.lease_token is None:
             return came_to
-        return self._take_over(found, token, now_ms=self._runs.now_ms(), longest_ms=self._longest_ms(deadline))
+        return self._rescue(found, token, now_ms=self._store.now_ms(), longest_ms=self._longest_ms(deadline))
 
     return mutant
 
@@ -183,7 +175,7 @@ def _take_every_lease_for_expired(original: Any) -> Mutant:
 _mutation(
     "take over from a living worker",
     (consumer.Consumer, "_claim", _take_every_lease_for_expired),
-    _changed(transitions, "take_over", at_most=_without("lease_until")),
+    _changed(run_writes, "rescue", at_most=_without("lease_until")),
 )
 _mutation(
     "put back a living worker's run",
@@ -192,7 +184,7 @@ _mutation(
         "_look_at_running",
         lambda original: lambda self, found, *given: original(self, _with(found, lease_until=0), *given),
     ),
-    _changed(transitions, "_settle_expired", at_most=_without("lease_until")),
+    _changed(run_writes, "_settle_expired", at_most=_without("lease_until")),
 )
 _mutation(
     "start a handler under a lease that is over",
@@ -209,12 +201,12 @@ _mutation(
 _mutation(
     "call a handler without a claim",
     (
-        table.Table,
+        dynamodb.Table,
         "apply",
         lambda original: (
             lambda self, key, write, *, read_back=False: (
-                table.Answer(True, self.get(key))
-                if write.evidence[0] == "lease_token"
+                dynamodb.Answer(True, self.get(key))
+                if write.write_token[0] == "lease_token"
                 else original(self, key, write, read_back=read_back)
             )
         ),
@@ -223,27 +215,44 @@ _mutation(
 
 # How attempts end
 
-_transition("let a late consumer succeed", "succeed", holds=_without("lease_token", "claims"))
-_transition("let a late consumer reschedule", "reschedule", holds=_without("lease_token", "claims"))
-_transition("let a late consumer fail the run", "fail", holds=_without("lease_token", "claims"))
-_transition("reschedule although its cancellation is asked for", "reschedule", absent=_none)
-_transition("fail although its cancellation is asked for", "fail", absent=_none)
-_transition("fail for want of a handler although its cancellation is asked for", "fail_unattempted", absent=_none)
-_transition("give back although its cancellation is asked for", "give_back", absent=_none)
+
+def _retry_for_ever(claimed: Any, error: Any, policy: Any, *, now_ms: int, expires_at: Any) -> Any:
+    write = run_writes.reschedule(claimed, now_ms=now_ms, due_ms=now_ms + 1000, error="")
+    return decisions.AttemptEnd(write, Outcome.RETRIED, "", "", now_ms + 1000)
+
+
+def _put_back_for_ever(original: Any) -> Mutant:
+    def mutant(expired: Any, token: str, policy: Any, *, now_ms: int, expires_at: Any) -> Any:
+        end = original(expired, token, policy, now_ms=now_ms, expires_at=expires_at)
+        if end.outcome is not Outcome.FAILED:
+            return end
+        write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=now_ms, error="")
+        return decisions.AttemptEnd(write, Outcome.RETRIED, "", "", now_ms)
+
+    return mutant
+
+
+_transition("let a late consumer succeed", "succeed", equals=_without("lease_token", "claims"))
+_transition("let a late consumer reschedule", "reschedule", equals=_without("lease_token", "claims"))
+_transition("let a late consumer fail the run", "fail", equals=_without("lease_token", "claims"))
+_transition("reschedule although its cancellation is asked for", "reschedule", not_exists=_none)
+_transition("fail although its cancellation is asked for", "fail", not_exists=_none)
+_transition("fail for want of a handler although its cancellation is asked for", "fail_unattempted", not_exists=_none)
+_transition("give back although its cancellation is asked for", "release", not_exists=_none)
 _transition("do not count a failed attempt", "reschedule", sets=_without("attempt"))
 _transition("do not count an attempt the dispatcher finds lost", "reschedule_expired", sets=_without("attempt"))
 _transition("leave a finished run in the index", "succeed", removes=_without("wake_at"))
 _mutation(
     "give back an attempt that was made",
-    (consumer.Consumer, "_failed", lambda original: lambda self, claimed, *given: self._give_back(claimed, 0.0)),
+    (consumer.Consumer, "_failed", lambda original: lambda self, claimed, *given: self._release(claimed, 0.0)),
 )
 _mutation(
     "never give up",
-    (consumer, "next_attempt_at", lambda original: lambda *given, now_ms: now_ms + 1000),
+    (decisions, "after_failure", lambda original: _retry_for_ever),
 )
 _mutation(
     "never give up in the dispatcher",
-    (dispatcher, "next_attempt_at", lambda original: lambda *given, now_ms: now_ms),
+    (dispatcher.decisions, "after_lost_worker", _put_back_for_ever),
 )
 
 # The dispatcher
@@ -252,7 +261,7 @@ _transition("queue a run before its time", "enqueue", at_most=_without("schedule
 _transition("queue a run that has ended", "enqueue", source=_any_status)
 _transition("send again what is not queued", "resend", source=_any_status)
 _mutation(
-    "wake a queued run next year", (transitions, "resend_at", lambda original: lambda now_ms, **named: now_ms + 10**11)
+    "wake a queued run next year", (run_writes, "resend_at", lambda original: lambda now_ms, **named: now_ms + 10**11)
 )
 _mutation(
     "send in milliseconds",
@@ -270,16 +279,16 @@ _mutation(
 _transition("cancel a run that has ended", "cancel", source=_any_status)
 _transition("cancel a run that is executing", "cancel", source=lambda of: ("scheduled", "queued", "running"))
 _transition("ask for a cancellation after the end", "request_cancel", source=_any_status)
-_transition("retry a run that has succeeded since", "retry", source=_any_status, holds=_none)
+_transition("retry a run that has succeeded since", "retry", source=_any_status, equals=_none)
 _transition("keep the attempts of a retried run", "retry", sets=_without("attempt"))
 _transition("forget the wake-up of a retried run", "retry", sets=_without("wake_at"))
 
-# Creation
+# RunCreator
 
 _mutation(
     "forget the wake-up of a new run",
     (
-        transitions,
+        run_writes,
         "create",
         lambda original: lambda *given, **named: _without("wake_at")(original(*given, **named)),
     ),
@@ -287,23 +296,21 @@ _mutation(
 _mutation(
     "put a run over the one that is there",
     (
-        table.Table,
+        dynamodb.Table,
         "put_new",
         lambda original: (
             lambda self, key, attributes: (
-                self._client().put_item(TableName=self.name, Item=key.typed() | table.marshal(attributes)),
-                table.Answer(True, None),
+                self._client().put_item(TableName=self.name, Item=typed_key(key) | marshal(attributes)),
+                dynamodb.Answer(True, None),
             )[1]
         ),
     ),
 )
-_mutation(
-    "make a run for each use of a key", (creation, "derived_run_id", lambda original: lambda *parts: new_run_id())
-)
+_mutation("make a run for each use of a key", (create, "derived_run_id", lambda original: lambda *parts: new_run_id()))
 _mutation(
     "send before the run is put",
     (
-        Runs,
+        RunStore,
         "add",
         lambda original: (
             lambda self, new_run: (
@@ -313,12 +320,14 @@ _mutation(
         ),
     ),
 )
-_mutation("forget the message of a new run", (Runs, "add", lambda original: lambda self, new_run: self.put(new_run)))
+_mutation(
+    "forget the message of a new run", (RunStore, "add", lambda original: lambda self, new_run: self.put(new_run))
+)
 
 _mutation(
     "forget a run of many",
     (
-        creation.Creation,
+        create.RunCreator,
         "_put_and_send",
         lambda original: lambda self, start, new_runs, failures: original(self, start, new_runs[1:], failures),
     ),
@@ -333,24 +342,25 @@ _mutation(
 )
 _mutation(
     "store another payload",
-    (transitions, "create", lambda original: lambda *given, **named: {**original(*given, **named), "payload": "{}"}),
+    (run_writes, "create", lambda original: lambda *given, **named: {**original(*given, **named), "payload": "{}"}),
 )
 
 # Payloads, outputs, keys
 
 _transition("forget the output", "succeed", sets=_without("output"))
 _mutation(
-    "call a handler with a sealed payload", (Runs, "opened", lambda original: lambda self, stored, *, required: stored)
+    "call a handler with a sealed payload",
+    (RunStore, "decrypted", lambda original: lambda self, stored, *, required: stored),
 )
 _mutation(
     "count an attempt that had no key",
     (
         consumer.Consumer,
-        "_give_back",
+        "_release",
         lambda original: (
             lambda self, claimed, error: (
-                self._failed(claimed, self._runs.registry.get(claimed.run.job_name), error, timedelta())
-                if isinstance(error, SealedError)
+                self._failed(claimed, self._store.registry.get(claimed.run.job_name), error, timedelta())
+                if isinstance(error, DecryptionError)
                 else original(self, claimed, error)
             )
         ),
@@ -358,17 +368,17 @@ _mutation(
 )
 _mutation(
     "keep a run that had no key",
-    (consumer, "SealedError", lambda original: type("Another", (Exception,), {})),
+    (consumer, "DecryptionError", lambda original: type("Another", (Exception,), {})),
 )
 _mutation(
     "fail a run that had no key",
     (
         consumer.Consumer,
-        "_give_back",
+        "_release",
         lambda original: (
             lambda self, claimed, error: (
                 self._refuse(claimed, str(error), "sealed")
-                if isinstance(error, SealedError)
+                if isinstance(error, DecryptionError)
                 else original(self, claimed, error)
             )
         ),
@@ -381,11 +391,11 @@ _mutation("forget the deadline of a direct call", (Jobs, "_deadline", lambda ori
 _mutation(
     "say of a success that it was recorded",
     (
-        Runs,
+        RunStore,
         "apply",
         lambda original: (
             lambda self, run_id, transition, *, read_back=False: (
-                table.Answer(True, None)
+                dynamodb.Answer(True, None)
                 if transition.target is RunStatus.SUCCEEDED
                 else original(self, run_id, transition, read_back=read_back)
             )
@@ -397,17 +407,17 @@ _mutation(
 
 _mutation(
     "ignore the evidence of a first copy",
-    (table, "_refused", lambda original: lambda refusal, evidence: original(refusal, ("pk", "nobody's"))),
+    (dynamodb, "_refused", lambda original: lambda refusal, write_token: original(refusal, ("pk", "nobody's"))),
 )
 _mutation(
     "believe a batch without its evidence",
     (
-        table.Table,
-        "try_together",
+        dynamodb.Table,
+        "try_batch",
         lambda original: (
             lambda self, writes, **given: original(
                 self,
-                {key: _with(write, evidence=("pk", f"{key.kind}#{key.id}")) for key, write in writes.items()},
+                {key: _with(write, write_token=("pk", f"{key.kind}#{key.id}")) for key, write in writes.items()},
                 **given,
             )
         ),
@@ -415,12 +425,12 @@ _mutation(
 )
 _mutation(
     "take an end for recorded that nobody has confirmed",
-    (together.Together, "try_ends", lambda original: lambda self, ends: {*original(self, ends), *ends}),
+    (batch_writes.BatchWriter, "try_ends", lambda original: lambda self, ends: {*original(self, ends), *ends}),
 )
 _mutation(
     "claim again under another token",
     (
-        together.Together,
+        batch_writes.BatchWriter,
         "try_claims",
         lambda original: (
             lambda self, run_ids, *, longest_ms: {
@@ -435,36 +445,41 @@ _mutation(
 
 _mutation(
     "make two runs of an occurrence",
-    (schedules, "occurrence_run_id", lambda original: lambda schedule_id, occurrence: new_run_id()),
+    (schedule_firing, "occurrence_run_id", lambda original: lambda schedule_id, occurrence: new_run_id()),
 )
 
 
 def _advance_first(original: Any) -> Mutant:
     def mutant(self: Any, stored: Any, next_run_at: Any, now: Any, look_ahead: Any, delays: Any) -> Any:
-        occurrences, upcoming = schedules._due(stored, next_run_at, now, look_ahead)
-        step = schedules._step(stored, upcoming, now + look_ahead, fired=occurrences[-1] if occurrences else None)
-        self.finish(step)
-        self._put_runs(stored, occurrences, now, delays)
-        return step
+        due, upcoming = schedule_firing._due(stored, next_run_at, now, look_ahead)
+        firing = schedule_firing._firing(stored, upcoming, now + look_ahead, fired=due[-1] if due else None)
+        self.advance(firing)
+        self._put_runs(stored, due, now, delays)
+        return firing
 
     return mutant
 
 
-_mutation("advance before the runs are put", (schedules.Schedules, "_fire_some", _advance_first))
+_mutation("advance before the runs are put", (schedule_firing.ScheduleFiring, "_fire_some", _advance_first))
 _mutation(
     "decide about many occurrences of runs that must not overlap",
-    (schedules.Schedules, "_fire_one", lambda original: schedules.Schedules._fire_some),
+    (schedule_firing.ScheduleFiring, "_fire_one", lambda original: schedule_firing.ScheduleFiring._fire_some),
 )
 _mutation(
-    "begin an occurrence that another decided about", _changed(schedule_item, "intend", holds=_none, absent=_none)
+    "begin an occurrence that another decided about",
+    _changed(schedule_writes, "intend", equals=_none, not_exists=_none),
 )
-_mutation("advance a schedule that another advanced", _changed(schedule_item, "advance", holds=_none, absent=_none))
-_mutation("take an unfinished run for ended", (schedules, "FINAL", lambda original: frozenset({*FINAL, "running"})))
+_mutation(
+    "advance a schedule that another advanced", _changed(schedule_writes, "advance", equals=_none, not_exists=_none)
+)
+_mutation(
+    "take an unfinished run for ended", (schedule_firing, "FINAL", lambda original: frozenset({*FINAL, "running"}))
+)
 
 _mutation(
     "make up for every missed occurrence",
     (
-        schedules,
+        schedule_firing,
         "due_occurrences",
         lambda original: lambda timing, **named: original(timing, **{**named, "missed": "all"}),
     ),
@@ -477,21 +492,21 @@ _mutation(
             "next_occurrence",
             lambda original: lambda timing, after: original(timing, original(timing, after) or after),
         )
-        for owner in (schedules, schedule)
+        for owner in (schedule_firing, schedules, occurrences)
     ),
 )
 _mutation(
     "delete a schedule by disabling it",
     (
-        table.Table,
+        dynamodb.Table,
         "delete",
         lambda original: (
             lambda self, key: (
                 self._client().update_item(
                     TableName=self.name,
-                    Key=key.typed(),
+                    Key=typed_key(key),
                     UpdateExpression="SET enabled = :no",
-                    ExpressionAttributeValues={":no": table.typed(0)},
+                    ExpressionAttributeValues={":no": typed(0)},
                 ),
                 True,
             )[1]
@@ -523,5 +538,5 @@ _mutation(
 
 _mutation(
     "let a malformed record stop the batch",
-    (batch, "MalformedMessageError", lambda original: type("Another", (Exception,), {})),
+    (sqs_batch, "MalformedMessageError", lambda original: type("Another", (Exception,), {})),
 )

@@ -24,29 +24,22 @@ from unittest.mock import patch
 import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kumofire_core import (
-    Jobs,
-    RetryPolicy,
-    consumer,
-    context,
-    deadline,
-    dispatcher,
-    run,
-    runs,
-    schedules,
-    sealing,
-    together,
-)
-from kumofire_core.attempt import CallCutError
-from kumofire_core.creation import RunRequest
+from kumofire_core import Jobs, RetryPolicy
+from kumofire_core.engine import batch_writes, consumer, dispatcher, run_store, schedules
+from kumofire_core.engine.create import RunRequest
+from kumofire_core.engine.schedule_firing import occurrence_run_id
 from kumofire_core.errors import (
     DeadlineTooCloseError,
+    DecryptionError,
     KumofireError,
     MalformedMessageError,
     PartlyCreatedError,
-    SealedError,
 )
-from kumofire_core.times import duration_ms, from_ms
+from kumofire_core.handlers import context as handler_context
+from kumofire_core.handlers import deadline as handler_deadline
+from kumofire_core.handlers.handler_pool import HandlerTimeoutError
+from kumofire_core.model import encrypted_text, run
+from kumofire_core.model.times import duration_ms, from_ms
 from tests.simulation.appointments import Appointments
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
@@ -140,10 +133,10 @@ class SimulatedCipher:
     def decrypt(self, ciphertext: bytes) -> bytes:
         """Return the plaintext; ``KeyOutOfReachError``."""
         STAGE.play.reach_key()
-        return opened(ciphertext)
+        return decrypted(ciphertext)
 
 
-def opened(ciphertext: bytes) -> bytes:
+def decrypted(ciphertext: bytes) -> bytes:
     """Return a plaintext, without the need to reach for a key."""
     if not ciphertext.startswith(SimulatedCipher.MARK):
         raise ValueError("no ciphertext of the simulation's")
@@ -152,9 +145,9 @@ def opened(ciphertext: bytes) -> bytes:
 
 def opened_text(stored: str) -> str:
     """Return the JSON text of a stored payload or output."""
-    if not stored.startswith(sealing.PREFIX):
+    if not stored.startswith(encrypted_text.PREFIX):
         return stored
-    text: str = json.loads(opened(base64.b64decode(stored.removeprefix(sealing.PREFIX))))[1]
+    text: str = json.loads(decrypted(base64.b64decode(stored.removeprefix(encrypted_text.PREFIX))))[1]
     return text
 
 
@@ -172,7 +165,7 @@ class SimulatedThreads:
         if not call.wait(seconds):
             call.task.abandoned = True
             call.task.world.end(call.task)
-            raise CallCutError
+            raise HandlerTimeoutError
         return call.result()
 
     def stray(self, *, patience_seconds: float = 0.0) -> int:
@@ -282,8 +275,8 @@ class Stage:
             if key not in self._jobs:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
-            if (writes := found._consumer._together) is not None:
-                writes._in_vain.clear()
+            if (writes := found._consumer._batch_writer) is not None:
+                writes._failures.clear()
         return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
@@ -347,16 +340,16 @@ def simulated_engine() -> Iterator[None]:
     jobs, STAGE._jobs = STAGE._jobs, {}
     with (
         patch.object(consumer, "time", time),
-        patch.object(context, "time", time),
-        patch.object(deadline, "time", time),
+        patch.object(handler_context, "time", time),
+        patch.object(handler_deadline, "time", time),
         patch.object(schedules, "time", time),
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
-        patch.object(runs, "os", SimpleNamespace(urandom=urandom)),
+        patch.object(run_store, "os", SimpleNamespace(urandom=urandom)),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
-        patch.object(together, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
+        patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
-        patch.object(consumer, "Threads", SimulatedThreads),
+        patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
         # Where a handler failed is for the log only, and costs as much as a request.
         patch.object(consumer, "error_places", lambda error: []),
@@ -382,11 +375,11 @@ class Play:
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
         self.invariants.after_write = self._after_write
-        self.invariants.opened = opened_text
+        self.invariants.decrypted = opened_text
         self.world.tries = self.invariants.tries
         self.keyless = 0.0
         """How probable it is that a key can't be reached."""
-        self.invariants.occurrence_id = lambda schedule_id, ms: schedules.occurrence_run_id(schedule_id, from_ms(ms))
+        self.invariants.occurrence_id = lambda schedule_id, ms: occurrence_run_id(schedule_id, from_ms(ms))
         self.world.queue.deliver = self._deliver
         self.world.queue.taken = self._sent
         self.consumers = [Process(f"consumer-{number}") for number in range(1, CONSUMERS + 1)]
@@ -787,10 +780,10 @@ class Play:
             if body not in MALFORMED:
                 world.violate("a malformed message is acknowledged, and no other", body)
             return [0]
-        except (ClientError, BotoCoreError, DeadlineTooCloseError, SealedError, KeyOutOfReachError) as error:
+        except (ClientError, BotoCoreError, DeadlineTooCloseError, DecryptionError, KeyOutOfReachError) as error:
             if world.lines is not None:
                 world.tell(process, f"has not consumed {run_id_in(body)}: {type(error).__name__}")
-            if isinstance(error, SealedError):
+            if isinstance(error, DecryptionError):
                 self.invariants.not_opened(process, run_id_in(body))
             return []
         except Exception as error:

@@ -1,0 +1,87 @@
+"""The AWS clients of one process: made on first use, on one shared session.
+
+botocore makes the very clients that boto3 hands out; going through boto3's session would add its import to every cold
+start. One session serves both clients, because most of a client's cost is the session's data (measured: 4.5 ms for a
+second client on the same session, 76 ms on a new one).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_sqs.client import SQSClient
+
+
+class Clients:
+    """DynamoDB's and SQS's client, given or made when first asked for. HandlerPool may ask at once."""
+
+    def __init__(self, *, dynamodb: DynamoDBClient | None, sqs: SQSClient | None, connections: int) -> None:
+        self._given: dict[str, Any] = {"dynamodb": dynamodb, "sqs": sqs}
+        self._connections = connections
+        self._lock = threading.Lock()
+
+    def dynamodb(self) -> DynamoDBClient:
+        """Return the DynamoDB client."""
+        client: DynamoDBClient = self._given["dynamodb"] or self._make("dynamodb")
+        return client
+
+    def sqs(self) -> SQSClient:
+        """Return the SQS client."""
+        client: SQSClient = self._given["sqs"] or self._make("sqs")
+        return client
+
+    def _make(self, service: str) -> Any:
+        with self._lock:  # a session is not safe to make clients from in several threads
+            if self._given[service] is None:
+                client = self._session.create_client(service, config=self._config)
+                if service == "dynamodb":
+                    client.meta.events.register("before-parse.dynamodb", read_as_sent)
+                self._given[service] = client
+            return self._given[service]
+
+    @cached_property
+    def _session(self) -> Any:
+        from botocore.session import get_session
+
+        return get_session()
+
+    @cached_property
+    def _config(self) -> Any:
+        import botocore
+        from botocore.config import Config
+
+        # botocore's defaults wait 60 s for a connection or a reply: longer than most Lambda functions live. Both
+        # services answer in milliseconds, so a few short tries fit well before a deadline.
+        return Config(
+            connect_timeout=1,
+            read_timeout=2,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            max_pool_connections=self._connections,
+            # Every parameter is made by this package; checking each against the service model is a tenth of a call.
+            parameter_validation=False,
+            # botocore's own is put together anew, character by character, twice a request: a fifth of a call.
+            user_agent=f"kumofire-jobs botocore/{botocore.__version__}",
+        )
+
+
+def read_as_sent(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Take a reply of DynamoDB's as its JSON is, without botocore's walk through it along the service model.
+
+    The walk changes nothing but binary values and dates, which no reply that is read here has, and took a sixth of the
+    time of ten claims in one request. Errors, and what is no JSON object, are left to botocore.
+    """
+    body = response_dict["body"]
+    if response_dict["status_code"] >= 300:
+        return
+    try:
+        reply = json.loads(body)
+    except ValueError:
+        return
+    if isinstance(reply, dict):
+        customized_response_dict.update(reply)
+        response_dict["body"] = b"{}"

@@ -1,0 +1,190 @@
+"""The table: the only module that sends requests to DynamoDB. It knows items and conditions, not the run protocol.
+
+Every error of the service or of the network leaves these methods as botocore raised it. A failed condition is a normal
+result and not an error: under at-least-once delivery it happens all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from botocore.exceptions import ClientError
+
+from kumofire_core.aws.expressions import marshal, partiql_statement, typed, typed_key, unmarshal, update_expression
+from kumofire_core.model.write import Attributes, Key, Value, Write
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+WAKE_INDEX = "wake"
+
+
+class Answer(NamedTuple):
+    """What a conditional write came to."""
+
+    applied: bool
+    """The write was made: by this request, or by its first copy whose reply was lost."""
+    item: Attributes | None
+    """After a write that was to be read back: the item as it is now. After a refusal: the item found, if any."""
+
+
+_APPLIED = Answer(True, None)
+
+
+class WakeUp(NamedTuple):
+    """An entry of the wake-up index. The index is eventually consistent: the item may say something else by now."""
+
+    key: Key
+    wake_at: int
+
+
+class Table:
+    """The items in one DynamoDB table. ``client`` makes the low-level client, on the first request."""
+
+    def __init__(self, name: str, client: Callable[[], DynamoDBClient]) -> None:
+        self.name = name
+        self._client = client
+
+    def put_new(self, key: Key, attributes: Attributes) -> Answer:
+        """Put a new item. Refused where the key exists, unless that item is this very put's first copy."""
+        try:
+            self._client().put_item(
+                TableName=self.name,
+                Item=typed_key(key) | marshal(attributes),
+                ConditionExpression="attribute_not_exists(pk)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as refusal:
+            return _refused(refusal, ("create_token", attributes["create_token"]))
+        return _APPLIED
+
+    def apply(self, key: Key, write: Write, *, read_back: bool = False) -> Answer:
+        """Make one conditional write, in one request. ``read_back`` asks for the item as it is afterwards."""
+        update, condition, names, values = update_expression(write)
+        try:
+            reply = self._client().update_item(
+                TableName=self.name,
+                Key=typed_key(key),
+                UpdateExpression=update,
+                ConditionExpression=condition,
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=values,
+                ReturnValues="ALL_NEW" if read_back else "NONE",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as refusal:
+            return _refused(refusal, write.write_token)
+        return Answer(True, unmarshal(reply["Attributes"])) if read_back else _APPLIED
+
+    def try_batch(self, writes: Mapping[Key, Write], *, read_back: bool = False) -> dict[Key, Attributes]:
+        """Try conditional writes, at most 25, in one request; return what came back of those that surely were made.
+
+        That is the item as it is afterwards with ``read_back``, and else what was changed in it. Sure is only what
+        comes back with the write's evidence. Whatever else the service says of a write, or does not say, leaves it
+        undecided: make it again with ``apply``, whose answer decides. So a service that behaves otherwise than this was
+        built on costs a request, and nothing else.
+        https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchExecuteStatement.html
+        """
+        returning = "ALL NEW *" if read_back else "MODIFIED NEW *"
+        reply: Any = self._client().batch_execute_statement(
+            Statements=[partiql_statement(self.name, key, write, returning) for key, write in writes.items()]
+        )
+        by_evidence = {write.write_token: key for key, write in writes.items()}
+        names = {name for name, _ in by_evidence}
+        made: dict[Key, Attributes] = {}
+        for answer in reply.get("Responses") or ():
+            item = unmarshal(answer.get("Item") or {})
+            for name in names if "Error" not in answer else ():
+                key = by_evidence.get((name, item.get(name, "")))
+                if key is not None:
+                    made[key] = item
+        return made
+
+    def get(self, key: Key) -> Attributes | None:
+        """Read an item as it is now (a consistent read), or ``None``."""
+        reply = self._client().get_item(TableName=self.name, Key=typed_key(key), ConsistentRead=True)
+        item = reply.get("Item")
+        return unmarshal(item) if item else None
+
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Attributes]:
+        """Read up to 100 items as they are now, those that exist; what the service leaves out is asked for again."""
+        request: Any = {self.name: {"Keys": [typed_key(key) for key in keys], "ConsistentRead": True}} if keys else {}
+        found: dict[Key, Attributes] = {}
+        while request:
+            reply = self._client().batch_get_item(RequestItems=request)
+            for item in reply["Responses"].get(self.name, []):
+                attributes = unmarshal(item)
+                kind, _, id = str(attributes["pk"]).partition("#")
+                found[Key(kind, id)] = attributes
+            request = reply.get("UnprocessedKeys")
+        return found
+
+    def get_attribute(self, key: Key, name: str) -> Value | None:
+        """Read one attribute of an item as it is now, or ``None``. Costs as much as the whole item, but moves less."""
+        reply = self._client().get_item(
+            TableName=self.name,
+            Key=typed_key(key),
+            ConsistentRead=True,
+            ProjectionExpression="#name",
+            ExpressionAttributeNames={"#name": name},
+        )
+        return unmarshal(reply.get("Item", {})).get(name)
+
+    def delete(self, key: Key) -> bool:
+        """Delete an item; say whether there was one."""
+        reply = self._client().delete_item(TableName=self.name, Key=typed_key(key), ReturnValues="ALL_OLD")
+        return bool(reply.get("Attributes"))
+
+    def wake_ups(self, shard: int, *, until_ms: int, page_size: int) -> Iterator[list[WakeUp]]:
+        """Yield one partition of the wake-up index up to ``until_ms``, the earliest first, a page per request."""
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "IndexName": WAKE_INDEX,
+            "KeyConditionExpression": "wake_shard = :shard AND wake_at <= :until",
+            "ExpressionAttributeValues": {":shard": typed(shard), ":until": typed(until_ms)},
+            "Limit": page_size,
+        }
+        while True:
+            reply = self._client().query(**request)
+            yield [found for item in reply["Items"] if (found := _wake_up(item)) is not None]
+            if "LastEvaluatedKey" not in reply:
+                return
+            request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
+    def page(self, shard: int, *, limit: int, after: Mapping[str, Value] | None) -> tuple[list[Key], Attributes | None]:
+        """Return one page of the keys in a partition of the index, and what to give as ``after`` for the next one."""
+        request: dict[str, Any] = {} if after is None else {"ExclusiveStartKey": marshal(after)}
+        reply = self._client().query(
+            TableName=self.name,
+            IndexName=WAKE_INDEX,
+            KeyConditionExpression="wake_shard = :shard",
+            ExpressionAttributeValues={":shard": typed(shard)},
+            Limit=limit,
+            **request,
+        )
+        last = reply.get("LastEvaluatedKey")
+        found = [wake_up.key for item in reply["Items"] if (wake_up := _wake_up(item)) is not None]
+        return found, None if last is None else unmarshal(last)
+
+
+def _wake_up(item: Mapping[str, Any]) -> WakeUp | None:
+    """Return the wake-up of an index entry, or ``None`` for an item that is none of ours."""
+    attributes = unmarshal(item)
+    kind, _, id = str(attributes.get("pk")).partition("#")
+    wake_at = attributes.get("wake_at")
+    if not id or attributes.get("sk") != kind or not isinstance(wake_at, int):
+        return None
+    return WakeUp(Key(kind, id), wake_at)
+
+
+def _refused(refusal: ClientError, write_token: tuple[str, Value]) -> Answer:
+    """Turn a failed condition into an answer; any other error goes on."""
+    if refusal.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+        raise refusal
+    item: Mapping[str, Any] | None = refusal.response.get("Item")  # type: ignore[assignment]  # absent from the stubs
+    if not item:
+        return Answer(False, None)
+    attributes = unmarshal(item)
+    name, value = write_token
+    return Answer(attributes.get(name) == value, attributes)

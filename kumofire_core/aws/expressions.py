@@ -1,0 +1,141 @@
+"""Items and writes in DynamoDB's form: typed values, update expressions and PartiQL statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, Write
+
+_OWN_WORDS = frozenset({"sk", "lease_token", "settled_by"})
+"""Attributes whose values this package makes, of letters and digits."""
+
+
+def typed_key(key: Key) -> dict[str, Any]:
+    """Return a key in DynamoDB's typed form."""
+    return {"pk": {"S": f"{key.kind}#{key.id}"}, "sk": {"S": key.kind}}
+
+
+def marshal(attributes: Attributes) -> dict[str, Any]:
+    """Return attributes in DynamoDB's typed form. By hand: boto3's TypeSerializer costs ten times as much."""
+    return {name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in attributes.items()}
+
+
+def typed(value: Value) -> dict[str, str]:
+    """Return one value in DynamoDB's typed form."""
+    return {"S": value} if isinstance(value, str) else {"N": str(value)}
+
+
+def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the text and number attributes of an item. Others are none of ours and are passed over."""
+    try:
+        return {name: value["S"] if "S" in value else int(value["N"]) for name, value in item.items()}
+    except (KeyError, ValueError):
+        pass  # an attribute is among them that is none of ours
+    attributes: dict[str, Any] = {}
+    for name, value in item.items():
+        if "S" in value:
+            attributes[name] = value["S"]
+        elif "N" in value:
+            number = value["N"]
+            # Ours are all whole. Another's decimal becomes what is neither, for whoever reads that attribute to refuse.
+            attributes[name] = int(number) if number.lstrip("-").isdecimal() else float(number)
+    return attributes
+
+
+def update_expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]:
+    """Return update, condition, names and values for a write.
+
+    The texts depend on its shape alone, of which there are a few, and are made once each.
+    """
+    equals, at_most, sets, computes = write.equals, write.at_most, write.sets, write.computes
+    given: Iterable[Value] = chain(equals.values(), at_most.values(), sets.values())
+    computed: tuple[str, ...] = ()
+    for name, sum in computes.items():
+        computed += (name, sum.name)
+        given = chain(given, sum[1:])
+    tests = (write.source, tuple(equals), tuple(at_most), write.not_exists)
+    shape = (tests, write.target, tuple(sets), computed, write.increments, write.removes)
+    texts = _shapes.get(shape)
+    if texts is None:
+        texts = _shapes[shape] = _texts(write)
+    update, condition, names, constants, placeholders = texts
+    values = constants.copy()
+    for placeholder, value in zip(placeholders, given, strict=True):
+        values[placeholder] = {"S": value} if isinstance(value, str) else {"N": str(value)}
+    return update, condition, names, values
+
+
+def partiql_statement(table: str, key: Key, write: Write, returning: str) -> Any:
+    """Return a write as a PartiQL statement; ``ValueError`` for one that PartiQL has no form for."""
+    if write.not_exists or write.computes:
+        raise ValueError("this write can't be a PartiQL statement")
+    parameters: list[dict[str, str]] = []
+
+    def given(name: str, value: Value) -> str:
+        # A number, or a word that this package made, may stand in the text: that costs the client and the service less.
+        # What a handler or a sender made is always a parameter.
+        if isinstance(value, int):
+            return str(value)
+        if name in _OWN_WORDS and value.isascii() and value.isalnum():
+            return f"'{value}'"
+        parameters.append(typed(value))
+        return "?"
+
+    clauses = [] if write.target is None else [f"SET \"status\"='{write.target}'"]
+    clauses += [f'SET "{name}"={given(name, value)}' for name, value in write.sets.items()]
+    clauses += [f'SET "{name}"="{name}"+1' for name in write.increments]
+    clauses += [f'REMOVE "{name}"' for name in write.removes]
+    identity = {"pk": f"{key.kind}#{key.id}", "sk": key.kind, **write.equals}
+    terms = [f'"{name}"={given(name, value)}' for name, value in identity.items()]
+    if write.source:
+        options = "','".join(write.source)
+        terms.append(f"\"status\" IN ['{options}']")
+    terms += [f'"{name}"<={most}' for name, most in {"schema": SCHEMA, **write.at_most}.items()]
+    return {
+        "Statement": f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(terms)} RETURNING {returning}',
+        "Parameters": parameters,
+    }
+
+
+_Texts = tuple[str, str, dict[str, str], dict[str, Any], tuple[str, ...]]
+
+_shapes: dict[tuple[object, ...], _Texts] = {}
+"""As many as there are kinds of writes: shapes are made by this package's code alone, and not by data."""
+
+
+def _texts(write: Write) -> _Texts:
+    """Return update, condition, names, the values that are always the same, and placeholders for the others in order.
+
+    Every name is given as a placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
+    """
+    constants = {":schema": typed(SCHEMA)}
+    # An item that does not exist has no schema, so the first term also asks that it exists.
+    terms = ["#schema <= :schema"]
+    if write.source:
+        options = {f":status{index}": typed(status) for index, status in enumerate(write.source)}
+        constants |= options
+        terms.append(f"#status IN ({', '.join(options)})")
+    terms += [f"#{name} = :is_{name}" for name in write.equals]
+    terms += [f"#{name} <= :max_{name}" for name in write.at_most]
+    terms += [f"attribute_not_exists(#{name})" for name in write.not_exists]
+    assignments = [f"#{name} = :to_{name}" for name in write.sets]
+    if write.target is not None:
+        constants[":to_status"] = typed(write.target)
+        assignments.append("#status = :to_status")
+    placeholders = [f":is_{name}" for name in write.equals] + [f":max_{name}" for name in write.at_most]
+    placeholders += [f":to_{name}" for name in write.sets]
+    for name, sum in write.computes.items():
+        assignments.append(f"#{name} = if_not_exists(#{sum.name}, :else_{name}) + :plus_{name}")
+        placeholders += (f":else_{name}", f":plus_{name}")
+    parts = ["SET " + ", ".join(assignments)]
+    if write.increments:
+        constants[":one"] = typed(1)
+        parts.append("ADD " + ", ".join(f"#{name} :one" for name in write.increments))
+    if write.removes:
+        parts.append("REMOVE " + ", ".join(f"#{name}" for name in write.removes))
+    used = {"schema", *write.equals, *write.at_most, *write.not_exists, *write.sets, *write.increments}
+    used |= {"status"} if write.source or write.target else set()
+    used |= {*write.removes, *write.computes, *(sum.name for sum in write.computes.values())}
+    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, constants, tuple(placeholders)

@@ -1,0 +1,1 @@
+"""The order of steps: create, consume, dispatch, schedules, cancel and retry."""

@@ -1,0 +1,346 @@
+"""Consuming one message: claim the run, call its handler, record how the attempt ended.
+
+This is the engine's main path. ``rules.decisions`` says what follows a failure, a lost worker or a refused claim, and
+``rules.run_writes`` what each of these writes is.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from kumofire_core.aws.dynamodb import Answer
+from kumofire_core.engine.run_store import RunStore, new_token
+from kumofire_core.errors import (
+    AttemptTimeoutError,
+    DeadlineTooCloseError,
+    DecryptionError,
+    InvalidJSONError,
+    KumofireError,
+)
+from kumofire_core.handlers.context import JobContext, enter_attempt, leave_attempt, log_fields
+from kumofire_core.handlers.deadline import Deadline
+from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
+from kumofire_core.handlers.registry import Job
+from kumofire_core.model import json_codec
+from kumofire_core.model.error_text import error_places
+from kumofire_core.model.run import Outcome
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
+from kumofire_core.model.times import duration_ms
+from kumofire_core.rules import decisions, run_writes
+
+if TYPE_CHECKING:
+    from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
+
+HIDDEN_IN_TRACEBACKS = True
+
+log = logging.getLogger("kumofire_core")
+
+LONGEST_REQUEST_SECONDS = 15.0
+"""What the four tries of a request by this package's clients may take, with the waits between."""
+
+
+class ConsumeResult(NamedTuple):
+    """How one message was consumed. Results are equal when outcome and run are."""
+
+    outcome: Outcome
+    job_run_id: str
+    job_name: str | None = None
+    attempt: int | None = None
+    """The number of the attempt, where a handler was called."""
+    duration: timedelta | None = None
+    """How long the handler took, where one was called."""
+    reason: str | None = None
+    """Why the message was ignored, or what the attempt failed with: the error's type, never its text."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ConsumeResult) and self[:2] == other[:2]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:2])
+
+
+class Consumer:
+    """Executes runs, one message at a time; safe to call from many threads."""
+
+    def __init__(self, store: RunStore, *, lease: timedelta, batch_writes: bool) -> None:
+        self._store = store
+        self._lease_ms = duration_ms(lease)
+        self._batch_writer: BatchWriter | None = None
+        if batch_writes:  # imported only then, because every cold start would pay for it
+            from kumofire_core.engine.batch_writes import BatchWriter
+
+            self._batch_writer = BatchWriter(store)
+        self.pool = HandlerPool()
+
+    def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
+        """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
+        if self._batch_writer is None or not self._has_time_for_two(deadline):
+            return {}
+        return self._batch_writer.try_claims(run_ids, longest_ms=self._longest_ms(deadline))
+
+    def consume(self, run_id: str, deadline: Deadline | None, early: BatchClaim | None = None) -> ConsumeResult:
+        """Execute a run if it is due and nobody else does; two requests to the table, or one when it is ignored.
+
+        A takeover from a lost worker costs one more. Errors of the table leave as botocore raised them, also after the
+        handler returned: the run then stays leased, and is taken over when its lease ends. Raises
+        ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start. ``early`` is what an
+        earlier try to claim this run came to.
+        """
+        claimed: StoredRun | ConsumeResult
+        if early is not None and early.claimed is not None:
+            claimed, completer = early.claimed, early.completer
+        else:
+            if deadline is not None and deadline.too_close_to_start():
+                raise DeadlineTooCloseError(deadline.seconds_left())
+            claimed, completer = self._claim(run_id, deadline, new_token() if early is None else early.token), None
+            if isinstance(claimed, ConsumeResult):
+                return claimed
+        token = enter_attempt(claimed)
+        try:
+            return self._attempt(claimed, deadline, completer)
+        finally:
+            leave_attempt(token)
+            if completer is not None:
+                completer.leave(run_id)
+
+    @staticmethod
+    def _has_time_for_two(deadline: Deadline | None) -> bool:
+        """Say whether a request for many may hang for as long as one can, and the ordinary ones still be made."""
+        return deadline is None or deadline.seconds_left() > LONGEST_REQUEST_SECONDS + 2 * deadline.reserve
+
+    def _longest_ms(self, deadline: Deadline | None) -> int:
+        return self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
+
+    def _claim(self, run_id: str, deadline: Deadline | None, token: str) -> StoredRun | ConsumeResult:
+        now_ms, longest_ms = self._store.now_ms(), self._longest_ms(deadline)
+        # A run's own timeout may only make the lease shorter than the process lives, and DynamoDB has no minimum.
+        heeds_timeout = deadline is None or self._store.registry.has_timeouts_within(longest_ms)
+        claim = run_writes.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=heeds_timeout)
+        answer = self._store.apply(run_id, claim, read_back=True)
+        if answer.item is None:
+            return _ignored(run_id, "no such run")
+        found = self._store.read(run_id, answer.item)
+        if answer.applied:
+            return found
+        reason = decisions.claim_refused(found, now_ms=now_ms)
+        if reason is not None:
+            return _ignored(run_id, reason, found)
+        if found.timeout_ms is not None:
+            longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
+        return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms)
+
+    def _rescue(self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int) -> StoredRun | ConsumeResult:
+        """Take a run over from a lost worker, or end it where that was its last attempt or it is to be canceled."""
+        policy = self._store.registry.policy(expired.job_name)
+        expires_at = self._store.expires_at(now_ms)
+        end = decisions.after_lost_worker(expired, token, policy, now_ms=now_ms, expires_at=expires_at)
+        if end.outcome is not Outcome.RETRIED:
+            if not self._store.apply(expired.id, end.write).applied:
+                return _ignored(expired.id, "taken over by another consumer", expired)
+            log.error("the worker of a run was lost; the run ended %s", end.outcome, extra=log_fields(expired))
+            return ConsumeResult(
+                outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
+            )
+        rescue = run_writes.rescue(expired, token, now_ms=now_ms, longest_ms=longest_ms, error=end.error)
+        answer = self._store.apply(expired.id, rescue, read_back=True)
+        if not answer.applied or answer.item is None:
+            return _ignored(expired.id, "taken over by another consumer", expired)
+        log.warning("the worker of a run was lost; taking the run over", extra=log_fields(expired))
+        return self._store.read(expired.id, answer.item)
+
+    def _attempt(
+        self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
+    ) -> ConsumeResult:
+        job = self._store.registry.get(claimed.job_name)
+        if job is None:
+            return self._refuse(claimed, f'Missing handler for job "{claimed.job_name}"', "missing handler")
+        if claimed.attempt >= claimed.max_attempts:
+            # Its job's limit was lowered after its creator had left the limit to the job.
+            return self._refuse(
+                claimed, f"no attempts left: {claimed.attempt} of {claimed.max_attempts}", "no attempts left"
+            )
+        try:
+            claimed = self._store.decrypted(claimed, required=True)
+        except DecryptionError as error:  # the key may be out of reach for a while only
+            return self._release(claimed, error)
+        begun = time.monotonic()
+        try:
+            output = self._call(job, claimed, deadline)
+        except _NoTimeLeft as late:
+            return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # a person ends this process; the lease will end, too
+            return self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
+        return self._succeeded(claimed, job, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+
+    def _succeeded(
+        self,
+        claimed: StoredRun,
+        job: Job,
+        output: str | None,
+        taken: timedelta,
+        deadline: Deadline | None,
+        completer: BatchCompleter | None,
+    ) -> ConsumeResult:
+        """Record what a handler returned; an output that is too large to be stored fails the attempt."""
+        if output is not None:
+            output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
+            if not fit_in_item(claimed.payload_text, output):
+                return self._failed(claimed, job, _output_too_large(claimed, output), taken)
+        now_ms = self._store.now_ms()
+        done = run_writes.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._store.expires_at(now_ms))
+        recorded = completer is not None and self._has_time_for_two(deadline) and completer.record(claimed.id, done)
+        if not recorded and not self._store.apply(claimed.id, done).applied:
+            return self._lost_lease(claimed, taken)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("run succeeded", extra=log_fields(claimed))
+        return _result(Outcome.SUCCEEDED, claimed, taken)
+
+    def _call(self, job: Job, claimed: StoredRun, deadline: Deadline | None) -> str | None:
+        """Call the handler within its time and return its output as JSON text."""
+        timeout_ms = _least(job.timeout_ms, claimed.timeout_ms)
+        timeout = None if timeout_ms is None else timeout_ms / 1000
+        limit = _least(timeout, None if deadline is None else deadline.seconds_to_run())
+        lease_ms = (claimed.lease_until or 0) - self._store.now_ms()
+        lease_left = (lease_ms - run_writes.CLOCK_SKEW_MS) / 1000
+        if lease_left <= 0 or (limit is not None and limit <= 0):
+            raise _NoTimeLeft(lease_left if limit is None else min(limit, lease_left))
+        if limit is not None:
+            # The reply to the claim may have come late, or Lambda may have frozen the process meanwhile: the lease went
+            # on by the clock on the wall, which the monotonic one does not know of.
+            limit = min(limit, lease_left)
+        context = JobContext(
+            claimed,
+            read_cancellation=self._store.cancel_requested,
+            ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
+        )
+        if limit is None:
+            value = contextvars.copy_context().run(call_handler, job.handler, context, self.pool)
+        else:
+            try:
+                value = self.pool.run(partial(call_handler, job.handler, context, self.pool), seconds=limit)
+            except HandlerTimeoutError:
+                why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
+                raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
+        if value is None:
+            return None
+        return json_codec.encode("the handler's return value", value)
+
+    def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
+        """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
+        now_ms = self._store.now_ms()
+        expires_at = self._store.expires_at(now_ms)
+        end = decisions.after_failure(claimed, error, job.retry, now_ms=now_ms, expires_at=expires_at)
+        answer = self._store.apply(claimed.id, end.write)
+        if not answer.applied and _cancellation_came_between(claimed, answer):
+            end = decisions.after_canceled_failure(claimed, end, now_ms=now_ms, expires_at=expires_at)
+            answer = self._store.apply(claimed.id, end.write)
+        if not answer.applied:
+            return self._lost_lease(claimed, taken)
+        # The error's own text may quote the payload. It is in the table, for those who may read that.
+        log.warning(
+            "attempt failed with %s; the run is %s",
+            end.error_type,
+            end.write.target,
+            extra={**log_fields(claimed), "error_type": end.error_type, "error_at": error_places(error)},
+        )
+        if end.due_ms is not None:
+            self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
+        return _result(end.outcome, claimed, taken, reason=end.error_type)
+
+    def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
+        """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
+
+        No attempt was made, so none is counted.
+        """
+        answer = self._store.apply(claimed.id, run_writes.release(claimed, now_ms=self._store.now_ms()))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        raise error
+
+    def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
+        """Fail a run that can't be attempted."""
+        now_ms = self._store.now_ms()
+        end = run_writes.fail_unattempted(
+            claimed, now_ms=now_ms, error=error, expires_at=self._store.expires_at(now_ms)
+        )
+        answer = self._store.apply(claimed.id, end)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.error("the run failed without an attempt: %s", reason, extra=log_fields(claimed))
+        return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
+
+    def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
+        """Cancel a run whose handler was not called, where its cancellation is why something else was refused."""
+        now_ms = self._store.now_ms()
+        end = run_writes.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms))
+        if not _cancellation_came_between(claimed, refusal) or not self._store.apply(claimed.id, end).applied:
+            return self._lost_lease(claimed, None)
+        reason = "canceled before its attempt"
+        return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
+
+    def _lost_lease(self, run: StoredRun, taken: timedelta | None) -> ConsumeResult:
+        log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))
+        return ConsumeResult(
+            outcome=Outcome.IGNORED,
+            job_run_id=run.id,
+            job_name=run.job_name,
+            attempt=None if taken is None else run.attempt + 1,
+            duration=taken,
+            reason="lost its lease",
+        )
+
+
+class _NoTimeLeft(Exception):
+    """The handler was not called, because its attempt's time was over before it began."""
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__()
+        self.seconds_left = seconds_left
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _cancellation_came_between(claimed: StoredRun, answer: Answer) -> bool:
+    """Say whether the write was refused for a cancellation alone: the lease is still ours."""
+    found = answer.item
+    return found is not None and found.get("lease_token") == claimed.lease_token and "cancel_requested_at" in found
+
+
+def _output_too_large(claimed: StoredRun, output: str) -> InvalidJSONError:
+    room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
+    return InvalidJSONError(
+        f"the handler's return value has {size} bytes as it would be stored; beside its payload there is room for "
+        f"{room} (DynamoDB's item limit); store it elsewhere and return a reference"
+    )
+
+
+def _ignored(run_id: str, reason: str, run: StoredRun | None = None) -> ConsumeResult:
+    log.debug("message ignored: %s", reason, extra={"job_run_id": run_id})
+    name = None if run is None else run.job_name
+    return ConsumeResult(outcome=Outcome.IGNORED, job_run_id=run_id, job_name=name, reason=reason)
+
+
+def _result(outcome: Outcome, run: StoredRun, taken: timedelta | None, reason: str | None = None) -> ConsumeResult:
+    return ConsumeResult(outcome, run.id, run.job_name, run.attempt + 1, taken, reason)
+
+
+def _cut_text(attempt: int, limit: float, timeout: float | None, why: str) -> str:
+    if timeout is not None and limit == timeout:
+        return f"attempt {attempt} overran its job's timeout of {timeout:g} s and was cut"
+    return f"attempt {attempt} overran: cut after {limit:.1f} s, because {why}"

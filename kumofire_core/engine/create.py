@@ -1,0 +1,142 @@
+"""Creating runs: the whole request is checked, then the run is put and its message is sent; one run or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypedDict
+
+from kumofire_core.engine.run_store import RunStore
+from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr
+from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
+from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
+from kumofire_core.model.times import LAST_MS, duration_ms, require_aware, to_ms
+from kumofire_core.rules.validation import payload_text, require_job_name, require_key, require_max_attempts
+from kumofire_core.rules.wake_ups import message_delay_seconds
+
+CHUNK = 10
+"""RunStore put one after the other and then sent in one request: the size of an SQS batch."""
+
+PUTS_IN_FLIGHT = 16
+"""Chunks under way at once. More would only wait for this process's one core."""
+
+
+class _RunRequest(TypedDict):
+    name: str
+
+
+class RunRequest(_RunRequest, total=False):
+    """What ``create_many`` may be given for each run: what ``create`` takes."""
+
+    payload: Any
+    run_at: datetime | None
+    delay: timedelta | float | None
+    max_attempts: int | None
+    dedupe_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCreator:
+    """Makes the runs of one ``Jobs``."""
+
+    store: RunStore
+    pool: HandlerPool
+    allow_unknown_jobs: bool
+
+    def prepare(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+    ) -> NewRun:
+        """Return the run that is asked for, nothing of it written; or raise what ``Jobs.create`` says."""
+        self.require_job(name)
+        require_max_attempts(max_attempts)
+        if dedupe_key is not None:
+            require_key("dedupe_key", dedupe_key)
+        now_ms = self.store.now_ms()
+        run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
+        return NewRun(
+            id=run_id,
+            job_name=name,
+            payload=self.store.encrypted_payload(run_id, payload_text(payload)),
+            max_attempts=max_attempts,
+            due_ms=_due_ms(run_at, delay, now_ms),
+            now_ms=now_ms,
+            dedupe_key=dedupe_key,
+        )
+
+    def require_job(self, name: str) -> None:
+        """Raise where ``name`` is no job's name, or one that has no handler here although it should."""
+        require_job_name(name)
+        if not self.allow_unknown_jobs:
+            self.store.registry.require_known(name)
+
+    def create_many(self, requests: Iterable[RunRequest]) -> list[str]:
+        """Make all the runs that are asked for and return their ids in order; see ``Jobs.create_many``."""
+        new_runs = [self._prepare_one(index, request) for index, request in enumerate(requests)]
+        failures: dict[int, Exception] = {}
+        in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
+        for start in range(0, len(new_runs), CHUNK):
+            in_flight.start(partial(self._put_and_send, start, new_runs[start : start + CHUNK], failures))
+        in_flight.finish()
+        if failures:
+            run_ids = [None if index in failures else new_run.id for index, new_run in enumerate(new_runs)]
+            raise PartlyCreatedError(run_ids, failures)
+        return [new_run.id for new_run in new_runs]
+
+    def _prepare_one(self, index: int, request: RunRequest) -> NewRun:
+        if not isinstance(request, Mapping):
+            kind = type(request).__name__
+            raise InvalidArgumentError(
+                f"run {index} of create_many: it must be a mapping of what create takes, not {kind}"
+            )
+        try:
+            return self.prepare(**request)
+        except KumofireError as error:
+            error.args = (f"run {index} of create_many: {error}",)
+            raise
+        except TypeError as error:  # not a mapping, no name, or a key that create does not take
+            raise InvalidArgumentError(f"run {index} of create_many: {error}") from None
+
+    def _put_and_send(self, start: int, new_runs: list[NewRun], failures: dict[int, Exception]) -> None:
+        delays: dict[str, int] = {}
+        for index, new_run in enumerate(new_runs, start):
+            try:
+                put = self.store.put(new_run)
+            except Exception as error:
+                failures[index] = error
+                continue
+            delay_seconds = message_delay_seconds(new_run.due_ms, new_run.now_ms)
+            if put and delay_seconds is not None:
+                delays[new_run.id] = delay_seconds
+        if delays:
+            self.store.queue.try_send_many(delays)
+
+
+def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: int) -> int:
+    if run_at is not None and delay is not None:
+        raise InvalidArgumentError("give either run_at or delay, not both")
+    if run_at is not None:
+        return to_ms(require_aware("run_at", run_at))
+    if delay is None:
+        return now_ms
+    if isinstance(delay, int | float) and not isinstance(delay, bool):
+        try:
+            delay = timedelta(seconds=delay)
+        except (OverflowError, ValueError):
+            raise InvalidArgumentError(f"delay of {short_repr(delay)} seconds is out of range") from None
+    if not isinstance(delay, timedelta):
+        raise InvalidArgumentError(f"delay must be a timedelta or a number of seconds, not {type(delay).__name__}")
+    if delay < timedelta(0):
+        raise InvalidArgumentError(f"delay must not be negative, not {short_repr(delay)}")
+    due_ms = now_ms + duration_ms(delay)
+    if due_ms > LAST_MS:
+        raise InvalidArgumentError(f"a delay of {short_repr(delay)} ends after the year 9999")
+    return due_ms

@@ -1,0 +1,332 @@
+"""The dispatcher: it reads the wake-up index, and makes the one transition that fits each entry.
+
+Every unfinished run has a wake-up in the index, so one pass finds whatever was lost: a message, a send, or a worker.
+Each transition is a conditional write; the item is read only after a refusal. So two dispatchers at once, a stale index
+entry, or a crash between any two requests do no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from kumofire_core.aws.dynamodb import WakeUp
+from kumofire_core.aws.errors import AWS_ERRORS
+from kumofire_core.aws.sqs import Queue
+from kumofire_core.engine.run_store import RUN, RunStore, new_token
+from kumofire_core.engine.schedule_firing import Firing, ScheduleFiring
+from kumofire_core.engine.schedule_store import SCHEDULE
+from kumofire_core.errors import CorruptItemError, KumofireError
+from kumofire_core.handlers.deadline import Deadline
+from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
+from kumofire_core.model.error_text import error_name
+from kumofire_core.model.message import MAX_RUN_ID_LENGTH
+from kumofire_core.model.run import Outcome, RunStatus
+from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.times import duration_ms, whole_seconds_until
+from kumofire_core.model.write import Key
+from kumofire_core.rules import decisions, run_writes
+from kumofire_core.rules.schedule_writes import SCHEDULE_SHARD
+from kumofire_core.rules.wake_ups import message_delay_seconds
+
+log = logging.getLogger("kumofire_core")
+
+LOOK_AHEAD = timedelta(seconds=90)
+"""How far ahead of its time a run is sent, with a delay. More than a tick, so that a late tick makes no run late."""
+
+BACKLOG = 100
+"""With more messages waiting than this, a queued run's message is taken to be among them, and not for lost."""
+
+BACKLOG_DOUBTED_AFTER = timedelta(minutes=30)
+"""A run that has been queued for longer is sent again, however long the queue; and from then on once an hour."""
+
+CHUNK = 10
+"""Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
+
+TURNS_A_PASS = 100
+"""How often a schedule that is behind gets its turn in one pass, with ten occurrences each time."""
+
+PAGE_SIZE = 500
+CHUNKS_IN_FLIGHT = 16
+"""Chunks under way at once. botocore's requests are bound by the network up to about here on one core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchResult:
+    """What one pass of the dispatcher did."""
+
+    dispatched: int = 0
+    """RunStore whose time has come, or will before the next pass, and whose message was sent."""
+    schedules: int = 0
+    """Occurrences of schedules that became runs."""
+    resent: int = 0
+    """Queued runs whose message seemed lost, sent again."""
+    postponed: int = 0
+    """Queued runs left alone although no consumer has come, because the queue is long."""
+    recovered: int = 0
+    """RunStore whose worker was lost, put back for their next attempt."""
+    failed: int = 0
+    """RunStore whose worker was lost in their last attempt."""
+    canceled: int = 0
+    """RunStore whose worker was lost after their cancellation had been asked for."""
+    unsent: int = 0
+    """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
+    errors: int = 0
+    """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
+    unread: int = 0
+    """Partitions of the index that could not be read, each with a line in the log."""
+    complete: bool = True
+    """Whether all that was due was looked at. What the limit or the time cut off is left to the next pass."""
+
+
+class PartlyDispatchedError(KumofireError):
+    """Partitions of the wake-up index could not be read. The others were handled; the cause is what botocore raised."""
+
+    def __init__(self, result: DispatchResult, cause: Exception) -> None:
+        self.result = result
+        """What the pass did."""
+        super().__init__(
+            f"{result.unread} partitions of the wake-up index could not be read ({error_name(cause)}); "
+            "the others were handled, and the next pass reads all of them again"
+        )
+
+
+class _Tally:
+    """What a pass has done so far; its chunks count at the same time."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self.complete = True
+        self.first_error: Exception | None = None
+        self._queue_is_long: bool | None = None
+        self._behind: list[WakeUp] = []
+
+    def add(self, name: str, count: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += count
+
+    def queue_is_long(self, queue: Queue) -> bool:
+        """Say whether messages pile up, asked once a pass; copies would only make the pile larger."""
+        with self._asking:
+            if self._queue_is_long is None:
+                self._queue_is_long = (queue.backlog() or 0) > BACKLOG
+            return self._queue_is_long
+
+    def is_behind(self, schedule: WakeUp) -> None:
+        """Note a schedule of which more is due."""
+        with self._lock:
+            self._behind.append(schedule)
+
+    def take_behind(self) -> list[WakeUp]:
+        """Return the schedules that were noted, and forget them."""
+        with self._lock:
+            behind, self._behind = self._behind, []
+        return behind
+
+    def errors(self) -> int:
+        return self._counts["errors"]
+
+    def result(self) -> DispatchResult:
+        return DispatchResult(**self._counts, complete=self.complete)
+
+
+class Dispatcher:
+    """One pass over the wake-ups at a time; passes may overlap, in one process or in many."""
+
+    def __init__(self, store: RunStore, schedules: ScheduleFiring, pool: HandlerPool) -> None:
+        self._store = store
+        self._schedules = schedules
+        self._pool = pool
+
+    def dispatch(self, *, limit: int | None, deadline: Deadline | None) -> DispatchResult:
+        """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
+
+        Raises ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others.
+        """
+        tally = _Tally()
+        until_ms = self._store.now_ms() + duration_ms(LOOK_AHEAD)
+        if limit is None:
+            self._handle_all(until_ms, tally, deadline)
+        else:
+            self._handle_some(until_ms, limit, tally, deadline)
+        if tally.first_error is not None:
+            raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
+        return tally.result()
+
+    def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
+        """Handle everything, schedules first, many chunks at once."""
+        in_flight = BoundedPool(self._pool, CHUNKS_IN_FLIGHT)
+        for shard in self._shards():
+            for page in self._pages(shard, until_ms, tally):
+                if not self._start(page, in_flight, tally, deadline):
+                    in_flight.finish()
+                    return
+        in_flight.finish()
+        self._make_up(tally, deadline)
+
+    def _start(self, wake_ups: list[WakeUp], in_flight: BoundedPool, tally: _Tally, deadline: Deadline | None) -> bool:
+        """Start handling wake-ups, chunk by chunk; ``False`` where the time was up before all were started."""
+        for start in range(0, len(wake_ups), CHUNK):
+            if deadline is not None and deadline.too_close_to_start():
+                tally.complete = False
+                return False
+            in_flight.start(partial(self._handle, wake_ups[start : start + CHUNK], tally, deadline))
+        return True
+
+    def _make_up(self, tally: _Tally, deadline: Deadline | None) -> None:
+        """Go on with the schedules that are behind, one firing of each in turn, so that none keeps another waiting.
+
+        One that is far behind, or whose stored time says so, gets no more than ``TURNS_A_PASS`` out of a pass.
+        """
+        behind = tally.take_behind()
+        for _ in range(TURNS_A_PASS - 1):
+            if not behind:
+                return
+            in_flight = BoundedPool(self._pool, CHUNKS_IN_FLIGHT)
+            in_time = self._start(behind, in_flight, tally, deadline)
+            in_flight.finish()
+            if not in_time:
+                return
+            behind = tally.take_behind()
+        for wake_up in behind:
+            tally.complete = False
+            log.warning("schedule#%s is far behind; the next pass goes on with it", wake_up.key.id)
+
+    def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
+        """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
+        earliest: list[WakeUp] = []
+        for shard in self._shards():
+            taken: list[WakeUp] = []
+            for page in self._pages(shard, until_ms, tally):
+                taken += page
+                if len(taken) > limit + PAGE_SIZE:
+                    break
+            earliest += taken
+        earliest.sort(key=lambda wake_up: wake_up.wake_at)
+        handled = 0
+        while earliest and handled < limit and not (deadline is not None and deadline.too_close_to_start()):
+            size = min(CHUNK, limit - handled)
+            chunk, earliest, errors = earliest[:size], earliest[size:], tally.errors()
+            self._handle(chunk, tally, deadline)
+            handled += len(chunk) - (tally.errors() - errors)
+        tally.complete = tally.complete and not earliest
+        self._make_up(tally, deadline)
+
+    def _shards(self) -> tuple[int, ...]:
+        return (SCHEDULE_SHARD, *range(self._store.wake_shards))
+
+    def _pages(self, shard: int, until_ms: int, tally: _Tally) -> Iterator[list[WakeUp]]:
+        """Yield the pages of one partition. One that can't be read is told once the others are handled."""
+        try:
+            yield from self._store.table.wake_ups(shard, until_ms=until_ms, page_size=PAGE_SIZE)
+        except AWS_ERRORS as error:
+            log.error("partition %d of the wake-up index could not be read: %s", shard, error_name(error))
+            tally.first_error = tally.first_error or error
+            tally.add("unread")
+            tally.complete = False
+
+    def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
+        """Make the transition that fits each wake-up, send the messages that follow, and let the schedules go on."""
+        delays: dict[str, int] = {}
+        firings: list[tuple[WakeUp, Firing]] = []
+        for wake_up in wake_ups:
+            if deadline is not None and deadline.too_close_to_start():
+                tally.complete = False
+                break  # what is marked as sent must still be sent
+            with _failing_alone(wake_up.key, tally):
+                _require_id_of_ours(wake_up.key)
+                if wake_up.key.kind == RUN:
+                    self._look_at_run(wake_up, delays, tally)
+                elif wake_up.key.kind == SCHEDULE:
+                    firing = self._fire(wake_up.key.id, delays, tally)
+                    if firing is not None:
+                        firings.append((wake_up, firing))
+        if delays:
+            tally.add("unsent", len(self._store.queue.try_send_many(delays)))
+        for wake_up, firing in firings:
+            with _failing_alone(wake_up.key, tally):
+                if self._schedules.advance(firing):
+                    tally.is_behind(wake_up)
+
+    def _fire(self, schedule_id: str, delays: dict[str, int], tally: _Tally) -> Firing | None:
+        already = len(delays)
+        try:
+            return self._schedules.fire(schedule_id, delays, look_ahead=LOOK_AHEAD)
+        finally:
+            tally.add("schedules", len(delays) - already)
+
+    def _look_at_run(self, wake_up: WakeUp, delays: dict[str, int], tally: _Tally) -> None:
+        run_id, token, now_ms = wake_up.key.id, new_token(), self._store.now_ms()
+        if wake_up.wake_at > now_ms:
+            ahead = run_writes.send_ahead(token, due_ms=wake_up.wake_at, now_ms=now_ms)
+            if self._store.apply(run_id, ahead).applied:
+                delays[run_id] = whole_seconds_until(wake_up.wake_at, now_ms)
+                tally.add("dispatched")
+            return
+        answer = self._store.apply(run_id, run_writes.enqueue(token, now_ms=now_ms))
+        if answer.applied:
+            delays[run_id] = 0
+            tally.add("dispatched")
+            return
+        if answer.item is None:
+            return  # the index still shows what is deleted
+        found = self._store.read(run_id, answer.item)
+        if found.status is RunStatus.RUNNING:
+            self._look_at_running(found, token, now_ms, delays, tally)
+            return
+        # Finished, or sent or put back meanwhile: the index was behind.
+        if found.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
+            return
+        queued_for_ms = now_ms - found.updated_at
+        long = tally.queue_is_long(self._store.queue)
+        if long and queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER):
+            if self._store.apply(run_id, run_writes.wait_longer(found, token, now_ms=now_ms)).applied:
+                tally.add("postponed")
+        elif self._store.apply(run_id, run_writes.resend(found, token, now_ms=now_ms, rarely=long)).applied:
+            delays[run_id] = 0
+            tally.add("resent")
+
+    def _look_at_running(
+        self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
+    ) -> None:
+        run = found.run
+        if found.lease_until is not None and found.lease_until > now_ms:
+            if found.wake_at is not None and found.wake_at < found.lease_until:
+                self._store.apply(run.id, run_writes.look_again(found, token))
+            return
+        policy, expires_at = self._store.registry.policy(run.job_name), self._store.expires_at(now_ms)
+        end = decisions.after_lost_worker(found, token, policy, now_ms=now_ms, expires_at=expires_at)
+        if not self._store.apply(run.id, end.write).applied:
+            return  # its consumer came back in this instant, or another took it over
+        log.warning("the worker of a run was lost; the run is %s", end.write.target, extra={"job_run_id": run.id})
+        tally.add("recovered" if end.outcome is Outcome.RETRIED else end.outcome)
+        if end.due_ms is not None:
+            delay_seconds = message_delay_seconds(end.due_ms, now_ms)
+            if delay_seconds is not None:
+                delays[run.id] = delay_seconds
+
+
+@contextmanager
+def _failing_alone(key: Key, tally: _Tally) -> Iterator[None]:
+    """Log and count what goes wrong with one item: a corrupt one, or a throttled request, must not stop the others."""
+    try:
+        yield
+    except Exception as error:
+        what = str(error) if isinstance(error, KumofireError) else error_name(error)
+        log.error("%s#%s could not be dispatched: %s", key.kind, key.id, what)
+        tally.add("errors")
+
+
+def _require_id_of_ours(key: Key) -> None:
+    """Raise ``CorruptItemError`` for an id that no message may carry: it would be refused as malformed for ever."""
+    if len(key.id) > MAX_RUN_ID_LENGTH or not key.id.isprintable():
+        problem = f"its id of {len(key.id)} characters is none of ours, which have at most {MAX_RUN_ID_LENGTH}"
+        raise CorruptItemError(f"{key.kind}#{key.id[:80]!r}", f"{problem} and are printable")

@@ -1,0 +1,161 @@
+"""The runs of one ``Jobs``: read from the table, changed by transitions, and sent to the queue.
+
+This joins the table, the queue, the registered jobs and the settings. Its callers decide which transition fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+from kumofire_core.aws.dynamodb import Answer, Table
+from kumofire_core.aws.sqs import Queue
+from kumofire_core.errors import KumofireError
+from kumofire_core.handlers.registry import Registry
+from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher, decrypt_text, encrypt_text
+from kumofire_core.model.json_codec import decode
+from kumofire_core.model.run import NewRun
+from kumofire_core.model.run_item import StoredRun, read_run
+from kumofire_core.model.times import duration_ms, to_ms
+from kumofire_core.model.write import Attributes, Key
+from kumofire_core.rules import run_writes
+from kumofire_core.rules.run_writes import Transition
+from kumofire_core.rules.validation import require_room
+from kumofire_core.rules.wake_ups import message_delay_seconds
+
+RUN = "run"
+
+
+def run_key(run_id: str) -> Key:
+    """Return the key of a run."""
+    return Key(RUN, run_id)
+
+
+def text_owner(kind: str, id: str, what: str) -> str:
+    """Return the item and attribute that an encrypted text belongs to.
+
+    It is part of what is encrypted, so its form must never change.
+    """
+    return f"{kind}#{id} {what}"
+
+
+def new_token() -> str:
+    """Return a token by which one write recognises its own first copy."""
+    return os.urandom(16).hex()
+
+
+class RunStore:
+    """The runs of one ``Jobs``. Errors of the table leave as botocore raised them."""
+
+    def __init__(
+        self,
+        *,
+        table: Table,
+        queue: Queue,
+        registry: Registry,
+        retention: timedelta | None,
+        wake_shards: int,
+        cipher: Cipher | None,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.table = table
+        self.queue = queue
+        self.registry = registry
+        self.wake_shards = wake_shards
+        self.cipher = cipher
+        self.clock = clock
+        self._retention_ms = None if retention is None else duration_ms(retention)
+
+    def now_ms(self) -> int:
+        """Return the time by the clock of this ``Jobs``, in epoch milliseconds."""
+        return to_ms(self.clock())
+
+    def find(self, run_id: str) -> StoredRun | None:
+        """Read a run as it is now, or ``None``. Raises ``CorruptItemError`` or ``NewerSchemaError``."""
+        item = self.table.get(run_key(run_id))
+        return None if item is None else self.read(run_id, item)
+
+    def cancel_requested(self, run_id: str) -> bool:
+        """Read whether the cancellation of a running run was requested."""
+        return self.table.get_attribute(run_key(run_id), "cancel_requested_at") is not None
+
+    def read(self, run_id: str, item: Attributes) -> StoredRun:
+        """Return the run that an item holds. Where its creator set no limit of attempts, the job's is used."""
+        limit = 0 if "max_attempts" in item else self.registry.max_attempts(str(item.get("job_name")))
+        return read_run(run_id, item, default_max_attempts=limit)
+
+    def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:
+        """Return a run with its payload and output decrypted where they are encrypted.
+
+        Raises ``DecryptionError`` where that fails. Unless it is ``required``, a process without a cipher leaves them
+        ``ENCRYPTED``.
+        """
+        encrypted = stored.payload is ENCRYPTED or stored.output is ENCRYPTED
+        if not encrypted or (self.cipher is None and not required):
+            return stored
+        payload, output = (
+            None if text is None else decode(decrypt_text(self.cipher, text, owner=text_owner(RUN, stored.id, what)))
+            for what, text in (("payload", stored.payload_text), ("output", stored.output_text))
+        )
+        return stored.decrypted(payload=payload, output=output)
+
+    def encrypted_payload(self, run_id: str, text: str) -> str:
+        """Return a payload's text as it is stored; ``InvalidJSONError`` where it is then too large."""
+        stored = encrypt_text(self.cipher, text, owner=text_owner(RUN, run_id, "payload"))
+        require_room(stored)
+        return stored
+
+    def encrypted_output(self, run_id: str, text: str) -> str:
+        """Return an output's text as it is stored."""
+        return text if self.cipher is None else encrypt_text(self.cipher, text, owner=text_owner(RUN, run_id, "output"))
+
+    def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
+        """Make one transition."""
+        return self.table.apply(run_key(run_id), transition, read_back=read_back)
+
+    def try_claims(self, claims: Mapping[str, Transition]) -> dict[str, StoredRun]:
+        """Try the claims of some runs in one request; return the runs that were certainly claimed."""
+        made = self.table.try_batch({run_key(run_id): write for run_id, write in claims.items()}, read_back=True)
+        runs: dict[str, StoredRun] = {}
+        for key, item in made.items():
+            with contextlib.suppress(KumofireError):  # the ordinary claim will report a run that can't be read
+                runs[key.id] = self.read(key.id, item)
+        return runs
+
+    def try_ends(self, ends: Mapping[str, Transition]) -> list[str]:
+        """Try to record the ends of attempts in one request; return the ids of the runs certainly recorded."""
+        return [key.id for key in self.table.try_batch({run_key(run_id): write for run_id, write in ends.items()})]
+
+    def put(self, new_run: NewRun) -> bool:
+        """Put a new run; ``False`` where its id exists."""
+        job = self.registry.get(new_run.job_name)
+        attributes = run_writes.create(
+            new_run,
+            create_token=new_token(),
+            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
+            timeout_ms=None if job is None else job.timeout_ms,
+            shards=self.wake_shards,
+        )
+        return self.table.put_new(run_key(new_run.id), attributes).applied
+
+    def add(self, new_run: NewRun) -> bool:
+        """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""
+        if not self.put(new_run):
+            return False
+        self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms)
+        return True
+
+    def send_waiting(self, run_id: str, *, due_ms: int, now_ms: int) -> None:
+        """Send a waiting run's message with its delay, where SQS can delay that long; else the dispatcher sends it.
+
+        A message that could not be sent is logged. The dispatcher finds the run by its wake-up and sends it.
+        """
+        delay_seconds = message_delay_seconds(due_ms, now_ms)
+        if delay_seconds is not None:
+            self.queue.try_send(run_id, delay_seconds=delay_seconds)
+
+    def expires_at(self, now_ms: int) -> int | None:
+        """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""
+        return None if self._retention_ms is None else (now_ms + self._retention_ms) // 1000 + 1

@@ -1,0 +1,345 @@
+"""What a person does to schedules: create, change, list and delete them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from kumofire_core.engine.create import RunCreator
+from kumofire_core.engine.run_store import new_token
+from kumofire_core.engine.schedule_store import ScheduleStore
+from kumofire_core.errors import (
+    InvalidArgumentError,
+    InvalidScheduleError,
+    KumofireError,
+    ScheduleConflictError,
+    ScheduleExistsError,
+    short_repr,
+)
+from kumofire_core.model import json_codec
+from kumofire_core.model.run import derived_run_id
+from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType, StoredSchedule, Timing, read_schedule
+from kumofire_core.model.times import EPOCH, from_ms, to_ms
+from kumofire_core.model.write import Attributes, Value
+from kumofire_core.rules import schedule_writes
+from kumofire_core.rules.recurrence import next_occurrence, parse_timing
+from kumofire_core.rules.validation import payload_text, require_id, require_key, require_max_attempts
+
+log = logging.getLogger("kumofire_core")
+
+CHANGE_TRIES = 200
+"""How often a change is tried against others' changes. A hundred writers at once need fewer: each round one gets on."""
+
+PAGE_LIMIT = 100
+"""https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
+
+
+class ScheduleSettings(TypedDict, total=False):
+    """What ``upsert_schedule`` may be given beside job, payload and key."""
+
+    schedule_type: ScheduleType | str
+    schedule_expr: str | timedelta | datetime
+    timezone: str | None
+    max_attempts: int | None
+    enabled: bool
+    missed: Missed | str
+    overlap: Overlap | str
+    start_at: datetime | None
+    end_at: datetime | None
+
+
+class ScheduleChanges(ScheduleSettings, total=False):
+    """What ``update_schedule`` may be given. What is left out keeps its value."""
+
+    name: str
+    payload: Any
+
+
+Option = TypeVar("Option", Missed, Overlap)
+
+_CHANGEABLE = ScheduleChanges.__optional_keys__
+
+TIMING = ("schedule_type", "schedule_expr", "timezone", "start_at", "end_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulePage:
+    """Some of the schedules, and where the next ones begin."""
+
+    schedules: tuple[Schedule, ...]
+    next_page: str | None
+    """What to pass as ``page`` for the next ones; ``None`` after the last."""
+
+
+def schedule_key_id(schedule_key: str) -> str:
+    """Return the id of the schedule that has a key."""
+    return derived_run_id("schedule_key", schedule_key)
+
+
+class Schedules:
+    """The schedules of one ``Jobs``. Errors of the table leave as botocore raised them."""
+
+    def __init__(self, schedules: ScheduleStore, creator: RunCreator, now_ms: Callable[[], int]) -> None:
+        self._schedules = schedules
+        self._creator = creator
+        self._now_ms = now_ms
+
+    def create(
+        self,
+        name: str,
+        payload: Any,
+        *,
+        schedule_type: ScheduleType | str,
+        schedule_expr: str | timedelta | datetime,
+        schedule_key: str | None = None,
+        timezone: str | None = None,
+        max_attempts: int | None = None,
+        enabled: bool = True,
+        missed: Missed | str = Missed.ALL,
+        overlap: Overlap | str = Overlap.ALLOW,
+        start_at: datetime | None = None,
+        end_at: datetime | None = None,
+    ) -> str:
+        """Store a schedule and return its id, in one request; see ``Jobs.create_schedule``."""
+        self._creator.require_job(name)
+        require_max_attempts(max_attempts)
+        text = payload_text(payload)
+        if schedule_key is not None:
+            require_key("schedule_key", schedule_key)
+        now = from_ms(self._now_ms())
+        timing = parse_timing(
+            schedule_type=schedule_type,
+            schedule_expr=schedule_expr,
+            timezone=timezone,
+            start_at=start_at,
+            end_at=end_at,
+            anchor=now,
+        )
+        schedule_id = uuid.uuid4().hex if schedule_key is None else schedule_key_id(schedule_key)
+        attributes = schedule_writes.create(
+            create_token=new_token(),
+            schedule_key=schedule_key,
+            job_name=name,
+            payload=self._schedules.encrypted_payload(schedule_id, text),
+            timing=timing,
+            enabled=_flag("enabled", enabled),
+            next_run_at=_first(timing, now) if enabled else None,
+            max_attempts=max_attempts,
+            missed=_option(Missed, "missed", missed),
+            overlap=_option(Overlap, "overlap", overlap),
+            now_ms=to_ms(now),
+        )
+        if not self._schedules.put(schedule_id, attributes):
+            raise ScheduleExistsError(str(schedule_key), schedule_id)
+        return schedule_id
+
+    def get(self, schedule_id: str) -> Schedule | None:
+        """Return a schedule as it is now, or ``None``."""
+        require_id("a schedule id", schedule_id)
+        stored = self._schedules.find(schedule_id)
+        return None if stored is None else self._schedules.decrypted(stored)
+
+    def get_by_key(self, schedule_key: str) -> Schedule | None:
+        """Return the schedule of a key as it is now, or ``None``."""
+        return self.get(_required_key_id(schedule_key))
+
+    def update_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+        """Do what ``update`` does to the schedule of a key."""
+        return self.update(_required_key_id(schedule_key), **changes)
+
+    def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+        """Change what is given and keep the rest; see ``Jobs.update_schedule``."""
+        require_id("a schedule id", schedule_id)
+        self._check(changes)
+        for attempt in range(CHANGE_TRIES):
+            stored = self._schedules.find(schedule_id)
+            if stored is None:
+                return None
+            now_ms = self._now_ms()
+            attributes = self._differences(stored, changes, now_ms)
+            if not attributes:
+                return self._schedules.decrypted(stored)
+            write = schedule_writes.change(stored, new_token(), now_ms=now_ms, changes=attributes)
+            answer = self._schedules.apply(schedule_id, write, read_back=True)
+            if answer.applied and answer.item is not None:
+                return self._schedules.decrypted(read_schedule(schedule_id, answer.item))
+            # Somebody else changed it since it was read. Wait a random while, so that many writers don't meet again.
+            time.sleep(random.uniform(0, min(0.005 * 2 ** min(attempt, 6), 0.2)))
+        raise ScheduleConflictError(schedule_id, CHANGE_TRIES)
+
+    def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
+        """Create the schedule of a key, or change it to what is given; see ``Jobs.upsert_schedule``."""
+        schedule_id = _required_key_id(schedule_key)
+        while self.update(schedule_id, name=name, payload=payload, **settings) is None:
+            missing = [setting for setting in ("schedule_type", "schedule_expr") if setting not in settings]
+            if missing:
+                raise InvalidArgumentError(
+                    f"schedule_key {short_repr(schedule_key)} is new, so it needs {', '.join(missing)}"
+                )
+            try:
+                return self.create(name, payload, schedule_key=schedule_key, **settings)
+            except ScheduleExistsError:
+                continue  # another upsert was first: now it is there to be updated
+        return schedule_id
+
+    def delete(self, schedule_id: str) -> bool:
+        """Delete a schedule; say whether there was one. RunStore it has made stay."""
+        require_id("a schedule id", schedule_id)
+        return self._schedules.delete(schedule_id)
+
+    def page(self, *, limit: int, after: str | None) -> SchedulePage:
+        """Return a page of schedules, those that run next first; see ``Jobs.list_schedules``."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
+            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {short_repr(limit)}")
+        found, last = self._schedules.page(limit=limit, after=_decode_page(after))
+        schedules = []
+        for schedule_id, item in found:
+            try:
+                schedules.append(self._schedules.decrypted(read_schedule(schedule_id, item)))
+            except KumofireError as error:
+                log.error("a schedule is left out of the list: %s", error)
+        return SchedulePage(schedules=tuple(schedules), next_page=_encode_page(last))
+
+    def _check(self, changes: ScheduleChanges) -> None:
+        """Refuse what can be refused before the schedule is read."""
+        unknown = sorted(set(changes) - _CHANGEABLE)
+        if unknown:
+            known = ", ".join(sorted(_CHANGEABLE))
+            raise InvalidArgumentError(f"a schedule has no {', '.join(unknown)} to change; it has {known}")
+        if "name" in changes:
+            self._creator.require_job(changes["name"])
+        require_max_attempts(changes.get("max_attempts"))
+
+    def _differences(self, stored: StoredSchedule, changes: ScheduleChanges, now_ms: int) -> dict[str, Value | None]:
+        """Return the attributes that ``changes`` makes different; a changed timing gets a new next run time."""
+        schedule, now = stored.schedule, from_ms(now_ms)
+        wanted: dict[str, Value | None] = {}
+        if "name" in changes:
+            wanted["job_name"] = changes["name"]
+        if "payload" in changes:
+            wanted["payload"] = payload_text(changes["payload"])
+        if "max_attempts" in changes:
+            wanted["max_attempts"] = changes["max_attempts"]
+        if "missed" in changes:
+            wanted["missed"] = _option(Missed, "missed", changes["missed"])
+        if "overlap" in changes:
+            wanted["overlap"] = _option(Overlap, "overlap", changes["overlap"])
+        enabled = _flag("enabled", changes["enabled"]) if "enabled" in changes else schedule.enabled
+        wanted["enabled"] = int(enabled)
+        timing = _changed_timing(stored, changes, now)
+        if timing != stored.timing:
+            wanted |= schedule_writes.timing_attributes(timing)
+            wanted |= schedule_writes.next_attributes(_first(timing, now) if enabled else None)
+        elif enabled != schedule.enabled:
+            # One whose last occurrence has become a run may be enabled all the same: it has nothing left to do.
+            upcoming = _upcoming(timing, now, fired=schedule.last_scheduled_at) if enabled else None
+            wanted |= schedule_writes.next_attributes(upcoming)
+        have: dict[str, Value | None] = {
+            "job_name": schedule.job_name,
+            "payload": self._schedules.payload_text(stored) if "payload" in changes else None,
+            "max_attempts": schedule.max_attempts,
+            "missed": schedule.missed,
+            "overlap": schedule.overlap,
+            "enabled": int(schedule.enabled),
+            **schedule_writes.timing_attributes(stored.timing),
+            **schedule_writes.next_attributes(schedule.next_run_at),
+        }
+        # A dispatcher may have advanced it since it was read, which refuses no change. So a next run time that was
+        # computed anew is written in any case, and not only where it differs from the one that was read.
+        moved = "next_run_at" in wanted
+        always = ("next_run_at", "wake_shard", "wake_at") if moved else ()
+        different = {name: value for name, value in wanted.items() if value != have[name] or name in always}
+        if "payload" in different:
+            different["payload"] = self._schedules.encrypted_payload(schedule.id, str(different["payload"]))
+        return different
+
+
+def _required_key_id(schedule_key: str) -> str:
+    require_key("schedule_key", schedule_key)
+    return schedule_key_id(schedule_key)
+
+
+def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datetime) -> Timing:
+    """Return the timing after ``changes``: the old one, to the letter, where they say the same.
+
+    A changed interval counts from now, and an unchanged one from where it has counted so far.
+    """
+    if not any(name in changes for name in TIMING):
+        return stored.timing
+    old = stored.timing
+
+    def parsed(anchor: datetime) -> Timing:
+        return parse_timing(
+            schedule_type=changes.get("schedule_type", old.schedule_type),
+            schedule_expr=changes.get("schedule_expr", old.expr),
+            timezone=changes.get("timezone", old.timezone),
+            start_at=changes.get("start_at", old.start_at),
+            end_at=changes.get("end_at", old.end_at),
+            anchor=anchor,
+        )
+
+    same = parsed(old.anchor or stored.schedule.created_at)
+    return same if same == old else parsed(now)
+
+
+def _first(timing: Timing, now: datetime) -> datetime:
+    """Return the first occurrence of a new timing; ``InvalidScheduleError`` where a schedule would never run."""
+    first = _upcoming(timing, now, fired=None)
+    if first is None:
+        raise InvalidScheduleError(
+            f"schedule_expr {short_repr(timing.expr)} has no occurrence after {now.isoformat(timespec='seconds')}"
+            + ("" if timing.end_at is None else f" and up to end_at {timing.end_at.isoformat()}")
+            + "; create it with enabled=False to keep it all the same"
+        )
+    return first
+
+
+def _upcoming(timing: Timing, now: datetime, *, fired: datetime | None) -> datetime | None:
+    """Return the next occurrence, after now or, for the one of a ``once``, whenever it is: unless it has been fired."""
+    if timing.schedule_type is ScheduleType.ONCE:
+        return next_occurrence(timing, fired or EPOCH)
+    if timing.start_at is not None and timing.start_at >= now:
+        return next_occurrence(timing, EPOCH)  # the window's beginning belongs to it, also where that is just now
+    return next_occurrence(timing, now)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} must be True or False, not {short_repr(value)}")
+    return value
+
+
+def _option(kind: type[Option], name: str, value: object) -> Option:
+    try:
+        return kind(str(value))
+    except ValueError:
+        known = ", ".join(repr(option.value) for option in kind)
+        raise InvalidScheduleError(f"{name} must be one of {known}, not {short_repr(value)}") from None
+
+
+def _encode_page(last: Attributes | None) -> str | None:
+    return None if last is None else json_codec.encode("the page", dict(last))
+
+
+def _decode_page(page: str | None) -> Attributes | None:
+    if page is None:
+        return None
+    try:
+        last = json_codec.decode(page)
+    except (ValueError, TypeError):
+        last = None
+    kinds = {"pk": str, "sk": str, "wake_shard": int, "wake_at": int}
+    if (
+        not isinstance(last, dict)
+        or set(last) != set(kinds)
+        or any(type(last[name]) is not kind for name, kind in kinds.items())
+        or not f"{last['pk']}{last['sk']}".isprintable()
+    ):
+        raise InvalidArgumentError("page must be the next_page of an earlier call")
+    return last

@@ -1,0 +1,219 @@
+"""Calling a handler, with a limit to its time. Free of AWS, runs and storage.
+
+Python can't stop code from outside. A handler that may be cut therefore runs in a thread of its own while its caller
+waits: when the time is over the caller goes on without it and drops whatever the handler returns later. A coroutine is
+canceled. Plain code is left alone, because an exception raised in it from outside can strike between taking a lock and
+the code that gives it back, and leave the whole process without that lock. A thread that goes on is counted as stray,
+for whoever owns the process to end it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+HIDDEN_IN_TRACEBACKS = True
+
+
+class HandlerTimeoutError(Exception):
+    """A call's time was over before it ended. Private to the engine, so no handler can raise it."""
+
+
+class HandlerPool:
+    """Daemon threads, made when none is idle and kept for the next call.
+
+    Not ``concurrent.futures``: its threads are joined when the interpreter ends, so one handler that never returns
+    would keep its process alive for ever.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[_Thread] = []
+        self._lock = threading.Lock()
+        self._stray: set[_Thread] = set()
+        self._process = os.getpid()
+
+    def start(self, function: Callable[[], Any]) -> HandlerCall:
+        """Begin ``function`` in a thread, in a copy of the caller's context."""
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]  # after a fork there are no threads but the one that forked
+        call = HandlerCall(function, contextvars.copy_context())
+        with self._lock:
+            thread = self._idle.pop() if self._idle else None
+        if thread is None:
+            thread = _Thread(self)
+            thread.start()
+        thread.inbox.put(call)
+        return call
+
+    def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
+        """Return what ``function`` returns or raise what it raises, if it ends within ``seconds``.
+
+        Raises ``HandlerTimeoutError`` otherwise; the caller is then free of it.
+        """
+        call = self.start(function)
+        if not call.wait(seconds) and self._abandon(call):
+            raise HandlerTimeoutError
+        call.wait()
+        return call.result()
+
+    def stray(self, *, patience_seconds: float = 0.0) -> int:
+        """Return how many abandoned calls still run, after waiting up to ``patience_seconds`` for them to end."""
+        give_up = time.monotonic() + patience_seconds
+        with self._lock:
+            strays = list(self._stray)
+        for thread in strays:
+            thread.join(max(0.0, give_up - time.monotonic()))
+        with self._lock:
+            self._stray = {thread for thread in self._stray if thread.is_alive()}
+            return len(self._stray)
+
+    def _abandon(self, call: HandlerCall) -> bool:
+        """Give a call up, and cancel its coroutine if it runs one; ``False`` where it has ended just now."""
+        with call.lock:
+            if call.ended:
+                return False
+            call.abandoned = True
+            thread = call.thread
+            if thread is not None:  # else it has not begun, and will not
+                with self._lock:
+                    self._stray.add(thread)
+        if thread is not None and (cancel := call.cancel) is not None:
+            with contextlib.suppress(RuntimeError):  # its loop was closed in this instant: the call is ending
+                cancel()
+        return True
+
+    def take_back(self, thread: _Thread) -> None:
+        """Keep a thread for the next call."""
+        with self._lock:
+            self._idle.append(thread)
+
+
+class BoundedPool:
+    """Calls under way at once, at most ``limit``: starting one more waits for the oldest."""
+
+    def __init__(self, threads: HandlerPool, limit: int) -> None:
+        self._threads = threads
+        self._limit = limit
+        self._calls: deque[HandlerCall] = deque()
+
+    def start(self, function: Callable[[], object]) -> None:
+        """Begin ``function`` in a thread; raises what an earlier one raised."""
+        while len(self._calls) >= self._limit:
+            self._await_oldest()
+        self._calls.append(self._threads.start(function))
+
+    def finish(self) -> None:
+        """Wait for all; raises what one of them raised."""
+        while self._calls:
+            self._await_oldest()
+
+    def _await_oldest(self) -> None:
+        call = self._calls.popleft()
+        call.wait()
+        call.result()
+
+
+class HandlerCall:
+    """One function call in a thread of ``HandlerPool``."""
+
+    def __init__(self, function: Callable[[], Any], context: contextvars.Context) -> None:
+        self._function = function
+        self._context = context
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+        self.lock = threading.Lock()
+        """Guards ``ended`` and ``abandoned``: a call is either one that ended or one that was given up."""
+        self.ended = False
+        self.abandoned = False
+        self.thread: _Thread | None = None
+        self.cancel: Callable[[], object] | None = None
+        """Cancels the coroutine that the call runs, where it runs one."""
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the call has ended, for ever or for ``seconds``; say whether it has."""
+        if not self._done.acquire(timeout=-1 if seconds is None else max(0.0, min(seconds, threading.TIMEOUT_MAX))):
+            return False
+        self._done.release()
+        return True
+
+    def result(self) -> Any:
+        """Return what the function returned or raise what it raised; only for a call that has ended."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def execute(self, thread: _Thread) -> bool:
+        """Make the call in ``thread``, and give the thread back; ``False`` where the call was abandoned meanwhile."""
+        with self.lock:
+            if self.abandoned:
+                thread.owner.take_back(thread)
+                return True
+            self.thread = thread
+        _current.call = self
+        try:
+            self._value = self._context.run(self._function)
+        except BaseException as error:
+            self._error = error
+        _current.call = None
+        with self.lock:
+            self.ended = True
+            if self.abandoned:
+                return False
+        thread.owner.take_back(thread)
+        self._done.release()
+        return True
+
+
+class _Thread(threading.Thread):
+    def __init__(self, owner: HandlerPool) -> None:
+        super().__init__(name="kumofire-handler", daemon=True)
+        self.inbox: queue.SimpleQueue[HandlerCall] = queue.SimpleQueue()
+        self.owner = owner
+
+    def run(self) -> None:
+        while self.inbox.get().execute(self):
+            pass
+
+
+_current = threading.local()
+
+
+def call_handler(handler: Callable[[Any], Any], context: object, threads: HandlerPool) -> Any:
+    """Call a handler in this thread, and where it is ``async``, run its coroutine to the end."""
+    value = handler(context)
+    if not hasattr(value, "__await__"):
+        return value
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_awaiting(value))
+    # This thread's loop is busy running our caller; a coroutine can only be run to its end in another thread.
+    call = threads.start(lambda: asyncio.run(_awaiting(value)))
+    call.wait()
+    return call.result()
+
+
+async def _awaiting(value: Awaitable[Any]) -> Any:
+    import asyncio
+
+    call: HandlerCall | None = getattr(_current, "call", None)
+    task = asyncio.current_task()
+    if call is None or task is None:
+        return await value
+    loop = asyncio.get_running_loop()
+    call.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+    try:
+        return await value
+    finally:
+        call.cancel = None

@@ -1,0 +1,106 @@
+"""The jobs of one process: names, handlers and their options. Free of AWS and of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kumofire_core.errors import ConfigurationError, UnknownJobError, short_repr
+from kumofire_core.model.times import duration_ms
+from kumofire_core.rules.retry import RetryPolicy, is_attempt_count
+from kumofire_core.rules.validation import name_problem
+
+if TYPE_CHECKING:
+    from kumofire_core.handlers.context import JobContext
+
+Handler = Callable[["JobContext"], Any] | Callable[["JobContext"], Awaitable[Any]]
+
+
+class Job(NamedTuple):
+    """A named piece of work."""
+
+    name: str
+    handler: Handler
+    retry: RetryPolicy
+    max_attempts: int
+    timeout_ms: int | None = None
+    """How long one attempt may take, or ``None``: as long as its process can."""
+
+
+class Registry:
+    """The jobs that have a handler here. ``retry`` is the policy of a job that brings none."""
+
+    def __init__(self, retry: RetryPolicy) -> None:
+        self.retry = retry
+        self._jobs: dict[str, Job] = {}
+
+    def register(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_attempts: int | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        """Add a job; ``ConfigurationError`` names everything that is wrong with it, a name taken already too."""
+        problems = [] if (problem := name_problem(name)) is None else [problem]
+        if not callable(handler):
+            problems.append(f"the handler of job {name!r} must be callable, not {type(handler).__name__}")
+        if max_attempts is not None and not is_attempt_count(max_attempts):
+            problems.append(
+                f"max_attempts of job {name!r} must be a whole number of at least 1, not {short_repr(max_attempts)}"
+            )
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            problems.append(f"retry of job {name!r} must be a RetryPolicy, not {type(retry).__name__}")
+        if timeout is not None and (not isinstance(timeout, timedelta) or duration_ms(timeout) < 1):
+            problems.append(f"timeout of job {name!r} must be a timedelta of at least 1 ms, not {short_repr(timeout)}")
+        if isinstance(name, str) and name in self._jobs:
+            problems.append(f"job {name!r} has a handler already; give the second one another name")
+        if problems:
+            raise ConfigurationError(problems)
+        policy = retry or self.retry
+        self._jobs[name] = Job(
+            name=name,
+            handler=handler,
+            retry=policy,
+            max_attempts=policy.max_attempts if max_attempts is None else max_attempts,
+            timeout_ms=None if timeout is None else duration_ms(timeout),
+        )
+
+    def register_all(self, handlers: Mapping[str, Handler] | None) -> list[str]:
+        """Add jobs without options; return what is wrong with those that could not be added."""
+        if handlers is not None and not isinstance(handlers, Mapping):
+            return [f"handlers must be a mapping of names to callables, not {type(handlers).__name__}"]
+        problems: list[str] = []
+        for name, handler in (handlers or {}).items():
+            try:
+                self.register(name, handler)
+            except ConfigurationError as error:
+                problems += error.problems
+        return problems
+
+    def get(self, name: str) -> Job | None:
+        """Return the job of this name, or ``None``."""
+        return self._jobs.get(name)
+
+    def require_known(self, name: str) -> None:
+        """Raise ``UnknownJobError`` where handlers are registered and none has this name."""
+        if self._jobs and name not in self._jobs:
+            raise UnknownJobError(name, list(self._jobs))
+
+    def has_timeouts_within(self, milliseconds: int) -> bool:
+        """Say whether there are jobs whose attempts are limited, all of them to less than this."""
+        timeouts = [job.timeout_ms for job in self._jobs.values() if job.timeout_ms is not None]
+        return bool(timeouts) and max(timeouts) < milliseconds
+
+    def policy(self, name: str) -> RetryPolicy:
+        """Return the retry policy of a job, the general one where it has no handler here."""
+        job = self._jobs.get(name)
+        return self.retry if job is None else job.retry
+
+    def max_attempts(self, name: str) -> int:
+        """Return the limit for runs of a job whose creator set none."""
+        job = self._jobs.get(name)
+        return self.retry.max_attempts if job is None else job.max_attempts

@@ -1,0 +1,59 @@
+"""The message on the queue: version and run id, and nothing else. Free of AWS and of the engine.
+
+The table is the source of truth, so a forged or replayed message can at worst cause one look-up.
+"""
+
+from __future__ import annotations
+
+import json
+
+from kumofire_core.errors import MalformedMessageError, UnsupportedMessageVersionError
+from kumofire_core.model import json_codec
+
+MESSAGE_VERSION = 1
+MAX_RUN_ID_LENGTH = 128
+
+
+def encode_message(run_id: str) -> str:
+    """Return the queue's body for a run."""
+    quoted = f'"{run_id}"' if run_id.isalnum() else json.dumps(run_id)
+    return f'{{"version":{MESSAGE_VERSION},"kumofireJobRunId":{quoted}}}'
+
+
+def decode_body(body: object) -> str:
+    """Return the run id that an SQS body asks for; ``MalformedMessageError`` where it is no message of ours."""
+    if not isinstance(body, str):
+        raise MalformedMessageError(f"the body is {_kind(body)}, not text")
+    try:
+        message = json_codec.decode(body)
+    except ValueError:
+        raise MalformedMessageError("the body is not JSON") from None
+    return parse_message(message)
+
+
+def parse_message(message: object) -> str:
+    """Return the run id that a message asks for.
+
+    Raises ``UnsupportedMessageVersionError`` for any version but 1, ``MalformedMessageError`` for any other shape.
+    Further keys are let pass: nothing of ours reads them.
+    """
+    if not isinstance(message, dict):
+        raise MalformedMessageError(f"the message is {_kind(message)}, not an object")
+    version = message.get("version")
+    if type(version) is not int or version != MESSAGE_VERSION:
+        number = type(version) is int and abs(version) < 1_000_000
+        raise UnsupportedMessageVersionError(f"{version}" if number else f"({_kind(version)})")
+    run_id = message.get("kumofireJobRunId")
+    if not isinstance(run_id, str):
+        raise MalformedMessageError(f"kumofireJobRunId is {_kind(run_id)}, not a string")
+    if not 1 <= len(run_id) <= MAX_RUN_ID_LENGTH:
+        raise MalformedMessageError(
+            f"kumofireJobRunId has {len(run_id)} characters; it must have 1 to {MAX_RUN_ID_LENGTH}"
+        )
+    if not run_id.isprintable():
+        raise MalformedMessageError("kumofireJobRunId holds characters that no run id has")
+    return run_id
+
+
+def _kind(value: object) -> str:
+    return "missing or null" if value is None else f"of type {type(value).__name__}"

@@ -1,0 +1,439 @@
+"""When a schedule fires: what its expression means, and the next occurrence after a time.
+
+Pure: ``now`` is an argument. ``cronsim`` and ``zoneinfo`` are imported inside the functions that need them, so that a
+process without schedules does not pay for them. docs/schedules.md has the rules for users, daylight saving included.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kumofire_core.errors import InvalidScheduleError, short_repr
+from kumofire_core.model.schedule import MAX_EXPRESSION_LENGTH, ScheduleType, Timing
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+SHORTEST_INTERVAL = timedelta(seconds=1)
+# cronsim's own horizon. The longest real gap is 40 years: a weekday on 29 February, across 2100.
+NEVER_AFTER = timedelta(days=50 * 366)
+
+# Clocks were set by at most 24 hours at once (the date line moved), and never twice within three days (tzdata 2026).
+_SETTLED_AFTER = timedelta(days=2)
+_TICK = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
+
+_ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_CRON_FIELDS = (
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day of month", "1-31, L (the last day) or LW (the last weekday)"),
+    ("month", "1-12 or JAN-DEC"),
+    ("day of week", "0-7 or SUN-SAT, 5L (the last Friday) or MON#1 (the first Monday)"),
+)
+_RATE = re.compile(r"rate\(\s*([0-9]+)\s+(second|minute|hour|day)s?\s*\)", re.ASCII)
+_RATE_UNITS = {
+    "day": timedelta(days=1),
+    "hour": timedelta(hours=1),
+    "minute": timedelta(minutes=1),
+    "second": timedelta(seconds=1),
+}
+_AT = re.compile(r"at\(\s*([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})\s*\)", re.ASCII)
+# Files of the system's zone database whose meaning depends on the machine, or that count leap seconds.
+_NOT_A_ZONE = ("localtime", "posixrules", "posix/", "right/")
+
+
+def parse_timing(
+    *,
+    schedule_type: ScheduleType | str,
+    schedule_expr: str | timedelta | datetime,
+    timezone: str | None = None,
+    start_at: datetime | None = None,
+    end_at: datetime | None = None,
+    anchor: datetime,
+) -> Timing:
+    """Check a schedule's timing and give it its canonical form.
+
+    ``anchor`` is the schedule's creation: an interval without a ``start_at`` counts from it, and from there a cron
+    expression must have an occurrence within 50 years. Times are cut to milliseconds. A valid timing may still have no
+    occurrence left between ``start_at`` and ``end_at``; `next_occurrence` tells.
+
+    Raises `InvalidScheduleError`, which names the argument, and for cron the field.
+    """
+    try:
+        kind = ScheduleType(schedule_type)
+    except ValueError:
+        known = ", ".join(repr(known.value) for known in ScheduleType)
+        raise InvalidScheduleError(f"unknown schedule_type {short_repr(schedule_type)}; use one of {known}") from None
+    created = _utc(anchor, "anchor")
+    start = None if start_at is None else _utc(start_at, "start_at")
+    end = None if end_at is None else _utc(end_at, "end_at")
+    if start is not None and end is not None and end < start:
+        raise InvalidScheduleError(f"end_at ({end.isoformat()}) is before start_at ({start.isoformat()})")
+    if timezone is not None:
+        _load_zone(timezone)
+    if isinstance(schedule_expr, str) and len(schedule_expr) > MAX_EXPRESSION_LENGTH:
+        raise InvalidScheduleError(
+            f"schedule_expr has {len(schedule_expr)} characters; {MAX_EXPRESSION_LENGTH} are allowed"
+        )
+    timing = Timing(schedule_type=kind, expr="", timezone=timezone, start_at=start, end_at=end)
+    match kind:
+        case ScheduleType.CRON:
+            return _parse_cron(timing, schedule_expr, created)
+        case ScheduleType.INTERVAL:
+            return _parse_interval(timing, schedule_expr, created)
+        case ScheduleType.ONCE:
+            return _parse_once(timing, schedule_expr)
+
+
+def next_occurrence(timing: Timing, after: datetime) -> datetime | None:
+    """Give the first occurrence strictly later than ``after``, in UTC, or `None` when there is none.
+
+    Occurrences lie between ``start_at`` and ``end_at``, both included. They are a fixed, ascending set of instants: it
+    does not matter where an iteration starts. An interval fires at its anchor and every interval from there, in
+    elapsed time. Cron follows the clocks of ``timezone``, by Debian cron's rule:
+
+    - Fixed times (neither the minute nor the hour field starts with ``*``): a time that the clocks skip runs at the
+      first instant after the gap, once for all that fell into it; a time that comes twice runs at the first.
+    - Otherwise the expression follows real time: it fires whenever the clock on the wall matches, so not at all in a
+      gap, and in both passes through an hour that comes twice.
+
+    ``at(…)`` is a fixed time. `None` also stands for no match within 50 years. A naive ``after`` is a `ValueError`.
+    """
+    require_aware_time(after, "after")
+    after = after.astimezone(UTC)
+    if timing.start_at is not None and timing.start_at > after:
+        after = timing.start_at - _TICK
+    try:
+        match timing.schedule_type:
+            case ScheduleType.CRON:
+                found = _next_cron(timing, after)
+            case ScheduleType.INTERVAL:
+                found = _next_interval(timing, after)
+            case ScheduleType.ONCE:
+                once = _once_instant(timing)
+                found = once if once > after else None
+    except OverflowError:  # past the year 9999
+        return None
+    if found is None or (timing.end_at is not None and found > timing.end_at):
+        return None
+    return found
+
+
+def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
+    if not isinstance(expr, str):
+        raise InvalidScheduleError(f"schedule_expr of a cron schedule must be a string, not {short_repr(expr)}")
+    text = expr.strip()
+    if text.startswith("@"):
+        canonical = text.lower()
+        if canonical not in _ALIASES:
+            raise InvalidScheduleError(f"unknown cron alias {short_repr(text)}; use one of {', '.join(_ALIASES)}")
+    elif text.lower().startswith("cron("):
+        raise InvalidScheduleError(
+            f"schedule_expr {short_repr(text)} is EventBridge's form, which counts weekdays from 1; "
+            "write the five fields of cron, without cron(…)"
+        )
+    else:
+        canonical = " ".join(text.upper().split())
+        _check_cron_fields(canonical)
+    unbounded = Timing(schedule_type=ScheduleType.CRON, expr=canonical, timezone=timing.timezone)
+    try:
+        fires = next_occurrence(unbounded, created) is not None
+    except InvalidScheduleError:
+        fires = False
+    if not fires:
+        raise InvalidScheduleError(
+            f"cron expression {short_repr(canonical)} can never fire: in timezone {timing.timezone or 'UTC'} no day "
+            "has this date, weekday and time together"
+        )
+    return replace(timing, expr=canonical)
+
+
+def _check_cron_fields(expr: str) -> None:
+    fields = expr.split()
+    if len(fields) != len(_CRON_FIELDS):
+        names = ", ".join(name for name, _ in _CRON_FIELDS)
+        raise InvalidScheduleError(
+            f"cron expression {short_repr(expr)} has {len(fields)} fields; it needs five: {names}"
+        )
+    for index, (field, (name, allowed)) in enumerate(zip(fields, _CRON_FIELDS, strict=True)):
+        for item in field.split(","):
+            if not _is_cron_item(index, item):
+                raise InvalidScheduleError(
+                    f"cron expression {short_repr(expr)}: {name} (field {index + 1} of 5) has {short_repr(item)}, "
+                    f"which is not valid; it takes {allowed}, *, ascending ranges (a-b), steps (*/n, a-b/n) and "
+                    "lists (a,b)"
+                )
+
+
+def _is_cron_item(index: int, item: str) -> bool:
+    from cronsim import CronSim, CronSimError
+
+    fields = ["*"] * len(_CRON_FIELDS)
+    fields[index] = item
+    try:
+        CronSim(" ".join(fields), datetime(2000, 1, 1))
+    except CronSimError:
+        return False
+    span, _, step = item.partition("/")
+    first, _, last = span.partition("-")
+    # cronsim ignores a step of L, and reads 5-5/2 as 5/2: from 5 to the end of the field. A range that is valid
+    # backwards as well is such a range of one.
+    return bool(item) and not (step and (span in ("L", "LW") or (last and _is_cron_item(index, f"{last}-{first}"))))
+
+
+def _parse_interval(timing: Timing, expr: object, created: datetime) -> Timing:
+    if isinstance(expr, str):
+        matched = _RATE.fullmatch(expr.strip().lower())
+        if matched is None:
+            raise InvalidScheduleError(
+                f"interval {short_repr(expr)} is not valid; give a timedelta, or rate(n unit) such as rate(5 minutes), "
+                "with seconds, minutes, hours or days"
+            )
+        interval = _rate(matched, expr)
+    elif isinstance(expr, timedelta):
+        interval = expr
+    else:
+        raise InvalidScheduleError(
+            f"schedule_expr of an interval schedule must be a timedelta or rate(n unit), not {short_repr(expr)}"
+        )
+    if interval < SHORTEST_INTERVAL:
+        raise InvalidScheduleError(f"interval {short_repr(expr)} is too short; it must be at least one second")
+    if interval % _SECOND:
+        raise InvalidScheduleError(f"interval {short_repr(expr)} must be whole seconds")
+    anchor = created if timing.start_at is None else timing.start_at
+    try:
+        anchor + interval
+    except OverflowError:
+        raise InvalidScheduleError(f"interval {short_repr(expr)} is too long; it ends after the year 9999") from None
+    name, unit = next((name, unit) for name, unit in _RATE_UNITS.items() if not interval % unit)
+    count = interval // unit
+    return replace(timing, expr=f"rate({count} {name}{'' if count == 1 else 's'})", anchor=anchor)
+
+
+def _rate(matched: re.Match[str], expr: str) -> timedelta:
+    try:
+        return int(matched[1]) * _RATE_UNITS[matched[2]]
+    except OverflowError:
+        raise InvalidScheduleError(f"interval {short_repr(expr)} is too long; it ends after the year 9999") from None
+
+
+def _parse_once(timing: Timing, expr: object) -> Timing:
+    if isinstance(expr, datetime):
+        canonical = _utc(expr, "schedule_expr").isoformat()
+    elif isinstance(expr, str):
+        canonical = _canonical_once(expr.strip())
+    else:
+        raise InvalidScheduleError(
+            "schedule_expr of a once schedule must be an aware datetime, ISO 8601 with an offset, or "
+            f"at(yyyy-mm-ddThh:mm:ss), not {short_repr(expr)}"
+        )
+    checked = replace(timing, expr=canonical)
+    try:
+        once = _once_instant(checked)
+    except OverflowError:
+        raise InvalidScheduleError(f"once {short_repr(canonical)} is outside the years 1 to 9999 in UTC") from None
+    if checked.start_at is not None and once < checked.start_at:
+        raise InvalidScheduleError(
+            f"once {short_repr(canonical)} can never fire: it is before start_at ({checked.start_at.isoformat()})"
+        )
+    if checked.end_at is not None and once > checked.end_at:
+        raise InvalidScheduleError(
+            f"once {short_repr(canonical)} can never fire: it is after end_at ({checked.end_at.isoformat()})"
+        )
+    return checked
+
+
+def _canonical_once(text: str) -> str:
+    in_zone = _AT.fullmatch(text)
+    try:
+        moment = datetime.fromisoformat(in_zone[1] if in_zone else text)
+    except ValueError:
+        raise InvalidScheduleError(
+            f"once {short_repr(text)} is not a valid time; give an aware datetime, ISO 8601 with an offset "
+            "(2026-12-01T09:00:00+01:00), or at(2026-12-01T09:00:00) for a time in the schedule's timezone"
+        ) from None
+    if in_zone:
+        return f"at({moment.isoformat()})"
+    if moment.tzinfo is None:
+        raise InvalidScheduleError(
+            f"once {short_repr(text)} has no offset; add one (…+01:00 or …Z), "
+            "or write at(yyyy-mm-ddThh:mm:ss) for a time in the schedule's timezone"
+        )
+    return _utc(moment, "schedule_expr").isoformat()
+
+
+def _once_instant(timing: Timing) -> datetime:
+    in_zone = _AT.fullmatch(timing.expr)
+    if in_zone is None:
+        return datetime.fromisoformat(timing.expr)
+    wall = datetime.fromisoformat(in_zone[1])
+    if timing.timezone is None:
+        return wall.replace(tzinfo=UTC)
+    return _instant_of(wall, _load_zone(timing.timezone))
+
+
+def _next_interval(timing: Timing, after: datetime) -> datetime:
+    matched = _RATE.fullmatch(timing.expr)
+    if matched is None or timing.anchor is None:
+        raise InvalidScheduleError(
+            f"interval {short_repr(timing.expr)} with anchor {timing.anchor} was not made by parse_timing"
+        )
+    interval = _rate(matched, timing.expr)
+    passed = (after - timing.anchor) // interval
+    return timing.anchor + max(0, passed + 1) * interval
+
+
+def _next_cron(timing: Timing, after: datetime) -> datetime | None:
+    if timing.timezone is None:
+        wall = _wall_time_after(timing.expr, after.replace(tzinfo=None))
+        return None if wall is None else wall.replace(tzinfo=UTC)
+    zone = _load_zone(timing.timezone)
+    minute, hour, *_ = _ALIASES.get(timing.expr, timing.expr).split()
+    if minute.startswith("*") or hour.startswith("*"):
+        return _next_in_real_time(timing.expr, zone, after)
+    return _next_at_fixed_time(timing.expr, zone, after)
+
+
+def _next_at_fixed_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime | None:
+    wall = after.astimezone(zone).replace(tzinfo=None)
+    while (found_wall := _wall_time_after(expr, wall)) is not None:
+        found = _instant_of(found_wall, zone)
+        # In the second pass through an hour, the times still ahead on the wall have had their instant in the first.
+        if found > after:
+            return found
+        wall = found_wall
+    return None
+
+
+def _next_in_real_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime | None:
+    """Give the first instant later than ``after`` at which the wall clock matches.
+
+    Works on stretches of constant offset, where a match on the wall is a match in time.
+    """
+    start = after + _TICK
+    give_up = start + NEVER_AFTER
+    while start < give_up:
+        offset = _offset(start, zone)
+        wall = _wall_time_after(expr, _naive(start) + offset - _TICK)
+        if wall is None:
+            return None
+        found = (wall - offset).replace(tzinfo=UTC)
+        shift = _next_shift(start, min(found, start + _SETTLED_AFTER), zone)
+        if shift is not None:
+            start = shift
+        elif found - start <= _SETTLED_AFTER:
+            return found
+        else:
+            # What lies between is between the two on the wall as well, whatever the offset, so nothing matches there.
+            start = found - _SETTLED_AFTER
+    return None
+
+
+def _wall_time_after(expr: str, wall: datetime) -> datetime | None:
+    """Give the first naive time that matches, later than the naive ``wall``, or `None`; or `InvalidScheduleError`.
+
+    cronsim never sees a zone. Given one, it returns a time before its start when it starts in the second pass through
+    an hour, and misses or invents times where clocks shift by half an hour or at midnight (2.8).
+    """
+    from cronsim import CronSim, CronSimError
+
+    try:
+        return next(CronSim(_ALIASES.get(expr, expr), wall), None)
+    except CronSimError as error:
+        raise InvalidScheduleError(f"cron expression {short_repr(expr)} can't be used: {error}") from None
+
+
+def _instant_of(wall: datetime, zone: ZoneInfo) -> datetime:
+    """Give the first instant that the zone's clocks show ``wall``, or the end of the gap that swallowed it."""
+    instant = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    if _naive(instant) + _offset(instant, zone) == wall:
+        return instant
+    before_gap = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    return _next_shift(before_gap, instant, zone) or instant
+
+
+def _next_shift(start: datetime, end: datetime, zone: ZoneInfo) -> datetime | None:
+    """Give the instant later than ``start``, up to ``end``, at which the offset changes, or `None`.
+
+    The two are at most ``_SETTLED_AFTER`` apart, so there is one at most; and shifts come at whole seconds.
+    """
+    offset = _offset(start, zone)
+    if _offset(end, zone) == offset:
+        return None
+    low, high = start.replace(microsecond=0), end.replace(microsecond=0)
+    while high - low > _SECOND:
+        middle = low + (high - low) // 2 // _SECOND * _SECOND
+        if _offset(middle, zone) == offset:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _offset(instant: datetime, zone: ZoneInfo) -> timedelta:
+    return instant.astimezone(zone).utcoffset() or timedelta(0)
+
+
+def _naive(instant: datetime) -> datetime:
+    return instant.replace(tzinfo=None)
+
+
+def _load_zone(name: str) -> ZoneInfo:
+    from zoneinfo import ZoneInfo, available_timezones
+
+    if isinstance(name, str) and name and not name.startswith(_NOT_A_ZONE):
+        try:
+            return ZoneInfo(name)
+        except (KeyError, ValueError, OSError):  # unknown, not a valid key, a directory
+            pass
+    known = available_timezones()
+    if not known:
+        raise InvalidScheduleError(
+            f"timezone {short_repr(name)} can't be checked: there is no time zone database here; install tzdata"
+        )
+    raise InvalidScheduleError(
+        f"unknown timezone {short_repr(name)}{_suggestion(name, known)}; use an IANA name such as Europe/Berlin"
+    )
+
+
+def _suggestion(name: object, known: set[str]) -> str:
+    from difflib import get_close_matches
+
+    if not isinstance(name, str):
+        return ""
+    zones = sorted(zone for zone in known if "/" in zone and not zone.startswith(_NOT_A_ZONE))
+    by_spelling = {zone.rpartition("/")[2].lower(): zone for zone in zones} | {zone.lower(): zone for zone in zones}
+    wanted = name[:64].lower().replace(" ", "_")
+    close = get_close_matches(wanted, by_spelling, n=1, cutoff=0.75)
+    return f" (did you mean {by_spelling[close[0]]!r}?)" if close else ""
+
+
+def _utc(moment: object, argument: str) -> datetime:
+    if not isinstance(moment, datetime):
+        raise InvalidScheduleError(f"{argument} must be an aware datetime, not {short_repr(moment)}")
+    if moment.utcoffset() is None:
+        raise InvalidScheduleError(
+            f"{argument} ({moment.isoformat()}) has no time zone; give an aware datetime, such as datetime.now(UTC)"
+        )
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidScheduleError(f"{argument} ({moment.isoformat()}) is outside the years 1 to 9999 in UTC") from None
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def require_aware_time(moment: datetime, argument: str) -> None:
+    if moment.utcoffset() is None:
+        raise ValueError(f"{argument} ({moment.isoformat()}) has no time zone; give an aware datetime")

@@ -1,0 +1,125 @@
+"""When a failed attempt is tried again. Pure: ``now`` is an argument, and jitter is a function of run and attempt."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kumofire_core.errors import ConfigurationError, short_repr
+from kumofire_core.model.error_text import error_places
+from kumofire_core.model.run import Run
+from kumofire_core.model.times import from_ms, require_aware, to_ms
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class NextRunAt(Protocol):
+        """A rule for the time of the next attempt; ``None`` means that there shall be none."""
+
+        def __call__(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None: ...
+
+
+log = logging.getLogger("kumofire_core")
+
+DEFAULT_MAX_ATTEMPTS = 3
+
+
+class RetryPolicy:
+    """How often a run is attempted, and when the next attempt is made.
+
+    The default waits ``base`` after the first failure and doubles from there, up to ``cap``. ``jitter`` is the part of
+    each wait that is spread, from 0 (none) to 1 ("full jitter",
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The spread is derived from the run's id
+    and the attempt, so the function stays pure and a history can be replayed.
+
+    ``next_run_at`` replaces the rule, as a subclass's method of that name does. It gets ``attempt`` (failed attempts so
+    far, from 1), ``error``, ``run`` and ``now``, and returns an aware datetime, or ``None`` to give up although there
+    are attempts left. A rule that raises or returns something else is logged, and the default rule is used: a run is
+    not lost over its policy.
+
+    Raises ``ConfigurationError`` that names every wrong argument.
+    """
+
+    __slots__ = ("_rule", "base", "cap", "jitter", "max_attempts")
+
+    def __init__(
+        self,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        next_run_at: NextRunAt | Callable[..., datetime | None] | None = None,
+        *,
+        base: timedelta = timedelta(seconds=1),
+        cap: timedelta = timedelta(seconds=60),
+        jitter: float = 0.0,
+    ) -> None:
+        problems = []
+        if not is_attempt_count(max_attempts):
+            problems.append(f"max_attempts must be a whole number of at least 1, not {short_repr(max_attempts)}")
+        if next_run_at is not None and not callable(next_run_at):
+            problems.append(f"next_run_at must be callable, not {type(next_run_at).__name__}")
+        if not isinstance(base, timedelta) or base < timedelta(0):
+            problems.append(f"base must be a timedelta that is not negative, not {short_repr(base)}")
+        if not isinstance(cap, timedelta) or cap < timedelta(0):
+            problems.append(f"cap must be a timedelta that is not negative, not {short_repr(cap)}")
+        if isinstance(jitter, bool) or not isinstance(jitter, int | float) or not 0 <= jitter <= 1:
+            problems.append(f"jitter must be a number from 0 to 1, not {short_repr(jitter)}")
+        if problems:
+            raise ConfigurationError(problems)
+        self.max_attempts = max_attempts
+        self.base = base
+        self.cap = cap
+        self.jitter = float(jitter)
+        self._rule: NextRunAt | Callable[..., datetime | None] = next_run_at or self.backoff
+
+    def next_run_at(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None:
+        """Return when a run that has failed ``attempt`` times is tried again, or ``None``: never."""
+        return self._rule(attempt=attempt, error=error, run=run, now=now)
+
+    def backoff(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime:
+        """Return ``now`` plus the exponential wait for this number of failed attempts; ``error`` plays no part."""
+        # Floats, because a timedelta overflows where a float only grows; 2**60 times any base is past every cap.
+        seconds = min(self.base.total_seconds() * 2.0 ** min(max(attempt - 1, 0), 60), self.cap.total_seconds())
+        if self.jitter:
+            seconds *= 1 - self.jitter * _spread(run.id, attempt)
+        return now + timedelta(seconds=seconds)
+
+    def __repr__(self) -> str:
+        rule = "backoff" if self._rule == self.backoff else repr(self._rule)
+        return f"RetryPolicy(max_attempts={self.max_attempts}, next_run_at={rule}, jitter={self.jitter})"
+
+
+def next_attempt_at(policy: RetryPolicy, run: Run, error: BaseException, *, now_ms: int) -> int | None:
+    """Return when a run whose attempt failed just now is tried again, or ``None``: never.
+
+    Never in the past, and never ``None`` for a reason that lies in the policy's code.
+    """
+    attempt = run.attempt + 1
+    if attempt >= run.max_attempts:
+        return None
+    now = from_ms(now_ms)
+    try:
+        moment = policy.next_run_at(attempt=attempt, error=error, run=run, now=now)
+        due_ms = None if moment is None else to_ms(require_aware("what next_run_at returned", moment))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as wrong:  # sys.exit() among them: a run is not lost over its policy
+        log.error(
+            "the retry policy of job %r failed with %s; using the default one",
+            run.job_name,
+            type(wrong).__name__,
+            extra={"job_run_id": run.id, "error_at": error_places(wrong)},
+        )
+        due_ms = to_ms(RetryPolicy().backoff(attempt=attempt, error=error, run=run, now=now))
+    return None if due_ms is None else max(due_ms, now_ms)
+
+
+def is_attempt_count(value: object) -> bool:
+    """Say whether ``value`` can be a number of attempts: a whole number of at least 1, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+
+
+def _spread(run_id: str, attempt: int) -> float:
+    digest = hashlib.sha256(f"{run_id}:{attempt}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7]) / (1 << 56)

@@ -1,0 +1,373 @@
+"""Every transition of a run: one function each, which returns one conditional write.
+
+A transition says which conditions must hold, what it changes, and by which token its own first copy is recognised: the
+SDK repeats a request whose reply was lost, so a write can be refused by its own first copy.
+"""
+
+from __future__ import annotations
+
+from kumofire_core.model.run import NewRun, RunStatus
+from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present
+from kumofire_core.rules.wake_ups import (
+    BACKLOG_LOOK_MS,
+    LAST_RESEND_MS,
+    SEND_GRACE_MS,
+    resend_at,
+    waiting_wake_at,
+    wake_shard,
+)
+
+CLOCK_SKEW_MS = 1_000
+"""How far two machines' clocks may be apart: a run may start this much before its time by the consumer's clock."""
+
+LEASE_MARGIN_MS = 5_000
+"""How long a lease outlasts its process's deadline: Lambda's kill is not to the millisecond, and clocks differ."""
+
+_WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
+_RUNNING = (RunStatus.RUNNING,)
+_UNINDEXED = ("wake_shard", "wake_at")
+_LEASE = ("lease_token", "lease_until")
+
+
+class Transition(Write):
+    """One step of a run: a conditional write that leads from one of some statuses to another (or the same) one."""
+
+    __slots__ = ()
+    target: RunStatus
+
+
+def create(
+    new_run: NewRun, *, create_token: str, max_attempts: int | None, timeout_ms: int | None, shards: int
+) -> dict[str, Value]:
+    """Return the attributes of a new run: queued when it is due, scheduled otherwise.
+
+    They are put on the condition that the id is new. ``create_token`` is the evidence: a put that finds it was its own.
+    ``max_attempts`` is left out where the creator knows no handler; the consumer's registered job then decides.
+    """
+    due_ms, now_ms = new_run.due_ms, new_run.now_ms
+    due_now = due_ms <= now_ms
+    attributes: dict[str, Value | None] = {
+        "schema": SCHEMA,
+        "status": RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
+        "job_name": new_run.job_name,
+        "payload": new_run.payload,
+        "attempt": 0,
+        "claims": 0,
+        "max_attempts": max_attempts,
+        "scheduled_for": due_ms,
+        "created_at": now_ms,
+        "updated_at": now_ms,
+        "create_token": create_token,
+        "wake_shard": wake_shard(new_run.id, shards),
+        "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
+        "timeout_ms": timeout_ms,
+        "schedule_id": new_run.schedule_id,
+        "dedupe_key": new_run.dedupe_key,
+    }
+    return present(attributes)
+
+
+def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool = True) -> Transition:
+    """Take a due run that nobody holds, and start its next attempt.
+
+    A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
+    as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
+    protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
+    claims are made together, can't choose between the two.
+    """
+    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
+    computes = NOTHING
+    if heeds_timeout:
+        computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
+    else:
+        sets["lease_until"] = now_ms + longest_ms + LEASE_MARGIN_MS
+    return Transition(
+        source=_WAITING,
+        target=RunStatus.RUNNING,
+        at_most={"scheduled_for": now_ms + CLOCK_SKEW_MS},
+        sets=sets,
+        computes=computes,
+        increments=("claims",),
+        write_token=("lease_token", lease_token),
+    )
+
+
+def rescue(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, error: str) -> Transition:
+    """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        equals=_held_by(expired),
+        at_most={"lease_until": now_ms},
+        not_exists=("cancel_requested_at",),
+        sets={
+            "lease_token": lease_token,
+            "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
+            "attempt": expired.attempt + 1,
+            "last_error": error,
+            "started_at": now_ms,
+            "updated_at": now_ms,
+            **_decided(expired),
+        },
+        increments=("claims",),
+        write_token=("lease_token", lease_token),
+    )
+
+
+def succeed(claimed: StoredRun, *, now_ms: int, output: str | None, expires_at: int | None) -> Transition:
+    """Record that the handler returned, and release the lease."""
+    sets = _ended(now_ms, expires_at)
+    if output is not None:
+        sets["output"] = output
+    return _settle(claimed, RunStatus.SUCCEEDED, now_ms, sets, _UNINDEXED)
+
+
+def reschedule(claimed: StoredRun, *, now_ms: int, due_ms: int, error: str) -> Transition:
+    """Put a failed attempt's run back to wait until ``due_ms``.
+
+    Refused where a person asked for the run's cancellation meanwhile: then ``cancel_attempt`` is what fits.
+    """
+    sets = _failed_attempt(claimed, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",))
+
+
+def fail(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """Record that the last attempt failed. Refused, like ``reschedule``, where the run is to be canceled."""
+    sets = _failed_attempt(claimed, error) | _ended(now_ms, expires_at)
+    return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",))
+
+
+def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """Record that the run can't be attempted, for want of a handler or of attempts; none is counted.
+
+    Refused, like ``fail``, where the run is to be canceled: then ``cancel_unattempted`` is what fits.
+    """
+    sets = _ended(now_ms, expires_at) | {"last_error": error}
+    return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",))
+
+
+def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """End a run whose cancellation was asked for, after an attempt without success: there is no retry."""
+    sets = _failed_attempt(claimed, error) | _ended(now_ms, expires_at)
+    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+
+
+def cancel_unattempted(claimed: StoredRun, *, now_ms: int, expires_at: int | None) -> Transition:
+    """End a run whose cancellation was asked for after the claim and before its handler was called."""
+    return _settle(claimed, RunStatus.CANCELED, now_ms, _ended(now_ms, expires_at), _UNINDEXED)
+
+
+def release(claimed: StoredRun, *, now_ms: int) -> Transition:
+    """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
+
+    Refused where a person asked for the run's cancellation meanwhile: then ``cancel_unattempted`` is what fits.
+    """
+    sends = claimed.sends + 1  # its message comes again, and where that does not help, less and less often
+    sets: dict[str, Value] = {"wake_at": resend_at(now_ms, sends=sends), "sends": sends}
+    return _settle(claimed, RunStatus.QUEUED, now_ms, sets, not_exists=("cancel_requested_at",))
+
+
+def reschedule_expired(expired: StoredRun, token: str, *, now_ms: int, due_ms: int, error: str) -> Transition:
+    """Put back a run whose worker was lost; the lost attempt counts."""
+    sets = _failed_attempt(expired, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    return _settle_expired(expired, token, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",))
+
+
+def fail_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """Fail a run whose worker was lost in its last attempt."""
+    sets = _failed_attempt(expired, error) | _ended(now_ms, expires_at)
+    return _settle_expired(
+        expired, token, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",)
+    )
+
+
+def cancel_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+    """End a run whose worker was lost after its cancellation had been asked for."""
+    sets = _failed_attempt(expired, error) | _ended(now_ms, expires_at)
+    return _settle_expired(expired, token, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+
+
+def enqueue(token: str, *, now_ms: int) -> Transition:
+    """Mark a scheduled run that is due as queued; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        at_most={"scheduled_for": now_ms},
+        sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
+        write_token=("sent_by", token),
+    )
+
+
+def send_ahead(token: str, *, due_ms: int, now_ms: int) -> Transition:
+    """Take it upon oneself to send the message of a run that will be due soon, with a delay.
+
+    It stays scheduled. Only a run that nobody has sent yet has its own time as its wake-up.
+    """
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.SCHEDULED,
+        equals={"scheduled_for": due_ms, "wake_at": due_ms},
+        sets={"sent_by": token, "wake_at": due_ms + SEND_GRACE_MS, "updated_at": now_ms},
+        write_token=("sent_by", token),
+    )
+
+
+def resend(lost: StoredRun, token: str, *, now_ms: int, rarely: bool = False) -> Transition:
+    """Take it upon oneself to send a queued run's message again; the next time comes later, ``rarely`` in an hour."""
+    again_at = now_ms + LAST_RESEND_MS if rarely else resend_at(now_ms, sends=lost.sends + 1)
+    return Transition(
+        source=(RunStatus.QUEUED,),
+        target=RunStatus.QUEUED,
+        equals={"wake_at": _wake_up(lost)},
+        sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": again_at},
+        write_token=("sent_by", token),
+    )
+
+
+def wait_longer(waiting: StoredRun, token: str, *, now_ms: int) -> Transition:
+    """Leave a queued run's message alone for a while: the queue is long, so it waits there rather than being lost."""
+    return Transition(
+        source=(RunStatus.QUEUED,),
+        target=RunStatus.QUEUED,
+        equals={"wake_at": _wake_up(waiting)},
+        sets={"sent_by": token, "wake_at": now_ms + BACKLOG_LOOK_MS},
+        write_token=("sent_by", token),
+    )
+
+
+def look_again(running: StoredRun, token: str) -> Transition:
+    """Push the wake-up of a run that is executing to the end of its lease."""
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        equals=_held_by(running),
+        sets={"sent_by": token, "wake_at": running.lease_until or 0},
+        write_token=("sent_by", token),
+    )
+
+
+def cancel(token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
+    """Cancel a run that waits."""
+    return Transition(
+        source=_WAITING,
+        target=RunStatus.CANCELED,
+        sets=present(
+            {
+                "canceled_by": token,
+                "cancel_reason": reason,
+                "updated_at": now_ms,
+                **_ended(now_ms, expires_at),
+            }
+        ),
+        removes=_UNINDEXED,
+        write_token=("canceled_by", token),
+    )
+
+
+def request_cancel(token: str, *, now_ms: int, reason: str | None) -> Transition:
+    """Ask for the cancellation of a run that is executing: its handler can see it, and no attempt follows."""
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        not_exists=("cancel_requested_at",),
+        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms}),
+        write_token=("canceled_by", token),
+    )
+
+
+def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: str) -> Transition:
+    """Queue a failed or canceled run again, as a person asked. Attempts start again; ``history`` keeps what was."""
+    return Transition(
+        source=(RunStatus.FAILED, RunStatus.CANCELED),
+        target=RunStatus.QUEUED,
+        equals={"updated_at": ended.updated_at},
+        sets={
+            "retried_by": token,
+            "history": history,
+            "attempt": 0,
+            "scheduled_for": now_ms,
+            "updated_at": now_ms,
+            "sends": 1,
+            "wake_shard": wake_shard(ended.id, shards),
+            "wake_at": resend_at(now_ms, sends=1),
+        },
+        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason"),
+        write_token=("retried_by", token),
+    )
+
+
+def _settle(
+    claimed: StoredRun,
+    target: RunStatus,
+    now_ms: int,
+    sets: dict[str, Value],
+    removes: tuple[str, ...] = (),
+    *,
+    not_exists: tuple[str, ...] = (),
+) -> Transition:
+    """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
+    equals = _held_by(claimed)
+    token = equals["lease_token"]
+    return Transition(
+        source=_RUNNING,
+        target=target,
+        equals=equals,
+        not_exists=not_exists,
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **sets},
+        removes=_LEASE + removes,
+        write_token=("settled_by", token),
+    )
+
+
+def _settle_expired(
+    expired: StoredRun,
+    token: str,
+    target: RunStatus,
+    now_ms: int,
+    sets: dict[str, Value],
+    removes: tuple[str, ...] = (),
+    *,
+    not_exists: tuple[str, ...] = (),
+) -> Transition:
+    """End an attempt in place of its lost worker: only once the lease is over, and only if it is still that lease."""
+    return Transition(
+        source=_RUNNING,
+        target=target,
+        equals=_held_by(expired),
+        at_most={"lease_until": now_ms},
+        not_exists=not_exists,
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **sets},
+        removes=_LEASE + removes,
+        write_token=("settled_by", token),
+    )
+
+
+def _held_by(run: StoredRun) -> dict[str, Value]:
+    """Return the condition that a lease is still the one that was seen.
+
+    The counter tells a claim from its own copy: one that arrives after the attempt has ended can take the run again,
+    with the same token and for nobody, and a late copy of that attempt's end must not end this lease as well.
+    """
+    if run.lease_token is None:
+        raise ValueError(f"run {run.id} is not leased")
+    return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
+
+
+def _wake_up(run: StoredRun) -> int:
+    if run.wake_at is None:
+        raise ValueError(f"run {run.id} has no wake-up")
+    return run.wake_at
+
+
+def _decided(run: StoredRun) -> dict[str, Value]:
+    """Write down the limit that the registered job decided, so that every later reader sees the same."""
+    return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
+
+
+def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value]:
+    return {"attempt": run.attempt + 1, "last_error": error}
+
+
+def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value]:
+    return {"finished_at": now_ms} if expires_at is None else {"finished_at": now_ms, "expires_at": expires_at}

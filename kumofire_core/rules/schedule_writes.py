@@ -1,0 +1,140 @@
+"""Every write to a schedule: one function each, which returns one conditional write.
+
+All schedules are in one partition of the wake-up index, apart from the runs. An enabled schedule is there at its next
+run time, any other one at a time that never comes: so the index lists them all.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypedDict
+
+from kumofire_core.model.schedule import Missed, Overlap, StoredSchedule, Timing
+from kumofire_core.model.times import LAST_MS, to_ms
+from kumofire_core.model.write import SCHEMA, Value, Write, present
+
+SCHEDULE_SHARD = -1
+"""The index partition of all schedules. One takes 1,000 writes a second, which is 60,000 occurrences a minute.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
+
+PARKED = LAST_MS
+"""The wake-up of a schedule that has no next run time."""
+
+
+def create(
+    *,
+    create_token: str,
+    schedule_key: str | None,
+    job_name: str,
+    payload: str,
+    timing: Timing,
+    enabled: bool,
+    next_run_at: datetime | None,
+    max_attempts: int | None,
+    missed: Missed,
+    overlap: Overlap,
+    now_ms: int,
+) -> dict[str, Value]:
+    """Return the attributes of a new schedule; they are put on the condition that the id is new."""
+    return present(
+        {
+            "schema": SCHEMA,
+            "create_token": create_token,
+            "schedule_key": schedule_key,
+            "job_name": job_name,
+            "payload": payload,
+            **timing_attributes(timing),
+            "enabled": int(enabled),
+            "max_attempts": max_attempts,
+            "missed": missed,
+            "overlap": overlap,
+            "created_at": now_ms,
+            "updated_at": now_ms,
+            "revision": 1,
+            **next_attributes(next_run_at),
+        }
+    )
+
+
+def change(stored: StoredSchedule, token: str, *, now_ms: int, changes: dict[str, Value | None]) -> Write:
+    """Change what a person asked for, and nothing else; refused where somebody else changed it since it was read."""
+    return Write(
+        equals={"revision": stored.revision},
+        sets=present({**changes, "changed_by": token, "revision": stored.revision + 1, "updated_at": now_ms}),
+        removes=tuple(name for name, value in changes.items() if value is None),
+        write_token=("changed_by", token),
+    )
+
+
+def intend(stored: StoredSchedule, token: str, *, run_id: str) -> Write:
+    """Write down that the next occurrence becomes the run ``run_id``, before that run is put.
+
+    Only a schedule whose runs must not overlap needs this. Refused where another dispatcher has decided about this
+    occurrence already; and once it is written, so is every other decision about it.
+    """
+    return Write(
+        **_as_read(stored), sets={"intended_run_id": run_id, "intended_by": token}, write_token=("intended_by", token)
+    )
+
+
+def advance(
+    stored: StoredSchedule,
+    token: str,
+    *,
+    next_run_at: datetime | None,
+    fired: datetime | None,
+    last_run_id: str | None,
+) -> Write:
+    """Go on to the next occurrence, once the runs of those before it exist; ``fired`` is the latest of these.
+
+    Refused where another dispatcher has done so, or a person changed the schedule since it was read: that change has
+    computed a next run time of its own.
+    """
+    nexts = next_attributes(next_run_at)
+    sets = {
+        **nexts,
+        "last_scheduled_at": None if fired is None else to_ms(fired),
+        "last_run_id": last_run_id,
+        "advanced_by": token,
+    }
+    gone = tuple(name for name, value in nexts.items() if value is None)
+    if last_run_id is not None and stored.intended_run_id is not None:
+        gone += ("intended_run_id", "intended_by")
+    return Write(**_as_read(stored), sets=present(sets), removes=gone, write_token=("advanced_by", token))
+
+
+class _Read(TypedDict):
+    equals: dict[str, Value]
+    not_exists: tuple[str, ...]
+
+
+def _as_read(stored: StoredSchedule) -> _Read:
+    """Return the conditions that nobody moved or changed the schedule, or began an occurrence, since it was read."""
+    schedule = stored.schedule
+    if schedule.next_run_at is None:
+        raise ValueError(f"schedule {schedule.id} has no next run time to go on from")
+    equals: dict[str, Value] = {"next_run_at": to_ms(schedule.next_run_at), "revision": stored.revision}
+    if stored.intended_run_id is None:
+        return {"equals": equals, "not_exists": ("intended_run_id",)}
+    return {"equals": equals | {"intended_run_id": stored.intended_run_id}, "not_exists": ()}
+
+
+def timing_attributes(timing: Timing) -> dict[str, Value | None]:
+    """Return the attributes that hold a timing."""
+    return {
+        "schedule_type": timing.schedule_type,
+        "schedule_expr": timing.expr,
+        "timezone": timing.timezone,
+        "start_at": None if timing.start_at is None else to_ms(timing.start_at),
+        "end_at": None if timing.end_at is None else to_ms(timing.end_at),
+        "anchor": None if timing.anchor is None else to_ms(timing.anchor),
+    }
+
+
+def next_attributes(next_run_at: datetime | None) -> dict[str, Value | None]:
+    """Return the attributes that hold a next run time, and the wake-up that goes with it."""
+    return {
+        "next_run_at": None if next_run_at is None else to_ms(next_run_at),
+        "wake_shard": SCHEDULE_SHARD,
+        "wake_at": PARKED if next_run_at is None else to_ms(next_run_at),
+    }
