@@ -16,7 +16,7 @@ $(foreach name,PYTHON VENV SAM_VENV AUDIT_VENV,$(if $(strip $($(name))),,$(error
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-all lint format typecheck audit demo simulate bench build deploy-local local-invoke lock \
+.PHONY: help venv test test-all lint format typecheck audit demo simulate bench build deploy-local local-invoke test-container lock \
 	clean build-Consumer build-Dispatcher
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
@@ -37,9 +37,9 @@ pip_audit := $(AUDIT_VENV)/.locked
 
 FUNCTION ?= Consumer
 EVENT ?= events/good.json
-# How a container reaches this machine's loopback. Docker Desktop: DOCKER_NETWORK=bridge and host.docker.internal.
-DOCKER_NETWORK ?= host
-HOST_FROM_CONTAINER ?= 127.0.0.1
+RUN ?=
+# The name by which containers reach this machine's loopback, where it is not found out by asking the engine.
+export HOST_FROM_CONTAINER ?=
 
 # PYTHONOPTIMIZE would drop the assertions, PYTHONPATH and PYTHONHOME bring in other code.
 unexport $(filter PYTHON%,$(.VARIABLES))
@@ -59,7 +59,7 @@ offline := env \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=$(PYTHON)  VENV=$(VENV)  PYTEST_ARGS=\"$(PYTEST_ARGS)\""
 
@@ -153,24 +153,23 @@ build: $(sam) ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE)
 
 deploy-local: $(ready) build ## Deploy the build into a local AWS with the SAM CLI, and keep it running
-	@$(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.deploy_local $(DEPLOY_ARGS)
+	@# exec: a signal to make reaches the program itself, and no shell between them.
+	@exec $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.deploy_local $(DEPLOY_ARGS)
 
-local-invoke: ## Invoke a function in a container, on the local AWS of `make deploy-local` (EVENT=, FUNCTION=)
-	@for name in AWS_ENDPOINT_URL KUMOFIRE_TABLE KUMOFIRE_QUEUE_URL; do \
-		printenv $$name >/dev/null || { \
-			echo "error: $$name is not set; export what \`make deploy-local\` prints in another terminal" >&2; exit 1; }; \
-	done
-	@$(MAKE) build
-	@# A function gets only the variables that its template names.
-	@awk -v url="$(call from_container,$(AWS_ENDPOINT_URL))" '{ print } /^ *Variables:$$/ \
-		{ indent = $$0; sub(/Variables:/, "  AWS_ENDPOINT_URL: ", indent); print indent url }' \
-		.aws-sam/build/template.yaml > .aws-sam/build/local.yaml
-	@printf '{"Parameters": {"KUMOFIRE_TABLE": "%s", "KUMOFIRE_QUEUE_URL": "%s"}}\n' \
-		"$(KUMOFIRE_TABLE)" "$(call from_container,$(KUMOFIRE_QUEUE_URL))" > .aws-sam/build/local.json
-	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" local invoke $(FUNCTION) --event "$(EVENT)" \
-		--template .aws-sam/build/local.yaml --env-vars .aws-sam/build/local.json --docker-network $(DOCKER_NETWORK)
+local-invoke: $(ready) ## Invoke a function in a container, on what `make deploy-local` runs (FUNCTION=, EVENT=, RUN=)
+	@"$(python)" -m examples.local_invoke --check $(local_invoke)
+	@$(MAKE) build ARCHITECTURE="$(ARCHITECTURE)"
+	@SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.local_invoke $(local_invoke)
 
-from_container = $(subst 127.0.0.1,$(HOST_FROM_CONTAINER),$(1))
+local_invoke = "$(FUNCTION)" --event "$(EVENT)" --host "$(HOST_FROM_CONTAINER)" $(foreach run,$(RUN),--run "$(run)")
+
+# What runs on this machine is built for this machine, unless an architecture is named. `sam build` calls make again.
+ifeq ($(origin ARCHITECTURE),file)
+local-invoke deploy-local: export ARCHITECTURE := $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
+endif
+
+test-container: $(ready) $(sam) ## Test `make local-invoke` in real containers; skipped where no container engine answers
+	@$(offline) "$(python)" -m pytest -n 0 -m container tests/test_container.py $(PYTEST_ARGS)
 
 # Called by `sam build`, which says where the artifact goes.
 build-Consumer build-Dispatcher:

@@ -1,12 +1,15 @@
 """Deploys what ``sam build`` made into a local AWS with the SAM CLI itself, and runs the job ``hello`` there.
 
-``python -m examples.deploy_local`` keeps it running until Ctrl-C, and says how to reach it; ``--once`` ends it at once.
+``python -m examples.deploy_local`` keeps it running until Ctrl-C or SIGTERM, and says how to reach it; ``--once`` ends
+it at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +20,7 @@ from typing import Any
 
 from examples.deployment import PROJECT, outputs_of
 from examples.local_aws import REGION, LocalAws, local_aws
+from examples.local_invoke import for_plain_sam
 from kumofire_core import Jobs, Run, RunStatus
 
 STACK = "kumofire-jobs"
@@ -28,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Deploy, run the job ``hello`` where there is one, and keep the local AWS; return 1 when the job failed."""
     parser = argparse.ArgumentParser(prog="python -m examples.deploy_local", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the job")
+    parser.add_argument("--no-consumer", action="store_true", help="then let runs wait for `make local-invoke RUN=…`")
+    parser.add_argument("--no-containers", action="store_true", help="open no way to it for containers")
     parser.add_argument("--project", type=Path, default=PROJECT, metavar="FOLDER", help="where `sam build` was called")
     given = parser.parse_args(arguments)
     if not (given.project / BUILT_TEMPLATE).is_file():
@@ -41,13 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("no job 'hello' in handler/jobs.py: nothing was run; create a run of one of yours")
         else:
             print(f"a run of the job 'hello': {run.status}, output {run.output!r}, last error {run.last_error!r}")
+        if given.no_consumer:
+            stop_consumer(aws)
         if not given.once:
-            print("\nThe local AWS keeps running until Ctrl-C. To reach it from another terminal:\n")
-            for name, value in environment_of(aws, outputs).items():
-                print(f"export {name}={value}")
-            sys.stdout.flush()
-            threading.Event().wait()
+            # Python ends without a word on SIGTERM, and a shell's background job gets no Ctrl-C.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            keep(aws, outputs, given.project, containers=not given.no_containers)
     return 0 if missing or run.status is RunStatus.SUCCEEDED else 1
+
+
+def keep(aws: LocalAws, outputs: dict[str, str], project: Path, *, containers: bool) -> None:
+    """Say how to reach the local AWS, and let it run until a signal ends this process."""
+    settings = environment_of(aws, outputs)
+    with for_plain_sam(project, settings) if containers else contextlib.nullcontext("") as note:
+        print("\nThe local AWS keeps running until Ctrl-C. To reach it from another terminal:\n")
+        for name, value in settings.items():
+            print(f"export {name}={value}")
+        print(f"\n{note}" if note else "")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
+def stop_consumer(aws: LocalAws) -> None:
+    """Take the consumer off the queue: what is created from now on waits for whoever invokes a function."""
+    functions = aws.client("lambda")
+    for mapping in functions.list_event_source_mappings()["EventSourceMappings"]:
+        functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
 
 
 def sam_deploy(aws: LocalAws, project: Path) -> None:
