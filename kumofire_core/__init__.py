@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kumofire_core.schedule_item import Schedule
     from kumofire_core.schedules import SchedulePage
 
+__version__ = "0.1.0"
+
 __all__ = [
     "SEALED",
     "AttemptLogFilter",
