@@ -62,7 +62,7 @@ coverage: venv sam-venv ## Run the tests, and list the lines and branches that n
 lint: venv ## Check style, formatting, the direction of imports, and the template
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
-	@"$(VENV)/bin/lint-imports"
+	@"$(VENV)/bin/lint-imports" --no-logo
 	@"$(VENV)/bin/cfn-lint" --append-rules cfn_lint_serverless.rules --template template.yaml
 
 format: venv ## Fix what can be fixed, and format
