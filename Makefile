@@ -1,23 +1,9 @@
-# GNU make 3.81 or newer. `make` alone lists the targets.
+# GNU make 3.81 or newer. `make` alone lists the targets; what they call is in tools/.
 
 PYTHON ?= python3
-PYTHONS ?= python3.11 python3.13
 VENV ?= .venv
 SAM_VENV ?= .venv-sam
 AUDIT_VENV ?= .venv-audit
-AUDIT_ARGS ?=
-PYTEST_ARGS ?=
-LOCK_ARGS ?=
-DYNAMODB_LOCAL ?=
-BENCH_ARGS ?=
-UV_VERSION := 0.13.9
-$(foreach name,PYTHON VENV SAM_VENV AUDIT_VENV,$(if $(strip $($(name))),,$(error $(name) is set but empty)))
-
-MAKEFLAGS += --no-print-directory
-.DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
-.PHONY: help venv test test-all lint format typecheck audit demo simulate bench build deploy-local local-invoke test-container lock \
-	clean build-Consumer build-Dispatcher
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
 RUNTIME ?= python3.13
@@ -27,139 +13,91 @@ BOTO3_SERVICES ?= dynamodb sqs sts
 # true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
 ENCRYPTION ?= false
 
-# The interpreter's name is part of the stamps, so naming another one makes the environment anew.
-interpreter := $(subst /,-,$(PYTHON))
-locked := $(VENV)/.locked-$(interpreter)
-ready := $(VENV)/.ready-$(interpreter)
-python := $(VENV)/bin/python
-sam := $(SAM_VENV)/.locked
-pip_audit := $(AUDIT_VENV)/.locked
-
 FUNCTION ?= Consumer
 EVENT ?= events/good.json
 RUN ?=
 # The name by which containers reach this machine's loopback, where it is not found out by asking the engine.
 export HOST_FROM_CONTAINER ?=
 
+python := "$(VENV)/bin/python"
+
 # PYTHONOPTIMIZE would drop the assertions, PYTHONPATH and PYTHONHOME bring in other code.
 unexport $(filter PYTHON%,$(.VARIABLES))
 
-# Of pip's settings those that say where packages come from stay; those that say what to do with them go.
-pip_sources := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_TRUSTED_HOST PIP_KEYRING_PROVIDER \
-	PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_TIMEOUT PIP_DEFAULT_TIMEOUT PIP_RETRIES PIP_CACHE_DIR PIP_NO_CACHE_DIR \
-	PIP_CONFIG_FILE
-pip_env := env $(foreach name,$(filter-out $(pip_sources),$(filter PIP_%,$(.VARIABLES))),-u $(name)) \
-	PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
-
 # Nothing run here may reach a real account, nor be sent to a proxy on its way to the local emulator.
-offline := env \
-	$(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLES)),-u $(name)) \
+offline := env $(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLES)),-u $(name)) \
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN=test AWS_DEFAULT_REGION=us-east-1 \
 	AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
+pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help python-3.11 venv sam-venv audit-venv test coverage lint format typecheck audit demo simulate bench build \
+	deploy-local local-invoke test-container lock clean build-Consumer build-Dispatcher
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo
-	@echo "  PYTHON=$(PYTHON)  VENV=$(VENV)  PYTEST_ARGS=\"$(PYTEST_ARGS)\""
 
-# $(call require_python,interpreter): stop with a clear message unless it runs and is new enough.
-define require_python
-found=$$("$(1)" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || { \
-	echo "error: '$(1)' does not run; name a Python 3.11 or newer, for example: make PYTHON=python3.13" >&2; exit 1; }; \
-"$(1)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	echo "error: '$(1)' is Python $$found, and 3.11 or newer is needed, for example: make PYTHON=python3.13" >&2; exit 1; }
-endef
+python-3.11:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: a Python 3.11 or newer is needed, and '$(PYTHON)' is: $$("$(PYTHON)" --version 2>&1);" \
+			"name another one, for example: make PYTHON=python3.13" >&2; exit 1; }
 
-# $(call remove_venv,folder): remove a virtual environment, and refuse to remove anything else.
-define remove_venv
-if [ -e "$(1)" ] && [ ! -f "$(1)/pyvenv.cfg" ] && [ -n "$$(ls -A "$(1)")" ]; then \
-	echo "error: '$(1)' is not a virtual environment; move it away or choose another folder with VENV=…" >&2; exit 1; \
-fi; rm -rf "$(1)"
-endef
+venv: python-3.11 ## Make the virtual environment from the lock, where it is not up to date
+	@"$(PYTHON)" -m tools.environment make "$(VENV)" requirements/dev.txt --project
 
-# $(call make_tool_venv,folder,lock): make the virtual environment of a tool that is not installed with the others.
-define make_tool_venv
-$(call require_python,$(PYTHON)); \
-$(call remove_venv,$(1)); \
-echo "making $(1) with Python $$found from $(2)"; \
-"$(PYTHON)" -m venv "$(1)" && \
-$(pip_env) "$(1)/bin/python" -m pip install -qq --no-compile --require-hashes --no-deps -r $(2)
-endef
+sam-venv: python-3.11
+	@"$(PYTHON)" -m tools.environment make "$(SAM_VENV)" requirements/sam.txt
 
-venv: $(ready) ## Make the virtual environment from the lock
+audit-venv: python-3.11
+	@"$(PYTHON)" -m tools.environment make "$(AUDIT_VENV)" requirements/audit.txt
 
-$(locked): requirements-dev.txt
-	@$(call require_python,$(PYTHON)); \
-	$(call remove_venv,$(VENV)); \
-	echo "making $(VENV) with Python $$found from requirements-dev.txt (about half a minute)"; \
-	"$(PYTHON)" -m venv "$(VENV)"
-	@$(pip_env) "$(python)" -m pip install -qq --no-compile --require-hashes --no-deps -r requirements-dev.txt
-	@touch "$@"
+test: lint typecheck sam-venv ## Lint, check types and run the tests (PYTEST_ARGS="-k lease" runs a part)
+	@$(pytest)
 
-# The build backend comes from the lock too, so nothing is fetched here.
-$(ready): $(locked) pyproject.toml
-	@$(pip_env) "$(python)" -m pip install -qq --no-index --no-deps --no-build-isolation -e .
-	@touch "$@"
+coverage: venv sam-venv ## Run the tests, and list the lines and branches that no test reaches
+	@$(pytest) --cov
 
-$(sam): requirements-sam.txt
-	@$(call make_tool_venv,$(SAM_VENV),requirements-sam.txt)
-	@touch "$@"
-
-$(pip_audit): requirements-audit.txt
-	@$(call make_tool_venv,$(AUDIT_VENV),requirements-audit.txt)
-	@touch "$@"
-
-test: lint typecheck $(sam) ## Lint, check types and run the tests
-	@$(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
-
-test-all: ## Run `make test` under each of PYTHONS
-	@for interpreter in $(PYTHONS); do \
-		echo "== $$interpreter"; \
-		$(MAKE) test PYTHON="$$interpreter" VENV=".venv-$${interpreter##*/}" || exit 1; \
-	done
-
-lint: $(ready) ## Check style, formatting and the template
-	@"$(python)" -m ruff check
-	@"$(python)" -m ruff format --check
+lint: venv ## Check style, formatting, the direction of imports, and the template
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+	@"$(VENV)/bin/lint-imports" --no-logo
 	@"$(VENV)/bin/cfn-lint" --append-rules cfn_lint_serverless.rules --template template.yaml
 
-format: $(ready) ## Fix what can be fixed, and format
-	@"$(python)" -m ruff check --fix
-	@"$(python)" -m ruff format
+format: venv ## Fix what can be fixed, and format
+	@$(python) -m ruff check --fix
+	@$(python) -m ruff format
 
-typecheck: $(ready) ## Check types
-	@"$(python)" -m mypy
+typecheck: venv ## Check types
+	@$(python) -m mypy
 
-audit-tool: $(pip_audit)
+audit: audit-venv ## Hold every lock against the database of known vulnerabilities
+	@"$(AUDIT_VENV)/bin/python" -m tools.audit --pip-audit "$(AUDIT_VENV)/bin/pip-audit" $(AUDIT_ARGS) requirements/*.txt
 
-audit: audit-tool ## Hold every lock against the database of known vulnerabilities
-	@"$(AUDIT_VENV)/bin/python" .ci/audit.py --pip-audit "$(AUDIT_VENV)/bin/pip-audit" $(AUDIT_ARGS) \
-		$(wildcard requirements*.txt)
+demo: venv ## Run the demo on an embedded local AWS
+	@$(offline) $(python) -m examples.demo
 
-demo: $(ready) ## Run the demo on an embedded local AWS
-	@$(offline) "$(python)" -m examples.demo
-
-simulate: $(ready) ## Play simulated histories (SEED=… replays one, RUNS=… plays that many, WORKERS=… at once)
-	@$(offline) "$(python)" -m tests.simulation --workers $(or $(WORKERS),0) \
+simulate: venv ## Play simulated histories (SEED=… replays one, RUNS=… plays that many, WORKERS=… at once)
+	@$(offline) $(python) -m tests.simulation --workers $(or $(WORKERS),0) \
 		$(if $(SEED),--seed $(SEED) --shrink) $(if $(RUNS),--runs $(RUNS))
 
-bench: $(ready) ## Measure speed and cost against others, and draw the plots of docs/
-	@DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" "$(python)" -m benchmarks --docs docs $(BENCH_ARGS)
-	@"$(python)" -m benchmarks.growth --docs docs
+bench: venv ## Measure speed and cost against others, and draw the plots of docs/
+	@DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" $(python) -m benchmarks --docs docs $(BENCH_ARGS)
+	@$(python) -m benchmarks.growth --docs docs
 
-build: $(sam) ## Build what is deployed with the locked SAM CLI, into .aws-sam/
+build: sam-venv ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" build \
 		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE)
 
-deploy-local: $(ready) build ## Deploy the build into a local AWS with the SAM CLI, and keep it running
+deploy-local: venv build ## Deploy the build into a local AWS with the SAM CLI, and keep it running
 	@# exec: a signal to make reaches the program itself, and no shell between them.
-	@exec $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.deploy_local $(DEPLOY_ARGS)
+	@exec $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m examples.deploy_local $(DEPLOY_ARGS)
 
-local-invoke: $(ready) ## Invoke a function in a container, on what `make deploy-local` runs (FUNCTION=, EVENT=, RUN=)
-	@"$(python)" -m examples.local_invoke --check $(local_invoke)
+local-invoke: venv ## Invoke a function in a container, on what `make deploy-local` runs (FUNCTION=, EVENT=, RUN=)
+	@$(python) -m examples.local_invoke --check $(local_invoke)
 	@$(MAKE) build ARCHITECTURE="$(ARCHITECTURE)"
-	@SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.local_invoke $(local_invoke)
+	@SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m examples.local_invoke $(local_invoke)
 
 local_invoke = "$(FUNCTION)" --event "$(EVENT)" --host "$(HOST_FROM_CONTAINER)" $(foreach run,$(RUN),--run "$(run)")
 
@@ -168,37 +106,19 @@ ifeq ($(origin ARCHITECTURE),file)
 local-invoke deploy-local: export ARCHITECTURE := $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 endif
 
-test-container: $(ready) $(sam) ## Test `make local-invoke` in real containers; skipped where no container engine answers
-	@$(offline) "$(python)" -m pytest -n 0 -m container tests/test_container.py $(PYTEST_ARGS)
+test-container: venv sam-venv ## Test `make local-invoke` in real containers; skipped where no container engine answers
+	@$(offline) $(python) -m pytest -n 0 -m container tests/test_container.py $(PYTEST_ARGS)
 
 # Called by `sam build`, which says where the artifact goes.
-build-Consumer build-Dispatcher:
+build-Consumer build-Dispatcher: python-3.11
 	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
-	@$(call require_python,$(PYTHON))
-	@$(pip_env) "$(PYTHON)" .sam/artifact.py "$(ARTIFACTS_DIR)" \
-		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)" \
-		--encryption "$(ENCRYPTION)"
+	@"$(PYTHON)" -m tools.artifact "$(ARTIFACTS_DIR)" --runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" \
+		--services "$(BOTO3_SERVICES)" --encryption "$(ENCRYPTION)"
 
-lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
-	@$(call require_python,$(PYTHON)); \
-	$(call remove_venv,.venv-lock); \
-	"$(PYTHON)" -m venv .venv-lock
-	@$(pip_env) .venv-lock/bin/python -m pip install -qq uv==$(UV_VERSION)
-	@$(call compile,pyproject.toml --extra dev) --output-file requirements-dev.txt
-	@$(call compile,pyproject.toml) --constraint requirements-dev.txt --output-file requirements.txt
-	@$(call compile,pyproject.toml --extra encryption) --constraint requirements-dev.txt \
-		--output-file requirements-encryption.txt
-	@$(call compile,--group sam) --output-file requirements-sam.txt
-	@$(call compile,--group audit) --output-file requirements-audit.txt
-	@rm -rf .venv-lock
-	@echo "up to date: $(wildcard requirements*.txt)"
+lock: python-3.11 ## Remake the locks in requirements/ (LOCK_ARGS=--upgrade for newer versions)
+	@"$(PYTHON)" -m tools.lock $(LOCK_ARGS)
 
-# What is deployed is what was tested: the runtime locks take their versions from the one for development.
-compile = .venv-lock/bin/uv pip compile $(1) --quiet --universal --python-version 3.11 \
-	--python .venv-lock/bin/python --no-python-downloads --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--custom-compile-command "make lock" $(LOCK_ARGS)
-
-clean: ## Remove the environments, caches and builds
-	@for venv in "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" .venv .venv-*; do $(call remove_venv,$$venv); done
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .aws-sam build dist
+clean: python-3.11 ## Remove the environments, caches and builds
+	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" $(wildcard .venv .venv-*)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

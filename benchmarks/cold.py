@@ -155,14 +155,20 @@ def _own_config() -> dict[str, Any]:
 
 def _artifact(folder: Path) -> tuple[list[str] | None, str]:
     """Build what is deployed, for this machine and interpreter; ``None`` and why not where it can't be."""
-    recipe = PROJECT / ".sam" / "artifact.py"
-    if not recipe.exists():
-        return None, "there is no .sam/artifact.py"
     runtime = f"python{sys.version_info.major}.{sys.version_info.minor}"
     architecture = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
-    command = [sys.executable, str(recipe), str(folder), "--runtime", runtime, "--architecture", architecture]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.artifact",
+        str(folder.absolute()),
+        "--runtime",
+        runtime,
+        "--architecture",
+        architecture,
+    ]
     command += ["--services", "dynamodb sqs sts"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         return None, f"it could not be built ({(done.stderr or done.stdout).strip()[-200:]})"
     return [str(folder)], ""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     PastRun = RetriedRun
     SealedError = DecryptionError
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ENCRYPTED",
     "SEALED",

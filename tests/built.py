@@ -22,7 +22,8 @@ def build_artifact(target: Path, *, encryption: bool = False, **files: str) -> P
     options = ("--runtime", RUNTIME, "--architecture", ARCHITECTURE, "--services", SERVICES)
     options += ("--encryption", str(encryption).lower())
     built = subprocess.run(
-        [sys.executable, PROJECT / ".sam/artifact.py", target, *options],
+        [sys.executable, "-m", "tools.artifact", target.absolute(), *options],
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         check=False,

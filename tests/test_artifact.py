@@ -10,12 +10,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from examples.deployment import PROJECT, load_template
 from tests.built import ARCHITECTURE, RUNTIME, SERVICES, build_artifact
+from tools import artifact as recipe
 
 # Each request that the code makes, as its client's method, and what boto3 itself may need of credentials.
 CALLS = {
@@ -98,7 +100,7 @@ def zipped(artifact: Path) -> bytes:
 
 def test_the_artifact_holds_this_project_and_its_dependencies_and_nothing_else(artifact: Path) -> None:
     assert packages(artifact) == EXPECTED_PACKAGES
-    assert distributions(artifact) == locked("requirements.txt")
+    assert distributions(artifact) == locked("runtime")
 
 
 def packages(artifact: Path) -> set[str]:
@@ -110,27 +112,27 @@ def distributions(artifact: Path) -> set[str]:
     return {path.name for path in artifact.glob("*.dist-info")}
 
 
-def locked(name: str) -> set[str]:
+def locked(lock: str) -> set[str]:
     """Return the folders of metadata that the distributions of a lock leave."""
-    pinned = re.findall(r"^([a-z0-9-]+)==([^ ]+)", (PROJECT / name).read_text(), re.MULTILINE)
+    text = (PROJECT / f"requirements/{lock}.txt").read_text()
+    pinned = re.findall(r"^([a-z0-9-]+)==([^ ]+)", text, re.MULTILINE)
     return {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in pinned}
 
 
 def test_the_lock_with_encryption_is_the_other_one_and_what_encryption_needs() -> None:
-    def pins(name: str) -> dict[str, str]:
-        return dict(
-            re.findall(r"^([a-z0-9-]+==[^ ]+).*\n((?: +--hash.*\n)+)", (PROJECT / name).read_text(), re.MULTILINE)
-        )
+    def pins(lock: str) -> dict[str, str]:
+        text = (PROJECT / f"requirements/{lock}.txt").read_text()
+        return dict(re.findall(r"^([a-z0-9-]+==[^ ]+).*\n((?: +--hash.*\n)+)", text, re.MULTILINE))
 
-    more = pins("requirements-encryption.txt")
+    more = pins("encryption")
 
-    assert pins("requirements.txt").items() <= more.items()
-    assert more.items() <= pins("requirements-dev.txt").items()
+    assert pins("runtime").items() <= more.items()
+    assert more.items() <= pins("dev").items()
 
 
 def test_a_build_for_encryption_adds_the_sdk_and_what_it_needs_and_nothing_else(encrypting: Path) -> None:
     assert packages(encrypting) == EXPECTED_PACKAGES | ENCRYPTION_PACKAGES
-    assert distributions(encrypting) == locked("requirements-encryption.txt")
+    assert distributions(encrypting) == locked("encryption")
     assert len(zipped(encrypting)) < MAX_ZIPPED_BYTES_WITH_ENCRYPTION
 
 
@@ -212,29 +214,28 @@ def test_what_is_imported_at_a_cold_start_comes_as_byte_code_that_needs_no_check
 
 
 @pytest.fixture
-def builder(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The recipe as a module, where no variable names an interpreter."""
-    spec = importlib.util.spec_from_file_location("artifact", PROJECT / ".sam/artifact.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def builder(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The recipe, where no variable names an interpreter."""
     monkeypatch.delenv("BYTECODE_PYTHON", raising=False)
-    return module
+    return recipe
 
 
-def test_without_an_interpreter_of_the_runtime_there_is_no_byte_code_rather_than_a_wrong_one(builder: Any) -> None:
+def test_without_an_interpreter_of_the_runtime_there_is_no_byte_code_rather_than_a_wrong_one(
+    builder: ModuleType,
+) -> None:
     assert builder.interpreter_of("python3.99") is None
     assert builder.interpreter_of(RUNTIME) is not None
 
 
 def test_a_build_without_byte_code_warns_of_it(
-    builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "dependencies").mkdir()
     monkeypatch.setattr(builder, "built_dependencies", lambda *_: tmp_path / "dependencies")
 
-    builder.build(tmp_path / "target", PROJECT / "requirements.txt", "python3.99", ARCHITECTURE, ["sqs"], tmp_path)
+    builder.build(
+        tmp_path / "target", PROJECT / "requirements/runtime.txt", "python3.99", ARCHITECTURE, ["sqs"], tmp_path
+    )
 
     assert capsys.readouterr().err.startswith("warning: no python3.99 found here")
     assert not list((tmp_path / "target").rglob("*.pyc"))

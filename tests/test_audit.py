@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from examples.deployment import PROJECT
+from tools.lock import LOCKS
 
-AUDIT = PROJECT / ".ci/audit.py"
+AUDIT = ("-m", "tools.audit")
 CANARY = "urllib3==1.24.1"
 
 PIP_AUDIT = """#!{python}
@@ -63,7 +64,8 @@ def audit(tmp_path: Path) -> Audit:
                 locks.append(tmp_path / f"{pinned.partition('==')[0]}.txt")
                 locks[-1].write_text(f"{pinned} \\\n    --hash=sha256:{'0' * 64}\n")
         return subprocess.run(
-            [sys.executable, AUDIT, *options, *locks],
+            [sys.executable, *AUDIT, *options, *locks],
+            cwd=PROJECT,
             capture_output=True,
             text=True,
             check=False,
@@ -141,7 +143,8 @@ def test_a_pip_audit_that_is_not_there_fails(tmp_path: Path):
     lock.write_text("a==1\n")
 
     ended = subprocess.run(
-        [sys.executable, AUDIT, "--pip-audit", tmp_path / "none", "--where-reachable", lock],
+        [sys.executable, *AUDIT, "--pip-audit", tmp_path / "none", "--where-reachable", lock],
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         check=False,
@@ -152,7 +155,9 @@ def test_a_pip_audit_that_is_not_there_fails(tmp_path: Path):
 
 
 def test_every_lock_has_a_hash_for_every_package():
-    for lock in PROJECT.glob("requirements*.txt"):
+    locks = list(PROJECT.glob("requirements/*.txt"))
+    assert {lock.stem for lock in locks} == set(LOCKS)
+    for lock in locks:
         text = lock.read_text()
         pinned = re.findall(r"^[a-z0-9][^ \n]*==.*?(?=^[a-z0-9]|\Z)", text, re.MULTILINE | re.DOTALL)
         assert len(pinned) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)) > 5, lock.name

@@ -6,13 +6,11 @@ What they would do is replaced: it is tested elsewhere, and takes minutes.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,8 +19,8 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__ as bench
 from benchmarks import growth
-from examples.deployment import PROJECT
 from tests.simulation import __main__ as simulation
+from tools import artifact, audit
 
 NUMBERS = ["0", "1", "-1", "1.5", "nan", "inf", "1e400", "9" * 5_000, "٣", "1_0"]
 PLACES = ["", "none", "docs", "file", "file/below", "x" * 300, "a\0b", "\ud800", "../x"]
@@ -31,18 +29,6 @@ OTHERS = [
     "python3.13", "python3.x", "python3.9999", "arm64",
 ]  # fmt: skip
 WORDS = st.one_of(*map(st.sampled_from, (NUMBERS, PLACES, OTHERS)), st.text(st.characters(exclude_characters="/")))
-
-
-def loaded(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, PROJECT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-artifact, audit = loaded(".sam/artifact.py"), loaded(".ci/audit.py")
 
 
 @dataclass(frozen=True, kw_only=True)

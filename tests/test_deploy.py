@@ -355,9 +355,9 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
     sam = os.environ.get("SAM")
     if not sam:
         pytest.skip("the variable SAM names no SAM CLI; `make test` sets it")
-    for name in ("Makefile", "template.yaml", "samconfig.toml", "requirements.txt"):
+    for name in ("Makefile", "template.yaml", "samconfig.toml"):
         shutil.copy(PROJECT / name, tmp_path)
-    for name in (".sam", "handler", "kumofire_core"):
+    for name in ("tools", "requirements", "handler", "kumofire_core"):
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "handler/jobs.py").open("a") as file:
         file.write("\n\n@jobs.handler('of the test')\ndef of_the_test(ctx):\n    return ctx.payload\n")
@@ -383,7 +383,7 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
     for function in ("Consumer", "Dispatcher"):
         shipped = {path.name for path in (tmp_path / ".aws-sam/build" / function).iterdir()}
         assert {"handler", "kumofire_core", "botocore"} <= shipped
-        assert not shipped & {"tests", "build", "Makefile", "template.yaml", ".sam", "moto", "pytest"}
+        assert not shipped & {"tests", "build", "Makefile", "template.yaml", "tools", "requirements", "moto", "pytest"}
 
     with local_aws() as aws:
         deploy_local.sam_deploy(aws, tmp_path)

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tools.environment import PROJECT, pip_settings
+
 SOURCES = ("handler", "kumofire_core")
 
 # Amazon Linux 2, under python3.11, has glibc 2.26; Amazon Linux 2023, under the later ones, has 2.34.
@@ -64,7 +65,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     if not re.fullmatch(r"python3\.[0-9]{1,2}", arguments.runtime):
         parser.error(f"the runtime is {arguments.runtime!r}; it must be of the form python3.13")
-    lock, services = PROJECT / "requirements.txt", arguments.services.split()
+    lock, services = PROJECT / "requirements/runtime.txt", arguments.services.split()
     if not services or not all(re.fullmatch("[a-z0-9-]+", service) for service in services):
         parser.error(f"the services are {arguments.services!r}; name them as boto3 does, apart by spaces")
     for folder in (arguments.target, arguments.cache):
@@ -73,7 +74,7 @@ def main(given: Sequence[str] | None = None) -> None:
         except (OSError, ValueError) as error:
             parser.error(f"{str(folder)!r} can't be made: {error}")
     if arguments.encryption == "true":
-        lock = PROJECT / "requirements-encryption.txt"
+        lock = PROJECT / "requirements/encryption.txt"
         services += ["kms"] if not {"all", "kms"} & set(services) else []
     build(arguments.target, lock, arguments.runtime, arguments.architecture, services, arguments.cache)
 
@@ -126,7 +127,7 @@ def install(lock: Path, folder: Path, runtime: str, architecture: str) -> None:
     command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={runtime.removeprefix('python')}"]
     command += [f"--platform={platform}" for platform in platforms]
     command += [f"--target={folder}", f"--requirement={lock}"]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False, env=pip_settings(os.environ)).returncode:
         sys.exit(f"error: pip could not install {lock.name} for {runtime} on {architecture}; its words are above")
 
 
