@@ -186,8 +186,8 @@ lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	"$(PYTHON)" -m venv .venv-lock
 	@$(pip_env) .venv-lock/bin/python -m pip install -qq uv==$(UV_VERSION)
 	@$(call compile,pyproject.toml --extra dev) --output-file requirements-dev.txt
-	@$(call compile,pyproject.toml) --constraint requirements-dev.txt --output-file requirements.txt
-	@$(call compile,pyproject.toml --extra encryption) --constraint requirements-dev.txt \
+	@$(call compile,pyproject.toml --extra lambda) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(call compile,pyproject.toml --extra lambda --extra encryption) --constraint requirements-dev.txt \
 		--output-file requirements-encryption.txt
 	@$(call compile,--group sam) --output-file requirements-sam.txt
 	@$(call compile,--group audit) --output-file requirements-audit.txt
