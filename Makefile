@@ -27,6 +27,12 @@ BOTO3_SERVICES ?= dynamodb sqs sts
 # true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
 ENCRYPTION ?= false
 
+# Where your jobs are, which must be the template's JobsModule. Its package is shipped, and those that PACKAGES names.
+JOBS_MODULE ?= handler.jobs:jobs
+PACKAGES ?=
+# The build starts both functions to see that they start; false leaves this out.
+CHECK_JOBS ?= true
+
 # The interpreter's name is part of the stamps, so naming another one makes the environment anew.
 interpreter := $(subst /,-,$(PYTHON))
 locked := $(VENV)/.locked-$(interpreter)
@@ -153,7 +159,8 @@ build: $(sam) ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE)
 
 deploy-local: $(ready) build ## Deploy the build into a local AWS with the SAM CLI, and keep it running
-	@$(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.deploy_local $(DEPLOY_ARGS)
+	@$(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" "$(python)" -m examples.deploy_local \
+		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE) JobsModule=$(JOBS_MODULE) $(DEPLOY_ARGS)
 
 local-invoke: ## Invoke a function in a container, on the local AWS of `make deploy-local` (EVENT=, FUNCTION=)
 	@for name in AWS_ENDPOINT_URL KUMOFIRE_TABLE KUMOFIRE_QUEUE_URL; do \
@@ -178,7 +185,7 @@ build-Consumer build-Dispatcher:
 	@$(call require_python,$(PYTHON))
 	@$(pip_env) "$(PYTHON)" .sam/artifact.py "$(ARTIFACTS_DIR)" \
 		--runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" --services "$(BOTO3_SERVICES)" \
-		--encryption "$(ENCRYPTION)"
+		--encryption "$(ENCRYPTION)" --jobs "$(JOBS_MODULE)" --packages "$(PACKAGES)" --check-jobs "$(CHECK_JOBS)"
 
 lock: ## Remake the requirements files (LOCK_ARGS=--upgrade for newer versions)
 	@$(call require_python,$(PYTHON)); \
