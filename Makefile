@@ -12,6 +12,11 @@ ARCHITECTURE ?= arm64
 BOTO3_SERVICES ?= dynamodb sqs sts
 # true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
 ENCRYPTION ?= false
+# Where your jobs are, which must be the template's JobsModule. Its package is shipped, and those that PACKAGES names.
+JOBS_MODULE ?= handler.jobs:jobs
+PACKAGES ?=
+# The build starts both functions to see that they start; false leaves this out.
+CHECK_JOBS ?= true
 
 FUNCTION ?= Consumer
 EVENT ?= events/good.json
@@ -92,7 +97,8 @@ build: sam-venv ## Build what is deployed with the locked SAM CLI, into .aws-sam
 
 deploy-local: venv build ## Deploy the build into a local AWS with the SAM CLI, and keep it running
 	@# exec: a signal to make reaches the program itself, and no shell between them.
-	@exec $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m examples.deploy_local $(DEPLOY_ARGS)
+	@exec $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m examples.deploy_local \
+		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE) JobsModule=$(JOBS_MODULE) $(DEPLOY_ARGS)
 
 local-invoke: venv ## Invoke a function in a container, on what `make deploy-local` runs (FUNCTION=, EVENT=, RUN=)
 	@$(python) -m examples.local_invoke --check $(local_invoke)
@@ -113,7 +119,8 @@ test-container: venv sam-venv ## Test `make local-invoke` in real containers; sk
 build-Consumer build-Dispatcher: python-3.11
 	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
 	@"$(PYTHON)" -m tools.artifact "$(ARTIFACTS_DIR)" --runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" \
-		--services "$(BOTO3_SERVICES)" --encryption "$(ENCRYPTION)"
+		--services "$(BOTO3_SERVICES)" --encryption "$(ENCRYPTION)" \
+		--jobs "$(JOBS_MODULE)" --packages "$(PACKAGES)" --check-jobs "$(CHECK_JOBS)"
 
 lock: python-3.11 ## Remake the locks in requirements/ (LOCK_ARGS=--upgrade for newer versions)
 	@"$(PYTHON)" -m tools.lock $(LOCK_ARGS)

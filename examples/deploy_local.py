@@ -1,7 +1,7 @@
 """Deploys what ``sam build`` made into a local AWS with the SAM CLI itself, and runs the job ``hello`` there.
 
-``python -m examples.deploy_local`` keeps it running until Ctrl-C or SIGTERM, and says how to reach it; ``--once`` ends
-it at once.
+``python -m examples.deploy_local`` keeps it running until Ctrl-C or SIGTERM, and says how to reach it; ``--once`` ends it
+at once. Called again while one keeps running for the same project, it deploys into that one, whose table stays, and ends.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from examples import running
 from examples.deployment import PROJECT, outputs_of
-from examples.local_aws import REGION, LocalAws, local_aws
+from examples.local_aws import REGION, LocalAws, interpreters, local_aws, local_aws_at
 from examples.local_invoke import for_plain_sam
 from kumofire_core import Jobs, Run, RunStatus
 
@@ -35,25 +37,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-consumer", action="store_true", help="then let runs wait for `make local-invoke RUN=…`")
     parser.add_argument("--no-containers", action="store_true", help="open no way to it for containers")
     parser.add_argument("--project", type=Path, default=PROJECT, metavar="FOLDER", help="where `sam build` was called")
+    parser.add_argument(
+        "--parameter-overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as `sam deploy` does",
+    )
     given = parser.parse_args(arguments)
     if not (given.project / BUILT_TEMPLATE).is_file():
         parser.error(f"there is no {BUILT_TEMPLATE}; call `make build` or `sam build` first")
-    with local_aws() as aws:
-        sam_deploy(aws, given.project)
-        outputs = outputs_of(aws, STACK)
-        run = run_job(aws, outputs, "hello", {"name": "world"})
-        missing = run.last_error == 'Missing handler for job "hello"'
-        if missing:
-            print("no job 'hello' in handler/jobs.py: nothing was run; create a run of one of yours")
-        else:
-            print(f"a run of the job 'hello': {run.status}, output {run.output!r}, last error {run.last_error!r}")
-        if given.no_consumer:
-            stop_consumer(aws)
-        if not given.once:
+    if given.once:
+        with local_aws() as aws:
+            return deploy_and_try(aws, given.project, given.parameter_overrides)
+    try:
+        if address := running.find(given.project):
+            print(f"updating the local AWS that runs at {address}", flush=True)
+            return deploy_and_try(local_aws_at(address), given.project, given.parameter_overrides)
+        with running.kept(given.project) as tell, local_aws() as aws:
+            deploy_and_try(aws, given.project, given.parameter_overrides)
+            if given.no_consumer:
+                stop_consumer(aws)
+            tell(aws.endpoint_url)
             # Python ends without a word on SIGTERM, and a shell's background job gets no Ctrl-C.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-            keep(aws, outputs, given.project, containers=not given.no_containers)
-    return 0 if missing or run.status is RunStatus.SUCCEEDED else 1
+            keep(aws, outputs_of(aws, STACK), given.project, containers=not given.no_containers)
+    except running.StillStartingError as error:
+        parser.exit(1, f"error: {error}\n")
+    return 0
 
 
 def keep(aws: LocalAws, outputs: dict[str, str], project: Path, *, containers: bool) -> None:
@@ -64,6 +76,7 @@ def keep(aws: LocalAws, outputs: dict[str, str], project: Path, *, containers: b
         for name, value in settings.items():
             print(f"export {name}={value}")
         print(f"\n{note}" if note else "")
+        print("To deploy changed jobs into it, call `make deploy-local` there again. The table stays.")
         sys.stdout.flush()
         threading.Event().wait()
 
@@ -75,13 +88,41 @@ def stop_consumer(aws: LocalAws) -> None:
         functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
 
 
-def sam_deploy(aws: LocalAws, project: Path) -> None:
+def deploy_and_try(aws: LocalAws, project: Path, overrides: Sequence[str] = ()) -> int:
+    """Deploy, and run the job ``hello`` where there is one; return 1 when it failed."""
+    sam_deploy(aws, project, overrides)
+    outputs = outputs_of(aws, STACK)
+    print(under_which_python(aws, outputs))
+    run = run_job(aws, outputs, "hello", {"name": "world"})
+    if run.last_error == 'Missing handler for job "hello"':
+        print("your jobs have no 'hello': nothing was run; create a run of one of yours")
+        return 0
+    print(f"a run of the job 'hello': {run.status}, output {run.output!r}, last error {run.last_error!r}")
+    return 0 if run.status is RunStatus.SUCCEEDED else 1
+
+
+def under_which_python(aws: LocalAws, outputs: dict[str, str]) -> str:
+    """Say which interpreter the functions run under: one of their runtime, or else the local AWS's own."""
+    function = aws.client("lambda").get_function_configuration(FunctionName=outputs["ConsumerFunction"])
+    runtime = function["Runtime"]
+    if found := interpreters().get(runtime):
+        return f"the functions run under {runtime} ({found}), and see nothing but the build"
+    return (
+        f"warning: the functions run under Python {platform.python_version()}, since there is no {runtime} here: put"
+        " it on the path or name it in BYTECODE_PYTHON; they see nothing but the build"
+    )
+
+
+def sam_deploy(aws: LocalAws, project: Path, overrides: Sequence[str] = ()) -> None:
     """Deploy the build in ``project`` with ``sam deploy``; the variable ``SAM`` may name the executable.
+
+    ``overrides`` are parameters of the template, each as ``name=value``.
 
     Called again it updates the stack. Raises ``subprocess.CalledProcessError``; what SAM says is shown.
     """
     command = [os.environ.get("SAM") or "sam", "deploy", "--template-file", str(BUILT_TEMPLATE), "--stack-name", STACK]
     command += ["--resolve-s3", "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-progressbar"]
+    command += ["--parameter-overrides", *overrides] if overrides else []
     subprocess.run(
         command,
         cwd=project,

@@ -1,5 +1,7 @@
 """A local AWS in a process of its own: MiniStack on 127.0.0.1, with clients for it. Free of this project's code.
 
+What MiniStack does otherwise than AWS is mended in ``examples/emulator.py``, which that process runs.
+
 Nothing of the surrounding AWS configuration gets in (profiles, credentials, proxies), and nothing is left behind: all
 files are in one temporary directory, and the process group ends with the ``with`` block or with this process, even
 when this process is killed.
@@ -11,21 +13,23 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 REGION = "us-east-1"
 START_TIMEOUT_SECONDS = 60
+EMULATOR = Path(__file__).with_name("emulator.py")
+RUNTIMES = ("python3.11", "python3.12", "python3.13")
+"""Of the functions that it runs; those of the template."""
 
 
 class LocalAwsError(Exception):
@@ -37,8 +41,8 @@ class LocalAws:
     """A running local AWS."""
 
     endpoint_url: str
-    directory: Path
-    """Private to it; holds its files and its log."""
+    directory: Path | None
+    """Private to it; holds its files and its log. ``None`` where another process keeps it."""
     session: Any = field(repr=False)
 
     def client(self, service: str) -> Any:
@@ -54,7 +58,12 @@ class LocalAws:
 
     def log_tail(self, lines: int = 40) -> str:
         """Return the last lines of its log."""
-        return _tail(self.directory, lines)
+        return _tail(self.directory, lines) if self.directory else ""
+
+
+def local_aws_at(endpoint_url: str) -> LocalAws:
+    """Return the local AWS that another process keeps at this address."""
+    return LocalAws(endpoint_url=endpoint_url, directory=None, session=_session())
 
 
 @contextlib.contextmanager
@@ -79,11 +88,36 @@ def local_aws(settings: Mapping[str, str] | None = None) -> Iterator[LocalAws]:
             _end(process)
 
 
+@cache
+def interpreters() -> dict[str, str]:
+    """Return the interpreters that functions run under here, by runtime; a runtime that has none here is not in it."""
+    return {runtime: found for runtime in RUNTIMES if (found := interpreter_of(runtime))}
+
+
+def interpreter_of(runtime: str) -> str | None:
+    """Return an interpreter of the runtime's version: this one, ``BYTECODE_PYTHON``, or one on the path; or ``None``.
+
+    A build looks for the same one to make byte code with.
+    """
+    wanted = runtime.removeprefix("python")
+    for candidate in (sys.executable, os.environ.get("BYTECODE_PYTHON"), runtime):
+        if not candidate:
+            continue
+        # pyenv's python3.13 answers only where that version is chosen.
+        environment = {**os.environ, "PYENV_VERSION": wanted}
+        ask = [candidate, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
+        with contextlib.suppress(OSError):
+            answer = subprocess.run(ask, env=environment, capture_output=True, text=True, check=False)
+            version, _, path = answer.stdout.strip().partition(" ")
+            if answer.returncode == 0 and version == wanted:
+                return path
+    return None
+
+
 def _start(listener: socket.socket, directory: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(
-            # -P keeps this folder off its path; the functions that it runs shall see their artifact alone.
-            [sys.executable, "-P", __file__, str(listener.fileno())],
+            [sys.executable, "-P", EMULATOR, str(listener.fileno()), json.dumps(interpreters())],
             cwd=directory,
             env=environment,
             stdin=subprocess.PIPE,
@@ -168,28 +202,3 @@ def _session() -> Any:
     return boto3.Session(
         aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION, botocore_session=core
     )
-
-
-def _serve(descriptor: int) -> None:
-    """Be the local AWS on an inherited listening socket, until standard input ends with the process at its far end."""
-    import asyncio
-
-    from hypercorn.asyncio import serve
-    from hypercorn.config import Config
-    from ministack.app import app
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.keep_alive_timeout = 75
-    asyncio.run(serve(app, config))
-
-
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    shutil.rmtree(os.getcwd(), ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

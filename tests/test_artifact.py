@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -363,6 +365,113 @@ def test_the_build_is_for_the_runtime_and_processor_that_the_template_deploys() 
 
     assert makefile["RUNTIME"] == parameters["Runtime"]["Default"]
     assert makefile["ARCHITECTURE"] == parameters["Architecture"]["Default"]
+    assert makefile["JOBS_MODULE"] == parameters["JobsModule"]["Default"]
     assert makefile["BOTO3_SERVICES"] == SERVICES
     assert (makefile["ENCRYPTION"], parameters["PayloadKeyArn"]["Default"]) == ("false", "")
     assert ARCHITECTURE in parameters["Architecture"]["AllowedValues"]
+
+
+MINE = "from kumofire_core import Jobs\njobs = Jobs.from_env()\n"
+
+
+@pytest.fixture
+def project(builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this project for the recipe to build, whose jobs a test may change."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for path in PROJECT.iterdir():
+        if path.name != "handler" and not path.name.startswith("."):
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(PROJECT / "handler", folder / "handler")
+    monkeypatch.setattr(builder, "PROJECT", folder)
+    return folder
+
+
+def build(builder: Any, target: Path, *options: str) -> None:
+    given = ("--runtime", RUNTIME, "--architecture", ARCHITECTURE, "--services", SERVICES)
+    builder.main([str(target), *given, "--cache", str(PROJECT / "build"), *options])
+
+
+def test_the_build_ships_the_package_that_the_jobs_are_in_and_those_that_are_named(
+    builder: Any, project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "my_work/parts").mkdir(parents=True)
+    (project / "my_work/__init__.py").write_text("")
+    (project / "my_work/parts/mail.py").write_text(f"import my_texts\n{MINE}")
+    (project / "my_texts.py").write_text("HELLO = 1")
+    (project / "my_notes.py").write_text("not shipped")
+
+    build(builder, tmp_path / "target", "--jobs", "my_work.parts.mail:jobs", "--packages", "my_texts")
+
+    assert packages(tmp_path / "target") == EXPECTED_PACKAGES | {"my_work", "my_texts"}
+    assert (tmp_path / "target/my_work/parts/mail.py").read_text() == f"import my_texts\n{MINE}"
+    assert "both functions start with my_work.parts.mail:jobs" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("added", "jobs", "told"),
+    [
+        ({"handler/jobs.py": f"import moto\n{MINE}"}, "handler.jobs:jobs", "No module named 'moto'"),
+        ({"my_work.py": f"import my_texts\n{MINE}", "my_texts.py": ""}, "my_work:jobs", "No module named 'my_texts'"),
+        ({"handler/jobs.py": f"{MINE}1 / 0"}, "handler.jobs:jobs", "ZeroDivisionError"),
+        ({"handler/jobs.py": "def"}, "handler.jobs:jobs", "handler/jobs.py"),
+        ({}, "handler.jobs:others", "names 'handler.jobs:others', which is NoneType"),
+        ({}, "handler.missing:jobs", "names the module 'handler.missing', which is not in the package"),
+        ({}, "my_work:jobs", "neither a folder my_work nor a file my_work.py"),
+        ({"urllib3.py": MINE}, "urllib3:jobs", "urllib3.py of yours has the name of a dependency"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_jobs_that_would_not_start_are_told_at_the_build(
+    builder: Any,
+    project: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    added: dict[str, str],
+    jobs: str,
+    told: str,
+) -> None:
+    for name, text in added.items():
+        (project / name).write_text(text)
+
+    with pytest.raises(SystemExit) as ended:
+        build(builder, tmp_path / "target", "--jobs", jobs)
+
+    assert ended.value.code not in (0, None)
+    assert told in f"{ended.value.code}{capfd.readouterr()}"
+
+
+def test_jobs_that_need_more_than_a_build_has_can_go_unchecked(builder: Any, project: Path, tmp_path: Path) -> None:
+    (project / "handler/jobs.py").write_text(f"import os\nos.environ['OF_THE_STACK']\n{MINE}")
+
+    build(builder, tmp_path / "target", "--check-jobs", "false")
+
+    assert packages(tmp_path / "target") == EXPECTED_PACKAGES
+
+
+def test_jobs_are_checked_up_to_native_code_for_another_processor(
+    builder: Any, project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = {"arm64": "x86_64", "x86_64": "arm64"}[ARCHITECTURE]
+    (project / "my_work").mkdir()
+    (project / "my_work/__init__.py").write_text("import my_work._fast\n")
+    (project / "my_work/_fast.cpython-313-another-linux-gnu.so").write_bytes(b"")
+    build(builder, tmp_path / "target", "--jobs", "my_work:jobs", "--check-jobs", "false")
+
+    builder.check(tmp_path / "target", RUNTIME, other, "my_work:jobs")
+    said = capfd.readouterr().err
+    assert f"checked only up to the import of my_work._fast, which is native code for {RUNTIME} on {other}" in said
+
+    with pytest.raises(SystemExit, match="the functions would not start"):
+        builder.check(tmp_path / "target", RUNTIME, ARCHITECTURE, "my_work:jobs")
+    for elsewhere in ("handler.missing:jobs", "handler.jobs:missing"):
+        with pytest.raises(SystemExit, match="the functions would not start"):
+            builder.check(tmp_path / "target", RUNTIME, other, elsewhere)
+
+
+def test_where_no_interpreter_of_the_runtime_is_found_the_check_says_which_one_it_used(
+    builder: Any, artifact: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    builder.check(artifact, "python3.99", ARCHITECTURE, "handler.jobs:jobs")
+
+    assert f"(under Python {platform.python_version()}, since there is no python3.99 here)" in capfd.readouterr().out

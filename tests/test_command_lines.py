@@ -49,6 +49,14 @@ def sensible_simulation(*arguments: Any, **_: Any) -> bool:
     return all(0 <= number < math.inf for number in arguments[1:])
 
 
+def sensible_build(target: Path, *arguments: Any) -> bool:
+    if len(arguments) == 3:  # the check of what was built
+        return target.is_dir() and all(arguments)
+    lock, _, _, services, cache, packages = arguments
+    names = all(package.isidentifier() for package in packages)
+    return target.is_dir() and cache.is_dir() and lock.is_file() and len(services) > 0 and names
+
+
 TOOLS = {
     "simulation": Tool(
         main=simulation.main,
@@ -75,11 +83,18 @@ TOOLS = {
     ),
     "artifact": Tool(
         main=artifact.main,
-        options=("--runtime", "--architecture", "--services", "--encryption", "--cache"),
-        replaced=((artifact, "build", None),),
-        sensible=lambda target, lock, runtime, architecture, services, cache: (
-            target.is_dir() and cache.is_dir() and lock.is_file() and len(services) > 0
+        options=(
+            "--runtime",
+            "--architecture",
+            "--services",
+            "--encryption",
+            "--jobs",
+            "--packages",
+            "--check-jobs",
+            "--cache",
         ),
+        replaced=((artifact, "build", None), (artifact, "check", None)),
+        sensible=sensible_build,
     ),
     "audit": Tool(
         main=audit.main,
@@ -182,6 +197,8 @@ BAD = [
     *((name, ["--docs", folder]) for name in ("benchmarks", "growth") for folder in ("", "none", "file", "x" * 300)),
     *(("artifact", [*GOOD["artifact"], "--services", services]) for services in ("", " ", "../s3", "S3")),
     *(("artifact", [*GOOD["artifact"], "--runtime", runtime]) for runtime in ("python3.", "python3.٣", "python3.999")),
+    *(("artifact", [*GOOD["artifact"], "--jobs", jobs]) for jobs in ("", "jobs", ":jobs", ".jobs:jobs", "a/b:jobs")),
+    *(("artifact", [*GOOD["artifact"], "--packages", packages]) for packages in ("a.b", "../a", "a,b", "/etc")),
     *(("artifact", [*GOOD["artifact"], "--cache", cache]) for cache in ("file", "file/below", "x" * 300, "a\0b")),
     *(("audit", locks) for locks in ([], ["none"], ["docs"], ["x" * 300], ["a\0b"])),
 ]

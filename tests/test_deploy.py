@@ -6,21 +6,24 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from botocore.exceptions import ClientError
 
-from examples import deploy_local
+from examples import deploy_local, running
 from examples.deployment import PROJECT, load_template, outputs_of
-from examples.local_aws import LocalAws, local_aws
+from examples.local_aws import RUNTIMES, LocalAws, interpreter_of, interpreters, local_aws, local_aws_at
 from kumofire_core import ENCRYPTED, Jobs, Run
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 from tests.builders import event
@@ -28,7 +31,7 @@ from tests.built import ARCHITECTURE, RUNTIME, build_artifact
 
 PATIENCE_SECONDS = 60
 BUCKET = "artifacts"
-PARAMETERS = {"JobsModule": "deployed:jobs", "ConsumerConcurrency": "2", "Runtime": RUNTIME}
+PARAMETERS = {"JobsModule": "deployed:jobs", "ConsumerConcurrency": "7", "Runtime": RUNTIME}
 
 DEPLOYED = """
 from kumofire_core import Jobs
@@ -167,6 +170,7 @@ def test_a_stack_is_created_used_updated_and_deleted(ministack: LocalAws, artifa
 
     succeeds, fails, delayed = jobs.create("greet"), jobs.create("fail"), jobs.create("greet", delay=1)
     assert stack.ended(succeeds).output == "VERSION 1"
+    assert consumers_at_most(stack) == 7
     assert (stack.ended(fails).status, stack.ended(fails).attempt) == ("failed", 1)
     assert stack.ended(delayed).status == "succeeded"
 
@@ -176,9 +180,16 @@ def test_a_stack_is_created_used_updated_and_deleted(ministack: LocalAws, artifa
     assert stack.ended(far_off).status == "succeeded"
 
     second = upload(ministack, artifact, "second.zip", deployed=DEPLOYED.replace("VERSION 1", "VERSION 2"))
-    deploy(ministack, "lifecycle", packaged(second), {**PARAMETERS, "RunConcurrency": "3"}, update=True)
+    deploy(
+        ministack,
+        "lifecycle",
+        packaged(second),
+        {**PARAMETERS, "RunConcurrency": "3", "ConsumerConcurrency": "0"},
+        update=True,
+    )
     function = ministack.client("lambda").get_function_configuration(FunctionName=outputs["ConsumerFunction"])
     assert function["Environment"]["Variables"]["KUMOFIRE_CONCURRENCY"] == "3"
+    assert consumers_at_most(stack) is None
     assert stack.outputs == outputs
     assert stack.ended(jobs.create("greet")).output == "VERSION 2"
     assert jobs.get_status(succeeds) == stack.ended(succeeds)
@@ -188,6 +199,150 @@ def test_a_stack_is_created_used_updated_and_deleted(ministack: LocalAws, artifa
     eventually(lambda: "lifecycle" not in stacks_of(ministack))
     assert outputs["TableName"] in ministack.client("dynamodb").list_tables()["TableNames"]
     assert outputs["QueueUrl"] not in ministack.client("sqs").list_queues().get("QueueUrls", [])
+
+
+def consumers_at_most(stack: Deployed) -> int | None:
+    """Return how many consumers the queue may start; ``None`` where that has no limit."""
+    functions = stack.aws.client("lambda")
+    name = stack.outputs["ConsumerFunction"]
+    [mapping] = functions.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+    return (mapping.get("ScalingConfig") or {}).get("MaximumConcurrency")
+
+
+SEES = """
+import sys
+from importlib.util import find_spec
+
+def handler(event, context):
+    installed = [name for name in ("moto", "pytest", "yaml", "examples", "kumofire_core", "mine") if find_spec(name)]
+    return {"python": "python%d.%d" % sys.version_info[:2], "sees": installed, "exits": callable(exit)}
+"""
+
+
+def seen_by_a_function(aws: LocalAws, name: str, runtime: str) -> Any:
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("mine.py", SEES)
+    functions = aws.client("lambda")
+    functions.create_function(
+        FunctionName=name,
+        Runtime=runtime,
+        Role="arn:aws:iam::000000000000:role/none",
+        Handler="mine.handler",
+        Code={"ZipFile": code.getvalue()},
+    )
+    return json.loads(functions.invoke(FunctionName=name)["Payload"].read())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_function_sees_its_artifact_and_nothing_else_under_the_python_it_was_built_for(
+    ministack: LocalAws, runtime: str
+) -> None:
+    if runtime not in interpreters():
+        pytest.skip(f"there is no {runtime} here")
+
+    seen = seen_by_a_function(ministack, f"sees-{runtime.replace('.', '-')}", runtime)
+
+    assert seen == {"python": runtime, "sees": ["mine"], "exits": True}
+
+
+def test_a_function_whose_python_is_not_here_still_sees_its_artifact_alone(ministack: LocalAws) -> None:
+    assert seen_by_a_function(ministack, "sees-another", "python3.10") == {
+        "python": RUNTIME,
+        "sees": ["mine"],
+        "exits": True,
+    }
+
+
+def test_the_local_aws_looks_for_an_interpreter_of_every_runtime_that_the_template_allows() -> None:
+    assert list(RUNTIMES) == load_template()["Parameters"]["Runtime"]["AllowedValues"]
+    assert interpreter_of("python3.99") is None
+    assert interpreters()[RUNTIME] == sys.executable
+
+
+def two_queues(aws: LocalAws, name: str) -> tuple[str, str, str]:
+    """Return the URL of a queue, and the URL and the ARN of the dead-letter queue behind it."""
+    sqs = aws.client("sqs")
+    dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 1})
+    url = sqs.create_queue(QueueName=name, Attributes={"RedrivePolicy": redrive, "VisibilityTimeout": "0"})["QueueUrl"]
+    return url, dead, arn
+
+
+def test_messages_of_a_dead_letter_queue_are_moved_back_as_on_aws(ministack: LocalAws) -> None:
+    sqs = ministack.client("sqs")
+    url, dead, arn = two_queues(ministack, "moved-back")
+    color = {"color": {"DataType": "String", "StringValue": "red"}}
+    sent = sqs.send_message(QueueUrl=url, MessageBody="body", MessageAttributes=color)
+    sqs.receive_message(QueueUrl=url)
+    assert "Messages" not in sqs.receive_message(QueueUrl=url)
+    assert sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["All"])["Attributes"][COUNT] == "1"
+
+    assert sqs.start_message_move_task(SourceArn=arn)["TaskHandle"]
+
+    assert sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["All"])["Attributes"][COUNT] == "0"
+    [task] = sqs.list_message_move_tasks(SourceArn=arn)["Results"]
+    assert (task["Status"], task["ApproximateNumberOfMessagesMoved"]) == ("COMPLETED", 1)
+    [moved] = sqs.receive_message(
+        QueueUrl=url, MessageSystemAttributeNames=["ApproximateReceiveCount"], MessageAttributeNames=["All"]
+    )["Messages"]
+    assert (moved["Body"], moved["MessageAttributes"]) == ("body", color)
+    assert moved["Attributes"]["ApproximateReceiveCount"] == "1"
+    assert moved["MessageId"] != sent["MessageId"]
+
+
+COUNT = "ApproximateNumberOfMessages"
+
+
+def test_a_message_of_unknown_source_stays_on_the_dead_letter_queue_unless_told_where_to_go(
+    ministack: LocalAws,
+) -> None:
+    sqs = ministack.client("sqs")
+    url, dead, arn = two_queues(ministack, "of-unknown-source")
+    sqs.send_message(QueueUrl=dead, MessageBody="by hand")
+
+    sqs.start_message_move_task(SourceArn=arn)
+    [task] = sqs.list_message_move_tasks(SourceArn=arn)["Results"]
+    assert (task["Status"], task["FailureReason"]) == ("FAILED", "CouldNotDetermineMessageSource")
+    assert sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["All"])["Attributes"][COUNT] == "1"
+
+    destination = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sqs.start_message_move_task(SourceArn=arn, DestinationArn=destination)
+    assert [message["Body"] for message in sqs.receive_message(QueueUrl=url)["Messages"]] == ["by hand"]
+
+
+def test_only_a_dead_letter_queue_has_messages_to_move(ministack: LocalAws) -> None:
+    sqs = ministack.client("sqs")
+    url, _, arn = two_queues(ministack, "not-to-move")
+    source = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+
+    with pytest.raises(ClientError, match="must be configured as a Dead Letter Queue"):
+        sqs.start_message_move_task(SourceArn=source)
+    with pytest.raises(sqs.exceptions.ResourceNotFoundException):
+        sqs.start_message_move_task(SourceArn=f"{arn}-unknown")
+
+
+def test_a_later_process_finds_the_local_aws_for_as_long_as_another_keeps_it(tmp_path: Path) -> None:
+    assert running.find(tmp_path) is None
+    with running.kept(tmp_path) as tell:
+        with pytest.raises(running.StillStartingError):
+            running.find(tmp_path)
+        tell("http://127.0.0.1:1")
+        assert running.find(tmp_path) == "http://127.0.0.1:1"
+        with pytest.raises(running.StillStartingError), running.kept(tmp_path):
+            pass
+        assert running.find(tmp_path) == "http://127.0.0.1:1"
+    assert running.find(tmp_path) is None
+
+
+def test_what_a_killed_process_left_is_not_taken_for_a_running_local_aws(tmp_path: Path) -> None:
+    (tmp_path / running.PLACE).parent.mkdir()
+    (tmp_path / running.PLACE).write_text("http://127.0.0.1:1")
+
+    assert running.find(tmp_path) is None
+    with running.kept(tmp_path), pytest.raises(running.StillStartingError):
+        running.find(tmp_path)
 
 
 def test_a_stack_with_a_payload_key_keeps_payloads_and_outputs_from_the_table(
@@ -351,7 +506,36 @@ def test_a_function_fails_without_any_one_of_its_permissions(
     assert not WORKS[function](unread)
 
 
-def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
+OF_THE_TEST = """
+from kumofire_core import Jobs
+
+jobs = Jobs.from_env()
+
+@jobs.handler("of the test")
+def of_the_test(ctx):
+    return ctx.payload
+"""
+
+
+@contextmanager
+def deployed_and_kept(project: Path, *options: str) -> Iterator[LocalAws]:
+    """Have another process deploy into a local AWS and keep it, as a person does in another terminal."""
+    command = [sys.executable, "-m", "examples.deploy_local", "--project", project, *options]
+    with subprocess.Popen(command, cwd=PROJECT) as keeper:
+
+        def address() -> str | None:
+            assert keeper.poll() is None, "it did not stay"
+            with suppress(running.StillStartingError):
+                return running.find(project)
+            return None
+
+        try:
+            yield local_aws_at(eventually(address))
+        finally:
+            keeper.send_signal(signal.SIGINT)
+
+
+def test_the_sam_cli_builds_and_deploys_a_fresh_clone_and_changes_of_its_jobs(tmp_path: Path) -> None:
     sam = os.environ.get("SAM")
     if not sam:
         pytest.skip("the variable SAM names no SAM CLI; `make test` sets it")
@@ -359,34 +543,48 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone(tmp_path: Path) -> None:
         shutil.copy(PROJECT / name, tmp_path)
     for name in ("tools", "requirements", "handler", "kumofire_core"):
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "handler/jobs.py").open("a") as file:
-        file.write("\n\n@jobs.handler('of the test')\ndef of_the_test(ctx):\n    return ctx.payload\n")
+    (tmp_path / "my_work").mkdir()
+    (tmp_path / "my_work/jobs.py").write_text(OF_THE_TEST)
     # Where an earlier build keeps dependencies; a build of a real clone fetches them.
     (PROJECT / "build").mkdir(exist_ok=True)
     (tmp_path / "build").symlink_to(PROJECT / "build")
 
-    built = subprocess.run(
-        [sam, "build", "--parameter-overrides", f"Runtime={RUNTIME}", f"Architecture={ARCHITECTURE}"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "RUNTIME": RUNTIME,
-            "ARCHITECTURE": ARCHITECTURE,
-            "PYTHON": sys.executable,
-            "SAM_CLI_TELEMETRY": "0",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
+    overrides = (f"Runtime={RUNTIME}", f"Architecture={ARCHITECTURE}")
+
+    def build() -> None:
+        built = subprocess.run(
+            [sam, "build", "--parameter-overrides", *overrides],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "RUNTIME": RUNTIME,
+                "ARCHITECTURE": ARCHITECTURE,
+                "JOBS_MODULE": "my_work.jobs:jobs",
+                "PYTHON": sys.executable,
+                "SAM_CLI_TELEMETRY": "0",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert built.returncode == 0, built.stdout + built.stderr
+
+    build()
     for function in ("Consumer", "Dispatcher"):
         shipped = {path.name for path in (tmp_path / ".aws-sam/build" / function).iterdir()}
-        assert {"handler", "kumofire_core", "botocore"} <= shipped
+        assert {"handler", "my_work", "kumofire_core", "botocore"} <= shipped
         assert not shipped & {"tests", "build", "Makefile", "template.yaml", "tools", "requirements", "moto", "pytest"}
 
-    with local_aws() as aws:
-        deploy_local.sam_deploy(aws, tmp_path)
-        run = deploy_local.run_job(aws, outputs_of(aws, deploy_local.STACK), "of the test", "its payload")
+    deploy = ("--parameter-overrides", *overrides, "JobsModule=my_work.jobs:jobs")
+    with deployed_and_kept(tmp_path, *deploy) as aws:
+        outputs = outputs_of(aws, deploy_local.STACK)
+        first = deploy_local.run_job(aws, outputs, "of the test", "its payload")
+        assert first.output == "its payload"
 
-    assert run.output == "its payload"
+        (tmp_path / "my_work/jobs.py").write_text(OF_THE_TEST.replace("return ctx.payload", "return 'changed'"))
+        build()
+        assert deploy_local.main(["--project", str(tmp_path), *deploy]) == 0
+
+        assert deploy_local.run_job(aws, outputs, "of the test", "its payload").output == "changed"
+        assert Deployed(aws=aws, name=deploy_local.STACK).jobs().get_status(first.id) == first
+    assert running.find(tmp_path) is None

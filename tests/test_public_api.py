@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import subprocess
 import sys
+import tomllib
 from importlib.resources import files
 from typing import Any
 
 import pytest
 
 import kumofire_core
+from examples.deployment import PROJECT
 from kumofire_core import ConsumeResult, JobContext, Jobs, Outcome, RetryPolicy, Run, UnknownJobError
 from tests.builders import Aws, message
 
@@ -166,6 +169,26 @@ def test_importing_the_package_imports_no_aws_client_and_no_edge():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == "[]"
+
+
+def test_who_creates_and_reads_runs_needs_no_powertools():
+    metadata = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    code = """
+import sys, pkgutil, importlib
+sys.modules["aws_lambda_powertools"] = None  # an import of it fails
+import kumofire_core
+for module in pkgutil.walk_packages(kumofire_core.__path__, "kumofire_core."):
+    importlib.import_module(module.name)
+jobs = kumofire_core.Jobs.from_env({"KUMOFIRE_TABLE": "t", "KUMOFIRE_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q"})
+jobs.make_clients()
+print("made")
+"""
+    environment = {**os.environ, "AWS_DEFAULT_REGION": "eu-west-1"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+    assert found.stdout == "made\n", found.stderr
+    assert not [each for each in metadata["dependencies"] if "powertools" in each]
+    assert [each for each in metadata["optional-dependencies"]["lambda"] if each.startswith("aws-lambda-powertools")]
 
 
 @pytest.mark.parametrize(

@@ -205,13 +205,30 @@ def test_the_consumer_is_fed_by_the_queue_and_answers_record_by_record(resources
     assert properties(resources, "Consumer")["Handler"] == "handler.consumer.handler"
 
 
-@pytest.mark.parametrize("concurrency", PARAMETERS["ConsumerConcurrency"]["AllowedValues"])
-def test_the_mapping_gets_its_concurrency_as_a_number(resources: dict[str, Any], concurrency: int) -> None:
-    scaling = properties(resources, "ConsumerQueue")["ScalingConfig"]
+def accepts(parameter: str, value: object) -> bool:
+    return re.fullmatch(PARAMETERS[parameter]["AllowedPattern"], str(value)) is not None
 
-    assert resolved(scaling["MaximumConcurrency"], ConsumerConcurrency=concurrency) == concurrency
-    # A Ref would arrive as text, and stall a local emulator's poller.
-    assert "Ref" not in scaling["MaximumConcurrency"]
+
+def test_as_many_consumers_as_lambda_takes_can_be_chosen_or_no_limit() -> None:
+    # https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html
+    taken = {value for value in range(-1, 10_001) if accepts("ConsumerConcurrency", value)}
+
+    assert taken == {0, *range(2, 1001)}
+    assert accepts("ConsumerConcurrency", "")
+    assert not any(accepts("ConsumerConcurrency", value) for value in ("02", "2.0", "1e2", " 2", "2\n", "ten"))
+    assert accepts("ConsumerConcurrency", PARAMETERS["ConsumerConcurrency"]["Default"])
+
+
+def test_the_mapping_gets_the_number_of_consumers_that_was_chosen(resources: dict[str, Any]) -> None:
+    condition, limited, unlimited = properties(resources, "ConsumerQueue")["ScalingConfig"]["Fn::If"]
+    [none] = TEMPLATE["Conditions"][condition]["Fn::Not"]
+
+    assert limited == {"MaximumConcurrency": {"Ref": "ConsumerConcurrency"}}
+    assert unlimited == {}
+    assert [each["Fn::Equals"] for each in none["Fn::Or"]] == [
+        [{"Ref": "ConsumerConcurrency"}, ""],
+        [{"Ref": "ConsumerConcurrency"}, "0"],
+    ]
 
 
 def test_the_dispatcher_ticks_once_a_minute_and_only_its_rule_may_call_it(resources: dict[str, Any]) -> None:
@@ -702,6 +719,7 @@ def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
         "TableName": {"Ref": "Table"},
         "QueueUrl": {"Ref": "Queue"},
         "DeadLetterQueueUrl": {"Ref": "DeadLetterQueue"},
+        "DeadLetterQueueArn": {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]},
         "ConsumerFunction": {"Ref": "Consumer"},
         "DispatcherFunction": {"Ref": "Dispatcher"},
         # A role's Ref is its name.

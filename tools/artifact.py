@@ -1,4 +1,4 @@
-"""Fills the folder that ``sam build`` asks for: this project, its locked dependencies, and nothing else.
+"""Fills the folder that ``sam build`` asks for: this project, your jobs, locked dependencies, and nothing else.
 
 Called by the Makefile's ``build-*`` targets. It runs on any Python with pip, needs no container, and fetches for the
 platform of the function, not for its own. Standard library only.
@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ PLATFORMS = {
     "x86_64": ("manylinux_2_28_x86_64", "manylinux2014_x86_64"),
 }
 OLD_GLIBC = ("python3.11",)
+
+DEFAULT_JOBS = "handler.jobs:jobs"
 
 WHERE_LAMBDA_UNPACKS = "/var/task"
 
@@ -61,6 +64,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--encryption", choices=("true", "false"), default="false", help="whether the extra for encryption comes along"
     )
+    parser.add_argument("--jobs", default=DEFAULT_JOBS, help="where your Jobs is, as module:attribute")
+    parser.add_argument("--packages", default="", help="further packages and modules of yours to ship, apart by spaces")
+    parser.add_argument("--check-jobs", choices=("true", "false"), default="true", help="whether to import your Jobs")
     parser.add_argument("--cache", type=Path, default=PROJECT / "build", help="where dependencies are kept")
     arguments = parser.parse_args(given)
     if not re.fullmatch(r"python3\.[0-9]{1,2}", arguments.runtime):
@@ -68,6 +74,11 @@ def main(given: Sequence[str] | None = None) -> None:
     lock, services = PROJECT / "requirements/runtime.txt", arguments.services.split()
     if not services or not all(re.fullmatch("[a-z0-9-]+", service) for service in services):
         parser.error(f"the services are {arguments.services!r}; name them as boto3 does, apart by spaces")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*", arguments.jobs):
+        parser.error(f"the jobs are {arguments.jobs!r}; JOBS_MODULE must be of the form {DEFAULT_JOBS}")
+    packages = [arguments.jobs.partition(":")[0].partition(".")[0], *arguments.packages.split()]
+    if not all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", package) for package in packages):
+        parser.error(f"the packages are {arguments.packages!r}; PACKAGES takes names that are imported, without dots")
     for folder in (arguments.target, arguments.cache):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +87,24 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.encryption == "true":
         lock = PROJECT / "requirements/encryption.txt"
         services += ["kms"] if not {"all", "kms"} & set(services) else []
-    build(arguments.target, lock, arguments.runtime, arguments.architecture, services, arguments.cache)
+    build(arguments.target, lock, arguments.runtime, arguments.architecture, services, arguments.cache, packages)
+    if arguments.check_jobs == "true":
+        check(arguments.target, arguments.runtime, arguments.architecture, arguments.jobs)
 
 
-def build(target: Path, lock: Path, runtime: str, architecture: str, services: list[str], cache: Path) -> None:
-    """Fill ``target``. Dependencies are built once for each lock and platform, and copied from ``cache`` after that."""
+def build(
+    target: Path,
+    lock: Path,
+    runtime: str,
+    architecture: str,
+    services: list[str],
+    cache: Path,
+    packages: Iterable[str] = (),
+) -> None:
+    """Fill ``target``. Dependencies are built once for each lock and platform, and copied from ``cache`` after that.
+
+    ``packages`` are the names of packages and modules of the project that are shipped beside its own two.
+    """
     compiler = interpreter_of(runtime)
     if compiler is None:
         print(
@@ -90,11 +114,102 @@ def build(target: Path, lock: Path, runtime: str, architecture: str, services: l
         )
     dependencies = built_dependencies(lock, runtime, architecture, services, cache, compiler)
     shutil.copytree(dependencies, target, dirs_exist_ok=True)
-    for source in SOURCES:
-        shutil.copytree(PROJECT / source, target / source, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
-        compile_all(target, target / source, compiler)
+    for source in dict.fromkeys((*SOURCES, *packages)):
+        compile_all(target, ship(source, target), compiler)
     date_all(target)
     print(f"built for {runtime} on {architecture}; boto3 and botocore know: {', '.join(services)}")
+
+
+def ship(source: str, target: Path) -> Path:
+    """Copy a package or a module of the project into ``target``; return where it is there."""
+    for path in (PROJECT / source, PROJECT / f"{source}.py"):
+        if not path.exists():
+            continue
+        if any((target / name).exists() for name in (source, f"{source}.py")):
+            sys.exit(f"error: {path.name} of yours has the name of a dependency; give it another")
+        if path.is_dir():
+            return shutil.copytree(path, target / source, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
+        return Path(shutil.copy(path, target))
+    sys.exit(
+        f"error: there is neither a folder {source} nor a file {source}.py in {PROJECT} to ship;"
+        " correct JOBS_MODULE or PACKAGES"
+    )
+
+
+START_BOTH_FUNCTIONS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+try:
+    import handler.consumer, handler.dispatcher
+except BaseException as error:
+    while error is not None:
+        found = [getattr(error, part, None) or "" for part in ("name", "name_from", "path")]
+        print(*found, sep="\t")
+        error = error.__cause__ or error.__context__
+    raise
+"""
+
+
+def check(target: Path, runtime: str, architecture: str, jobs: str) -> None:
+    """Start both functions as a cold start does, with the artifact and the standard library and nothing else.
+
+    End the build where they don't start. Code for another processor, system or Python can't be imported here: where a
+    start ends at such code the build goes on, and says how far it was checked.
+    """
+    found = interpreter_of(runtime)
+    ended = subprocess.run(
+        [found or sys.executable, "-I", "-S", "-B", "-c", START_BOTH_FUNCTIONS, str(target.resolve())],
+        cwd=target,
+        env={
+            **os.environ,
+            # Enough to start; an import that calls AWS gets no further than this machine.
+            "KUMOFIRE_JOBS": jobs,
+            "KUMOFIRE_TABLE": "table",
+            "KUMOFIRE_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/queue",
+            "KUMOFIRE_PAYLOAD_KEY_ARN": "",
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    under = f"{runtime}" if found else f"Python {platform.python_version()}, since there is no {runtime} here"
+    if ended.returncode == 0:
+        print(f"checked: both functions start with {jobs} (under {under})")
+        return
+    foreign = found is None or MACHINES.get(platform.machine()) != architecture or sys.platform != "linux"
+    if foreign and (native := native_module(target, ended.stdout)):
+        print(
+            f"warning: {jobs} was checked only up to the import of {native}, which is native code for {runtime} on"
+            f" {architecture} (under {under})",
+            file=sys.stderr,
+        )
+        return
+    sys.exit(
+        f"{ended.stderr}error: with {jobs} the functions would not start (tried under {under}); see above. A missing"
+        " module has to be among the dependencies in pyproject.toml (then `make lock`) or, where it is yours, in"
+        " PACKAGES. A setting that an import reads has to be set while you build; CHECK_JOBS=false skips this check"
+    )
+
+
+MACHINES = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "x86_64", "AMD64": "x86_64"}
+
+
+def native_module(target: Path, causes: str) -> str | None:
+    """Return the native module of the artifact at which an import failed, or ``None`` where it failed otherwise."""
+    for name, member, path in (line.split("\t") for line in causes.splitlines() if line.count("\t") == 2):
+        if path.endswith(".so"):
+            return name
+        for module in (name, f"{name}.{member}"):
+            if re.fullmatch(r"\w+(\.\w+)*", module) and any(target.glob(f"{module.replace('.', '/')}.*so")):
+                return module
+    return None
 
 
 def built_dependencies(

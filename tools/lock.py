@@ -16,8 +16,8 @@ UV = "uv==0.13.9"
 # is made first. The other tools' locks are apart, because they may need versions that the emulators do not take.
 LOCKS = {
     "dev": ("pyproject.toml", "--extra", "dev"),
-    "runtime": ("pyproject.toml", "--constraint", "requirements/dev.txt"),
-    "encryption": ("pyproject.toml", "--extra", "encryption", "--constraint", "requirements/dev.txt"),
+    "runtime": ("pyproject.toml", "--extra", "lambda", "--constraint", "requirements/dev.txt"),
+    "encryption": ("pyproject.toml", "--extra", "lambda", "--extra", "encryption", "--constraint", "requirements/dev.txt"),
     "sam": ("--group", "sam"),
     "audit": ("--group", "audit"),
 }

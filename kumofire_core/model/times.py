@@ -1,13 +1,11 @@
 """Times: aware UTC datetimes outside, epoch milliseconds in the table.
 
-But for ``utc_now`` and ``utc_now_ms``, which only ``Jobs`` uses, nothing here or in the rules reads a clock: ``now`` is
-an argument.
+Only ``utc_now`` reads a clock, and only ``Jobs`` uses it: everywhere else ``now`` is an argument.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from datetime import UTC, datetime, timedelta
 
 from kumofire_core.errors import InvalidArgumentError
@@ -22,11 +20,6 @@ _MILLISECOND = timedelta(milliseconds=1)
 def utc_now() -> datetime:
     """Return the time by this machine's clock."""
     return datetime.now(UTC)
-
-
-def utc_now_ms() -> int:
-    """Return the same in epoch milliseconds, at a tenth of the cost: it is asked for three times in every attempt."""
-    return time.time_ns() // 1_000_000
 
 
 def to_ms(moment: datetime) -> int:
