@@ -1,7 +1,8 @@
 """Deploys what ``sam build`` made into a local AWS with the SAM CLI itself, and runs the job ``hello`` there.
 
-``python -m examples.deploy_local`` keeps it running until Ctrl-C or SIGTERM, and says how to reach it; ``--once`` ends it
-at once. Called again while one keeps running for the same project, it deploys into that one, whose table stays, and ends.
+``python -m examples.deploy_local`` keeps it running until Ctrl-C or SIGTERM, and says how to reach it; ``--once`` ends
+it at once. Called again while one keeps running for the same project, it deploys into that one, whose table stays, and
+ends.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ UV = "uv==0.13.9"
 LOCKS = {
     "dev": ("pyproject.toml", "--extra", "dev"),
     "runtime": ("pyproject.toml", "--extra", "lambda", "--constraint", "requirements/dev.txt"),
-    "encryption": ("pyproject.toml", "--extra", "lambda", "--extra", "encryption", "--constraint", "requirements/dev.txt"),
+    "encryption": (
+        *("pyproject.toml", "--extra", "lambda", "--extra", "encryption"),
+        *("--constraint", "requirements/dev.txt"),
+    ),
     "sam": ("--group", "sam"),
     "audit": ("--group", "audit"),
 }
