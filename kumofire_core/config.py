@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
-from kumofire_core.errors import ConfigurationError
+from kumofire_core.errors import ConfigurationError, shown
 
 REQUIRED = {
     "KUMOFIRE_TABLE": ("table", "the name of the DynamoDB table"),
@@ -47,6 +47,9 @@ def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()
     """
     problems: list[str] = []
     settings: dict[str, Any] = {}
+    ours = {name: value for name, value in environment.items() if name in REQUIRED or name in OPTIONAL}
+    if wrong := [f"{name} must be a string, not {shown(value)}" for name, value in ours.items() if not _is_text(value)]:
+        raise ConfigurationError(wrong)
     for name, (argument, what) in REQUIRED.items():
         if environment.get(name):
             settings[argument] = environment[name]
@@ -62,6 +65,10 @@ def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()
     if problems:
         raise ConfigurationError(problems)
     return settings
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _whole(text: str, least: int, most: int) -> int:

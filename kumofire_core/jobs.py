@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from inspect import Parameter, signature
+from inspect import Parameter, getattr_static, signature
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from kumofire_core.arguments import require_id, require_reason
+from kumofire_core.arguments import UNCHANGED, may_exist, require_reason
 from kumofire_core.batch import BatchReport, run_batch
 from kumofire_core.clients import Clients
 from kumofire_core.config import settings_from
@@ -59,14 +59,14 @@ class Jobs:
     """A job system on one DynamoDB table and one SQS queue.
 
     ``dynamodb`` and ``sqs`` are low-level boto3 clients; left out, they are made on first use, on one shared session
-    and from the usual AWS environment. ``lease`` is how long a claim lasts where no deadline is known. ``retention`` is
-    how long a finished run is kept, at least, before DynamoDB's TTL deletes it; ``None`` keeps it for ever.
-    ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
-    the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
-    ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make its
-    claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
-    together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
-    it, an encrypted one reads as ``SEALED``.
+    and from the usual AWS environment. ``lease`` is how long a claim lasts where no deadline is known; 5 seconds are
+    added to it, as to a deadline. ``retention`` is how long a finished run is kept, at least, before DynamoDB's TTL
+    deletes it; ``None`` keeps it for ever. ``concurrency`` is how many records of a batch are consumed at once.
+    ``wake_shards`` is the number of partitions of the wake-up index: the dispatcher's must be the largest of all
+    processes', and it may be raised at any time. ``allow_unknown_jobs`` lets ``create`` take names that have no handler
+    here. ``batch_writes`` lets a batch make its claims, and ends that come at about the same time, in one PartiQL
+    request each (docs/protocol.md, "Writes made together"). ``cipher`` encrypts payloads and outputs and reads them
+    again (``kumofire_core.encryption``); without it, an encrypted one reads as ``SEALED``.
     Raises ``ConfigurationError`` that names every wrong argument.
     """
 
@@ -114,6 +114,14 @@ class Jobs:
             problems.append(f"clock must be callable, not {type(clock).__name__}")
         elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
             problems.append(f"clock must return an aware datetime, not {shown(now)}")
+        problems += [
+            f"{name} must be a boto3 client, not {type(client).__name__}"
+            for name, client, operations in (
+                ("dynamodb", dynamodb, ("get_item", "put_item", "update_item", "query")),
+                ("sqs", sqs, ("send_message", "send_message_batch")),
+            )
+            if client is not None and not _may_have_any(client, operations)
+        ]
         if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
             problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} has not")
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -177,6 +185,8 @@ class Jobs:
         is not.
         """
         _refuse_unknown(cls, settings)
+        if environment is not None and not isinstance(environment, Mapping):
+            raise ConfigurationError([f"environment must be a mapping of strings, not {type(environment).__name__}"])
         found = settings_from(os.environ if environment is None else environment, given=settings)
         max_attempts = found.pop("max_attempts", None)
         if max_attempts is not None:
@@ -191,6 +201,8 @@ class Jobs:
         Not for a web server's parent process: clients are not to be shared with a process that is forked later. Errors
         of botocore leave as they are, ``NoRegionError`` where the environment names no region for example.
         """
+        if not isinstance(sqs, bool):
+            raise InvalidArgumentError(f"sqs must be True or False, not {shown(sqs)}")
         self._clients.dynamodb()
         if sqs:
             self._clients.sqs()
@@ -248,8 +260,9 @@ class Jobs:
         """Store many runs and return their ids in order; a request to the table for each, and one to the queue for ten.
 
         Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
-        written; the error says which one is wrong. Raises ``PartlyCreatedError`` where the table refused some: it has
-        the ids of those that were stored, which will be executed.
+        written; ``InvalidArgumentError`` and the others of ``create`` say which one is wrong. Raises
+        ``PartlyCreatedError`` where the table refused some: it has the ids of those that were stored, which will be
+        executed.
         """
         return self._creation.create_many(requests)
 
@@ -257,7 +270,7 @@ class Jobs:
         """Execute the run that a message names, if it is due and nobody else does.
 
         ``deadline`` is when this process ends: the attempt is cut before it, and its lease lasts longer. Without one
-        the lease lasts as long as this ``Jobs``'s ``lease``, and only a job's own timeout cuts the attempt.
+        the lease lasts for this ``Jobs``'s ``lease`` and 5 seconds more, and only a job's own timeout cuts the attempt.
 
         A handler's failure is an outcome. Raised are ``UnsupportedMessageVersionError`` and ``MalformedMessageError``,
         ``DeadlineTooCloseError``, ``CorruptItemError``, ``NewerSchemaError``, and errors of the table as botocore
@@ -276,6 +289,8 @@ class Jobs:
 
     def run_batch(self, event: object, context: LambdaContext | None = None) -> BatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
+        if context is not None and not callable(getattr(context, "get_remaining_time_in_millis", None)):
+            raise InvalidArgumentError(f"context must be Lambda's context object or None, not {shown(context)}")
         deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
         return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
 
@@ -285,8 +300,7 @@ class Jobs:
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``SealedError`` for one that
         the cipher can't decrypt, and errors of the table as botocore raised them.
         """
-        require_id("a run id", run_id)
-        found = self._runs.find(run_id)
+        found = self._runs.find(run_id) if may_exist("a run id", run_id) else None
         return None if found is None else self._runs.opened(found, required=False).run
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
@@ -296,21 +310,21 @@ class Jobs:
         ``ctx.cancel_requested()``, and when the attempt ends without success there is no other, and it is ``canceled``.
         ``False`` for a run that has ended, was asked already, or does not exist. ``reason`` is kept with the run.
         """
-        require_id("a run id", run_id)
         require_reason(reason)
+        exists = may_exist("a run id", run_id)
         from kumofire_core import control
 
-        return control.cancel(self._runs, run_id, reason)
+        return exists and control.cancel(self._runs, run_id, reason)
 
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call did something.
 
         How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
         """
-        require_id("a run id", run_id)
+        exists = may_exist("a run id", run_id)
         from kumofire_core import control
 
-        return control.retry(self._runs, run_id)
+        return exists and control.retry(self._runs, run_id)
 
     def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> DispatchResult:
         """Look at everything that is due: send, send again, recover, and fire schedules.
@@ -389,11 +403,12 @@ class Jobs:
         return self._schedules.update_by_key(schedule_key, **changes)
 
     def upsert_schedule(
-        self, name: str, payload: Any = None, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
+        self, name: str, payload: Any = UNCHANGED, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
     ) -> str:
         """Create the schedule of a key, or change the one there is to what is given; return its id.
 
-        Takes what ``create_schedule`` takes. What is left out keeps its value where the schedule exists. Called with
+        Takes what ``create_schedule`` takes. What is left out keeps its value where the schedule exists, the payload
+        too; ``payload=None`` makes it ``null``, as it is for a new schedule without one. Called with
         what the schedule is already, it changes nothing, so it can be part of every deployment.
         """
         return self._schedules.upsert(name, payload, schedule_key=schedule_key, **settings)
@@ -432,6 +447,13 @@ class Jobs:
         if ends is None:
             return None
         return Deadline((require_aware("deadline", ends) - self._clock()).total_seconds())
+
+
+def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:
+    """Say whether a client may have one of these methods, without asking it: it may be one that its first use makes."""
+    if hasattr(type(client), "__getattr__"):
+        return True
+    return any(getattr_static(client, operation, None) is not None for operation in operations)
 
 
 def _refuse_unknown(kind: type[Jobs], settings: Mapping[str, object]) -> None:

@@ -15,7 +15,15 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from kumofire_core import jsontext, schedule_item, transitions
-from kumofire_core.arguments import payload_text, require_id, require_key, require_max_attempts, require_room
+from kumofire_core.arguments import (
+    UNCHANGED,
+    may_be_key,
+    may_exist,
+    payload_text,
+    require_key,
+    require_max_attempts,
+    require_room,
+)
 from kumofire_core.creation import Creation, NewRun
 from kumofire_core.errors import (
     CorruptItemError,
@@ -25,6 +33,7 @@ from kumofire_core.errors import (
     ScheduleConflictError,
     ScheduleExistsError,
     shown,
+    unknown_names,
 )
 from kumofire_core.run import FINAL, derived_run_id, new_run_id
 from kumofire_core.runs import Runs, new_token, owner
@@ -76,7 +85,7 @@ class ScheduleChanges(ScheduleSettings, total=False):
 
 Option = TypeVar("Option", Missed, Overlap)
 
-_CHANGEABLE = ScheduleChanges.__optional_keys__
+_CHANGEABLE = tuple(sorted(ScheduleChanges.__optional_keys__))
 
 TIMING = ("schedule_type", "schedule_expr", "timezone", "start_at", "end_at")
 
@@ -169,22 +178,26 @@ class Schedules:
 
     def get(self, schedule_id: str) -> Schedule | None:
         """Return a schedule as it is now, or ``None``."""
-        require_id("a schedule id", schedule_id)
+        if not may_exist("a schedule id", schedule_id):
+            return None
         stored = self._find(schedule_id)
         return None if stored is None else self._opened(stored)
 
     def get_by_key(self, schedule_key: str) -> Schedule | None:
         """Return the schedule of a key as it is now, or ``None``."""
-        return self.get(_required_key_id(schedule_key))
+        return self.get(schedule_key_id(schedule_key)) if may_be_key("schedule_key", schedule_key) else None
 
     def update_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Do what ``update`` does to the schedule of a key."""
-        return self.update(_required_key_id(schedule_key), **changes)
+        # A key that nothing can have is an id that nothing has: the changes are checked all the same.
+        return self.update(schedule_key_id(schedule_key) if may_be_key("schedule_key", schedule_key) else "", **changes)
 
     def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Change what is given and keep the rest; see ``Jobs.update_schedule``."""
-        require_id("a schedule id", schedule_id)
+        exists = may_exist("a schedule id", schedule_id)
         self._check(changes)
+        if not exists:
+            return None
         for attempt in range(CHANGE_TRIES):
             stored = self._find(schedule_id)
             if stored is None:
@@ -203,23 +216,26 @@ class Schedules:
 
     def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
         """Create the schedule of a key, or change it to what is given; see ``Jobs.upsert_schedule``."""
-        schedule_id = _required_key_id(schedule_key)
-        while self.update(schedule_id, name=name, payload=payload, **settings) is None:
+        require_key("schedule_key", schedule_key)
+        schedule_id = schedule_key_id(schedule_key)
+        if problem := unknown_names("upsert_schedule", settings, tuple(ScheduleSettings.__annotations__)):
+            raise InvalidArgumentError(problem)
+        given: dict[str, Any] = {} if payload is UNCHANGED else {"payload": payload}
+        while self.update(schedule_id, name=name, **given, **settings) is None:
             missing = [setting for setting in ("schedule_type", "schedule_expr") if setting not in settings]
             if missing:
                 raise InvalidArgumentError(
                     f"schedule_key {shown(schedule_key)} is new, so it needs {', '.join(missing)}"
                 )
             try:
-                return self.create(name, payload, schedule_key=schedule_key, **settings)
+                return self.create(name, given.get("payload"), schedule_key=schedule_key, **settings)
             except ScheduleExistsError:
                 continue  # another upsert was first: now it is there to be updated
         return schedule_id
 
     def delete(self, schedule_id: str) -> bool:
         """Delete a schedule; say whether there was one. Runs it has made stay."""
-        require_id("a schedule id", schedule_id)
-        return self._runs.table.delete(Key(SCHEDULE, schedule_id))
+        return may_exist("a schedule id", schedule_id) and self._runs.table.delete(Key(SCHEDULE, schedule_id))
 
     def page(self, *, limit: int, after: str | None) -> SchedulePage:
         """Return a page of schedules, those that run next first; see ``Jobs.list_schedules``."""
@@ -238,8 +254,7 @@ class Schedules:
 
     def trigger(self, schedule_id: str) -> str | None:
         """Make a run of a schedule now, without moving it; return the run's id, or ``None`` for an unknown schedule."""
-        require_id("a schedule id", schedule_id)
-        stored = self._find(schedule_id)
+        stored = self._find(schedule_id) if may_exist("a schedule id", schedule_id) else None
         if stored is None:
             return None
         run_id, now = new_run_id(), from_ms(self._runs.now_ms())
@@ -364,10 +379,8 @@ class Schedules:
 
     def _check(self, changes: ScheduleChanges) -> None:
         """Refuse what can be refused before the schedule is read."""
-        unknown = sorted(set(changes) - _CHANGEABLE)
-        if unknown:
-            known = ", ".join(sorted(_CHANGEABLE))
-            raise InvalidArgumentError(f"a schedule has no {', '.join(unknown)} to change; it has {known}")
+        if problem := unknown_names("update_schedule", changes, _CHANGEABLE):
+            raise InvalidArgumentError(problem)
         if "name" in changes:
             self._creation.require_job(changes["name"])
         require_max_attempts(changes.get("max_attempts"))
@@ -416,11 +429,6 @@ class Schedules:
         return different
 
 
-def _required_key_id(schedule_key: str) -> str:
-    require_key("schedule_key", schedule_key)
-    return schedule_key_id(schedule_key)
-
-
 def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datetime) -> Timing:
     """Return the timing after ``changes``: the old one, to the letter, where they say the same.
 
@@ -438,6 +446,7 @@ def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datet
             start_at=changes.get("start_at", old.start_at),
             end_at=changes.get("end_at", old.end_at),
             anchor=anchor,
+            stored=old,
         )
 
     same = parsed(old.anchor or stored.schedule.created_at)
