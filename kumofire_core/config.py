@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
+from inspect import getattr_static
 from typing import Any
 
 from kumofire_core.errors import ConfigurationError, short_repr
@@ -57,6 +58,11 @@ def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()
     """
     problems: list[str] = []
     settings: dict[str, Any] = {}
+    ours = {name: value for name, value in environment.items() if name in REQUIRED or name in OPTIONAL}
+    if wrong := [
+        f"{name} must be a string, not {short_repr(value)}" for name, value in ours.items() if not _is_text(value)
+    ]:
+        raise ConfigurationError(wrong)
     for name, (argument, what) in REQUIRED.items():
         if environment.get(name):
             settings[argument] = environment[name]
@@ -78,6 +84,8 @@ def argument_problems(
     *,
     table: object,
     queue_url: object,
+    dynamodb: object,
+    sqs: object,
     retry: object,
     lease: object,
     retention: object,
@@ -115,9 +123,28 @@ def argument_problems(
         problems.append(f"clock must be callable, not {type(clock).__name__}")
     elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
         problems.append(f"clock must return an aware datetime, not {short_repr(now)}")
+    problems += [
+        f"{name} must be a boto3 client, not {type(client).__name__}"
+        for name, client, operations in (
+            ("dynamodb", dynamodb, ("get_item", "put_item", "update_item", "query")),
+            ("sqs", sqs, ("send_message", "send_message_batch")),
+        )
+        if client is not None and not _may_have_any(client, operations)
+    ]
     if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
         problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} does not have")
     return problems
+
+
+def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:
+    """Return whether a client may have one of these methods, without asking it: its first use may make it."""
+    if hasattr(type(client), "__getattr__"):
+        return True
+    return any(getattr_static(client, operation, None) is not None for operation in operations)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _whole(text: str, least: int, most: int) -> int:

@@ -1,13 +1,33 @@
 """The errors this package raises. Each says what is wrong, which one it is, and what to do about it."""
 
+from collections.abc import Collection
+from datetime import timedelta
+
 
 def short_repr(value: object) -> str:
     """Return a value as a refusal quotes it: short, and without fail (Python writes out no number of 4,301 digits)."""
     try:
-        text = repr(value)
+        # Python writes minus one second as timedelta(days=-1, seconds=86399), which nobody has written.
+        negative = isinstance(value, timedelta) and value < timedelta(0)
+        text = f"-{-value!r}" if negative else repr(value)  # type: ignore[operator]
     except Exception:
         return f"a {type(value).__name__} that can't be written out"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def unknown_names(call: str, given: Collection[object], known: Collection[str]) -> str | None:
+    """Say which of the given names a call does not take, what each may be a slip for, and what the call takes."""
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return None
+    from difflib import get_close_matches  # a hundredth of a second, which only a refusal need take
+
+    texts = []
+    for name in unknown[:5]:
+        close = get_close_matches(name[:64], known, n=1) if isinstance(name, str) else []
+        texts.append(short_repr(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    return f"{call} takes no {', '.join(texts)}{more}; it takes {', '.join(known)}"
 
 
 class KumofireError(Exception):

@@ -34,7 +34,7 @@ from kumofire_core.model.message import parse_message
 from kumofire_core.model.run import Run
 from kumofire_core.model.times import require_aware, utc_now
 from kumofire_core.rules.retry import RetryPolicy
-from kumofire_core.rules.validation import name_problem, require_id, require_reason
+from kumofire_core.rules.validation import UNCHANGED, may_exist, name_problem, require_reason
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -62,14 +62,14 @@ class Jobs:
     """A job system on one DynamoDB table and one SQS queue.
 
     ``dynamodb`` and ``sqs`` are low-level boto3 clients; left out, they are made on first use, on one shared session
-    and from the usual AWS environment. ``lease`` is how long a claim lasts where no deadline is known. ``retention`` is
-    how long a finished run is kept, at least, before DynamoDB's TTL deletes it; ``None`` keeps it for ever.
-    ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
-    the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
-    ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make its
-    claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
-    together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
-    it, an encrypted one reads as ``ENCRYPTED``.
+    and from the usual AWS environment. ``lease`` is how long a claim lasts where no deadline is known; 5 seconds are
+    added to it, as to a deadline. ``retention`` is how long a finished run is kept, at least, before DynamoDB's TTL
+    deletes it; ``None`` keeps it for ever. ``concurrency`` is how many records of a batch are consumed at once.
+    ``wake_shards`` is the number of partitions of the wake-up index: the dispatcher's must be the largest of all
+    processes', and it may be raised at any time. ``allow_unknown_jobs`` lets ``create`` take names that have no handler
+    here. ``batch_writes`` lets a batch make its claims, and ends that come at about the same time, in one PartiQL
+    request each (docs/protocol.md, "Batched writes"). ``cipher`` encrypts payloads and outputs and reads them
+    again (``kumofire_core.encryption``); without it, an encrypted one reads as ``ENCRYPTED``.
     Raises ``ConfigurationError`` that names every wrong argument.
     """
 
@@ -94,6 +94,8 @@ class Jobs:
         problems = argument_problems(
             table=table,
             queue_url=queue_url,
+            dynamodb=dynamodb,
+            sqs=sqs,
             retry=retry,
             lease=lease,
             retention=retention,
@@ -170,6 +172,8 @@ class Jobs:
         is not.
         """
         _refuse_unknown(cls, settings)
+        if environment is not None and not isinstance(environment, Mapping):
+            raise ConfigurationError([f"environment must be a mapping of strings, not {type(environment).__name__}"])
         found = settings_from(os.environ if environment is None else environment, given=settings)
         max_attempts = found.pop("max_attempts", None)
         if max_attempts is not None:
@@ -184,6 +188,8 @@ class Jobs:
         Not for a web server's parent process: clients are not to be shared with a process that is forked later. Errors
         of botocore leave as they are, ``NoRegionError`` where the environment names no region for example.
         """
+        if not isinstance(sqs, bool):
+            raise InvalidArgumentError(f"sqs must be True or False, not {short_repr(sqs)}")
         self._clients.dynamodb()
         if sqs:
             self._clients.sqs()
@@ -241,8 +247,9 @@ class Jobs:
         """Store many runs and return their ids in order; a request to the table for each, and one to the queue for ten.
 
         Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
-        written; the error says which one is wrong. Raises ``PartlyCreatedError`` where the table refused some: it has
-        the ids of those that were stored, which will be executed.
+        written; ``InvalidArgumentError`` and the others of ``create`` say which one is wrong. Raises
+        ``PartlyCreatedError`` where the table refused some: it has the ids of those that were stored, which will be
+        executed.
         """
         return self._creator.create_many(requests)
 
@@ -250,7 +257,7 @@ class Jobs:
         """Execute the run that a message names, if it is due and nobody else does.
 
         ``deadline`` is when this process ends: the attempt is cut before it, and its lease lasts longer. Without one
-        the lease lasts as long as this ``Jobs``'s ``lease``, and only a job's own timeout cuts the attempt.
+        the lease lasts for this ``Jobs``'s ``lease`` and 5 seconds more, and only a job's own timeout cuts the attempt.
 
         A handler's failure is an outcome. Raised are ``UnsupportedMessageVersionError`` and ``MalformedMessageError``,
         ``DeadlineTooCloseError``, ``CorruptItemError``, ``NewerSchemaError``, and errors of the table as botocore
@@ -269,6 +276,8 @@ class Jobs:
 
     def run_batch(self, event: object, context: LambdaContext | None = None) -> SqsBatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
+        if context is not None and not callable(getattr(context, "get_remaining_time_in_millis", None)):
+            raise InvalidArgumentError(f"context must be Lambda's context object or None, not {short_repr(context)}")
         deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
         return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
 
@@ -278,8 +287,7 @@ class Jobs:
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for one
         that the cipher can't decrypt, and errors of the table as botocore raised them.
         """
-        require_id("a run id", run_id)
-        found = self._store.find(run_id)
+        found = self._store.find(run_id) if may_exist("a run id", run_id) else None
         return None if found is None else self._store.decrypted(found, required=False).run
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
@@ -289,21 +297,21 @@ class Jobs:
         ``ctx.cancel_requested()``, and when the attempt ends without success there is no other, and it is ``canceled``.
         ``False`` for a run that has ended, was asked already, or does not exist. ``reason`` is kept with the run.
         """
-        require_id("a run id", run_id)
         require_reason(reason)
+        exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return run_control.cancel(self._store, run_id, reason)
+        return exists and run_control.cancel(self._store, run_id, reason)
 
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call did something.
 
         How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
         """
-        require_id("a run id", run_id)
+        exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return run_control.retry(self._store, run_id)
+        return exists and run_control.retry(self._store, run_id)
 
     def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> DispatchResult:
         """Look at everything that is due: send, send again, recover, and fire schedules.
@@ -382,11 +390,12 @@ class Jobs:
         return self._schedules.update_by_key(schedule_key, **changes)
 
     def upsert_schedule(
-        self, name: str, payload: Any = None, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
+        self, name: str, payload: Any = UNCHANGED, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
     ) -> str:
         """Create the schedule of a key, or change the one there is to what is given; return its id.
 
-        Takes what ``create_schedule`` takes. What is left out keeps its value where the schedule exists. Called with
+        Takes what ``create_schedule`` takes. What is left out keeps its value where the schedule exists, the payload
+        too; ``payload=None`` makes it ``null``, as it is for a new schedule without one. Called with
         what the schedule is already, it changes nothing, so it can be part of every deployment.
         """
         return self._schedules.upsert(name, payload, schedule_key=schedule_key, **settings)

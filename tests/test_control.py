@@ -288,11 +288,18 @@ def test_a_reason_that_cannot_be_kept_is_refused(jobs: Jobs, aws: Aws, reason: A
     assert aws.item(run_id)["status"] == "queued"
 
 
-@pytest.mark.parametrize("run_id", ["", None, 7, "x" * 129, "a\nb"])
-def test_what_cannot_be_a_runs_id_is_refused(jobs: Jobs, run_id: Any):
-    with pytest.raises(InvalidArgumentError, match="a run id must be"):
+@pytest.mark.parametrize("run_id", ["", "x" * 129, "a\nb"])
+def test_what_cannot_be_a_runs_id_is_an_unknown_one(jobs: Jobs, aws: Aws, run_id: str):
+    assert jobs.cancel(run_id) is False
+    assert jobs.retry(run_id) is False
+    assert aws.dynamodb.requests == []
+
+
+@pytest.mark.parametrize("run_id", [None, 7])
+def test_a_runs_id_that_is_no_text_is_refused(jobs: Jobs, run_id: Any):
+    with pytest.raises(InvalidArgumentError, match="a run id must be a string, not"):
         jobs.cancel(run_id)
-    with pytest.raises(InvalidArgumentError, match="a run id must be"):
+    with pytest.raises(InvalidArgumentError, match="a run id must be a string, not"):
         jobs.retry(run_id)
 
 

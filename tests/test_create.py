@@ -153,11 +153,13 @@ def test_any_json_value_comes_back_equal_from_create_consume_and_output(
         ({"run_at": datetime(2026, 3, 14)}, InvalidArgumentError, "run_at is 2026-03-14T00:00:00, which has no time"),
         ({"run_at": "tomorrow"}, InvalidArgumentError, "run_at must be a datetime with a time zone, not str"),
         ({"run_at": NOW, "delay": 5}, InvalidArgumentError, "either run_at or delay"),
-        ({"delay": -1}, InvalidArgumentError, "delay must not be negative"),
-        ({"delay": timedelta(milliseconds=-1)}, InvalidArgumentError, "delay must not be negative"),
+        ({"delay": -1}, InvalidArgumentError, "delay must not be negative, and is -1"),
+        ({"delay": -0.5}, InvalidArgumentError, "delay must not be negative, and is -0.5"),
+        ({"delay": float("-inf")}, InvalidArgumentError, "delay must not be negative, and is -inf"),
+        ({"delay": timedelta(seconds=-1)}, InvalidArgumentError, "and is -datetime.timedelta(seconds=1)"),
         ({"delay": True}, InvalidArgumentError, "delay must be a timedelta or a number of seconds, not bool"),
         ({"delay": "5"}, InvalidArgumentError, "delay must be a timedelta or a number of seconds, not str"),
-        ({"delay": float("nan")}, InvalidArgumentError, "delay of nan seconds"),
+        ({"delay": float("nan")}, InvalidArgumentError, "delay must be a number of seconds, and nan is not a number"),
         ({"delay": float("inf")}, InvalidArgumentError, "delay of inf seconds"),
         ({"max_attempts": 0}, InvalidArgumentError, "max_attempts must be a whole number of at least 1, not 0"),
         ({"max_attempts": -3}, InvalidArgumentError, "max_attempts must be"),
@@ -289,9 +291,15 @@ def test_an_id_that_does_not_exist_has_no_status(jobs: Jobs):
     assert jobs.get_status("nobody") is None
 
 
-@pytest.mark.parametrize("run_id", ["", "x" * 129, None, 5])
-def test_what_can_not_be_a_run_id_is_refused(jobs: Jobs, run_id: Any):
-    with pytest.raises(InvalidArgumentError, match="run id"):
+@pytest.mark.parametrize("run_id", ["", "x" * 129, "a\nb", "\ud800"])
+def test_what_can_not_be_a_run_id_is_an_unknown_one(jobs: Jobs, aws: Aws, run_id: str):
+    assert jobs.get_status(run_id) is None
+    assert aws.dynamodb.requests == []
+
+
+@pytest.mark.parametrize("run_id", [None, 5, b"x"])
+def test_a_run_id_that_is_no_text_is_refused(jobs: Jobs, run_id: Any):
+    with pytest.raises(InvalidArgumentError, match="a run id must be a string, not"):
         jobs.get_status(run_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -49,8 +50,16 @@ def test_each_has_its_own_time_limit_and_key(jobs: Jobs, aws: Aws):
     [
         ({"name": "email", "payload": {1: 2}}, InvalidJSONError, "run 1 of create_many: the payload is not JSON"),
         ({"name": ""}, InvalidArgumentError, "run 1 of create_many: a job's name must have"),
-        ({"payload": 1}, InvalidArgumentError, "run 1 of create_many: .*'name'"),
-        ({"name": "email", "when": 1}, InvalidArgumentError, "run 1 of create_many: .*'when'"),
+        ({"payload": 1}, InvalidArgumentError, "run 1 of create_many: it has no 'name', which says which job to run"),
+        ({"name": "email", "when": 1}, InvalidArgumentError, "create takes no 'when'; it takes name, payload, run_at"),
+        (
+            {"name": "email", "delya": 1},
+            InvalidArgumentError,
+            r"run 1 of create_many: create takes no 'delya' \(did you mean 'delay'\?\); it takes name, payload",
+        ),
+        ({"name": "email", 5: 1}, InvalidArgumentError, "run 1 of create_many: create takes no 5; it takes"),
+        ({"name": "email", "self": 1}, InvalidArgumentError, "run 1 of create_many: create takes no 'self'"),
+        ({"name": "email", "delay": -1}, InvalidArgumentError, "run 1 of create_many: delay must not .* and is -1"),
         ("email", InvalidArgumentError, "run 1 of create_many: "),
         ({"name": "mail"}, UnknownJobError, "run 1 of create_many: no handler for job 'mail'"),
     ],
@@ -62,6 +71,18 @@ def test_one_that_can_not_be_made_is_named_and_nothing_is_written(aws: Aws, wron
         jobs.create_many([{"name": "email"}, wrong])
 
     assert aws.items() == []
+
+
+@pytest.mark.parametrize("requests", [None, 5, "email", b"email", {"name": "email"}, {}])
+def test_what_is_no_list_of_requests_is_refused_with_what_is_one(jobs: Jobs, aws: Aws, requests: Any):
+    with pytest.raises(
+        InvalidArgumentError, match=r"create_many takes a list \(or another iterable\) of requests"
+    ) as found:
+        jobs.create_many(requests)
+
+    assert f"not {type(requests).__name__}" in str(found.value)
+    assert ("create(**request)" in str(found.value)) is isinstance(requests, dict)
+    assert aws.dynamodb.requests == []
 
 
 def test_what_the_table_refused_is_known_and_the_others_run(aws: Aws):

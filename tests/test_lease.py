@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from examples.deployment import PROJECT
 from kumofire_core import JobContext, Jobs
 from tests.builders import NOW, NOW_MS, Aws, Clock, LambdaContext, event, message, raises
 from tests.faults import Interrupted
@@ -31,6 +32,15 @@ def test_the_default_lease_is_30_seconds(jobs: Jobs, aws: Aws):
     jobs.consume(message(aws.a_run()))
 
     assert leases == [NOW_MS + 30_000 + MARGIN_MS]
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("README.md", "| `KUMOFIRE_LEASE_SECONDS` |"), ("docs/deploy.md", "| `LeaseSeconds` |")]
+)
+def test_the_pages_that_say_how_long_a_claim_lasts_say_its_margin(page: str, name: str):
+    [row] = [line for line in (PROJECT / page).read_text().splitlines() if line.startswith(name)]
+
+    assert f"; {MARGIN_MS // 1000} s are added" in row
 
 
 def test_a_claim_lasts_longer_than_the_deadline_that_is_known(jobs: Jobs, aws: Aws):

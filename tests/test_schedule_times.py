@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import cronsim
 import pytest
@@ -25,6 +25,7 @@ from kumofire_core.errors import InvalidScheduleError, KumofireError
 from kumofire_core.model.schedule import Missed, Timing
 from kumofire_core.rules import occurrences as occurrence_rules
 from kumofire_core.rules import recurrence
+from kumofire_core.rules.cron import canonical_cron
 from kumofire_core.rules.occurrences import due_occurrences
 from kumofire_core.rules.recurrence import next_occurrence, parse_timing
 
@@ -459,20 +460,65 @@ def test_stored_milliseconds_lose_nothing() -> None:
         ("* * * *", "'* * * *' has 4 fields; it needs five: minute, hour, day of month, month, day of week"),
         ("0 0 0 * * *", "has 6 fields; it needs five"),
         ("", "has 0 fields; it needs five"),
-        ("61 * * * *", "'61 * * * *': minute (field 1 of 5) has '61', which is not valid; it takes 0-59"),
+        (
+            "61 * * * *",
+            "'61 * * * *': minute (field 1 of 5) has '61', which is not valid: 61 is not within 0-59; it takes 0-59",
+        ),
         ("1,,2 * * * *", "minute (field 1 of 5) has ''"),
-        ("0 25 * * *", "hour (field 2 of 5) has '25', which is not valid; it takes 0-23"),
-        ("0 9-5 * * *", "hour (field 2 of 5) has '9-5', which is not valid; it takes 0-23, *, ascending ranges"),
+        ("0 25 * * *", "hour (field 2 of 5) has '25', which is not valid: 25 is not within 0-23"),
+        (
+            "0 9-5 * * *",
+            "hour (field 2 of 5) has '9-5', which is not valid: the range descends, from 9 to 5 (write 9-23,0-5)",
+        ),
         ("0 */0 * * *", "hour (field 2 of 5) has '*/0'"),
         ("0 5-5/2 * * *", "hour (field 2 of 5) has '5-5/2'"),
         ("0 0 * * 1-MON/2", "day of week (field 5 of 5) has '1-MON/2'"),
-        ("0 0 1,32 * *", "day of month (field 3 of 5) has '32', which is not valid; it takes 1-31, L"),
+        (
+            "0 0 1,32 * *",
+            "day of month (field 3 of 5) has '32', which is not valid: 32 is not within 1-31; it takes 1-31, L",
+        ),
         ("0 0 L/2 * *", "day of month (field 3 of 5) has 'L/2'"),
         ("0 0 ? * *", "day of month (field 3 of 5) has '?'"),
-        ("0 0 * 0 *", "month (field 4 of 5) has '0', which is not valid; it takes 1-12 or JAN-DEC"),
+        (
+            "0 0 * 0 *",
+            "month (field 4 of 5) has '0', which is not valid: 0 is not within 1-12; it takes 1-12 or JAN-DEC",
+        ),
         ("0 0 * mars *", "month (field 4 of 5) has 'MARS'"),
-        ("0 0 * * 8", "day of week (field 5 of 5) has '8', which is not valid; it takes 0-7 or SUN-SAT"),
+        (
+            "0 0 * * 8",
+            "day of week (field 5 of 5) has '8', which is not valid: 8 is not within 0-7; it takes 0-7 or SUN-SAT",
+        ),
         ("0 0 * * FRI#6", "day of week (field 5 of 5) has 'FRI#6'"),
+        (
+            "*/61 * * * *",
+            "minute (field 1 of 5) has '*/61', which is not valid: the step 61 is longer than the 60 values",
+        ),
+        ("5/70 * * * *", "the step 70 is longer than the way from 5 to 59, so it would never be taken"),
+        ("59/1 * * * *", "the step 1 is longer than the way from 59 to 59"),
+        ("0 9-17/9 * * *", "hour (field 2 of 5) has '9-17/9', which is not valid: the step 9 is longer than the way"),
+        ("0 */25 * * *", "the step 25 is longer than the 24 values of *"),
+        ("0 0 */32 * *", "the step 32 is longer than the 31 values of *"),
+        ("0 0 * */13 *", "the step 13 is longer than the 12 values of *"),
+        ("0 0 * * */8", "the step 8 is longer than the 7 values of *"),
+        ("0 0 * * MON/2", "it may or may not mean Sunday; write 1-6/2, or 1-7/2 with it"),
+        ("5-5 * * * *", "minute (field 1 of 5) has '5-5', which is not valid: a range of one value is written 5"),
+        ("*/999999999999 * * * *", "the step '999999999999' is not a number of one or two digits"),
+        ("*/-1 * * * *", "minute (field 1 of 5) has '*/-1'"),
+        ("*/2/2 * * * *", "minute (field 1 of 5) has '*/2/2'"),
+        ("1-2-3 * * * *", "minute (field 1 of 5) has '1-2-3'"),
+        ("000005 * * * *", "'000005' is not a number of one or two digits, and this field has no names"),
+        ("*,5 * * * *", "minute (field 1 of 5) has '*', which is not valid: * is every value, so it stands alone"),
+        ("0 0 * * FRI-MON", "the range descends, from 5 to 1 (write 5-6,0-1)"),
+        ("0 0 * * SAT-SUN", "the range descends, from 6 to 0 (Sunday is 7 there: 6-7)"),
+        ("0 0 * * MON#01", "after # stands which one of the month, 1 to 5, and not '01'"),
+        ("0 0 * * FRIL", "day of week (field 5 of 5) has 'FRIL'"),
+        ("0\xa00 * * *", "minute (field 1 of 5) has U+00A0 (NO-BREAK SPACE); write ASCII, with spaces or tabs between"),
+        ("0 0 * * \u017fun", "day of week (field 5 of 5) has U+017F (LATIN SMALL LETTER LONG S); write ASCII"),
+        ("0 0 * * *\n", "day of week (field 5 of 5) has U+000A (a control character)"),
+        ("\u20030 0 * * *", "minute (field 1 of 5) has U+2003 (EM SPACE)"),
+        ("0 \u0663 * * *", "hour (field 2 of 5) has U+0663 (ARABIC-INDIC DIGIT THREE)"),
+        ("0 0 * * * \xa0", "after field 5 has U+00A0"),
+        ("@wee\u212aly", "unknown cron alias '@wee\u212aly'"),
         ("@reboot", "unknown cron alias '@reboot'; use one of @hourly, @daily, @midnight, @weekly"),
         ("cron(0 9 * * ? *)", "is EventBridge's form, which counts weekdays from 1; write the five fields"),
         ("0 0 30 2 *", "'0 0 30 2 *' can never fire: in timezone UTC no day has this date, weekday and time together"),
@@ -510,6 +556,11 @@ def test_a_wall_time_that_falls_into_the_gap_every_year_can_never_fire() -> None
         ("rate(5 weeks)", "with seconds, minutes, hours or days"),
         ("rate(5minutes)", "is not valid"),
         ("5 minutes", "such as rate(5 minutes)"),
+        ("rate(005 minutes)", "is not valid; give a timedelta, or rate(n unit)"),
+        ("rate(5\xa0minutes)", "is not valid"),
+        ("\u2003rate(5 minutes)", "is not valid"),
+        ("rate(5\nminutes)", "is not valid"),
+        ("rate(\u0665 minutes)", "is not valid"),
         ("rate(99999999999 days)", "interval 'rate(99999999999 days)' is too long; it ends after the year 9999"),
         (timedelta(days=4_000_000), "is too long; it ends after the year 9999"),
         (300, "must be a timedelta or rate(n unit), not 300"),
@@ -533,6 +584,10 @@ def test_a_bad_interval_is_refused(interval: Any, names: str) -> None:
         ("at(2026-13-01T09:00:00)", "once 'at(2026-13-01T09:00:00)' is not a valid time"),
         ("at(2026-12-01T09:00:00Z)", "is not a valid time"),
         ("at(2026-12-01)", "is not a valid time"),
+        ("at(\xa02026-12-01T09:00:00)", "is not a valid time"),
+        ("\u20032026-12-01T09:00Z", "is not a valid time"),
+        ("2026-12-01\xa009:00Z", "is not a valid time"),
+        ("2026-12-01+09:00Z", "is not a valid time"),
         ("9999-12-31T23:00:00-05:00", "is outside the years 1 to 9999 in UTC"),
         (timedelta(hours=1), "schedule_expr of a once schedule must be an aware datetime, ISO 8601 with an offset, or"),
         ("2" * 257, "257 characters"),
@@ -565,6 +620,10 @@ def test_a_wall_time_beyond_the_calendar_is_refused() -> None:
         ("right/Europe/Berlin", "unknown timezone 'right/Europe/Berlin'"),
         ("Z" * 1000, "unknown timezone 'ZZZZ"),
         (UTC, "unknown timezone datetime.timezone.utc; use"),
+        ("Europe/Berlin\xa0", "unknown timezone 'Europe/Berlin\\xa0'"),
+        ("\uff25urope/Berlin", "unknown timezone '"),
+        ("utc", "(did you mean 'UTC'?)"),
+        ("Asia/Calcuta", "(did you mean 'Asia/Calcutta'?)"),
     ],
 )
 @pytest.mark.parametrize("schedule_type", ["cron", "interval", "once"])
@@ -575,6 +634,49 @@ def test_an_unknown_zone_is_refused_with_the_nearest_name(schedule_type: str, zo
 
     assert names in str(refusal.value)
     assert len(str(refusal.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("zone", "reason"),
+    [
+        *((zone, "the signs of the Etc/GMT zones are inverted (Etc/GMT-2 is ahead of UTC)") for zone in (
+            "GMT+2", "UTC+2", "gmt-2", "UTC-5", "UTC +2", "+02:00", "-0330", "+2", "UTC+05:30", "Etc/UTC+2",
+            "Etc/GMT+15", "GMT\u22122", "EST+5", "EST5", "Z+1",
+        )),
+        *((zone, "an abbreviation means other times elsewhere") for zone in ("PST", "CEST", "BST", "IST", "ist")),
+        *((zone, "; use an IANA name") for zone in ("Manama", "Madras", "America/Manama", "GMT+two", "Bergen")),
+    ],
+)  # fmt: skip
+def test_another_time_than_the_one_that_was_meant_is_never_suggested(zone: str, reason: str) -> None:
+    with pytest.raises(InvalidScheduleError) as refusal:
+        cron("@daily", zone)
+
+    assert reason in str(refusal.value)
+    assert "did you mean" not in str(refusal.value)
+
+
+def test_a_slip_in_any_zone_s_spelling_leads_to_that_zone_or_nowhere() -> None:
+    led = 0
+    for zone in sorted(available_timezones()):
+        for slip in {zone.lower(), zone.replace("_", " "), zone[:-2] + zone[-1], zone.rpartition("/")[2].lower()}:
+            with suppress(InvalidScheduleError):
+                cron("@daily", slip)
+                continue
+            with pytest.raises(InvalidScheduleError) as refusal:
+                cron("@daily", slip)
+            if "did you mean" in str(refusal.value):
+                led += 1
+                assert same_time(str(refusal.value).split("did you mean '")[1].split("'")[0], zone), (slip, zone)
+    assert led > 500
+
+
+def same_time(one: str, other: str) -> bool:
+    """Whether two zones show the same time in every month of a year."""
+    moments = [utc(f"2026-{month:02}-15T12:00") for month in range(1, 13)]
+    return all(
+        moment.astimezone(ZoneInfo(one)).utcoffset() == moment.astimezone(ZoneInfo(other)).utcoffset()
+        for moment in moments
+    )
 
 
 def test_a_platform_without_a_zone_database_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -844,11 +946,13 @@ SHIFTS = [
 
 def field(low: int, high: int, *extra: str) -> st.SearchStrategy[str]:
     number = st.integers(low, high)
-    span = st.tuples(number, number).map(lambda ends: f"{min(ends)}-{max(ends)}")
+    span = st.lists(number, min_size=2, max_size=2, unique=True).map(lambda ends: f"{min(ends)}-{max(ends)}")
     longer = st.integers(low, high - 1).flatmap(
-        lambda first: st.integers(first + 1, high).map(lambda last: f"{first}-{last}")
+        lambda first: st.integers(first + 1, high).flatmap(
+            lambda last: st.integers(1, last - first).map(lambda step: f"{first}-{last}/{step}")
+        )
     )
-    step = st.tuples(st.one_of(st.just("*"), longer), st.integers(1, high)).map(lambda parts: f"{parts[0]}/{parts[1]}")
+    step = st.one_of(st.integers(1, high).map("*/{}".format), longer)
     item = st.one_of(number.map(str), span, step, *map(st.just, extra))
     return st.one_of(st.just("*"), st.lists(item, min_size=1, max_size=3).map(",".join))
 
@@ -913,7 +1017,7 @@ def test_occurrences_ascend_and_do_not_depend_on_where_the_iteration_starts(
     assert all(of.start_at is None or of.start_at <= moment for moment in found)
     assert all(of.end_at is None or moment <= of.end_at for moment in found)
     for before, after in pairwise([start, *found]):
-        assert next_occurrence(of, before + (after - before) * part * 0.999) == after
+        assert next_occurrence(of, min(before + (after - before) * part, after - TICK)) == after
         assert next_occurrence(of, after - TICK) == after
 
 
@@ -970,6 +1074,92 @@ def test_the_canonical_expression_parses_to_the_same_timing(of: Timing, later: d
 
     assert again == of
     assert next_occurrence(again, later) == next_occurrence(of, later)
+
+
+PARTS = ["minutes", "hours", "days", "months", "weekdays"]
+EVERYTHING = [set(range(60)), set(range(24)), set(range(1, 32)), set(range(1, 13)), set(range(7))]
+
+
+def read_by_cronsim(expr: str) -> list[set[Any]]:
+    fields = [set(getattr(cronsim.CronSim(expr, datetime(2026, 1, 1)), part)) for part in PARTS]
+    fields[4] = {(day[0] % 7, day[1]) if isinstance(day, tuple) else day % 7 for day in fields[4]}
+    return fields
+
+
+def read_by_croniter(expr: str) -> list[set[Any]]:
+    """croniter's reading, with its 2#1 and L5 for our MON#1 and 5L, in cronsim's form; it knows no LW."""
+    *others, weekday = expr.split(" ")
+    items = weekday.split(",")
+    special = {
+        (int(read_field(day, 0, 7, "SUN MON TUE WED THU FRI SAT").pop()) % 7, int(nth) if nth else -1000)
+        for item in items
+        if "#" in item or "L" in item
+        for day, _, nth in [item.removesuffix("L").partition("#")]
+    }
+    plain = [item for item in items if "#" not in item and "L" not in item]
+    days = others[2].split(",")
+    last = {{"L": -1000, "LW": -1001}[day] for day in days if day in ("L", "LW")}
+    others[2] = ",".join(day for day in days if day not in ("L", "LW")) or "1"
+    found = croniter.expand(" ".join([*others, ",".join(plain) or "1"]))[0]
+    fields = [full if "*" in read else set(read) for read, full in zip(found, EVERYTHING, strict=True)]
+    fields[4] = {day % 7 for day in fields[4]}
+    fields[2] = (fields[2] if len(last) < len(set(days)) else set()) | last
+    fields[4] = (fields[4] if plain else set()) | special
+    return fields
+
+
+STRICT_CRON = st.tuples(
+    field(0, 59, "5/20", "05"), field(0, 23, "*/24"), field(1, 31, "L", "LW"), field(1, 12, "JAN", "feb-APR", "MAR/3"),
+    field(0, 7, "SUN", "mon-FRI", "5L", "TUE#2", "7#5", "7L", "SUN/2", "tue-sat/2"),
+).map(" ".join)  # fmt: skip
+
+
+def accepted(expr: str) -> str | None:
+    """The canonical form of an expression, also of one that never fires; `None` for one that is refused."""
+    try:
+        return canonical_cron(expr)
+    except InvalidScheduleError as refusal:
+        assert len(str(refusal)) < 600  # noqa: PT017 (what a refusal is like is part of the promise)
+        return None
+
+
+@property_test(200)
+@given(STRICT_CRON)
+def test_what_is_written_by_the_rules_is_accepted_and_means_the_same_to_two_libraries(expr: str) -> None:
+    canonical = accepted(expr)
+
+    assert canonical is not None
+    with suppress(cronsim.CronSimError):  # raised for a day that no month has, which is told as "can never fire"
+        assert read_by_cronsim(canonical) == read_by_croniter(canonical)
+
+
+@property_test(600)
+@given(STRICT_CRON, st.data())
+def test_a_slip_in_an_expression_is_refused_or_means_the_same_to_two_libraries(expr: str, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(expr) - 1))
+        slip = data.draw(st.sampled_from([*"0123456789*/,-LW# SUMONFEB\t", "\xa0", "\u017f", "\u0663", "\xb2", ""]))
+        expr = expr[:place] + slip + expr[place + data.draw(st.integers(0, 1)) :] or "*"
+    canonical = accepted(expr)
+
+    if canonical is not None:
+        assert expr.isascii()
+        assert canonical == " ".join(expr.upper().split())
+        with suppress(cronsim.CronSimError):
+            assert read_by_cronsim(canonical) == read_by_croniter(canonical)
+
+
+def test_every_range_and_step_there_is_means_the_same_to_two_libraries_or_is_refused() -> None:
+    taken = 0
+    for index, (low, high) in enumerate([(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]):
+        spans = ["*", *map(str, range(low, high + 1))]
+        spans += [f"{first}-{last}" for first in range(low, high + 1) for last in {first, first + 1, high - 1, high}]
+        for item in [*spans, *(f"{span}/{step}" for span in spans for step in (1, 2, 5, 7, high - 1, high, high + 1))]:
+            expr = " ".join([*["*"] * index, item, *["*"] * (4 - index)])
+            if accepted(expr):
+                taken += 1
+                assert read_by_cronsim(expr) == read_by_croniter(expr), expr
+    assert taken > 1_000
 
 
 @property_test(60)

@@ -6,6 +6,7 @@ When an expression is due is tested in ``test_schedule_times``.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -200,38 +201,55 @@ def test_a_change_of_what_a_schedule_does_not_have_is_refused_with_what_it_has(w
     schedule_id = world.jobs.create_schedule("work", **HOURLY)
     before = world.aws.items()
 
-    with pytest.raises(InvalidArgumentError, match=f"a schedule has no {next(iter(wrong))} to change; it has enabled"):
+    with pytest.raises(
+        InvalidArgumentError, match=f"update_schedule takes no '{next(iter(wrong))}'.*; it takes enabled"
+    ):
         world.jobs.update_schedule(schedule_id, **wrong)
 
     assert world.aws.items() == before
 
 
-@pytest.mark.parametrize("key", ["", "x" * 1025, None, 7, "\ud800"])
-def test_what_cannot_be_a_key_is_refused(world: World, key: Any):
-    calls: list[Callable[[], object]] = [
+@pytest.mark.parametrize("key", ["", "x" * 1025, "\ud800", None, 7])
+def test_nothing_is_made_under_what_cannot_be_a_key_and_nothing_found(world: World, key: Any):
+    reads: list[Callable[[], object]] = [
         lambda: world.jobs.get_schedule_by_key(key),
         lambda: world.jobs.update_schedule_by_key(key, payload=1),
         lambda: world.jobs.disable_schedule_by_key(key),
-        lambda: world.jobs.upsert_schedule("work", schedule_key=key, **HOURLY),
     ]
-    for call in calls:
-        with pytest.raises(InvalidArgumentError, match="schedule_key"):
-            call()
+    for read in reads:
+        if isinstance(key, str):
+            assert read() is None
+        else:
+            with pytest.raises(InvalidArgumentError, match="schedule_key must be a string"):
+                read()
+    with pytest.raises(InvalidArgumentError, match="schedule_key"):
+        world.jobs.upsert_schedule("work", schedule_key=key, **HOURLY)
     assert world.aws.items() == []
+    assert world.aws.dynamodb.requests == []
 
 
-@pytest.mark.parametrize("schedule_id", ["", "x" * 129, None, 7, "a\nb"])
-def test_what_cannot_be_an_id_is_refused(jobs: Jobs, schedule_id: Any):
+def test_a_change_to_a_schedule_that_cannot_exist_is_checked_all_the_same(jobs: Jobs):
+    for change in (jobs.update_schedule, jobs.update_schedule_by_key):
+        with pytest.raises(InvalidArgumentError, match="takes no 'paylod' \\(did you mean 'payload'\\?\\)"):
+            change("", paylod=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("schedule_id", ["", "x" * 129, "a\nb", None, 7])
+def test_what_cannot_be_an_id_is_unknown_or_no_text_at_all(world: World, schedule_id: Any):
     calls: list[Callable[[], object]] = [
-        lambda: jobs.get_schedule(schedule_id),
-        lambda: jobs.update_schedule(schedule_id, payload=1),
-        lambda: jobs.disable_schedule(schedule_id),
-        lambda: jobs.delete_schedule(schedule_id),
-        lambda: jobs.trigger_schedule(schedule_id),
+        lambda: world.jobs.get_schedule(schedule_id),
+        lambda: world.jobs.update_schedule(schedule_id, payload=1),
+        lambda: world.jobs.disable_schedule(schedule_id),
+        lambda: world.jobs.delete_schedule(schedule_id),
+        lambda: world.jobs.trigger_schedule(schedule_id),
     ]
     for call in calls:
-        with pytest.raises(InvalidArgumentError, match="a schedule id must be"):
-            call()
+        if isinstance(schedule_id, str):
+            assert not call()
+        else:
+            with pytest.raises(InvalidArgumentError, match="a schedule id must be a string, not"):
+                call()
+    assert world.aws.dynamodb.requests == []
 
 
 CHANGES: dict[str, tuple[Any, Any]] = {
@@ -362,6 +380,62 @@ def test_upsert_makes_a_schedule_and_then_changes_it(world: World):
     assert (changed.job_name, changed.payload, changed.schedule_expr, changed.max_attempts) == ("flaky", 2, "@daily", 4)
     assert changed.next_run_at == NOW + timedelta(hours=12)
     assert len(world.aws.items()) == 1
+
+
+def test_upsert_keeps_a_payload_that_is_left_out_and_takes_none_for_null(world: World):
+    schedule_id = world.jobs.upsert_schedule("work", {"n": 1}, schedule_key="k", **HOURLY)
+
+    world.jobs.upsert_schedule("work", schedule_key="k", schedule_type="cron", schedule_expr="@daily")
+    assert world.jobs.get_schedule(schedule_id).payload == {"n": 1}
+
+    world.jobs.upsert_schedule("work", None, schedule_key="k")
+    assert world.jobs.get_schedule(schedule_id).payload is None
+
+
+def test_upsert_of_a_new_key_without_a_payload_has_null(world: World):
+    schedule_id = world.jobs.upsert_schedule("work", schedule_key="k", **HOURLY)
+
+    assert world.jobs.get_schedule(schedule_id).payload is None
+
+
+def test_upsert_keeps_everything_that_is_left_out(world: World):
+    given = {**HOURLY, "timezone": "Asia/Kolkata", "max_attempts": 4, "missed": "latest", "overlap": "skip"}
+    given |= {"start_at": NOW, "end_at": NOW + timedelta(days=9), "enabled": False}
+    schedule_id = world.jobs.upsert_schedule("work", {"n": 1}, schedule_key="k", **given)
+    before = world.jobs.get_schedule(schedule_id)
+
+    world.jobs.upsert_schedule("work", schedule_key="k")
+
+    assert world.jobs.get_schedule(schedule_id) == before
+
+
+def test_help_says_that_a_payload_left_out_of_upsert_is_unchanged():
+    assert "payload: 'Any' = UNCHANGED" in str(inspect.signature(Jobs.upsert_schedule))
+
+
+OF_EARLIER_RELEASES = ["*/61 * * * *", "5/70 * * * *", "0-0 * * * *", "00000 * * * *", "*,5 * * * *", "0 0 * * 1/2"]
+
+
+@pytest.mark.parametrize("expr", OF_EARLIER_RELEASES)
+def test_an_expression_that_an_earlier_release_stored_fires_and_lets_the_rest_be_changed(world: World, expr: str):
+    schedule_id = world.jobs.create_schedule("work", schedule_key="k", **HOURLY)
+    world.aws.dynamodb.client.update_item(
+        TableName=world.aws.table,
+        Key={"pk": {"S": f"schedule#{schedule_id}"}, "sk": {"S": "schedule"}},
+        UpdateExpression="SET schedule_expr = :expr",
+        ExpressionAttributeValues={":expr": {"S": expr}},
+    )
+
+    world.jobs.update_schedule(schedule_id, timezone="Europe/Berlin", payload=2)
+    world.jobs.upsert_schedule("work", schedule_key="k", schedule_type="cron", schedule_expr=expr)
+    world.clock.advance(days=8)
+    assert world.jobs.dispatch().errors == 0
+    after = world.jobs.get_schedule(schedule_id)
+
+    assert (after.schedule_expr, after.timezone, after.payload) == (expr, "Europe/Berlin", 2)
+    assert after.last_scheduled_at is not None
+    with pytest.raises(InvalidScheduleError, match="which is not valid"):
+        world.jobs.create_schedule("work", schedule_type="cron", schedule_expr=expr)
 
 
 def test_upsert_leaves_a_disabled_schedule_disabled_unless_told(world: World):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,7 +10,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 from kumofire_core.engine.run_store import RunStore
-from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr
+from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr, unknown_names
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, duration_ms, require_aware, to_ms
@@ -35,6 +36,9 @@ class RunRequest(_RunRequest, total=False):
     delay: timedelta | float | None
     max_attempts: int | None
     dedupe_key: str | None
+
+
+_REQUEST_KEYS = ("name", *(key for key in RunRequest.__annotations__ if key != "name"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,12 @@ class RunCreator:
 
     def create_many(self, requests: Iterable[RunRequest]) -> list[str]:
         """Make all the runs that are asked for and return their ids in order; see ``Jobs.create_many``."""
+        if isinstance(requests, Mapping | str | bytes) or not isinstance(requests, Iterable):
+            one = "; for a single run call create(**request)" if isinstance(requests, Mapping) else ""
+            raise InvalidArgumentError(
+                "create_many takes a list (or another iterable) of requests, each a mapping of what create takes, "
+                f"not {type(requests).__name__}{one}"
+            )
         new_runs = [self._prepare_one(index, request) for index, request in enumerate(requests)]
         failures: dict[int, Exception] = {}
         in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
@@ -97,13 +107,15 @@ class RunCreator:
             raise InvalidArgumentError(
                 f"run {index} of create_many: it must be a mapping of what create takes, not {kind}"
             )
+        if problem := unknown_names("create", list(request), _REQUEST_KEYS):
+            raise InvalidArgumentError(f"run {index} of create_many: {problem}")
+        if "name" not in request:
+            raise InvalidArgumentError(f"run {index} of create_many: it has no 'name', which says which job to run")
         try:
             return self.prepare(**request)
         except KumofireError as error:
             error.args = (f"run {index} of create_many: {error}",)
             raise
-        except TypeError as error:  # not a mapping, no name, or a key that create does not take
-            raise InvalidArgumentError(f"run {index} of create_many: {error}") from None
 
     def _put_and_send(self, start: int, new_runs: list[NewRun], failures: dict[int, Exception]) -> None:
         delays: dict[str, int] = {}
@@ -127,16 +139,18 @@ def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: in
         return to_ms(require_aware("run_at", run_at))
     if delay is None:
         return now_ms
-    if isinstance(delay, int | float) and not isinstance(delay, bool):
-        try:
-            delay = timedelta(seconds=delay)
-        except (OverflowError, ValueError):
-            raise InvalidArgumentError(f"delay of {short_repr(delay)} seconds is out of range") from None
-    if not isinstance(delay, timedelta):
+    if isinstance(delay, bool) or not isinstance(delay, int | float | timedelta):
         raise InvalidArgumentError(f"delay must be a timedelta or a number of seconds, not {type(delay).__name__}")
-    if delay < timedelta(0):
-        raise InvalidArgumentError(f"delay must not be negative, not {short_repr(delay)}")
-    due_ms = now_ms + duration_ms(delay)
+    if isinstance(delay, float) and math.isnan(delay):
+        raise InvalidArgumentError("delay must be a number of seconds, and nan is not a number")
+    if delay < (timedelta(0) if isinstance(delay, timedelta) else 0):  # type: ignore[operator]
+        raise InvalidArgumentError(f"delay must not be negative, and is {short_repr(delay)}")
+    try:
+        length = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+    except OverflowError:
+        raise InvalidArgumentError(f"delay of {short_repr(delay)} seconds is out of range") from None
+    due_ms = now_ms + duration_ms(length)
+    seconds = "" if isinstance(delay, timedelta) else " seconds"
     if due_ms > LAST_MS:
-        raise InvalidArgumentError(f"a delay of {short_repr(delay)} ends after the year 9999")
+        raise InvalidArgumentError(f"a delay of {short_repr(delay)}{seconds} ends after the year 9999")
     return due_ms

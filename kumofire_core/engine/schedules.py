@@ -21,6 +21,7 @@ from kumofire_core.errors import (
     ScheduleConflictError,
     ScheduleExistsError,
     short_repr,
+    unknown_names,
 )
 from kumofire_core.model import json_codec
 from kumofire_core.model.run import derived_run_id
@@ -29,7 +30,14 @@ from kumofire_core.model.times import EPOCH, from_ms, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules import schedule_writes
 from kumofire_core.rules.recurrence import next_occurrence, parse_timing
-from kumofire_core.rules.validation import payload_text, require_id, require_key, require_max_attempts
+from kumofire_core.rules.validation import (
+    UNCHANGED,
+    may_be_key,
+    may_exist,
+    payload_text,
+    require_key,
+    require_max_attempts,
+)
 
 log = logging.getLogger("kumofire_core")
 
@@ -63,7 +71,7 @@ class ScheduleChanges(ScheduleSettings, total=False):
 
 Option = TypeVar("Option", Missed, Overlap)
 
-_CHANGEABLE = ScheduleChanges.__optional_keys__
+_CHANGEABLE = tuple(sorted(ScheduleChanges.__optional_keys__))
 
 TIMING = ("schedule_type", "schedule_expr", "timezone", "start_at", "end_at")
 
@@ -141,22 +149,26 @@ class Schedules:
 
     def get(self, schedule_id: str) -> Schedule | None:
         """Return a schedule as it is now, or ``None``."""
-        require_id("a schedule id", schedule_id)
+        if not may_exist("a schedule id", schedule_id):
+            return None
         stored = self._schedules.find(schedule_id)
         return None if stored is None else self._schedules.decrypted(stored)
 
     def get_by_key(self, schedule_key: str) -> Schedule | None:
         """Return the schedule of a key as it is now, or ``None``."""
-        return self.get(_required_key_id(schedule_key))
+        return self.get(schedule_key_id(schedule_key)) if may_be_key("schedule_key", schedule_key) else None
 
     def update_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Do what ``update`` does to the schedule of a key."""
-        return self.update(_required_key_id(schedule_key), **changes)
+        # A key that nothing can have is an id that nothing has: the changes are checked all the same.
+        return self.update(schedule_key_id(schedule_key) if may_be_key("schedule_key", schedule_key) else "", **changes)
 
     def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
         """Change what is given and keep the rest; see ``Jobs.update_schedule``."""
-        require_id("a schedule id", schedule_id)
+        exists = may_exist("a schedule id", schedule_id)
         self._check(changes)
+        if not exists:
+            return None
         for attempt in range(CHANGE_TRIES):
             stored = self._schedules.find(schedule_id)
             if stored is None:
@@ -175,23 +187,26 @@ class Schedules:
 
     def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
         """Create the schedule of a key, or change it to what is given; see ``Jobs.upsert_schedule``."""
-        schedule_id = _required_key_id(schedule_key)
-        while self.update(schedule_id, name=name, payload=payload, **settings) is None:
+        require_key("schedule_key", schedule_key)
+        schedule_id = schedule_key_id(schedule_key)
+        if problem := unknown_names("upsert_schedule", settings, tuple(ScheduleSettings.__annotations__)):
+            raise InvalidArgumentError(problem)
+        given: dict[str, Any] = {} if payload is UNCHANGED else {"payload": payload}
+        while self.update(schedule_id, name=name, **given, **settings) is None:
             missing = [setting for setting in ("schedule_type", "schedule_expr") if setting not in settings]
             if missing:
                 raise InvalidArgumentError(
                     f"schedule_key {short_repr(schedule_key)} is new, so it needs {', '.join(missing)}"
                 )
             try:
-                return self.create(name, payload, schedule_key=schedule_key, **settings)
+                return self.create(name, given.get("payload"), schedule_key=schedule_key, **settings)
             except ScheduleExistsError:
                 continue  # another upsert was first: now it is there to be updated
         return schedule_id
 
     def delete(self, schedule_id: str) -> bool:
-        """Delete a schedule; say whether there was one. RunStore it has made stay."""
-        require_id("a schedule id", schedule_id)
-        return self._schedules.delete(schedule_id)
+        """Delete a schedule; say whether there was one. Runs it has made stay."""
+        return may_exist("a schedule id", schedule_id) and self._schedules.delete(schedule_id)
 
     def page(self, *, limit: int, after: str | None) -> SchedulePage:
         """Return a page of schedules, those that run next first; see ``Jobs.list_schedules``."""
@@ -208,10 +223,8 @@ class Schedules:
 
     def _check(self, changes: ScheduleChanges) -> None:
         """Refuse what can be refused before the schedule is read."""
-        unknown = sorted(set(changes) - _CHANGEABLE)
-        if unknown:
-            known = ", ".join(sorted(_CHANGEABLE))
-            raise InvalidArgumentError(f"a schedule has no {', '.join(unknown)} to change; it has {known}")
+        if problem := unknown_names("update_schedule", changes, _CHANGEABLE):
+            raise InvalidArgumentError(problem)
         if "name" in changes:
             self._creator.require_job(changes["name"])
         require_max_attempts(changes.get("max_attempts"))
@@ -260,11 +273,6 @@ class Schedules:
         return different
 
 
-def _required_key_id(schedule_key: str) -> str:
-    require_key("schedule_key", schedule_key)
-    return schedule_key_id(schedule_key)
-
-
 def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datetime) -> Timing:
     """Return the timing after ``changes``: the old one, to the letter, where they say the same.
 
@@ -282,6 +290,7 @@ def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datet
             start_at=changes.get("start_at", old.start_at),
             end_at=changes.get("end_at", old.end_at),
             anchor=anchor,
+            stored=old,
         )
 
     same = parsed(old.anchor or stored.schedule.created_at)

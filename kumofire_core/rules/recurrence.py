@@ -35,22 +35,25 @@ _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-_CRON_FIELDS = (
-    ("minute", "0-59"),
-    ("hour", "0-23"),
-    ("day of month", "1-31, L (the last day) or LW (the last weekday)"),
-    ("month", "1-12 or JAN-DEC"),
-    ("day of week", "0-7 or SUN-SAT, 5L (the last Friday) or MON#1 (the first Monday)"),
-)
-_RATE = re.compile(r"rate\(\s*([0-9]+)\s+(second|minute|hour|day)s?\s*\)", re.ASCII)
+# Blanks are spaces and tabs, and at most one zero leads, as in cron's fields.
+_RATE = re.compile(r"rate\([ \t]*([0-9]{1,2}|[1-9][0-9]*)[ \t]+(second|minute|hour|day)s?[ \t]*\)", re.ASCII)
 _RATE_UNITS = {
     "day": timedelta(days=1),
     "hour": timedelta(hours=1),
     "minute": timedelta(minutes=1),
     "second": timedelta(seconds=1),
 }
-_AT = re.compile(r"at\(\s*([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})\s*\)", re.ASCII)
+_AT = re.compile(r"at\([ \t]*([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})[ \t]*\)", re.ASCII)
+# What datetime.fromisoformat takes, but for any other character between date and time.
+_ISO = re.compile(r"[0-9W-]+([T ][0-9:.,]+(Z|[+-][0-9:.]+)?)?", re.ASCII)
+_ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", re.ASCII)
+_OFFSET_NAME = re.compile(r"(Etc/)?[A-Z]{0,5}[ ]*[+\u2212-]?[ ]*[0-9]{1,2}:?([0-9]{2})?", re.IGNORECASE)
+_ABBREVIATION = re.compile(r"[A-Z]{1,5}", re.IGNORECASE | re.ASCII)
 # Files of the system's zone database whose meaning depends on the machine, or that count leap seconds.
+_AREAS = (
+    *("Africa/", "America/", "Antarctica/", "Arctic/", "Asia/"),
+    *("Atlantic/", "Australia/", "Europe/", "Indian/", "Pacific/"),
+)
 _NOT_A_ZONE = ("localtime", "posixrules", "posix/", "right/")
 
 
@@ -62,8 +65,12 @@ def parse_timing(
     start_at: datetime | None = None,
     end_at: datetime | None = None,
     anchor: datetime,
+    stored: Timing | None = None,
 ) -> Timing:
     """Check a schedule's timing and give it its canonical form.
+
+    ``stored`` is the timing that the schedule has, where it has one: an expression that stays what it is was accepted
+    by some release, and is not held against the grammar again.
 
     ``anchor`` is the schedule's creation: an interval without a ``start_at`` counts from it, and from there a cron
     expression must have an occurrence within 50 years. Times are cut to milliseconds. A valid timing may still have no
@@ -82,6 +89,8 @@ def parse_timing(
     if start is not None and end is not None and end < start:
         raise InvalidScheduleError(f"end_at ({end.isoformat()}) is before start_at ({start.isoformat()})")
     if timezone is not None:
+        if isinstance(timezone, str) and not _ZONE_NAME.fullmatch(timezone):
+            raise _unknown_zone(timezone)
         _load_zone(timezone)
     if isinstance(schedule_expr, str) and len(schedule_expr) > MAX_EXPRESSION_LENGTH:
         raise InvalidScheduleError(
@@ -90,7 +99,8 @@ def parse_timing(
     timing = Timing(schedule_type=kind, expr="", timezone=timezone, start_at=start, end_at=end)
     match kind:
         case ScheduleType.CRON:
-            return _parse_cron(timing, schedule_expr, created)
+            kept = stored.expr if stored is not None and stored.schedule_type is ScheduleType.CRON else None
+            return _parse_cron(timing, schedule_expr, created, kept)
         case ScheduleType.INTERVAL:
             return _parse_interval(timing, schedule_expr, created)
         case ScheduleType.ONCE:
@@ -131,12 +141,14 @@ def next_occurrence(timing: Timing, after: datetime) -> datetime | None:
     return found
 
 
-def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
+def _parse_cron(timing: Timing, expr: object, created: datetime, kept: str | None) -> Timing:
+    from kumofire_core.rules.cron import BLANKS, canonical_cron, folded
+
     if not isinstance(expr, str):
         raise InvalidScheduleError(f"schedule_expr of a cron schedule must be a string, not {short_repr(expr)}")
-    text = expr.strip()
+    text = expr.strip(BLANKS)
     if text.startswith("@"):
-        canonical = text.lower()
+        canonical = text.lower() if text.isascii() else text
         if canonical not in _ALIASES:
             raise InvalidScheduleError(f"unknown cron alias {short_repr(text)}; use one of {', '.join(_ALIASES)}")
     elif text.lower().startswith("cron("):
@@ -145,8 +157,7 @@ def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
             "write the five fields of cron, without cron(…)"
         )
     else:
-        canonical = " ".join(text.upper().split())
-        _check_cron_fields(canonical)
+        canonical = kept if kept is not None and folded(text) == kept else canonical_cron(text)
     unbounded = Timing(schedule_type=ScheduleType.CRON, expr=canonical, timezone=timing.timezone)
     try:
         fires = next_occurrence(unbounded, created) is not None
@@ -160,46 +171,13 @@ def _parse_cron(timing: Timing, expr: object, created: datetime) -> Timing:
     return replace(timing, expr=canonical)
 
 
-def _check_cron_fields(expr: str) -> None:
-    fields = expr.split()
-    if len(fields) != len(_CRON_FIELDS):
-        names = ", ".join(name for name, _ in _CRON_FIELDS)
-        raise InvalidScheduleError(
-            f"cron expression {short_repr(expr)} has {len(fields)} fields; it needs five: {names}"
-        )
-    for index, (field, (name, allowed)) in enumerate(zip(fields, _CRON_FIELDS, strict=True)):
-        for item in field.split(","):
-            if not _is_cron_item(index, item):
-                raise InvalidScheduleError(
-                    f"cron expression {short_repr(expr)}: {name} (field {index + 1} of 5) has {short_repr(item)}, "
-                    f"which is not valid; it takes {allowed}, *, ascending ranges (a-b), steps (*/n, a-b/n) and "
-                    "lists (a,b)"
-                )
-
-
-def _is_cron_item(index: int, item: str) -> bool:
-    from cronsim import CronSim, CronSimError
-
-    fields = ["*"] * len(_CRON_FIELDS)
-    fields[index] = item
-    try:
-        CronSim(" ".join(fields), datetime(2000, 1, 1))
-    except CronSimError:
-        return False
-    span, _, step = item.partition("/")
-    first, _, last = span.partition("-")
-    # cronsim ignores a step of L, and reads 5-5/2 as 5/2: from 5 to the end of the field. A range that is valid
-    # backwards as well is such a range of one.
-    return bool(item) and not (step and (span in ("L", "LW") or (last and _is_cron_item(index, f"{last}-{first}"))))
-
-
 def _parse_interval(timing: Timing, expr: object, created: datetime) -> Timing:
     if isinstance(expr, str):
-        matched = _RATE.fullmatch(expr.strip().lower())
+        matched = _RATE.fullmatch(expr.strip(" \t").lower()) if expr.isascii() else None
         if matched is None:
             raise InvalidScheduleError(
                 f"interval {short_repr(expr)} is not valid; give a timedelta, or rate(n unit) such as rate(5 minutes), "
-                "with seconds, minutes, hours or days"
+                "with seconds, minutes, hours or days, in ASCII and without leading zeros"
             )
         interval = _rate(matched, expr)
     elif isinstance(expr, timedelta):
@@ -233,7 +211,7 @@ def _parse_once(timing: Timing, expr: object) -> Timing:
     if isinstance(expr, datetime):
         canonical = _utc(expr, "schedule_expr").isoformat()
     elif isinstance(expr, str):
-        canonical = _canonical_once(expr.strip())
+        canonical = _canonical_once(expr.strip(" \t"))
     else:
         raise InvalidScheduleError(
             "schedule_expr of a once schedule must be an aware datetime, ISO 8601 with an offset, or "
@@ -258,6 +236,8 @@ def _parse_once(timing: Timing, expr: object) -> Timing:
 def _canonical_once(text: str) -> str:
     in_zone = _AT.fullmatch(text)
     try:
+        if not in_zone and not _ISO.fullmatch(text):
+            raise ValueError(text)
         moment = datetime.fromisoformat(in_zone[1] if in_zone else text)
     except ValueError:
         raise InvalidScheduleError(
@@ -391,33 +371,57 @@ def _naive(instant: datetime) -> datetime:
 
 
 def _load_zone(name: str) -> ZoneInfo:
-    from zoneinfo import ZoneInfo, available_timezones
+    from zoneinfo import ZoneInfo
 
     if isinstance(name, str) and name and not name.startswith(_NOT_A_ZONE):
         try:
             return ZoneInfo(name)
         except (KeyError, ValueError, OSError):  # unknown, not a valid key, a directory
             pass
+    raise _unknown_zone(name)
+
+
+def _unknown_zone(name: object) -> InvalidScheduleError:
+    """Return the refusal of a time zone, which suggests the name that was meant, or none."""
+    from zoneinfo import available_timezones
+
     known = available_timezones()
     if not known:
-        raise InvalidScheduleError(
+        return InvalidScheduleError(
             f"timezone {short_repr(name)} can't be checked: there is no time zone database here; install tzdata"
         )
-    raise InvalidScheduleError(
-        f"unknown timezone {short_repr(name)}{_suggestion(name, known)}; use an IANA name such as Europe/Berlin"
-    )
+    hint = ""
+    if isinstance(name, str) and (meant := _zone_meant(name[:64], known)):
+        hint = f" (did you mean {meant!r}?)"
+    elif isinstance(name, str) and _OFFSET_NAME.fullmatch(name):
+        hint = ": an offset is not a zone, and the signs of the Etc/GMT zones are inverted (Etc/GMT-2 is ahead of UTC)"
+    elif isinstance(name, str) and _ABBREVIATION.fullmatch(name):
+        hint = ": an abbreviation means other times elsewhere"
+    return InvalidScheduleError(f"unknown timezone {short_repr(name)}{hint}; use an IANA name such as Europe/Berlin")
 
 
-def _suggestion(name: object, known: set[str]) -> str:
+def _zone_meant(name: str, known: set[str]) -> str | None:
+    """Return the zone of another spelling: other capitals or blanks, a city alone, or a slip in a city's name.
+
+    A name that is only similar may be another city's, at another time (Manama and Panama). So a slip is looked for in
+    the area that was named only, and never in a name with an offset or among the zones that are no places.
+    """
     from difflib import get_close_matches
 
-    if not isinstance(name, str):
-        return ""
-    zones = sorted(zone for zone in known if "/" in zone and not zone.startswith(_NOT_A_ZONE))
-    by_spelling = {zone.rpartition("/")[2].lower(): zone for zone in zones} | {zone.lower(): zone for zone in zones}
-    wanted = name[:64].lower().replace(" ", "_")
-    close = get_close_matches(wanted, by_spelling, n=1, cutoff=0.75)
-    return f" (did you mean {by_spelling[close[0]]!r}?)" if close else ""
+    wanted = name.strip().lower().replace(" ", "_")
+    if wanted == "utc":
+        return "UTC"
+    places = sorted(zone for zone in known if zone.startswith(_AREAS))
+    if wanted in (spelled := {zone.lower(): zone for zone in places}):
+        return spelled[wanted]
+    area, slash, city = wanted.rpartition("/")
+    if not slash:
+        named = [zone for zone in known if "/" in zone and not zone.startswith(_NOT_A_ZONE)]
+        cities = [zone for zone in named if zone.lower().rpartition("/")[2] == wanted]
+        return cities[0] if len(cities) == 1 and cities[0].count("/") == 1 and cities[0] in places else None
+    there = {key.rpartition("/")[2]: zone for key, zone in spelled.items() if key.rpartition("/")[0] == area}
+    close = get_close_matches(city, there, n=1, cutoff=0.85)
+    return there[close[0]] if close else None
 
 
 def _utc(moment: object, argument: str) -> datetime:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, short_repr
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import MAX_ERROR_LENGTH
@@ -9,6 +11,17 @@ from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, text_bytes
 from kumofire_core.rules.retry import is_attempt_count
+
+
+class Unchanged:
+    """The kind of ``UNCHANGED``."""
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged()
+"""Stands for an argument that is left out, where ``None`` is a value of its own."""
 
 
 def payload_text(payload: object) -> str:
@@ -53,27 +66,45 @@ def require_max_attempts(max_attempts: object) -> None:
 
 def require_key(name: str, key: object) -> None:
     """Raise ``InvalidArgumentError`` where ``key`` can't be a key of the application's."""
+    if problem := _key_problem(name, key):
+        raise InvalidArgumentError(problem)
+
+
+def may_be_key(name: str, key: object) -> bool:
+    """Say whether something can have this key; ``InvalidArgumentError`` where it is no text."""
+    problem = _key_problem(name, key)
+    if problem and not isinstance(key, str):
+        raise InvalidArgumentError(problem)
+    return problem is None
+
+
+def _key_problem(name: str, key: object) -> str | None:
     if not isinstance(key, str):
-        raise InvalidArgumentError(f"{name} must be a string, not {type(key).__name__}")
+        return f"{name} must be a string, not {type(key).__name__}"
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise InvalidArgumentError(f"{name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}")
+        return f"{name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}"
     if any("\ud800" <= character <= "\udfff" for character in key):
-        raise InvalidArgumentError(f"{name} holds half a surrogate pair, which UTF-8 has no form for")
+        return f"{name} holds half a surrogate pair, which UTF-8 has no form for"
+    return None
 
 
-def require_id(what: str, id: object) -> None:
-    """Raise ``InvalidArgumentError`` where ``id`` can't be an id of ours."""
-    if not isinstance(id, str) or not 1 <= len(id) <= MAX_RUN_ID_LENGTH or not id.isprintable():
-        raise InvalidArgumentError(
-            f"{what} must be a string of 1 to {MAX_RUN_ID_LENGTH} characters, not {short_repr(id)}"
-        )
+def may_exist(what: str, id: object) -> bool:
+    """Say whether there can be an item of this id: a text of another form is an unknown id, as any other is.
+
+    ``InvalidArgumentError`` where it is no text.
+    """
+    if not isinstance(id, str):
+        raise InvalidArgumentError(f"{what} must be a string, not {short_repr(id)}")
+    return 1 <= len(id) <= MAX_RUN_ID_LENGTH and id.isprintable()
 
 
 def require_reason(reason: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``reason`` is ``None`` or a short text."""
     if reason is None:
         return
-    if not isinstance(reason, str) or len(reason) > MAX_ERROR_LENGTH:
-        raise InvalidArgumentError(f"reason must be a string of at most {MAX_ERROR_LENGTH} characters")
+    if not isinstance(reason, str):
+        raise InvalidArgumentError(f"reason must be a string or None, not {type(reason).__name__}")
+    if len(reason) > MAX_ERROR_LENGTH:
+        raise InvalidArgumentError(f"reason may have {MAX_ERROR_LENGTH} characters, and has {len(reason)}")
     if any("\ud800" <= character <= "\udfff" for character in reason):
         raise InvalidArgumentError("reason holds half a surrogate pair, which UTF-8 has no form for")

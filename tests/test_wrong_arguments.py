@@ -1,0 +1,195 @@
+"""Every argument of every public call, given what it can't be: the error is ours, and says so in the caller's words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from kumofire_core.creation import RunRequest
+from kumofire_core.schedules import ScheduleChanges, ScheduleSettings
+
+from kumofire_core import Jobs, KumofireError, RetryPolicy
+from tests.builders import Aws
+
+NAIVE = datetime(2026, 3, 14)
+HOURLY = {"schedule_type": "cron", "schedule_expr": "0 * * * *"}
+TEXT: list[Any] = [None, 5, b"x", ["x"], object()]
+TIME: list[Any] = [5, "tomorrow", NAIVE, NAIVE.date(), object()]
+COUNT: list[Any] = [0, -1, 1.5, True, "3", [3], 10**5_000]
+FLAG: list[Any] = [None, 0, 1, "true", object()]
+NOT_JSON: list[Any] = [object(), {1: 2}, {"a"}, b"x", float("nan"), "x" * 400_000]
+KEY: list[Any] = [5, b"x", ["x"], object()]
+LENGTH: list[Any] = [-1, -0.5, timedelta(-1), float("nan"), float("inf"), 10**400, True, "5", [5], object()]
+SCHEDULE: dict[str, list[Any]] = {
+    "schedule_type": [None, 5, "weekly", ["cron"]],
+    "schedule_expr": [None, 5, b"0 * * * *", ["0 * * * *"], timedelta(hours=1), object()],
+    "timezone": [5, b"UTC", ["UTC"], "", "Mars", NAIVE],
+    "max_attempts": COUNT,
+    "enabled": FLAG,
+    "missed": [None, 5, "some", ["all"]],
+    "overlap": [None, 5, "wait", ["allow"]],
+    "start_at": TIME,
+    "end_at": TIME,
+}
+CREATE = {"name": TEXT, "payload": NOT_JSON, "run_at": TIME, "delay": LENGTH, "max_attempts": COUNT, "dedupe_key": KEY}
+ANY_BUT_A_SCHEDULE = {"schedule_id": TEXT}
+
+# What else a call needs, and what each of its arguments can't be.
+CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
+    "__init__": (
+        {"table": "t", "queue_url": "q"},
+        {
+            "table": [*TEXT, ""],
+            "queue_url": [*TEXT, ""],
+            "dynamodb": [5, "x", object()],
+            "sqs": [5, "x", object()],
+            "handlers": [5, "x", [print], {"x": 5}, {5: print}],
+            "retry": [5, RetryPolicy, object()],
+            "lease": [None, 5, "5", timedelta(0), timedelta(-1)],
+            "retention": [5, "5", timedelta(0), timedelta(-1)],
+            "clock": [None, 5, lambda: 5, lambda: NAIVE],
+            "concurrency": [*COUNT, None, 101],
+            "wake_shards": [*COUNT, None, 1_001],
+            "allow_unknown_jobs": FLAG,
+            "batch_writes": FLAG,
+            "cipher": [5, "x", object()],
+        },
+    ),
+    "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),
+    "make_clients": ({}, {"sqs": FLAG}),
+    "handler": (
+        {"name": "another"},
+        {
+            "name": [*TEXT, "", print],
+            "max_attempts": COUNT,
+            "retry": [5, RetryPolicy],
+            "timeout": [5, "5", -timedelta(1)],
+        },
+    ),
+    "create": ({"name": "email"}, CREATE),
+    "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
+    "consume": (
+        {"message": {"version": 1, "kumofireJobRunId": "x"}},
+        {"message": [None, 5, "x", [], {}, object()], "deadline": TIME},
+    ),
+    "consume_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
+    "run_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
+    "get_status": ({}, {"run_id": TEXT}),
+    "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"]}),
+    "retry": ({}, {"run_id": TEXT}),
+    "dispatch": ({}, {"limit": COUNT[:-1], "deadline": TIME}),
+    "create_schedule": (
+        {"name": "email", **HOURLY},
+        {"name": TEXT, "payload": NOT_JSON, "schedule_key": [*KEY, ""], **SCHEDULE},
+    ),
+    "get_schedule": ({}, ANY_BUT_A_SCHEDULE),
+    "get_schedule_by_key": ({}, {"schedule_key": TEXT}),
+    "update_schedule": (
+        {"schedule_id": "s"},
+        {"schedule_id": TEXT, "name": TEXT, "payload": NOT_JSON, **SCHEDULE},
+    ),
+    "update_schedule_by_key": (
+        {"schedule_key": "k"},
+        {"schedule_key": TEXT, "name": TEXT, "payload": NOT_JSON, **SCHEDULE},
+    ),
+    "upsert_schedule": (
+        {"name": "email", "schedule_key": "k", **HOURLY},
+        {"name": TEXT, "payload": NOT_JSON, "schedule_key": [*TEXT, ""], **SCHEDULE},
+    ),
+    "disable_schedule": ({}, ANY_BUT_A_SCHEDULE),
+    "disable_schedule_by_key": ({}, {"schedule_key": TEXT}),
+    "delete_schedule": ({}, ANY_BUT_A_SCHEDULE),
+    "list_schedules": ({}, {"limit": [*COUNT, None, 101], "page": [5, "x", b"x", {}, "{}"]}),
+    "trigger_schedule": ({}, ANY_BUT_A_SCHEDULE),
+}
+"""An event may be anything: what it holds is a record's matter, and never an error of the call."""
+
+WORDS = {
+    "run_id": "run id",
+    "schedule_id": "schedule id",
+    "environment": "environment|KUMOFIRE_",
+    "requests": "create_many",
+    "handlers": "handlers|handler|job's name",
+}
+"""How an error names an argument, other than by its name."""
+
+KEYWORDS = {"update_schedule": ScheduleChanges, "update_schedule_by_key": ScheduleChanges}
+KEYWORDS |= {"upsert_schedule": ScheduleSettings}
+
+
+def arguments_of(call: str) -> set[str]:
+    """Return the names of what a public call takes."""
+    found = inspect.signature(getattr(Jobs, call)).parameters
+    names = {name for name, parameter in found.items() if parameter.kind is not parameter.VAR_KEYWORD}
+    return (names | set(KEYWORDS[call].__annotations__ if call in KEYWORDS else ())) - {"self"}
+
+
+def test_each_argument_of_each_public_call_is_tried():
+    public = {name for name in dir(Jobs) if not name.startswith("_")} | {"__init__"}
+
+    assert set(CALLS) == public
+    for call, (_, arguments) in CALLS.items():
+        assert set(arguments) == arguments_of(call), call
+    assert set(CREATE) == set(RunRequest.__annotations__)
+
+
+def prepared(aws: Aws) -> Jobs:
+    jobs = aws.jobs(handlers={"email": lambda ctx: None})
+    jobs.create_schedule("email", {"n": 1}, schedule_key="k", **HOURLY)
+    return jobs
+
+
+def the_call(aws: Aws, jobs: Jobs, call: str) -> Callable[..., Any]:
+    if call == "__init__":
+        return aws.jobs
+    found: Callable[..., Any] = getattr(jobs, call)
+    if call == "update_schedule":  # of one that exists, so that all of the change is looked at
+        known = jobs.get_schedule_by_key("k")
+        assert known is not None
+        return lambda *, schedule_id, **changes: found(known.id if schedule_id == "s" else schedule_id, **changes)
+    if call == "handler":
+        return lambda **given: found(**given)(lambda ctx: None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"), [(call, argument) for call, (_, arguments) in CALLS.items() for argument in arguments]
+)
+def test_what_an_argument_can_not_be_is_refused_in_the_callers_words(aws: Aws, call: str, argument: str):
+    jobs = prepared(aws)
+    before = aws.items()
+    function = the_call(aws, jobs, call)
+
+    for wrong in CALLS[call][1][argument]:
+        with pytest.raises(KumofireError) as refusal:
+            function(**{**CALLS[call][0], argument: wrong})
+        text = str(refusal.value)
+        assert any(word in text for word in WORDS.get(argument, argument).split("|")), text
+        assert len(text) < 600
+        assert not any(ours in text for ours in ("unexpected keyword", "positional", "NoneType' object", "prepare("))
+    assert aws.items() == before
+
+
+@pytest.mark.parametrize("argument", CREATE)
+def test_what_a_request_of_create_many_can_not_be_is_refused_with_its_place(aws: Aws, argument: str):
+    jobs = prepared(aws)
+    before = aws.items()
+
+    for wrong in CREATE[argument]:
+        with pytest.raises(KumofireError, match=f"run 1 of create_many: .*{argument}"):
+            jobs.create_many([{"name": "email"}, {"name": "email", argument: wrong}])  # type: ignore[misc]
+    assert aws.items() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [("lease", "-datetime.timedelta(seconds=1)"), ("retention", "-datetime.timedelta(seconds=1)")],
+)
+def test_a_negative_time_is_shown_as_it_was_given(aws: Aws, setting: str, shown: str):
+    with pytest.raises(KumofireError) as refusal:
+        aws.jobs(**{setting: timedelta(seconds=-1)})
+
+    assert f"not {shown}" in str(refusal.value)
