@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kumofire_core.message import decode_body, encode_message
-
 from examples.containers import ContainersError, Engine, Reach, find_engine, reachable
 from examples.deployment import PROJECT, load_template
 from examples.local_aws import REGION
 from kumofire_core.errors import MalformedMessageError, UnsupportedMessageVersionError
+from kumofire_core.model.message import decode_body, encode_message
 
 BUILD = Path(".aws-sam/build.toml")
 BUILT_TEMPLATE = Path(".aws-sam/build/template.yaml")

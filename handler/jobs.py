@@ -1,7 +1,7 @@
-"""Your jobs: register each one here, or in a module of its own.
+"""Your jobs: register each one here, or in a ``JobGroup`` in a module of its own.
 
-A module of its own begins with ``from handler.jobs import jobs``, and this file ends with an import of it:
-``from handler import mail``. At the top it would be too early, since ``jobs`` is not made yet.
+A module of its own collects its handlers with ``mail = JobGroup()`` and ``@mail.handler("email")``. This file imports
+the group and includes it: ``jobs.include(mail)``.
 
 Every cold start of the consumer imports this file and pays for its imports, so import what only one job needs inside
 its handler.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
-    from kumofire_core.engine.schedules import SchedulePage
+    from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.errors import (
         AttemptTimeoutError,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         UnsupportedMessageVersionError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
+    from kumofire_core.handlers.deadline import LambdaContext
+    from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import Outcome, RetriedRun, Run, RunStatus
@@ -62,8 +64,10 @@ __all__ = [
     "InvalidJSONError",
     "InvalidScheduleError",
     "JobContext",
+    "JobGroup",
     "Jobs",
     "KumofireError",
+    "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
     "Missed",
@@ -80,9 +84,11 @@ __all__ = [
     "RunRequest",
     "RunStatus",
     "Schedule",
+    "ScheduleChanges",
     "ScheduleConflictError",
     "ScheduleExistsError",
     "SchedulePage",
+    "ScheduleSettings",
     "ScheduleType",
     "SealedError",
     "SqsBatchReport",
@@ -98,7 +104,9 @@ _PLACES = {
     "ConsumeResult": "engine.consumer",
     "DispatchResult": "engine.dispatcher",
     "JobContext": "handlers.context",
+    "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
+    "LambdaContext": "handlers.deadline",
     "Missed": "model.schedule",
     "Outcome": "model.run",
     "Overlap": "model.schedule",
@@ -110,7 +118,9 @@ _PLACES = {
     "RunRequest": "engine.create",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",
+    "ScheduleChanges": "engine.schedules",
     "SchedulePage": "engine.schedules",
+    "ScheduleSettings": "engine.schedules",
     "ScheduleType": "model.schedule",
     "SqsBatchReport": "engine.sqs_batch",
 }

@@ -1,6 +1,7 @@
 """The public API: register jobs, create runs, consume messages, read what became of a run.
 
-Arguments are checked here, before anything is written. What happens with them is in ``consumer`` and ``run_writes``.
+Arguments are checked here, before anything is written. Types that a consumer does not need at its start are annotated
+as ``public.…``: the package imports them when somebody resolves the annotation.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cached_property
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+import kumofire_core as public
 from kumofire_core.aws.clients import Clients
 from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.sqs import Queue
@@ -27,7 +29,7 @@ from kumofire_core.engine.consumer import Consumer, ConsumeResult
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
-from kumofire_core.handlers.deadline import Deadline
+from kumofire_core.handlers.deadline import Deadline, LambdaContext
 from kumofire_core.handlers.registry import Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
 from kumofire_core.model.message import parse_message
@@ -37,23 +39,16 @@ from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.validation import UNCHANGED, may_exist, name_problem, require_reason
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
-    from kumofire_core.engine.create import RunCreator, RunRequest
-    from kumofire_core.engine.dispatcher import Dispatcher, DispatchResult
+    from kumofire_core.engine.create import RunCreator
+    from kumofire_core.engine.dispatcher import Dispatcher
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
-    from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, Schedules, ScheduleSettings
-    from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
-
-    class LambdaContext(Protocol):
-        """What is used of Lambda's context object."""
-
-        def get_remaining_time_in_millis(self) -> int: ...
-
+    from kumofire_core.engine.schedules import Schedules
+else:  # so that annotations can be resolved at run time, where the stubs need not be installed
+    DynamoDBClient = SQSClient = Any
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 
@@ -217,6 +212,14 @@ class Jobs:
 
         return register
 
+    def include(self, group: public.JobGroup) -> None:
+        """Register the handlers of a ``JobGroup``, all or none; ``ConfigurationError`` names all that is wrong."""
+        from kumofire_core.handlers.job_group import JobGroup
+
+        if not isinstance(group, JobGroup):
+            raise ConfigurationError([f"include takes a group of handlers (JobGroup), not {type(group).__name__}"])
+        group.register_in(self._registry)
+
     def create(
         self,
         name: str,
@@ -243,7 +246,7 @@ class Jobs:
         self._store.add(new_run)
         return new_run.id
 
-    def create_many(self, requests: Iterable[RunRequest]) -> list[str]:
+    def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; a request to the table for each, and one to the queue for ten.
 
         Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
@@ -313,7 +316,7 @@ class Jobs:
 
         return exists and run_control.retry(self._store, run_id)
 
-    def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> DispatchResult:
+    def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> public.DispatchResult:
         """Look at everything that is due: send, send again, recover, and fire schedules.
 
         To be called about once a minute, from anywhere; calls may overlap. It stops when nothing more is due, when
@@ -331,14 +334,14 @@ class Jobs:
         name: str,
         payload: Any = None,
         *,
-        schedule_type: ScheduleType | str,
+        schedule_type: public.ScheduleType | str,
         schedule_expr: str | timedelta | datetime,
         schedule_key: str | None = None,
         timezone: str | None = None,
         max_attempts: int | None = None,
         enabled: bool = True,
-        missed: Missed | str = "all",
-        overlap: Overlap | str = "allow",
+        missed: public.Missed | str = "all",
+        overlap: public.Overlap | str = "allow",
         start_at: datetime | None = None,
         end_at: datetime | None = None,
     ) -> str:
@@ -368,15 +371,15 @@ class Jobs:
             end_at=end_at,
         )
 
-    def get_schedule(self, schedule_id: str) -> Schedule | None:
+    def get_schedule(self, schedule_id: str) -> public.Schedule | None:
         """Return a schedule as it is now, or ``None``."""
         return self._schedules.get(schedule_id)
 
-    def get_schedule_by_key(self, schedule_key: str) -> Schedule | None:
+    def get_schedule_by_key(self, schedule_key: str) -> public.Schedule | None:
         """Return the schedule of a key as it is now, or ``None``."""
         return self._schedules.get_by_key(schedule_key)
 
-    def update_schedule(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+    def update_schedule(self, schedule_id: str, **changes: Unpack[public.ScheduleChanges]) -> public.Schedule | None:
         """Change what is given, keep the rest, and return the schedule; ``None`` where there is none.
 
         Changed timing, or a change of ``enabled``, computes the next run time anew; disabling clears it. Occurrences of
@@ -385,12 +388,19 @@ class Jobs:
         """
         return self._schedules.update(schedule_id, **changes)
 
-    def update_schedule_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+    def update_schedule_by_key(
+        self, schedule_key: str, **changes: Unpack[public.ScheduleChanges]
+    ) -> public.Schedule | None:
         """Do what ``update_schedule`` does to the schedule of a key."""
         return self._schedules.update_by_key(schedule_key, **changes)
 
     def upsert_schedule(
-        self, name: str, payload: Any = UNCHANGED, *, schedule_key: str, **settings: Unpack[ScheduleSettings]
+        self,
+        name: str,
+        payload: Any = UNCHANGED,
+        *,
+        schedule_key: str,
+        **settings: Unpack[public.ScheduleSettings],
     ) -> str:
         """Create the schedule of a key, or change the one there is to what is given; return its id.
 
@@ -400,11 +410,11 @@ class Jobs:
         """
         return self._schedules.upsert(name, payload, schedule_key=schedule_key, **settings)
 
-    def disable_schedule(self, schedule_id: str) -> Schedule | None:
+    def disable_schedule(self, schedule_id: str) -> public.Schedule | None:
         """Stop a schedule from making runs; ``update_schedule(…, enabled=True)`` starts it again."""
         return self._schedules.update(schedule_id, enabled=False)
 
-    def disable_schedule_by_key(self, schedule_key: str) -> Schedule | None:
+    def disable_schedule_by_key(self, schedule_key: str) -> public.Schedule | None:
         """Do what ``disable_schedule`` does to the schedule of a key."""
         return self._schedules.update_by_key(schedule_key, enabled=False)
 
@@ -415,7 +425,7 @@ class Jobs:
         """
         return self._schedules.delete(schedule_id)
 
-    def list_schedules(self, *, limit: int = 100, page: str | None = None) -> SchedulePage:
+    def list_schedules(self, *, limit: int = 100, page: str | None = None) -> public.SchedulePage:
         """Return up to ``limit`` (at most 100) schedules, those that run next first, and the ``next_page``.
 
         Read from an index that is behind by a moment: a schedule made just now may be missing, and one whose next run

@@ -106,7 +106,7 @@ def test_a_run_that_does_not_end_in_time_fails_the_demo_with_the_consumers_log(
     ],
 )
 def test_a_dispatcher_that_fails_fails_the_demo(reply: dict[str, Any], named: str) -> None:
-    client = SimpleNamespace(invoke=lambda **_: reply)
+    client = SimpleNamespace(invoke=lambda **_: reply, get_item=print, send_message=print)
     aws = SimpleNamespace(client=lambda service: client)
     stack = SimpleNamespace(table="t", queue_url="q", dispatcher_function="d")
     shown: Any = demo.Demo(aws, stack, None, Console(file=io.StringIO()), [])  # type: ignore[arg-type]

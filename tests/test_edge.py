@@ -103,9 +103,20 @@ class Invocation:
     @property
     def metrics(self) -> dict[str, Any]:
         """The values of the metrics, by name."""
-        [line] = [line for line in self.output if "_aws" in line]
+        [line] = [line for line in self.output if "_aws" in line and "job" not in line]
         [directive] = line["_aws"]["CloudWatchMetrics"]
         return {metric["Name"]: line[metric["Name"]] for metric in directive["Metrics"]}
+
+    @property
+    def metrics_by_job(self) -> list[tuple[str, str, float]]:
+        """The job, name and value of each metric of a job, in order."""
+        found = []
+        for line in self.output:
+            if "_aws" in line and "job" in line:
+                [directive] = line["_aws"]["CloudWatchMetrics"]
+                assert sorted(directive["Dimensions"][0]) == ["job", "service"]
+                found += [(line["job"], metric["Name"], line[metric["Name"]][0]) for metric in directive["Metrics"]]
+        return sorted(found)
 
     @property
     def output(self) -> list[dict[str, Any]]:
@@ -296,10 +307,11 @@ def test_outcomes_malformed_records_failures_and_durations_are_counted(edge: Inv
 
 
 def test_metrics_go_to_the_namespace_and_service_that_are_set(edge: Invocation):
-    [line] = [line for line in edge.output if "_aws" in line]
+    lines = [line for line in edge.output if "_aws" in line]
 
-    assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "TheNamespace"
-    assert line["service"] == "the-service"
+    assert {line["_aws"]["CloudWatchMetrics"][0]["Namespace"] for line in lines} == {"TheNamespace"}
+    assert {line["service"] for line in lines} == {"the-service"}
+    assert any("job" in line for line in lines)
 
 
 def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default():
@@ -320,6 +332,26 @@ def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default():
     assert found.stdout.strip() == "True"
 
 
+def test_retries_and_failures_are_counted_for_their_job_and_successes_are_not(tmp_path: Path):
+    runs = [run_of("r1", "broken"), run_of("r2", "broken"), run_of("r3", "no such job"), run_of("r4", "speak")]
+
+    found = invoke(tmp_path, runs)
+
+    assert found.metrics_by_job == [("broken", "AttemptsRetried", 2), ("no such job", "RunsFailed", 1)]
+    assert found.metrics["AttemptsRetried"] == [2]
+
+
+def test_a_process_gives_metrics_of_their_own_to_a_bounded_number_of_jobs(monkeypatch: pytest.MonkeyPatch):
+    from kumofire_core.edge import telemetry
+
+    monkeypatch.setattr(telemetry, "_jobs_seen", set())
+    names = [f"job-{number}" for number in range(telemetry.MOST_JOBS)]
+
+    assert [telemetry._job_dimension(name) for name in names] == names
+    assert telemetry._job_dimension("one too many") == "(other)"
+    assert telemetry._job_dimension(names[0]) == names[0]
+
+
 def test_without_settings_of_its_own_a_function_names_the_service_and_leaves_debug_lines_out(tmp_path: Path):
     found = invoke(tmp_path, [run_of("r1", "speak")])
 
@@ -327,15 +359,19 @@ def test_without_settings_of_its_own_a_function_names_the_service_and_leaves_deb
     assert all(line["level"] != "DEBUG" for line in found.lines)
 
 
-def test_jobs_in_a_module_that_jobs_py_imports_at_its_end_are_registered_and_stay_so_when_style_is_fixed(
+def test_jobs_of_a_group_are_registered_and_stay_so_when_style_is_fixed(
     tmp_path: Path,
 ):
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     shutil.copytree(PROJECT / "handler", tmp_path / "handler", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "handler/jobs.py").open("a") as file:
-        file.write("\nfrom handler import of_a_test\n")
+    application = tmp_path / "handler/jobs.py"
+    imports = "from kumofire_core import JobContext, Jobs\n"
+    assert imports in application.read_text()
+    grouped = application.read_text().replace(imports, f"from handler.of_a_test import group\n{imports}")
+    application.write_text(f"{grouped}\njobs.include(group)\n")
     (tmp_path / "handler/of_a_test.py").write_text(
-        "from handler.jobs import jobs\n\n\n@jobs.handler('of a test')\ndef of_a_test(ctx):\n    pass\n"
+        "from kumofire_core import JobGroup\n\ngroup = JobGroup()\n\n\n"
+        "@group.handler('of a test')\ndef of_a_test(ctx):\n    pass\n"
     )
 
     for command in (("check", "--fix"), ("format",)):

@@ -178,7 +178,8 @@ import sys, pkgutil, importlib
 sys.modules["aws_lambda_powertools"] = None  # an import of it fails
 import kumofire_core
 for module in pkgutil.walk_packages(kumofire_core.__path__, "kumofire_core."):
-    importlib.import_module(module.name)
+    if not module.name.startswith("kumofire_core.edge."):
+        importlib.import_module(module.name)
 jobs = kumofire_core.Jobs.from_env({"KUMOFIRE_TABLE": "t", "KUMOFIRE_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q"})
 jobs.make_clients()
 print("made")

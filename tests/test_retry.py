@@ -229,3 +229,19 @@ def raises_for_any(error: BaseException) -> Any:
         raise error
 
     return rule
+
+
+def test_the_patient_policy_goes_on_for_about_a_day_and_spreads_its_attempts():
+    policy = RetryPolicy.patient()
+    ends = []
+    for number in range(20):
+        run, now = a_run(id=f"run-{number}"), NOW
+        for attempt in range(1, policy.max_attempts):
+            due = policy.next_run_at(attempt=attempt, error=ValueError(), run=run, now=now)
+            assert due is not None
+            assert timedelta(seconds=5) <= due - now <= timedelta(hours=1)
+            now = due
+        ends.append(now - NOW)
+
+    assert timedelta(hours=16) <= min(ends) < max(ends) <= timedelta(hours=33)
+    assert len(set(ends)) == len(ends)

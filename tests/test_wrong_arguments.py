@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from kumofire_core.creation import RunRequest
-from kumofire_core.schedules import ScheduleChanges, ScheduleSettings
 
 from kumofire_core import Jobs, KumofireError, RetryPolicy
+from kumofire_core.engine.create import RunRequest
+from kumofire_core.engine.schedules import ScheduleChanges, ScheduleSettings
 from tests.builders import Aws
 
 NAIVE = datetime(2026, 3, 14)
@@ -69,6 +69,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "timeout": [5, "5", -timedelta(1)],
         },
     ),
+    "include": ({}, {"group": [None, 5, "mail", Jobs, {}]}),
     "create": ({"name": "email"}, CREATE),
     "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
     "consume": (

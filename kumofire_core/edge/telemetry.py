@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.logging import Logger
-from aws_lambda_powertools.metrics import Metrics
+from aws_lambda_powertools.metrics import Metrics, MetricUnit, single_metric
 
 from kumofire_core.engine.sqs_batch import SqsBatchReport
 from kumofire_core.handlers.context import AttemptLogFilter
@@ -33,6 +34,13 @@ OUTCOME_METRICS = {
     Outcome.IGNORED: "MessagesIgnored",
 }
 
+METRICS_BY_JOB = {Outcome.RETRIED: "AttemptsRetried", Outcome.FAILED: "RunsFailed"}
+"""Written a second time with the dimension ``job``. CloudWatch charges for a metric only in the hours in which it has data,
+so jobs that succeed cost nothing."""
+
+MOST_JOBS = 50
+"""How many jobs get metrics of their own in one process; the others share the name ``(other)``."""
+
 DISPATCH_METRICS = {
     "dispatched": "RunsDispatched",
     "schedules": "OccurrencesFired",
@@ -47,6 +55,7 @@ DISPATCH_METRICS = {
 }
 
 _cold = True
+_jobs_seen: set[str] = set()
 
 QUIET = ("boto3", "botocore", "urllib3", "s3transfer")
 """Their debug lines quote requests whole, and with them payloads."""
@@ -82,7 +91,10 @@ def begin_invocation(logger: Logger, context: object) -> None:
 
 
 def record_batch(report: SqsBatchReport) -> None:
-    """Write the metrics of one batch: outcomes, malformed records, records to come again, and handlers' durations."""
+    """Write the metrics of one batch: outcomes, malformed records, records to come again, and handlers' durations.
+
+    Attempts that were retried and runs that failed are counted for their job as well.
+    """
     metrics = _the_metrics()
     counts: dict[str, int] = {}
     for record in report.records:
@@ -104,6 +116,32 @@ def record_batch(report: SqsBatchReport) -> None:
         metrics.add_metric(name="StrayHandlers", unit="Count", value=report.stray_handlers)
     if counts:
         metrics.flush_metrics()
+    _record_by_job(report)
+
+
+def _record_by_job(report: SqsBatchReport) -> None:
+    results = [record.result for record in report.records if record.result is not None]
+    counts = Counter(
+        (METRICS_BY_JOB[result.outcome], _job_dimension(result.job_name))
+        for result in results
+        if result.outcome in METRICS_BY_JOB and result.job_name is not None
+    )
+    for (name, job), count in counts.items():
+        with single_metric(
+            name=name,
+            unit=MetricUnit.Count,
+            value=count,
+            namespace=_namespace(),
+            default_dimensions={"service": _service()},
+        ) as metric:
+            metric.add_dimension(name="job", value=job)
+
+
+def _job_dimension(job_name: str) -> str:
+    """Return the job's name, or ``(other)`` for those that come after the first ``MOST_JOBS`` of this process."""
+    if job_name not in _jobs_seen and len(_jobs_seen) < MOST_JOBS and job_name.isascii():
+        _jobs_seen.add(job_name)
+    return job_name if job_name in _jobs_seen else "(other)"
 
 
 def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
@@ -128,7 +166,11 @@ def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
 
 @cache
 def _the_metrics() -> Metrics:
-    return Metrics(service=_service(), namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE)
+    return Metrics(service=_service(), namespace=_namespace())
+
+
+def _namespace() -> str:
+    return os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
 
 
 def _service() -> str:

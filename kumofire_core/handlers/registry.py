@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from kumofire_core.errors import ConfigurationError, UnknownJobError, short_repr
+from kumofire_core.handlers.context import JobContext
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy, is_attempt_count
 from kumofire_core.rules.validation import name_problem
 
-if TYPE_CHECKING:
-    from kumofire_core.handlers.context import JobContext
-
-Handler = Callable[["JobContext"], Any] | Callable[["JobContext"], Awaitable[Any]]
+Handler = Callable[[JobContext], Any] | Callable[[JobContext], Awaitable[Any]]
 
 
 class Job(NamedTuple):
@@ -45,6 +43,27 @@ class Registry:
         timeout: timedelta | None = None,
     ) -> None:
         """Add a job; ``ConfigurationError`` names everything that is wrong with it, a name taken already too."""
+        if problems := self.problems(name, handler, max_attempts=max_attempts, retry=retry, timeout=timeout):
+            raise ConfigurationError(problems)
+        policy = retry or self.retry
+        self._jobs[name] = Job(
+            name=name,
+            handler=handler,
+            retry=policy,
+            max_attempts=policy.max_attempts if max_attempts is None else max_attempts,
+            timeout_ms=None if timeout is None else duration_ms(timeout),
+        )
+
+    def problems(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_attempts: int | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> list[str]:
+        """Return what keeps a job from being added, a sentence for each."""
         problems = [] if (problem := name_problem(name)) is None else [problem]
         if not callable(handler):
             problems.append(f"the handler of job {name!r} must be callable, not {type(handler).__name__}")
@@ -58,16 +77,7 @@ class Registry:
             problems.append(f"timeout of job {name!r} must be a timedelta of at least 1 ms, not {short_repr(timeout)}")
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
-        if problems:
-            raise ConfigurationError(problems)
-        policy = retry or self.retry
-        self._jobs[name] = Job(
-            name=name,
-            handler=handler,
-            retry=policy,
-            max_attempts=policy.max_attempts if max_attempts is None else max_attempts,
-            timeout_ms=None if timeout is None else duration_ms(timeout),
-        )
+        return problems
 
     def register_all(self, handlers: Mapping[str, Handler] | None) -> list[str]:
         """Add jobs without options; return what is wrong with those that could not be added."""
@@ -89,6 +99,10 @@ class Registry:
         """Raise ``UnknownJobError`` where handlers are registered and none has this name."""
         if self._jobs and name not in self._jobs:
             raise UnknownJobError(name, list(self._jobs))
+
+    def names(self) -> list[str]:
+        """Return the names of the jobs, in the order of their registration."""
+        return list(self._jobs)
 
     def has_timeouts_within(self, milliseconds: int) -> bool:
         """Say whether there are jobs whose attempts are limited, all of them to less than this."""

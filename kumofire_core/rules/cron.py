@@ -88,8 +88,8 @@ def canonical_cron(text: str) -> str:
             except _Problem as problem:
                 raise InvalidScheduleError(
                     f"cron expression {short_repr(canonical)}: {field.name} (field {index + 1} of 5) has "
-                    f"{short_repr(item)}, which is not valid: {problem}; it takes {field.values()}{field.takes}, *, ascending ranges "
-                    "(a-b), steps (*/n, a-b/n) and lists (a,b)"
+                    f"{short_repr(item)}, which is not valid: {problem}; it takes {field.values()}{field.takes}, *, "
+                    "ascending ranges (a-b), steps (*/n, a-b/n) and lists (a,b)"
                 ) from None
     return canonical
 

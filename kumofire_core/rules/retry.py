@@ -6,21 +6,11 @@ import hashlib
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from kumofire_core.errors import ConfigurationError, short_repr
 from kumofire_core.model.error_text import error_places
 from kumofire_core.model.run import Run
 from kumofire_core.model.times import from_ms, require_aware, to_ms
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class NextRunAt(Protocol):
-        """A rule for the time of the next attempt; ``None`` means that there shall be none."""
-
-        def __call__(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None: ...
-
 
 log = logging.getLogger("kumofire_core")
 
@@ -48,7 +38,7 @@ class RetryPolicy:
     def __init__(
         self,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
-        next_run_at: NextRunAt | Callable[..., datetime | None] | None = None,
+        next_run_at: Callable[..., datetime | None] | None = None,
         *,
         base: timedelta = timedelta(seconds=1),
         cap: timedelta = timedelta(seconds=60),
@@ -71,7 +61,16 @@ class RetryPolicy:
         self.base = base
         self.cap = cap
         self.jitter = float(jitter)
-        self._rule: NextRunAt | Callable[..., datetime | None] = next_run_at or self.backoff
+        self._rule: Callable[..., datetime | None] = next_run_at or self.backoff
+
+    @classmethod
+    def patient(cls) -> RetryPolicy:
+        """Return a policy for what calls a network: about a day of attempts, with jitter.
+
+        The waits double from 10 seconds up to one hour, and half of each is spread at random. 41 attempts take 16 to 32
+        hours. The default policy of three attempts within three seconds does not outlast a short outage.
+        """
+        return cls(41, base=timedelta(seconds=10), cap=timedelta(hours=1), jitter=0.5)
 
     def next_run_at(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None:
         """Return when a run that has failed ``attempt`` times is tried again, or ``None``: never."""

@@ -1,0 +1,94 @@
+"""Handlers that are collected in a module of their own, and registered when a ``Jobs`` includes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import NamedTuple, TypeVar
+
+from kumofire_core.errors import ConfigurationError
+from kumofire_core.handlers.registry import Handler, Registry
+from kumofire_core.rules.retry import RetryPolicy
+from kumofire_core.rules.validation import name_problem
+
+AnyHandler = TypeVar("AnyHandler", bound=Handler)
+
+
+class _Collected(NamedTuple):
+    name: str
+    handler: Handler
+    max_attempts: int | None
+    retry: RetryPolicy | None
+    timeout: timedelta | None
+
+
+class JobGroup:
+    """Handlers of one module, which need no ``Jobs`` to be collected.
+
+    ::
+
+        # handler/mail.py
+        mail = JobGroup()
+
+        @mail.handler("email", max_attempts=5)
+        def send_email(ctx: JobContext) -> None: ...
+
+        # handler/jobs.py
+        from handler.mail import mail
+
+        jobs = Jobs.from_env()
+        jobs.include(mail)
+
+    So the module with the handlers does not import the one with the ``Jobs``, and there is no circular import. A group
+    may be included in several ``Jobs``. It takes no handler after it was included: that one would be missing, silently.
+    """
+
+    def __init__(self) -> None:
+        self._collected: list[_Collected] = []
+        self._included = False
+
+    def handler(
+        self,
+        name: str,
+        *,
+        max_attempts: int | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> Callable[[AnyHandler], AnyHandler]:
+        """Collect the decorated function as the handler of the job ``name``; takes what ``Jobs.handler`` takes.
+
+        Raises ``ConfigurationError`` where ``name`` is not a string, or the group was included already. Other mistakes
+        are named by ``Jobs.include``.
+        """
+        if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
+            raise ConfigurationError([f"{name_problem(name)}; write @group.handler('a name')"])
+        if self._included:
+            raise ConfigurationError(
+                [f"the group of job {name!r} was included already; include it after its last handler is defined"]
+            )
+
+        def collect(function: AnyHandler) -> AnyHandler:
+            self._collected.append(_Collected(name, function, max_attempts, retry, timeout))
+            return function
+
+        return collect
+
+    def register_in(self, registry: Registry) -> None:
+        """Register all handlers, or none: ``ConfigurationError`` names everything that is wrong."""
+        names = [each.name for each in self._collected]
+        problems = [
+            f"job {name!r} has {names.count(name)} handlers in one group; give each another name"
+            for name in dict.fromkeys(names)
+            if names.count(name) > 1
+        ]
+        for each in self._collected:
+            problems += registry.problems(
+                each.name, each.handler, max_attempts=each.max_attempts, retry=each.retry, timeout=each.timeout
+            )
+        if problems:
+            raise ConfigurationError(problems)
+        for each in self._collected:
+            registry.register(
+                each.name, each.handler, max_attempts=each.max_attempts, retry=each.retry, timeout=each.timeout
+            )
+        self._included = True
