@@ -319,8 +319,7 @@ def test_the_jobs_of_the_project_s_own_handler_folder_are_the_default():
         [
             sys.executable,
             "-c",
-            "import handler.jobs; from kumofire_core.edge import application as edge;"
-            " print(edge.find_jobs() is handler.jobs.jobs)",
+            "import handler.jobs; import kumofire_core.edge as edge; print(edge.find_jobs() is handler.jobs.jobs)",
         ],
         cwd=PROJECT,
         env=environment(KUMOFIRE_TABLE="t", KUMOFIRE_QUEUE_URL="https://queue", KUMOFIRE_JOBS=""),
@@ -477,7 +476,7 @@ def test_a_cold_start_makes_the_clients_that_are_needed_and_no_request(function:
 def test_a_place_of_jobs_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, place: str, problem: str):
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
-    from kumofire_core.edge.application import load_jobs
+    from kumofire_core.edge import load_jobs
 
     with pytest.raises(ConfigurationError) as caught:
         load_jobs(None, sends=False)
@@ -493,7 +492,7 @@ def test_the_jobs_of_an_application_are_found(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("KUMOFIRE_JOBS", "an_application:work")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
 
-    from kumofire_core.edge.application import load_jobs
+    from kumofire_core.edge import load_jobs
 
     assert isinstance(load_jobs(None, sends=False), Jobs)
 
@@ -506,7 +505,7 @@ def test_an_error_of_the_application_s_own_module_leaves_as_it_is(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("KUMOFIRE_JOBS", "a_broken_application:jobs")
 
-    from kumofire_core.edge.application import load_jobs
+    from kumofire_core.edge import load_jobs
 
     with pytest.raises((ModuleNotFoundError, ZeroDivisionError)):
         load_jobs(None, sends=False)

@@ -418,7 +418,7 @@ def test_any_environment_is_taken_or_every_wrong_variable_is_named_in_short(envi
 def test_a_place_of_jobs_that_is_no_place_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, place: str):
     monkeypatch.setenv("KUMOFIRE_JOBS", place)
 
-    from kumofire_core.edge.application import load_jobs
+    from kumofire_core.edge import load_jobs
 
     with pytest.raises(ConfigurationError):
         load_jobs(None, sends=False)

@@ -188,6 +188,11 @@ print("made")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
     assert found.stdout == "made\n", found.stderr
+
+    code = "import sys; sys.modules['aws_lambda_powertools'] = None; import kumofire_core.edge.telemetry"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+    assert "pip install 'kumofire-jobs[lambda]'" in found.stderr.splitlines()[-1]
     assert not [each for each in metadata["dependencies"] if "powertools" in each]
     assert [each for each in metadata["optional-dependencies"]["lambda"] if each.startswith("aws-lambda-powertools")]
 

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core.edge.application import load_jobs
+from kumofire_core.edge import load_jobs
 from kumofire_core.edge.telemetry import begin_invocation, record_batch, set_up_logging
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core.edge.application import load_jobs
+from kumofire_core.edge import load_jobs
 from kumofire_core.edge.telemetry import begin_invocation, record_dispatch, set_up_logging
 from kumofire_core.engine.dispatcher import PartlyDispatchedError
 

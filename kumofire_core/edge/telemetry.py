@@ -13,8 +13,13 @@ from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.logging import Logger
-from aws_lambda_powertools.metrics import Metrics, MetricUnit, single_metric
+try:
+    from aws_lambda_powertools.logging import Logger
+    from aws_lambda_powertools.metrics import Metrics, MetricUnit, single_metric
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "the Lambda functions need aws-lambda-powertools: pip install 'kumofire-jobs[lambda]'", name=missing.name
+    ) from missing
 
 from kumofire_core.engine.sqs_batch import SqsBatchReport
 from kumofire_core.handlers.context import AttemptLogFilter
@@ -35,7 +40,7 @@ OUTCOME_METRICS = {
 }
 
 METRICS_BY_JOB = {Outcome.RETRIED: "AttemptsRetried", Outcome.FAILED: "RunsFailed"}
-"""Written a second time with the dimension ``job``. CloudWatch charges for a metric only in the hours in which it has data,
+"""Written a second time with the dimension ``job``. CloudWatch charges for a metric only in hours with data,
 so jobs that succeed cost nothing."""
 
 MOST_JOBS = 50
