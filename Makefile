@@ -113,7 +113,7 @@ local-invoke deploy-local: export ARCHITECTURE := $(if $(filter arm64 aarch64,$(
 endif
 
 test-container: venv sam-venv ## Test `make local-invoke` in real containers; skipped where no container engine answers
-	@$(offline) $(python) -m pytest -n 0 -m container tests/test_container.py $(PYTEST_ARGS)
+	@$(offline) $(python) -m pytest -n 0 -m container tests/deploy/test_container.py $(PYTEST_ARGS)
 
 # Called by `sam build`, which says where the artifact goes.
 build-Consumer build-Dispatcher: python-3.11

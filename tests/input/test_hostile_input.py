@@ -27,7 +27,7 @@ from kumofire_core.model.schedule import Missed
 from kumofire_core.rules.occurrences import due_occurrences
 from kumofire_core.rules.recurrence import next_occurrence, parse_timing
 from tests.builders import NOW, Aws, Clock, body, event, failures, message, record
-from tests.test_edge import invoke, run_of
+from tests.edge.test_edge import invoke, run_of
 
 SECRET = "hunter2"
 JSON_TEXT = st.text(max_size=40) | st.sampled_from(["\ud800", "\x00", "\u202e", SECRET, "é" * 99, "\\", '"'])

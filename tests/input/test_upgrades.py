@@ -13,7 +13,7 @@ from kumofire_core import Jobs, NewerSchemaError
 from kumofire_core.model.write import SCHEMA
 from tests.builders import Aws, Clock, event, failures, message
 
-STORED = Path(__file__).with_name("stored_items")
+STORED = Path(__file__).parent.with_name("stored_items")
 """One file per schema: items as a release that wrote it stored them. Never edited; a new schema adds a file."""
 
 T0 = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kumofire_core import JobContext, Jobs
 from tests.builders import Aws, Clock, LambdaContext, body, event, failures, message, raises, record
 from tests.faults import Outage, Refused
-from tests.test_message import ANY_JSON
+from tests.input.test_message import ANY_JSON
 
 MALFORMED = {
     "not JSON": record("not json"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from examples.deployment import PROJECT
-from tests.test_wheel import SETTINGS
+from tests.tools.test_wheel import SETTINGS
 from tools import environment
 
 GIVEN_AWAY = {

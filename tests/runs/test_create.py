@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from kumofire_core import InvalidArgumentError, InvalidJSONError, Jobs, UnknownJobError
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
 from tests.faults import Outage, Refused
-from tests.test_jsontext import JSON
+from tests.input.test_json_codec import JSON
 
 
 @pytest.fixture

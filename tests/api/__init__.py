@@ -1,0 +1,1 @@
+"""What an application imports: names, settings, groups of handlers, clients, encryption."""

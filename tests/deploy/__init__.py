@@ -1,0 +1,1 @@
+"""The artifact, the template, and the stack in a local AWS."""

@@ -1,0 +1,1 @@
+"""The Lambda functions: logs, metrics, cold start, the runtime's protocol."""

@@ -1,0 +1,1 @@
+"""Bad input: wrong arguments, malformed messages, corrupt and older items."""
