@@ -1,6 +1,6 @@
 """``make local-invoke`` without its container: finding the engine, the relay, what is refused, and what is a failure.
 
-The engine is a server on a socket that answers as Docker and Podman do. ``tests/deploy/test_container.py`` runs real ones.
+The engine is a server on a socket that answers as Docker and Podman do. ``test_container.py`` runs real ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A simulated table with its wake-up index: DynamoDB's answers to the requests this project makes, without a network.
 
-It is compared with real emulators in ``tests/simulation/test_simulation.py``. Every version of every item is kept for a history's
+It is compared with real emulators in ``test_simulation.py``. Every version of every item is kept for a history's
 length, so that the index can show what was true a while ago.
 """
 
