@@ -22,7 +22,8 @@ def annotated() -> Iterator[Any]:
         yield pytest.param(found, id=name)
         for attribute, value in vars(found).items():
             function = getattr(value, "fget", None) or getattr(value, "__func__", value)
-            if inspect.isfunction(function):
+            # A named tuple's own functions have a namespace without builtins.
+            if inspect.isfunction(function) and function.__module__ == found.__module__:
                 yield pytest.param(function, id=f"{name}.{attribute}")
 
 
