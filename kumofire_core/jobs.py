@@ -224,7 +224,9 @@ class Jobs:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
         It runs at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second call
-        with the same ``dedupe_key`` makes no run and returns the first one's id, for as long as that run is kept.
+        with the same ``dedupe_key`` makes no run and returns the first one's id, for as long as that run is kept; its
+        payload, time and ``max_attempts`` stay the first one's. Where the first run is of another job,
+        ``DedupeKeyConflictError`` says so, and nothing is written.
 
         Once this returns, the run is stored and will be executed: a message that could not be sent is logged, and the
         dispatcher sends it. Before anything is written, ``UnknownJobError``, ``InvalidJSONError`` and
@@ -241,7 +243,8 @@ class Jobs:
         """Store many runs and return their ids in order; a request to the table for each, and one to the queue for ten.
 
         Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
-        written; the error says which one is wrong. Raises ``PartlyCreatedError`` where the table refused some: it has
+        written; the error says which one is wrong. Raises ``PartlyCreatedError`` where some could not be stored: the
+        table refused them, or their ``dedupe_key`` belongs to another job's run (``DedupeKeyConflictError``). It has
         the ids of those that were stored, which will be executed.
         """
         return self._creator.create_many(requests)
