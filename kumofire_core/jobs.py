@@ -290,7 +290,8 @@ class Jobs:
 
         A run that waits is ``canceled`` at once. One that is executing is asked: its handler can see it by
         ``ctx.cancel_requested()``, and when the attempt ends without success there is no other, and it is ``canceled``.
-        ``False`` for a run that has ended, was asked already, or does not exist. ``reason`` is kept with the run.
+        ``False`` for a run that has ended, was asked already, or does not exist. ``reason``, of at most 1000 characters
+        and 3 KB, is kept with the run.
         """
         require_id("a run id", run_id)
         require_reason(reason)
@@ -301,7 +302,8 @@ class Jobs:
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call did something.
 
-        How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
+        How it had ended stays readable in the run's ``history`` (the last ten times, in at most 4 KB). ``False`` for a
+        run in any other status, and for none.
         """
         require_id("a run id", run_id)
         from kumofire_core.engine import run_control
