@@ -233,7 +233,9 @@ class Jobs:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
         It runs at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second call
-        with the same ``dedupe_key`` makes no run and returns the first one's id, for as long as that run is kept.
+        with the same ``dedupe_key`` makes no run and returns the first one's id, for as long as that run is kept; its
+        payload, time and ``max_attempts`` stay the first one's. Where the first run is of another job,
+        ``DedupeKeyConflictError`` says so, and nothing is written.
 
         Once this returns, the run is stored and will be executed: a message that could not be sent is logged, and the
         dispatcher sends it. Before anything is written, ``UnknownJobError``, ``InvalidJSONError`` and
@@ -251,7 +253,8 @@ class Jobs:
 
         Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
         written; ``InvalidArgumentError`` and the others of ``create`` say which one is wrong. Raises
-        ``PartlyCreatedError`` where the table refused some: it has the ids of those that were stored, which will be
+        ``PartlyCreatedError`` where some could not be stored: the table refused them, or their ``dedupe_key`` belongs
+        to another job's run (``DedupeKeyConflictError``). It has the ids of those that were stored, which will be
         executed.
         """
         return self._creator.create_many(requests)
@@ -298,7 +301,8 @@ class Jobs:
 
         A run that waits is ``canceled`` at once. One that is executing is asked: its handler can see it by
         ``ctx.cancel_requested()``, and when the attempt ends without success there is no other, and it is ``canceled``.
-        ``False`` for a run that has ended, was asked already, or does not exist. ``reason`` is kept with the run.
+        ``False`` for a run that has ended, was asked already, or does not exist. ``reason``, of at most 1000 characters
+        and 3 KB, is kept with the run.
         """
         require_reason(reason)
         exists = may_exist("a run id", run_id)
@@ -309,7 +313,8 @@ class Jobs:
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call did something.
 
-        How it had ended stays readable in the run's ``history``. ``False`` for a run in any other status, and for none.
+        How it had ended stays readable in the run's ``history`` (the last ten times, in at most 4 KB). ``False`` for a
+        run in any other status, and for none.
         """
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control

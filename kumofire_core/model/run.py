@@ -91,7 +91,9 @@ class Run:
     """A person asked for its cancellation while it was executing."""
     cancel_reason: str | None = None
     history: tuple[RetriedRun, ...] = ()
-    """How the run had ended before each of a person's retries, oldest first; the last ten of them."""
+    """How the run had ended before each of a person's retries, oldest first.
+
+    The last ten of them, with 200 characters of each text, or fewer where these come to more than 4 KB."""
 
     @property
     def failed_attempts(self) -> int:
