@@ -438,7 +438,7 @@ def test_the_last_error_is_bounded(aws: Aws):
 
     jobs.consume(message(run_id))
 
-    assert len(jobs.get_status(run_id).last_error) == 1000
+    assert len(jobs.get_status(run_id).last_error.encode()) == 1000
 
 
 def test_a_run_without_a_handler_has_failed(aws: Aws):

@@ -29,7 +29,7 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_places
+from kumofire_core.model.error_text import error_causes, error_places
 from kumofire_core.model.run import Outcome
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
 from kumofire_core.model.times import duration_ms
@@ -270,7 +270,7 @@ class Consumer:
             "attempt failed with %s; the run is %s",
             end.error_type,
             end.write.target,
-            extra={**log_fields(claimed), "error_type": end.error_type, "error_at": error_places(error)},
+            extra={**log_fields(claimed), "error_type": end.error_type, **_whence(error)},
         )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
@@ -333,6 +333,13 @@ class _NoTimeLeft(Exception):
     def __init__(self, seconds_left: float) -> None:
         super().__init__()
         self.seconds_left = seconds_left
+
+
+def _whence(error: BaseException) -> dict[str, list[str]]:
+    """Return the log's fields that say where an error came from, and what led to it."""
+    causes = error_causes(error)
+    places = {"error_at": error_places(error)}
+    return places | {"error_causes": causes} if causes else places
 
 
 def _least(one: float | None, other: float | None) -> float | None:

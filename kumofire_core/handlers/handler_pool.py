@@ -194,14 +194,22 @@ def call_handler(handler: Callable[[Any], Any], context: object, threads: Handle
         return value
     import asyncio
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_in_a_loop():
         return asyncio.run(_awaiting(value))
     # This thread's loop is busy running our caller; a coroutine can only be run to its end in another thread.
     call = threads.start(lambda: asyncio.run(_awaiting(value)))
     call.wait()
     return call.result()
+
+
+def _is_in_a_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _awaiting(value: Awaitable[Any]) -> Any:
