@@ -29,7 +29,7 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_causes, error_places
+from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import Outcome
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
 from kumofire_core.model.times import duration_ms
@@ -181,7 +181,9 @@ class Consumer:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
-            return self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
+            result = self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
+            forget_frames(error)  # a handler's local variables must not wait for the garbage collector
+            return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
 
     def _succeeded(
