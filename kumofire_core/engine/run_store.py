@@ -81,10 +81,13 @@ class RunStore:
         """Read whether the cancellation of a running run was requested."""
         return self.table.get_attribute(run_key(run_id), "cancel_requested_at") is not None
 
-    def read(self, run_id: str, item: Attributes) -> StoredRun:
-        """Return the run that an item holds. Where its creator set no limit of attempts, the job's is used."""
+    def read(self, run_id: str, item: Attributes, *, payload_required: bool = True) -> StoredRun:
+        """Return the run that an item holds. Where its creator set no limit of attempts, the job's is used.
+
+        Raises as ``read_run`` does.
+        """
         limit = 0 if "max_attempts" in item else self.registry.max_attempts(str(item.get("job_name")))
-        return read_run(run_id, item, default_max_attempts=limit)
+        return read_run(run_id, item, default_max_attempts=limit, payload_required=payload_required)
 
     def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:
         """Return a run with its payload and output decrypted where they are encrypted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text, json_codec
@@ -66,6 +66,10 @@ _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBER
 _FIRST_MS = to_ms(datetime.min.replace(tzinfo=UTC))
 
 
+UNREADABLE: Final = object()
+"""Stands for a stored payload that is not JSON, where a run is read without the need of its payload."""
+
+
 class StoredRun:
     """A run as its item holds it: what the engine reads for every message, and ``run``, made when it is asked for."""
 
@@ -103,8 +107,11 @@ class StoredRun:
         """Raised by every claim: the fencing number."""
         self.timeout_ms: int | None = get("timeout_ms")
         self.payload_text: str = item["payload"]
-        """The payload as it is stored; ``payload`` is its value, or ``ENCRYPTED`` where it is encrypted."""
-        self.payload = encrypted_text.read(self.payload_text)
+        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, or ``UNREADABLE``."""
+        try:
+            self.payload = encrypted_text.read(self.payload_text)
+        except ValueError:
+            self.payload = UNREADABLE
         self.output = None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
 
@@ -277,10 +284,13 @@ def _text_or_none(value: object) -> str | None:
     return value
 
 
-def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) -> StoredRun:
+def read_run(
+    run_id: str, attributes: Attributes, *, default_max_attempts: int, payload_required: bool = True
+) -> StoredRun:
     """Return the stored run that ``attributes`` hold.
 
-    Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read.
+    Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read. Unless
+    it is ``payload_required``, a payload that is not JSON is left ``UNREADABLE``.
     """
     item: Mapping[str, Any] = attributes
     try:
@@ -296,6 +306,8 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         if not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:
             raise OverflowError("a time")
         found = StoredRun(run_id, item, default_max_attempts)
+        if payload_required and found.payload is UNREADABLE:
+            raise ValueError("payload")
         if not 1 <= len(found.job_name) <= MAX_NAME_LENGTH:
             raise ValueError("job_name")
         if found.status is RunStatus.RUNNING and (found.lease_token is None or found.lease_until is None):

@@ -251,6 +251,14 @@ _mutation(
     (decisions, "after_failure", lambda original: _retry_for_ever),
 )
 _mutation(
+    "repeat an attempt whose return value can't be stored",
+    (
+        decisions,
+        "after_unusable_output",
+        lambda original: lambda claimed, error, **named: _retry_for_ever(claimed, error, None, **named),
+    ),
+)
+_mutation(
     "never give up in the dispatcher",
     (dispatcher.decisions, "after_lost_worker", _put_back_for_ever),
 )

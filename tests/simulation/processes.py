@@ -844,8 +844,11 @@ class Play:
         state, value = "raised", None
         try:
             value = self._behave(context, process, attempt)
-            json.dumps(value)
-            state = "returned"
+            try:
+                json.dumps(value)
+                state = "returned"
+            except TypeError:
+                state = "returned no JSON"
             return value
         except DiedError:
             state = "cut" if running().abandoned else "died"
