@@ -36,6 +36,7 @@ from kumofire_core.model.times import duration_ms
 from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
+    from kumofire_core.aws.sqs import Queue
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
 
 HIDDEN_IN_TRACEBACKS = True
@@ -81,6 +82,11 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+
+    @property
+    def queue(self) -> Queue:
+        """The queue that messages come from and go to."""
+        return self._store.queue
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
