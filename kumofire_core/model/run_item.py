@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text, json_codec
+from kumofire_core.model.error_text import MAX_ERROR_BYTES
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH, RetriedRun, Run, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes
@@ -27,7 +28,7 @@ FIXED_BYTES = 2 * 1024
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 JOB_NAME_BYTES = 4 * MAX_NAME_LENGTH
 DEDUPE_KEY_BYTES = 4 * MAX_KEY_LENGTH
-LAST_ERROR_BYTES = 3 * 1024
+LAST_ERROR_BYTES = MAX_ERROR_BYTES
 CANCEL_REASON_BYTES = 3 * 1024
 HISTORY_BYTES = 4 * 1024
 ATTEMPTS_BYTES = (

@@ -6,11 +6,12 @@ from typing import Final
 
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, short_repr
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import MAX_ERROR_LENGTH
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
 from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES, text_bytes
 from kumofire_core.rules.retry import is_attempt_count
+
+MAX_REASON_LENGTH = 1000
 
 
 class Unchanged:
@@ -104,8 +105,8 @@ def require_reason(reason: object) -> None:
         return
     if not isinstance(reason, str):
         raise InvalidArgumentError(f"reason must be a string or None, not {type(reason).__name__}")
-    if len(reason) > MAX_ERROR_LENGTH:
-        raise InvalidArgumentError(f"reason may have {MAX_ERROR_LENGTH} characters, and has {len(reason)}")
+    if len(reason) > MAX_REASON_LENGTH:
+        raise InvalidArgumentError(f"reason may have {MAX_REASON_LENGTH} characters, and has {len(reason)}")
     if any("\ud800" <= character <= "\udfff" for character in reason):
         raise InvalidArgumentError("reason holds half a surrogate pair, which UTF-8 has no form for")
     if text_bytes(reason) > CANCEL_REASON_BYTES:
