@@ -316,7 +316,7 @@ def _next_in_real_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime |
         elif found - start <= _SETTLED_AFTER:
             return found
         else:
-            # Whatever the offset, local times before this are between the two, where the expression does not match.
+            # Until two days before ``found``, whatever the offset, local times are before the match. So skip them.
             start = found - _SETTLED_AFTER
     return None
 

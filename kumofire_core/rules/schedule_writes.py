@@ -57,7 +57,7 @@ def create(
 
 
 def change(stored: StoredSchedule, token: str, *, now_ms: int, changes: dict[str, Value | None]) -> Write:
-    """Change the attributes in ``changes`` (``None`` removes one); refused if another person's change came first."""
+    """Change the attributes in ``changes`` (``None`` removes one); refused if another change came first."""
     return Write(
         equals={"revision": stored.revision},
         sets=present({**changes, "changed_by": token, "revision": stored.revision + 1, "updated_at": now_ms}),
