@@ -66,6 +66,8 @@ def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()
     for name, (argument, what) in REQUIRED.items():
         if environment.get(name):
             settings[argument] = environment[name]
+            if argument == "queue_url" and argument not in given and _is_fifo(environment[name]):
+                problems.append(_fifo_problem(name, environment[name]))
         elif argument not in given:
             problems.append(f"{name} is not set; give it {what}")
     for name, (argument, read, form) in OPTIONAL.items():
@@ -102,6 +104,8 @@ def argument_problems(
         for name, value in (("table", table), ("queue_url", queue_url))
         if not isinstance(value, str) or not value
     ]
+    if isinstance(queue_url, str) and _is_fifo(queue_url):
+        problems.append(_fifo_problem("queue_url", queue_url))
     problems += [
         f"{name} must be a whole number from 1 to {most}, not {short_repr(value)}"
         for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, 1000))
@@ -145,6 +149,18 @@ def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _is_fifo(queue_url: str) -> bool:
+    # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html (queue name)
+    return queue_url.strip().rstrip("/").endswith(".fifo")
+
+
+def _fifo_problem(setting: str, queue_url: str) -> str:
+    return (
+        f"{setting} is {short_repr(queue_url)}, a FIFO queue, which refuses messages without a group and with a delay; "
+        "give it the URL of a standard queue"
+    )
 
 
 def _whole(text: str, least: int, most: int) -> int:

@@ -46,6 +46,23 @@ class InvalidArgumentError(KumofireError, ValueError):
     """An argument of a public call can't be used; nothing was written."""
 
 
+class DedupeKeyConflictError(InvalidArgumentError):
+    """A run of another job has this ``dedupe_key`` already; nothing was written."""
+
+    def __init__(self, dedupe_key: str, *, job_name: str, run_id: str, found_job_name: str) -> None:
+        self.dedupe_key = dedupe_key
+        self.job_name = job_name
+        """The job named in the refused call."""
+        self.run_id = run_id
+        """The run that has the key."""
+        self.found_job_name = found_job_name
+        """The job of that run."""
+        super().__init__(
+            f"dedupe_key {dedupe_key!r:.80} belongs to run {run_id} of job {found_job_name!r:.80}, so it makes no run "
+            f"of job {job_name!r:.80}; give each job keys of its own, {job_name + '/…'!r:.80} for example"
+        )
+
+
 class InvalidJSONError(KumofireError, TypeError, ValueError):
     """A payload or an output is not JSON, or is too large to be stored."""
 
@@ -79,7 +96,7 @@ class PartlyCreatedError(KumofireError):
         self.run_ids = tuple(run_ids)
         """The ids in order; ``None`` for each run that was not stored, or for which the table's reply was lost."""
         self.failures = dict(failures)
-        """The table's error for each run in ``run_ids`` that is ``None``, by its position from 0."""
+        """The error for each run in ``run_ids`` that is ``None``, by its position from 0."""
         kinds = ", ".join(sorted({type(error).__name__ for error in failures.values()}))
         super().__init__(
             f"{len(failures)} of {len(run_ids)} runs could not be stored ({kinds}); run_ids has the ids of the others, "

@@ -233,7 +233,8 @@ class Jobs:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
         The run is due at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second
-        call with the same ``dedupe_key`` does not make a run: it returns the first run's id, while that run is kept.
+        call with the same ``dedupe_key`` does not make a run: it returns the first run's id, while that run is kept,
+        and does not change that run. If the first run is of another job, it raises ``DedupeKeyConflictError``.
 
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
@@ -251,7 +252,8 @@ class Jobs:
 
         Each request is a mapping of ``create``'s arguments, including ``name``. All requests are checked before the
         first is written: ``create``'s errors for wrong arguments say which request is wrong. Raises
-        ``PartlyCreatedError`` if some runs could not be stored: it has the ids of the others, which will be executed.
+        ``PartlyCreatedError`` if some runs could not be stored: the table refused them, or their ``dedupe_key`` belongs
+        to another job's run (``DedupeKeyConflictError``). It has the ids of the others, which will be executed.
         """
         return self._creator.create_many(requests)
 
@@ -301,8 +303,8 @@ class Jobs:
 
         A waiting run is ``canceled`` at once. For a running run, the request is stored: its handler sees it by
         ``ctx.cancel_requested()``, and if the attempt ends without success, the run is ``canceled`` and not retried.
-        Returns ``False`` if the run has ended, does not exist, or has such a request already. ``reason`` is stored with
-        the run.
+        Returns ``False`` if the run has ended, does not exist, or has such a request already. ``reason``, of at most
+        1000 characters and 3 KB in UTF-8, is stored with the run.
         """
         require_reason(reason)
         exists = may_exist("a run id", run_id)
@@ -313,7 +315,8 @@ class Jobs:
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
-        The run's ``history`` keeps how it had ended. Returns ``False`` for any other status and for an unknown id.
+        The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
+        other status and for an unknown id.
         """
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control

@@ -12,6 +12,8 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from kumofire_core.aws.errors import explained
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
@@ -35,6 +37,11 @@ class Clients:
         client: SQSClient = self._given["sqs"] or self._make("sqs")
         return client
 
+    def described(self) -> str:
+        """Return what a note says of these clients."""
+        return "the AWS clients of this process (the AWS environment, or dynamodb=… and sqs=… of Jobs)"
+
+    @explained
     def _make(self, service: str) -> Any:
         with self._lock:  # a session is not safe to make clients from in several threads
             if self._given[service] is None:

@@ -1,7 +1,8 @@
 """The table: the only module that sends requests to DynamoDB. It knows items and conditions, not the run protocol.
 
-Every error of the service or of the network leaves these methods as botocore raised it. A failed condition is a normal
-result and not an error: under at-least-once delivery it happens all the time.
+Every error of the service or of the network leaves these methods as botocore raised it, with a note that says which
+table it was, where, and what to do. A failed condition is a normal result and not an error: under at-least-once
+delivery it happens all the time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from kumofire_core.aws.errors import explained, where
 from kumofire_core.aws.expressions import marshal, partiql_statement, typed, typed_key, unmarshal, update_expression
 from kumofire_core.model.write import Attributes, Key, Value, Write
 
@@ -46,6 +48,11 @@ class Table:
         self.name = name
         self._client = client
 
+    def described(self) -> str:
+        """Return what a note says of this table."""
+        return f"table {self.name!r}{where(self._client)} (KUMOFIRE_TABLE, or table=… of Jobs)"
+
+    @explained
     def put_new(self, key: Key, attributes: Attributes) -> Answer:
         """Put a new item. Refused where the key exists, unless that item is this very put's first copy."""
         try:
@@ -59,6 +66,7 @@ class Table:
             return _refused(refusal, ("create_token", attributes["create_token"]))
         return _APPLIED
 
+    @explained
     def apply(self, key: Key, write: Write, *, read_back: bool = False) -> Answer:
         """Make one conditional write, in one request. ``read_back`` asks for the item as it is afterwards."""
         update, condition, names, values = update_expression(write)
@@ -77,6 +85,7 @@ class Table:
             return _refused(refusal, write.write_token)
         return Answer(True, unmarshal(reply["Attributes"])) if read_back else _APPLIED
 
+    @explained
     def try_batch(self, writes: Mapping[Key, Write], *, read_back: bool = False) -> dict[Key, Attributes]:
         """Try conditional writes, at most 25, in one request; return what came back of those that surely were made.
 
@@ -101,12 +110,14 @@ class Table:
                     made[key] = item
         return made
 
+    @explained
     def get(self, key: Key) -> Attributes | None:
         """Read an item as it is now (a consistent read), or ``None``."""
         reply = self._client().get_item(TableName=self.name, Key=typed_key(key), ConsistentRead=True)
         item = reply.get("Item")
         return unmarshal(item) if item else None
 
+    @explained
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Attributes]:
         """Read up to 100 items as they are now, those that exist; what the service leaves out is asked for again."""
         request: Any = {self.name: {"Keys": [typed_key(key) for key in keys], "ConsistentRead": True}} if keys else {}
@@ -120,6 +131,7 @@ class Table:
             request = reply.get("UnprocessedKeys")
         return found
 
+    @explained
     def get_attribute(self, key: Key, name: str) -> Value | None:
         """Read one attribute of an item as it is now, or ``None``. Costs as much as the whole item, but moves less."""
         reply = self._client().get_item(
@@ -131,6 +143,7 @@ class Table:
         )
         return unmarshal(reply.get("Item", {})).get(name)
 
+    @explained
     def delete(self, key: Key) -> bool:
         """Delete an item; say whether there was one."""
         reply = self._client().delete_item(TableName=self.name, Key=typed_key(key), ReturnValues="ALL_OLD")
@@ -146,12 +159,17 @@ class Table:
             "Limit": page_size,
         }
         while True:
-            reply = self._client().query(**request)
+            reply = self._query(request)
             yield [found for item in reply["Items"] if (found := _wake_up(item)) is not None]
             if "LastEvaluatedKey" not in reply:
                 return
             request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
 
+    @explained
+    def _query(self, request: dict[str, Any]) -> Any:
+        return self._client().query(**request)
+
+    @explained
     def page(self, shard: int, *, limit: int, after: Mapping[str, Value] | None) -> tuple[list[Key], Attributes | None]:
         """Return one page of the keys in a partition of the index, and what to give as ``after`` for the next one."""
         request: dict[str, Any] = {} if after is None else {"ExclusiveStartKey": marshal(after)}

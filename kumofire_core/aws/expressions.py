@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, Write
 
@@ -44,23 +45,53 @@ def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
     return attributes
 
 
-def update_expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]:
-    """Return update, condition, names and values for a write.
+class Shape(NamedTuple):
+    """What the text of an update depends on: a write without its values."""
 
-    The texts depend on its shape alone, of which there are a few, and are made once each.
-    """
+    source: tuple[str, ...]
+    equals: tuple[str, ...]
+    at_most: tuple[str, ...]
+    not_exists: tuple[str, ...]
+    target: str | None
+    sets: tuple[str, ...]
+    computed: tuple[str, ...]
+    """For each computed attribute: its name, and the name of the attribute that it is computed from."""
+    increments: tuple[str, ...]
+    removes: tuple[str, ...]
+
+
+class CompiledUpdate(NamedTuple):
+    """The text of an update, and where its values go."""
+
+    update: str
+    condition: str
+    names: dict[str, str]
+    constants: dict[str, Any]
+    """The values that are the same for every write of this shape."""
+    placeholders: tuple[str, ...]
+    """For the other values, in the order: equals, at most, sets, computed."""
+
+
+def update_expression(write: Write) -> tuple[str, str, dict[str, str], dict[str, Any]]:
+    """Return update, condition, names and values for a write."""
     equals, at_most, sets, computes = write.equals, write.at_most, write.sets, write.computes
     given: Iterable[Value] = chain(equals.values(), at_most.values(), sets.values())
     computed: tuple[str, ...] = ()
     for name, sum in computes.items():
         computed += (name, sum.name)
         given = chain(given, sum[1:])
-    tests = (write.source, tuple(equals), tuple(at_most), write.not_exists)
-    shape = (tests, write.target, tuple(sets), computed, write.increments, write.removes)
-    texts = _shapes.get(shape)
-    if texts is None:
-        texts = _shapes[shape] = _texts(write)
-    update, condition, names, constants, placeholders = texts
+    shape = Shape(
+        write.source,
+        tuple(equals),
+        tuple(at_most),
+        write.not_exists,
+        write.target,
+        tuple(sets),
+        computed,
+        write.increments,
+        write.removes,
+    )
+    update, condition, names, constants, placeholders = compile_update(shape)
     values = constants.copy()
     for placeholder, value in zip(placeholders, given, strict=True):
         values[placeholder] = {"S": value} if isinstance(value, str) else {"N": str(value)}
@@ -99,43 +130,39 @@ def partiql_statement(table: str, key: Key, write: Write, returning: str) -> Any
     }
 
 
-_Texts = tuple[str, str, dict[str, str], dict[str, Any], tuple[str, ...]]
+@cache
+def compile_update(shape: Shape) -> CompiledUpdate:
+    """Return the text for writes of a shape. There are as many shapes as kinds of writes, and data makes none of them.
 
-_shapes: dict[tuple[object, ...], _Texts] = {}
-"""As many as there are kinds of writes: shapes are made by this package's code alone, and not by data."""
-
-
-def _texts(write: Write) -> _Texts:
-    """Return update, condition, names, the values that are always the same, and placeholders for the others in order.
-
-    Every name is given as a placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
+    Making the text takes three times as long as all else that a request needs here, so each is kept. Every name is a
+    placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
     """
     constants = {":schema": typed(SCHEMA)}
-    # An item that does not exist has no schema, so the first term also asks that it exists.
+    # An item that does not exist has no schema, so the first term also requires that the item exists.
     terms = ["#schema <= :schema"]
-    if write.source:
-        options = {f":status{index}": typed(status) for index, status in enumerate(write.source)}
+    if shape.source:
+        options = {f":status{index}": typed(status) for index, status in enumerate(shape.source)}
         constants |= options
         terms.append(f"#status IN ({', '.join(options)})")
-    terms += [f"#{name} = :is_{name}" for name in write.equals]
-    terms += [f"#{name} <= :max_{name}" for name in write.at_most]
-    terms += [f"attribute_not_exists(#{name})" for name in write.not_exists]
-    assignments = [f"#{name} = :to_{name}" for name in write.sets]
-    if write.target is not None:
-        constants[":to_status"] = typed(write.target)
+    terms += [f"#{name} = :is_{name}" for name in shape.equals]
+    terms += [f"#{name} <= :max_{name}" for name in shape.at_most]
+    terms += [f"attribute_not_exists(#{name})" for name in shape.not_exists]
+    assignments = [f"#{name} = :to_{name}" for name in shape.sets]
+    if shape.target is not None:
+        constants[":to_status"] = typed(shape.target)
         assignments.append("#status = :to_status")
-    placeholders = [f":is_{name}" for name in write.equals] + [f":max_{name}" for name in write.at_most]
-    placeholders += [f":to_{name}" for name in write.sets]
-    for name, sum in write.computes.items():
-        assignments.append(f"#{name} = if_not_exists(#{sum.name}, :else_{name}) + :plus_{name}")
+    placeholders = [f":is_{name}" for name in shape.equals] + [f":max_{name}" for name in shape.at_most]
+    placeholders += [f":to_{name}" for name in shape.sets]
+    for name, source in zip(shape.computed[::2], shape.computed[1::2], strict=True):
+        assignments.append(f"#{name} = if_not_exists(#{source}, :else_{name}) + :plus_{name}")
         placeholders += (f":else_{name}", f":plus_{name}")
     parts = ["SET " + ", ".join(assignments)]
-    if write.increments:
+    if shape.increments:
         constants[":one"] = typed(1)
-        parts.append("ADD " + ", ".join(f"#{name} :one" for name in write.increments))
-    if write.removes:
-        parts.append("REMOVE " + ", ".join(f"#{name}" for name in write.removes))
-    used = {"schema", *write.equals, *write.at_most, *write.not_exists, *write.sets, *write.increments}
-    used |= {"status"} if write.source or write.target else set()
-    used |= {*write.removes, *write.computes, *(sum.name for sum in write.computes.values())}
-    return " ".join(parts), " AND ".join(terms), {f"#{name}": name for name in used}, constants, tuple(placeholders)
+        parts.append("ADD " + ", ".join(f"#{name} :one" for name in shape.increments))
+    if shape.removes:
+        parts.append("REMOVE " + ", ".join(f"#{name}" for name in shape.removes))
+    used = {"schema", *shape.equals, *shape.at_most, *shape.not_exists, *shape.sets, *shape.computed}
+    used |= {*shape.increments, *shape.removes} | ({"status"} if shape.source or shape.target else set())
+    names = {f"#{name}": name for name in used}
+    return CompiledUpdate(" ".join(parts), " AND ".join(terms), names, constants, tuple(placeholders))

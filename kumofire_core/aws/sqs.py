@@ -1,12 +1,17 @@
-"""The queue: the only place that speaks SQS. It sends run ids, and knows nothing about runs."""
+"""The queue: the only place that speaks SQS. It sends run ids, and knows nothing about runs.
+
+Errors of SQS do not leave this module: whatever it does not send, the dispatcher sends later. An error that can't pass
+by itself is told as such and counted, because then the dispatcher can't send it either.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kumofire_core.aws.errors import AWS_ERRORS
+from kumofire_core.aws.errors import AWS_ERRORS, explained, note_of, where
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.message import encode_message
 
@@ -26,6 +31,18 @@ class Queue:
     def __init__(self, url: str, client: Callable[[], SQSClient]) -> None:
         self.url = url
         self._client = client
+        self._refused = 0
+        self._lock = threading.Lock()
+
+    def described(self) -> str:
+        """Return what a note says of this queue."""
+        return f"queue {self.url}, asked{where(self._client)} (KUMOFIRE_QUEUE_URL, or queue_url=… of Jobs)"
+
+    def take_refused(self) -> int:
+        """Return how many messages SQS refused for good since this was asked last: for an error that will not pass."""
+        with self._lock:
+            refused, self._refused = self._refused, 0
+            return refused
 
     def try_send(self, run_id: str, *, delay_seconds: int = 0) -> bool:
         """Send the message for a run, to arrive after ``delay_seconds`` (at most 900, an SQS limit).
@@ -34,56 +51,98 @@ class Queue:
         message. A message too many, after a reply that was lost, is harmless: its consumer ignores it.
         """
         try:
-            self._client().send_message(
-                QueueUrl=self.url, MessageBody=encode_message(run_id), DelaySeconds=delay_seconds
-            )
+            self._send(encode_message(run_id), delay_seconds)
         except AWS_ERRORS as error:
-            log.error(
-                "the message of a run could not be sent to %s (%s); the dispatcher will send it",
-                self.url,
-                error_name(error),
-                extra={"job_run_id": run_id},
-            )
+            if not self._told_as_permanent(error, messages=1, job_run_id=run_id):
+                log.error(
+                    "the message of a run could not be sent (%s); the dispatcher will send it. %s",
+                    error_name(error),
+                    note_of(error),
+                    extra={"job_run_id": run_id, "permanent": False},
+                )
             return False
         return True
 
     def backlog(self) -> int | None:
         """Return about how many messages wait to be received, or ``None`` where SQS does not say."""
         try:
-            reply = self._client().get_queue_attributes(
-                QueueUrl=self.url, AttributeNames=["ApproximateNumberOfMessages"]
-            )
+            reply = self._attributes(["ApproximateNumberOfMessages"])
             return int(reply["Attributes"]["ApproximateNumberOfMessages"])
         except Exception as error:  # an estimate that can't be had must not stop a pass
-            log.warning("the length of %s could not be read (%s)", self.url, error_name(error))
+            log.warning("the length of the queue could not be read (%s). %s", error_name(error), note_of(error))
             return None
 
     def try_send_many(self, delays: Mapping[str, int]) -> list[str]:
         """Send the messages of runs, each after its delay in seconds; return the ids that SQS took none for.
 
-        A batch can fail in part, with status 200: each entry's answer is read, and what failed is sent once more.
+        A batch can fail in part, with status 200: each entry's answer is read, and what failed is sent once more,
+        unless it can't succeed.
         https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
         """
+        hopeless: list[str] = []
         unsent = list(delays)
         for _ in range(2):
             failed: list[str] = []
             for start in range(0, len(unsent), BATCH_SIZE):
-                failed += self._send_batch(unsent[start : start + BATCH_SIZE], delays)
+                failed += self._send_batch(unsent[start : start + BATCH_SIZE], delays, hopeless)
             unsent = failed
         if unsent:
             log.error("SQS took no message for %d runs; the dispatcher will send them again", len(unsent))
-        return unsent
+        return unsent + hopeless
 
-    def _send_batch(self, run_ids: Sequence[str], delays: Mapping[str, int]) -> list[str]:
+    def _send_batch(self, run_ids: Sequence[str], delays: Mapping[str, int], hopeless: list[str]) -> list[str]:
+        """Send up to ten messages; return those that may be sent again, and add to ``hopeless`` those that may not."""
         try:
-            reply = self._client().send_message_batch(
-                QueueUrl=self.url,
-                Entries=[
+            reply = self._send_many(
+                [
                     {"Id": str(index), "MessageBody": encode_message(run_id), "DelaySeconds": delays[run_id]}
                     for index, run_id in enumerate(run_ids)
-                ],
+                ]
             )
         except AWS_ERRORS as error:
-            log.warning("a batch of messages could not be sent to %s (%s)", self.url, error_name(error))
+            if self._told_as_permanent(error, messages=len(run_ids)):
+                hopeless += run_ids
+                return []
+            log.warning("a batch of messages could not be sent (%s). %s", error_name(error), note_of(error))
             return list(run_ids)
-        return [run_ids[int(entry["Id"])] for entry in reply.get("Failed", [])]
+        again: list[str] = []
+        for entry in reply.get("Failed", ()):
+            run_id = run_ids[int(entry["Id"])]
+            if self._told_as_permanent(entry.get("Code"), messages=1, job_run_id=run_id):
+                hopeless.append(run_id)
+            else:
+                again.append(run_id)
+        return again
+
+    def _told_as_permanent(self, error: BaseException | str | None, *, messages: int, **fields: str) -> bool:
+        """Log and count messages whose sending can't succeed until a person acts; ``False`` where it may pass."""
+        from kumofire_core.aws.error_notes import advice_for, is_permanent, is_permanent_code
+
+        if isinstance(error, BaseException):
+            permanent, name, note = is_permanent(error), error_name(error), note_of(error)
+        else:
+            permanent, name, note = is_permanent_code(error), str(error), f"{self.described()}: {advice_for(error)}"
+        if permanent:
+            with self._lock:
+                self._refused += messages
+            log.error(
+                "SQS refuses the messages of %d runs (%s), and this will not pass by itself. The runs are stored, and "
+                "the dispatcher sends them once it is mended. %s",
+                messages,
+                name,
+                note,
+                extra={**fields, "permanent": True},
+            )
+        return permanent
+
+    @explained
+    def _send(self, body: str, delay_seconds: int) -> None:
+        self._client().send_message(QueueUrl=self.url, MessageBody=body, DelaySeconds=delay_seconds)
+
+    @explained
+    def _send_many(self, entries: Any) -> Any:
+        return self._client().send_message_batch(QueueUrl=self.url, Entries=entries)
+
+    @explained
+    def _attributes(self, names: Any) -> Any:
+        return self._client().get_queue_attributes(QueueUrl=self.url, AttributeNames=names)

@@ -55,6 +55,7 @@ DISPATCH_METRICS = {
     "failed": "RunsFailed",
     "canceled": "RunsCanceled",
     "unsent": "MessagesUnsent",
+    "refused": "MessagesRefused",
     "errors": "DispatchErrors",
     "unread": "PartitionsUnread",
 }
@@ -119,7 +120,9 @@ def record_batch(report: SqsBatchReport) -> None:
         metrics.add_metric(name=name, unit="Count", value=count)
     if report.stray_handlers:
         metrics.add_metric(name="StrayHandlers", unit="Count", value=report.stray_handlers)
-    if counts:
+    if report.refused_messages:
+        metrics.add_metric(name="MessagesRefused", unit="Count", value=report.refused_messages)
+    if counts or report.refused_messages:
         metrics.flush_metrics()
     _record_by_job(report)
 

@@ -29,13 +29,14 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_places
+from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import Outcome
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
+    from kumofire_core.aws.sqs import Queue
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
 
 HIDDEN_IN_TRACEBACKS = True
@@ -81,6 +82,11 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+
+    @property
+    def queue(self) -> Queue:
+        """The queue that messages come from and go to."""
+        return self._store.queue
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
@@ -129,7 +135,8 @@ class Consumer:
         answer = self._store.apply(run_id, claim, read_back=True)
         if answer.item is None:
             return _ignored(run_id, "no such run")
-        found = self._store.read(run_id, answer.item)
+        # A claimed run whose payload can't be read is not left to its lease: ``_attempt`` fails it.
+        found = self._store.read(run_id, answer.item, payload_required=False)
         if answer.applied:
             return found
         reason = decisions.claim_refused(found, now_ms=now_ms)
@@ -156,7 +163,7 @@ class Consumer:
         if not answer.applied or answer.item is None:
             return _ignored(expired.id, "taken over by another consumer", expired)
         log.warning("the worker of a run was lost; taking the run over", extra=log_fields(expired))
-        return self._store.read(expired.id, answer.item)
+        return self._store.read(expired.id, answer.item, payload_required=False)
 
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
@@ -164,11 +171,8 @@ class Consumer:
         job = self._store.registry.get(claimed.job_name)
         if job is None:
             return self._refuse(claimed, f'Missing handler for job "{claimed.job_name}"', "missing handler")
-        if claimed.attempt >= claimed.max_attempts:
-            # Its job's limit was lowered after its creator had left the limit to the job.
-            return self._refuse(
-                claimed, f"no attempts left: {claimed.attempt} of {claimed.max_attempts}", "no attempts left"
-            )
+        if (refusal := decisions.not_attemptable(claimed)) is not None:
+            return self._refuse(claimed, *refusal)
         try:
             claimed = self._store.decrypted(claimed, required=True)
         except DecryptionError as error:  # the key may be out of reach for a while only
@@ -178,26 +182,29 @@ class Consumer:
             output = self._call(job, claimed, deadline)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
+        except _UnusableOutput as unusable:
+            return self._unusable(claimed, unusable.error, timedelta(0, time.monotonic() - begun))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
-            return self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
-        return self._succeeded(claimed, job, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+            result = self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
+            forget_frames(error)  # a handler's local variables must not wait for the garbage collector
+            return result
+        return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
 
     def _succeeded(
         self,
         claimed: StoredRun,
-        job: Job,
         output: str | None,
         taken: timedelta,
         deadline: Deadline | None,
         completer: BatchCompleter | None,
     ) -> ConsumeResult:
-        """Record what a handler returned; an output that is too large to be stored fails the attempt."""
+        """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
             if not fit_in_item(claimed.payload_text, output):
-                return self._failed(claimed, job, _output_too_large(claimed, output), taken)
+                return self._unusable(claimed, _output_too_large(claimed, output), taken)
         now_ms = self._store.now_ms()
         done = run_writes.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._store.expires_at(now_ms))
         recorded = completer is not None and self._has_time_for_two(deadline) and completer.record(claimed.id, done)
@@ -235,13 +242,31 @@ class Consumer:
                 raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
         if value is None:
             return None
-        return json_codec.encode("the handler's return value", value)
+        try:
+            return json_codec.encode("the handler's return value", value)
+        except InvalidJSONError as error:
+            raise _UnusableOutput(error) from None
 
     def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_failure(claimed, error, job.retry, now_ms=now_ms, expires_at=expires_at)
+        return self._unsuccessful(claimed, end, error, taken)
+
+    def _unusable(self, claimed: StoredRun, error: InvalidJSONError, taken: timedelta) -> ConsumeResult:
+        """Record an attempt whose return value can't be stored: its run has failed, or was to be canceled."""
+        now_ms = self._store.now_ms()
+        expires_at = self._store.expires_at(now_ms)
+        end = decisions.after_unusable_output(claimed, error, now_ms=now_ms, expires_at=expires_at)
+        return self._unsuccessful(claimed, end, error, taken)
+
+    def _unsuccessful(
+        self, claimed: StoredRun, end: decisions.AttemptEnd, error: BaseException, taken: timedelta
+    ) -> ConsumeResult:
+        """Write how an attempt without success ends, log it, and send what is to come."""
+        now_ms = self._store.now_ms()
+        expires_at = self._store.expires_at(now_ms)
         answer = self._store.apply(claimed.id, end.write)
         if not answer.applied and _cancellation_came_between(claimed, answer):
             end = decisions.after_canceled_failure(claimed, end, now_ms=now_ms, expires_at=expires_at)
@@ -253,7 +278,7 @@ class Consumer:
             "attempt failed with %s; the run is %s",
             end.error_type,
             end.write.target,
-            extra={**log_fields(claimed), "error_type": end.error_type, "error_at": error_places(error)},
+            extra={**log_fields(claimed), "error_type": end.error_type, **_whence(error)},
         )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
@@ -302,12 +327,27 @@ class Consumer:
         )
 
 
+class _UnusableOutput(Exception):
+    """The handler returned what is not JSON. Private, so that it is never an ``InvalidJSONError`` of the handler's."""
+
+    def __init__(self, error: InvalidJSONError) -> None:
+        super().__init__()
+        self.error = error
+
+
 class _NoTimeLeft(Exception):
     """The handler was not called, because its attempt's time was over before it began."""
 
     def __init__(self, seconds_left: float) -> None:
         super().__init__()
         self.seconds_left = seconds_left
+
+
+def _whence(error: BaseException) -> dict[str, list[str]]:
+    """Return the log's fields that say where an error came from, and what led to it."""
+    causes = error_causes(error)
+    places = {"error_at": error_places(error)}
+    return places | {"error_causes": causes} if causes else places
 
 
 def _least(one: float | None, other: float | None) -> float | None:

@@ -77,6 +77,8 @@ class DispatchResult:
     """RunStore whose worker was lost after their cancellation had been asked for."""
     unsent: int = 0
     """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
+    refused: int = 0
+    """Messages that SQS refuses for a reason that will not pass by itself: the log says which, and what to do."""
     errors: int = 0
     """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
     unread: int = 0
@@ -157,6 +159,8 @@ class Dispatcher:
             self._handle_all(until_ms, tally, deadline)
         else:
             self._handle_some(until_ms, limit, tally, deadline)
+        if refused := self._store.queue.take_refused():
+            tally.add("refused", refused)
         if tally.first_error is not None:
             raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
         return tally.result()

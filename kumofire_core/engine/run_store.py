@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from kumofire_core.aws.dynamodb import Answer, Table
 from kumofire_core.aws.sqs import Queue
-from kumofire_core.errors import KumofireError
+from kumofire_core.errors import DedupeKeyConflictError, KumofireError
 from kumofire_core.handlers.registry import Registry
 from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher, decrypt_text, encrypt_text
 from kumofire_core.model.json_codec import decode
@@ -81,10 +81,13 @@ class RunStore:
         """Read whether the cancellation of a running run was requested."""
         return self.table.get_attribute(run_key(run_id), "cancel_requested_at") is not None
 
-    def read(self, run_id: str, item: Attributes) -> StoredRun:
-        """Return the run that an item holds. Where its creator set no limit of attempts, the job's is used."""
+    def read(self, run_id: str, item: Attributes, *, payload_required: bool = True) -> StoredRun:
+        """Return the run that an item holds. Where its creator set no limit of attempts, the job's is used.
+
+        Raises as ``read_run`` does.
+        """
         limit = 0 if "max_attempts" in item else self.registry.max_attempts(str(item.get("job_name")))
-        return read_run(run_id, item, default_max_attempts=limit)
+        return read_run(run_id, item, default_max_attempts=limit, payload_required=payload_required)
 
     def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:
         """Return a run with its payload and output decrypted where they are encrypted.
@@ -129,7 +132,10 @@ class RunStore:
         return [key.id for key in self.table.try_batch({run_key(run_id): write for run_id, write in ends.items()})]
 
     def put(self, new_run: NewRun) -> bool:
-        """Put a new run; ``False`` where its id exists."""
+        """Put a new run; ``False`` where its id exists.
+
+        Raises ``DedupeKeyConflictError`` where it exists because another job's run has the same ``dedupe_key``.
+        """
         job = self.registry.get(new_run.job_name)
         attributes = run_writes.create(
             new_run,
@@ -138,7 +144,14 @@ class RunStore:
             timeout_ms=None if job is None else job.timeout_ms,
             shards=self.wake_shards,
         )
-        return self.table.put_new(run_key(new_run.id), attributes).applied
+        answer = self.table.put_new(run_key(new_run.id), attributes)
+        if not answer.applied and answer.item is not None and new_run.dedupe_key is not None:
+            found_name = str(answer.item.get("job_name", new_run.job_name))
+            if found_name != new_run.job_name:
+                raise DedupeKeyConflictError(
+                    new_run.dedupe_key, job_name=new_run.job_name, run_id=new_run.id, found_job_name=found_name
+                )
+        return answer.applied
 
     def add(self, new_run: NewRun) -> bool:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kumofire_core.aws.errors import note_of
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
 from kumofire_core.errors import KumofireError, MalformedMessageError
 from kumofire_core.handlers.deadline import Deadline
@@ -53,6 +54,9 @@ class SqsBatchReport(NamedTuple):
     records: tuple[RecordReport, ...] = ()
     stray_handlers: int = 0
     """Handlers that were cut and still run. Their process should end before it serves another batch."""
+    refused_messages: int = 0
+    """Messages that were to be sent, of retries and of runs that handlers created, and that SQS refuses for a reason
+    that will not pass by itself."""
 
     def response(self) -> dict[str, list[dict[str, str]]]:
         """Return what Lambda wants to hear: the records to deliver again.
@@ -119,7 +123,9 @@ def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, c
     if deadline is not None:
         patience = min(patience, deadline.seconds_left() / 4)
     return SqsBatchReport(
-        records=tuple(reports), stray_handlers=consumer.pool.stray(patience_seconds=max(0.0, patience))
+        records=tuple(reports),
+        stray_handlers=consumer.pool.stray(patience_seconds=max(0.0, patience)),
+        refused_messages=consumer.queue.take_refused(),
     )
 
 
@@ -170,9 +176,10 @@ def _consume(
     except (Exception, SystemExit) as error:
         # Ours says what it is about; another's text may quote data.
         failure = str(error) if isinstance(error, KumofireError) else f"run#{run_id}: {error_name(error)}"
+        note = note_of(error)
         log.error(
             "a record could not be consumed and will be delivered again: %s",
-            failure,
+            f"{failure}. {note}" if note else failure,
             extra={"message_id": message_id, "job_run_id": run_id, "error_at": error_places(error)},
         )
         return RecordReport(message_id=message_id, job_run_id=run_id, failure=failure)

@@ -146,9 +146,13 @@ class HandlerCall:
         return True
 
     def result(self) -> Any:
-        """Return what the function returned or raise what it raised; only for a call that has ended."""
-        if self._error is not None:
-            raise self._error
+        """Return what the function returned or raise what it raised; once, and only for a call that has ended."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback has this frame, which would otherwise keep it alive
         return self._value
 
     def execute(self, thread: _Thread) -> bool:
@@ -167,6 +171,7 @@ class HandlerCall:
         with self.lock:
             self.ended = True
             if self.abandoned:
+                self._value = self._error = None  # nobody asks for them
                 return False
         thread.owner.take_back(thread)
         self._done.release()
@@ -194,14 +199,22 @@ def call_handler(handler: Callable[[Any], Any], context: object, threads: Handle
         return value
     import asyncio
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_in_a_loop():
         return asyncio.run(_awaiting(value))
     # This thread's loop is busy running our caller; a coroutine can only be run to its end in another thread.
     call = threads.start(lambda: asyncio.run(_awaiting(value)))
     call.wait()
     return call.result()
+
+
+def _is_in_a_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _awaiting(value: Awaitable[Any]) -> Any:

@@ -1,26 +1,152 @@
-"""An error as text: what is stored with a run, and what of it may appear in a log."""
+"""An error as text: what is stored with a run, and what of it may appear in a log.
+
+An error is told with what led to it: the leaves of an ``ExceptionGroup``, and the chain of its causes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from kumofire_core.errors import LeaseExpiredError
 from kumofire_core.model.times import from_ms
 
 MAX_ERROR_LENGTH = 1000
+"""Bytes, in UTF-8."""
+
+MOST_LEAVES = 4
+"""How many errors of a group are told, each with its first cause."""
+
+MOST_CAUSES = 4
+"""How many errors of a chain of causes are told: those next to the error, and those at the chain's beginning."""
+
+MOST_TOLD = 12
+"""How many errors are told in all, so that each has a line of some length."""
+
+_MOST_LINKS = 1000
+"""How many errors are visited: more are a program's mistake, or an attack."""
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error's type and text as it is stored: bounded, and always possible to store."""
+    """Return an error's type and text as it is stored: bounded, and always possible to store.
+
+    The errors that led to it follow, a line each. A long text leaves room for those of the others.
+    """
+    return bounded_text([f"{'  ' * depth}{relation}{_one_text(each)}" for relation, depth, each in _told(error)])
+
+
+def bounded_text(lines: list[str]) -> str:
+    """Return lines as one text of at most ``MAX_ERROR_LENGTH`` bytes. Long lines are cut, and short ones stay whole."""
+    encoded = [line.encode("utf-8", "backslashreplace") for line in lines]
+    room, left = MAX_ERROR_LENGTH - (len(encoded) - 1), len(encoded)
+    for index in sorted(range(len(encoded)), key=lambda index: len(encoded[index])):
+        encoded[index] = _cut(encoded[index], room // left)
+        room, left = room - len(encoded[index]), left - 1
+    return b"\n".join(encoded).decode()
+
+
+def _cut(text: bytes, size: int) -> bytes:
+    if len(text) <= size:
+        return text
+    mark = "…".encode()
+    return text[: size - len(mark)].decode(errors="ignore").encode() + mark
+
+
+def _one_text(error: BaseException | None) -> str:
+    if error is None:
+        return "…"
     name = type_name(error)
     try:
         message = str(error)
     except BaseException:
         message = "(its text can't be made)"
-    text = f"{name}: {message}" if message else name
-    if len(text) > MAX_ERROR_LENGTH:
-        text = text[: MAX_ERROR_LENGTH - 1] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return f"{name}: {message}" if message else name
+
+
+class _Told(NamedTuple):
+    """An error that is told, and how it led to the one before it."""
+
+    relation: str
+    depth: int
+    error: BaseException | None
+    """``None`` stands for those that are left out."""
+
+
+def _told(error: BaseException) -> list[_Told]:
+    """Return an error with the leaves of the group that it is, and the chain of its causes; bounded in number."""
+    told = list(_told_all(error))
+    if len(told) <= MOST_TOLD:
+        return told
+    return [*told[: MOST_TOLD - 3], _Told("", 1, None), *told[-2:]]
+
+
+def _told_all(error: BaseException) -> Iterator[_Told]:
+    yield _Told("", 0, error)
+    seen = {id(error)}
+    yield from _told_leaves(error, 1, seen)
+    for relation, cause in _causes(error, seen, most=MOST_CAUSES):
+        yield _Told(relation, 1, cause)
+        if cause is not None:
+            yield from _told_leaves(cause, 2, seen)
+
+
+def _told_leaves(error: BaseException, depth: int, seen: set[int]) -> Iterator[_Told]:
+    leaves = list(_leaves(error, seen))
+    for leaf in leaves[:MOST_LEAVES]:
+        yield _Told("- ", depth, leaf)
+        for relation, cause in _causes(leaf, seen, most=1):
+            yield _Told(relation, depth + 1, cause)
+    if len(leaves) > MOST_LEAVES:
+        yield _Told(f"- and {len(leaves) - MOST_LEAVES} more ", depth, None)
+
+
+def _leaves(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    """Give the errors of a group that are no groups themselves, each once and in their order."""
+    pending = _members(error)[::-1]
+    while pending and len(seen) < _MOST_LINKS:
+        each = pending.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        members = _members(each)
+        pending += members[::-1]
+        if not members:
+            yield each
+
+
+def _members(error: BaseException) -> list[BaseException]:
+    try:
+        return list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
+    except BaseException:  # a class may make anything of its attributes
+        return []
+
+
+def _causes(error: BaseException, seen: set[int], *, most: int) -> list[tuple[str, BaseException | None]]:
+    """Return the chain of what led to an error, the latest first. What is left out is in the chain's middle."""
+    chain: list[tuple[str, BaseException | None]] = []
+    link = _cause(error)
+    while link is not None and id(link[1]) not in seen and len(seen) < _MOST_LINKS:
+        seen.add(id(link[1]))
+        chain.append(link)
+        link = _cause(link[1])
+    if len(chain) <= most:
+        return chain
+    first = most - (most + 1) // 2
+    return [*chain[:first], (f"({len(chain) - most} between) ", None), *chain[first - most :]]
+
+
+def _cause(error: BaseException) -> tuple[str, BaseException] | None:
+    """Return what Python's own traceback shows above an error."""
+    try:
+        if error.__cause__ is not None:
+            return "caused by ", error.__cause__
+        if error.__context__ is not None and not error.__suppress_context__:
+            return "while handling ", error.__context__
+    except BaseException:
+        return None
+    return None
 
 
 def type_name(error: BaseException) -> str:
@@ -49,6 +175,36 @@ def error_places(error: BaseException) -> list[str]:
         f"{place.filename}:{place.lineno} in {place.name}" for place, keep in zip(summary, kept, strict=True) if keep
     ]
     return places[-8:]
+
+
+def error_causes(error: BaseException) -> list[str]:
+    """Return what led to an error, for a log: a line for each that ``error_text`` tells, with its type and last place.
+
+    Like ``error_places`` it is free of texts.
+    """
+    lines = []
+    for relation, depth, cause in _told(error)[1:]:
+        place = error_places(cause)[-1:] if cause is not None else []
+        name = "…" if cause is None else error_name(cause)
+        lines.append(f"{'  ' * (depth - 1)}{relation}{name}{''.join(f' at {where}' for where in place)}")
+    return lines
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames that an error and those that led to it hold, and so of the local variables in them.
+
+    A frame that holds its own error is a reference cycle, which stays in memory until the garbage collector finds it.
+    """
+    seen, pending = set[int](), [error]
+    while pending:
+        each = pending.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        pending += _members(each)
+        with contextlib.suppress(Exception):
+            each.__traceback__ = None
+            pending += [linked for linked in (each.__cause__, each.__context__) if linked is not None]
 
 
 def lost_attempt(attempt: int, lease_until: int | None) -> LeaseExpiredError:

@@ -91,7 +91,9 @@ class Run:
     """Whether a person requested cancellation while the run was executing."""
     cancel_reason: str | None = None
     history: tuple[RetriedRun, ...] = ()
-    """How the run had ended before each retry by a person, oldest first; the last ten only."""
+    """How the run had ended before each retry by a person, oldest first; the last ten only.
+
+    Each text is cut to 200 characters, or to fewer if the whole would exceed 4 KB."""
 
     @property
     def failed_attempts(self) -> int:

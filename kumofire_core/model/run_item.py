@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text, json_codec
-from kumofire_core.model.run import MAX_NAME_LENGTH, RetriedRun, Run, RunStatus
+from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH, RetriedRun, Run, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes
 
@@ -17,12 +17,32 @@ MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
 
 RESERVED_ITEM_BYTES = 24 * 1024
-"""What a run's other attributes may take together: name, keys, tokens, times and the last error."""
+"""What a run's other attributes may take together. It is divided below, in bytes as they are stored, so that no write
+to a run can be refused for its size."""
 
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
+"""What payload and output may take together."""
+
+FIXED_BYTES = 2 * 1024
+"""The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
+JOB_NAME_BYTES = 4 * MAX_NAME_LENGTH
+DEDUPE_KEY_BYTES = 4 * MAX_KEY_LENGTH
+LAST_ERROR_BYTES = 3 * 1024
+CANCEL_REASON_BYTES = 3 * 1024
+HISTORY_BYTES = 4 * 1024
+ATTEMPTS_BYTES = (
+    RESERVED_ITEM_BYTES
+    - FIXED_BYTES
+    - JOB_NAME_BYTES
+    - DEDUPE_KEY_BYTES
+    - LAST_ERROR_BYTES
+    - CANCEL_REASON_BYTES
+    - HISTORY_BYTES
+)
+"""What is left: 7,172 bytes, kept free for a record of a run's attempts."""
 
 HISTORY_LENGTH = 10
-HISTORY_ERROR_LENGTH = 200
+HISTORY_TEXT_LENGTH = 200
 
 _STATUSES: dict[str, RunStatus] = {status.value: status for status in RunStatus}
 """``RunStatus(text)`` runs Python code of ``enum`` each time."""
@@ -44,6 +64,10 @@ _NUMBERS = ("schema", *_TIMES, "lease_until", "attempt", "max_attempts", "claims
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
 _FIRST_MS = to_ms(datetime.min.replace(tzinfo=UTC))
+
+
+UNREADABLE: Final = object()
+"""Stands for a stored payload that is not JSON, where a run is read without the need of its payload."""
 
 
 class StoredRun:
@@ -83,8 +107,11 @@ class StoredRun:
         """Raised by every claim: the fencing number."""
         self.timeout_ms: int | None = get("timeout_ms")
         self.payload_text: str = item["payload"]
-        """The payload as it is stored; ``payload`` is its value, or ``ENCRYPTED`` where it is encrypted."""
-        self.payload = encrypted_text.read(self.payload_text)
+        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, or ``UNREADABLE``."""
+        try:
+            self.payload = encrypted_text.read(self.payload_text)
+        except ValueError:
+            self.payload = UNREADABLE
         self.output = None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
 
@@ -137,6 +164,17 @@ class StoredRun:
         return self._item.get("output")
 
     @property
+    def history_text(self) -> str | None:
+        """The history as it is stored."""
+        return self._item.get("history")
+
+    @property
+    def last_error(self) -> str | None:
+        """The error of the latest attempt that had one."""
+        found: str | None = self._item.get("last_error")
+        return found
+
+    @property
     def cancel_requested(self) -> bool:
         """Whether a person asked for its cancellation while it was executing."""
         return "cancel_requested_at" in self._item
@@ -166,8 +204,34 @@ def fit_in_item(payload: str, output: str) -> bool:
     return text_bytes(payload) + text_bytes(output) <= MAX_PAYLOAD_BYTES
 
 
+def item_bytes(item: Attributes) -> int:
+    """Return the size of an item, its key among the attributes, as DynamoDB holds it against its limit.
+
+    A text has its bytes in UTF-8. A number has a byte for each two of its significant digits, one more, and one for a
+    sign. Each attribute's name counts, too.
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+    """
+    return sum(
+        text_bytes(name) + (text_bytes(value) if isinstance(value, str) else _number_bytes(value))
+        for name, value in item.items()
+    )
+
+
+def _number_bytes(value: int) -> int:
+    digits = len(str(abs(value)).rstrip("0"))
+    return (digits + 1) // 2 + 1 + (value < 0)
+
+
+def cut_to_bytes(text: str, most: int) -> str:
+    """Return a text that takes at most ``most`` bytes in an item; one that is cut ends in an ellipsis."""
+    stored = text.encode("utf-8", "backslashreplace")
+    if len(stored) <= most:
+        return stored.decode()
+    return stored[: most - len("…".encode())].decode(errors="ignore") + "…"
+
+
 def history_with(run: Run) -> str:
-    """Return the stored form of a run's history with how it has ended now; bounded, the oldest goes first."""
+    """Return the stored form of a run's history with how it has ended now; see ``history_text``."""
     now = RetriedRun(
         status=run.status,
         attempt=run.attempt,
@@ -175,17 +239,28 @@ def history_with(run: Run) -> str:
         last_error=run.last_error,
         cancel_reason=run.cancel_reason,
     )
-    past = [
-        [
-            entry.status.value,
-            entry.attempt,
-            None if entry.finished_at is None else to_ms(entry.finished_at),
-            None if entry.last_error is None else entry.last_error[:HISTORY_ERROR_LENGTH],
-            None if entry.cancel_reason is None else entry.cancel_reason[:HISTORY_ERROR_LENGTH],
-        ]
-        for entry in (*run.history, now)[-HISTORY_LENGTH:]
-    ]
-    return json_codec.encode("the history", past)
+    return history_text((*run.history, now))
+
+
+def history_text(entries: Sequence[RetriedRun]) -> str:
+    """Return the stored form of a history: ten entries at most, in ``HISTORY_BYTES``; the oldest go first."""
+    texts = [_entry_text(entry) for entry in entries[-HISTORY_LENGTH:]]
+    sizes = [text_bytes(text) + len(",") for text in texts]
+    while sum(sizes) + len("[]") > HISTORY_BYTES:
+        del texts[0], sizes[0]
+    return f"[{','.join(texts)}]"
+
+
+def _entry_text(entry: RetriedRun) -> str:
+    """Return the JSON text of one entry: 2,550 bytes at most, where each character of its texts is an escaped one."""
+    finished_ms = None if entry.finished_at is None else to_ms(entry.finished_at)
+    texts = [_short(entry.last_error), _short(entry.cancel_reason)]
+    return json_codec.encode("the history", [entry.status.value, entry.attempt, finished_ms, *texts])
+
+
+def _short(text: str | None) -> str | None:
+    # Half a surrogate pair would make JSON escapes of all other characters, at twelve bytes each.
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()[:HISTORY_TEXT_LENGTH]
 
 
 def read_history(text: str) -> tuple[RetriedRun, ...]:
@@ -209,10 +284,13 @@ def _text_or_none(value: object) -> str | None:
     return value
 
 
-def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) -> StoredRun:
+def read_run(
+    run_id: str, attributes: Attributes, *, default_max_attempts: int, payload_required: bool = True
+) -> StoredRun:
     """Return the stored run that ``attributes`` hold.
 
-    Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read.
+    Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read. Unless
+    it is ``payload_required``, a payload that is not JSON is left ``UNREADABLE``.
     """
     item: Mapping[str, Any] = attributes
     try:
@@ -228,6 +306,8 @@ def read_run(run_id: str, attributes: Attributes, *, default_max_attempts: int) 
         if not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:
             raise OverflowError("a time")
         found = StoredRun(run_id, item, default_max_attempts)
+        if payload_required and found.payload is UNREADABLE:
+            raise ValueError("payload")
         if not 1 <= len(found.job_name) <= MAX_NAME_LENGTH:
             raise ValueError("job_name")
         if found.status is RunStatus.RUNNING and (found.lease_token is None or found.lease_until is None):

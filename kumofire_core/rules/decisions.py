@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kumofire_core.errors import InvalidJSONError
 from kumofire_core.model.error_text import error_text, lost_attempt, type_name
 from kumofire_core.model.run import FINAL, Outcome, RunStatus
-from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_item import UNREADABLE, StoredRun
 from kumofire_core.rules import run_writes
 from kumofire_core.rules.retry import RetryPolicy, next_attempt_at
 from kumofire_core.rules.run_writes import Transition
@@ -43,6 +44,19 @@ def after_failure(
     return AttemptEnd(write, Outcome.RETRIED, text, kind, due_ms)
 
 
+def after_unusable_output(
+    claimed: StoredRun, error: InvalidJSONError, *, now_ms: int, expires_at: int | None
+) -> AttemptEnd:
+    """Return how an attempt ends whose handler returned what can't be stored: the run has failed.
+
+    There is no other attempt, whatever the policy says: it would repeat the handler's effect and return the same. Its
+    write is refused as that of ``after_failure`` is.
+    """
+    text = error_text(error)
+    write = run_writes.fail(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
+    return AttemptEnd(write, Outcome.FAILED, text, type_name(error))
+
+
 def after_canceled_failure(
     claimed: StoredRun, failed: AttemptEnd, *, now_ms: int, expires_at: int | None
 ) -> AttemptEnd:
@@ -70,6 +84,19 @@ def after_lost_worker(
         return AttemptEnd(write, Outcome.FAILED, text, kind)
     write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=due_ms, error=text)
     return AttemptEnd(write, Outcome.RETRIED, text, kind, due_ms)
+
+
+def not_attemptable(claimed: StoredRun) -> tuple[str, str] | None:
+    """Return why the handler of a claimed run can't be called, now or later, or ``None``.
+
+    The first text is stored with the run; the second, which quotes nothing of it, is for logs and metrics.
+    """
+    if claimed.attempt >= claimed.max_attempts:
+        # Its job's limit was lowered after its creator had left the limit to the job.
+        return f"no attempts left: {claimed.attempt} of {claimed.max_attempts}", "no attempts left"
+    if claimed.payload is UNREADABLE:
+        return "the stored payload is not JSON; restore it and retry the run", "unreadable payload"
+    return None
 
 
 def claim_refused(found: StoredRun, *, now_ms: int) -> str | None:

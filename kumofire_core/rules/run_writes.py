@@ -7,7 +7,14 @@ SDK repeats a request whose reply was lost, so a write can be refused by its own
 from __future__ import annotations
 
 from kumofire_core.model.run import NewRun, RunStatus
-from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_item import (
+    HISTORY_BYTES,
+    LAST_ERROR_BYTES,
+    StoredRun,
+    cut_to_bytes,
+    history_text,
+    text_bytes,
+)
 from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present
 from kumofire_core.rules.wake_ups import (
     BACKLOG_LOOK_MS,
@@ -104,11 +111,11 @@ def rescue(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int
         sets={
             "lease_token": lease_token,
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
-            "attempt": expired.attempt + 1,
-            "last_error": error,
             "started_at": now_ms,
             "updated_at": now_ms,
             **_decided(expired),
+            **_trimmed(expired),
+            **_failed_attempt(expired, error),
         },
         increments=("claims",),
         write_token=("lease_token", lease_token),
@@ -143,7 +150,7 @@ def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at:
 
     Refused, like ``fail``, where the run is to be canceled: then ``cancel_unattempted`` is what fits.
     """
-    sets = _ended(now_ms, expires_at) | {"last_error": error}
+    sets = _ended(now_ms, expires_at) | {"last_error": cut_to_bytes(error, LAST_ERROR_BYTES)}
     return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",))
 
 
@@ -283,6 +290,7 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
         target=RunStatus.QUEUED,
         equals={"updated_at": ended.updated_at},
         sets={
+            **_trimmed(ended),
             "retried_by": token,
             "history": history,
             "attempt": 0,
@@ -314,7 +322,7 @@ def _settle(
         target=target,
         equals=equals,
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **_trimmed(claimed), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -337,7 +345,7 @@ def _settle_expired(
         equals=_held_by(expired),
         at_most={"lease_until": now_ms},
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **_trimmed(expired), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -365,8 +373,18 @@ def _decided(run: StoredRun) -> dict[str, Value]:
     return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
 
 
+def _trimmed(run: StoredRun) -> dict[str, Value]:
+    """Cut what an earlier release stored in more bytes than there are for it, or the attempt's end might not fit."""
+    sets: dict[str, Value] = {}
+    if run.history_text is not None and text_bytes(run.history_text) > HISTORY_BYTES:
+        sets["history"] = history_text(run.history)
+    if run.last_error is not None and text_bytes(run.last_error) > LAST_ERROR_BYTES:
+        sets["last_error"] = cut_to_bytes(run.last_error, LAST_ERROR_BYTES)
+    return sets
+
+
 def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value]:
-    return {"attempt": run.attempt + 1, "last_error": error}
+    return {"attempt": run.attempt + 1, "last_error": cut_to_bytes(error, LAST_ERROR_BYTES)}
 
 
 def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value]:

@@ -9,7 +9,7 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import MAX_ERROR_LENGTH
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
-from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, text_bytes
+from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES, text_bytes
 from kumofire_core.rules.retry import is_attempt_count
 
 
@@ -111,3 +111,7 @@ def require_reason(reason: object) -> None:
         raise InvalidArgumentError(f"reason may have {MAX_ERROR_LENGTH} characters, and has {len(reason)}")
     if any("\ud800" <= character <= "\udfff" for character in reason):
         raise InvalidArgumentError("reason holds half a surrogate pair, which UTF-8 has no form for")
+    if text_bytes(reason) > CANCEL_REASON_BYTES:
+        raise InvalidArgumentError(
+            f"reason must have at most {CANCEL_REASON_BYTES} bytes in UTF-8, not {text_bytes(reason)}"
+        )

@@ -637,6 +637,7 @@ ALARMS = {
     "DispatcherErrorsAlarm": ("AWS/Lambda", "Errors", "Dispatcher"),
     "DispatcherNotRunningAlarm": ("Kumofire", "DispatcherPasses", "AWS::StackName"),
     "DispatchErrorsAlarm": ("Kumofire", "DispatchErrors", "AWS::StackName"),
+    "MessagesRefusedAlarm": ("Kumofire", "MessagesRefused", "AWS::StackName"),
     "RunsFailedAlarm": ("Kumofire", "RunsFailed", "AWS::StackName"),
     "MalformedRecordsAlarm": ("Kumofire", "MalformedRecords", "AWS::StackName"),
 }

@@ -22,7 +22,7 @@ from tests.builders import Aws, LambdaContext
 
 NOTHING = {
     "dispatched": 0, "schedules": 0, "resent": 0, "postponed": 0, "recovered": 0, "failed": 0, "canceled": 0,
-    "unsent": 0, "errors": 0, "unread": 0, "complete": True,
+    "unsent": 0, "refused": 0, "errors": 0, "unread": 0, "complete": True,
 }  # fmt: skip
 
 
@@ -110,7 +110,16 @@ def test_a_tick_writes_what_it_did_as_metrics_and_as_a_line(
     capsys: pytest.CaptureFixture[str],
 ):
     result = DispatchResult(
-        dispatched=1, schedules=2, resent=3, recovered=4, failed=5, canceled=6, unsent=7, errors=8, complete=False
+        dispatched=1,
+        schedules=2,
+        resent=3,
+        recovered=4,
+        failed=5,
+        canceled=6,
+        unsent=7,
+        refused=9,
+        errors=8,
+        complete=False,
     )
     monkeypatch.setattr(jobs, "dispatch", lambda **_: result)
 
@@ -131,6 +140,7 @@ def test_a_tick_writes_what_it_did_as_metrics_and_as_a_line(
         "RunsFailed": [5.0],
         "RunsCanceled": [6.0],
         "MessagesUnsent": [7.0],
+        "MessagesRefused": [9.0],
         "DispatchErrors": [8.0],
         "DispatcherPassesCutShort": [1.0],
     }

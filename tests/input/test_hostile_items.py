@@ -518,8 +518,35 @@ def test_a_payload_that_is_not_json_is_told_by_the_run_s_key(jobs: Jobs, aws: Aw
 
     with pytest.raises(CorruptItemError, match=f"run#{run_id}"):
         jobs.get_status(run_id)
-    with pytest.raises(CorruptItemError, match=f"run#{run_id}"):
-        jobs.consume(message(run_id))
+
+
+@pytest.mark.parametrize("state", ["queued", "lost by its worker"])
+@pytest.mark.parametrize("text", ["", "{", "[" * 90_000, "1" * 5_000], ids=len)
+def test_a_run_whose_payload_is_not_json_fails_at_once_and_is_not_delivered_again(
+    jobs: Jobs, aws: Aws, text: str, state: str
+):
+    called = []
+    jobs.handler("email")(called.append)
+    run_id = aws.a_run(payload=text) if state == "queued" else aws.a_running_run(payload=text, lease_until=NOW_MS - 1)
+
+    result = jobs.consume(message(run_id))
+
+    assert (result.outcome, result.reason) == ("failed", "unreadable payload")
+    item = aws.item(run_id)
+    assert (item["status"], item["attempt"]) == ("failed", 0 if state == "queued" else 1)
+    assert item["last_error"] == "the stored payload is not JSON; restore it and retry the run"
+    assert called == []
+    aws.change(run_id, payload='"restored"')
+    assert jobs.retry(run_id)
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+
+def test_a_run_whose_payload_is_not_json_is_canceled_where_that_was_asked_for(jobs: Jobs, aws: Aws):
+    jobs.handler("email")(lambda ctx: None)
+    run_id = aws.a_running_run(payload="{", lease_until=NOW_MS - 1, cancel_requested_at=NOW_MS - 2)
+
+    assert jobs.consume(message(run_id)).outcome == "canceled"
+    assert aws.item(run_id)["status"] == "canceled"
 
 
 @pytest.mark.parametrize("name", ["attempt", "created_at", "scheduled_for", "updated_at", "claims", "sends", "schema"])

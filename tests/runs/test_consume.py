@@ -208,26 +208,55 @@ def test_a_return_value_that_is_json_is_the_output(aws: Aws, output: Any):
 @pytest.mark.parametrize(
     "output", [{1, 2}, b"x", float("nan"), {1: 2}, object()], ids=lambda value: type(value).__name__
 )
-def test_a_return_value_that_is_not_json_is_a_clear_error_of_that_attempt(aws: Aws, output: Any):
-    jobs = aws.jobs(handlers={"email": lambda ctx: output})
+def test_a_return_value_that_is_not_json_fails_its_run_at_once_so_that_no_effect_is_repeated(aws: Aws, output: Any):
+    jobs = aws.jobs(handlers={"email": lambda ctx: output}, retry=RetryPolicy(5))
     run_id = jobs.create("email")
 
-    assert jobs.consume(message(run_id)).outcome == "retried"
+    result = jobs.consume(message(run_id))
+    assert (result.outcome, result.attempt, result.reason) == ("failed", 1, "InvalidJSONError")
     run = jobs.get_status(run_id)
-    assert (run.status, run.attempt, run.output) == ("scheduled", 1, None)
+    assert (run.status, run.attempt, run.max_attempts, run.output) == ("failed", 1, 5, None)
     assert run.last_error.startswith("InvalidJSONError: the handler's return value is not JSON: value ")
 
 
 @pytest.mark.parametrize(("payload", "output"), [("x" * 300_000, "y" * 100_000), ("é" * 100_000, "ü" * 100_000)])
-def test_a_return_value_too_large_beside_its_payload_is_a_clear_error_of_that_attempt(
-    aws: Aws, payload: str, output: str
-):
+def test_a_return_value_too_large_beside_its_payload_fails_its_run_at_once(aws: Aws, payload: str, output: str):
     jobs = aws.jobs(handlers={"email": lambda ctx: output})
     run_id = jobs.create("email", payload)
 
-    assert jobs.consume(message(run_id)).outcome == "retried"
+    assert jobs.consume(message(run_id)).outcome == "failed"
     size = len(output.encode()) + 2
-    assert f"the handler's return value has {size} bytes as it would be stored" in jobs.get_status(run_id).last_error
+    run = jobs.get_status(run_id)
+    assert (run.status, run.attempt) == ("failed", 1)
+    assert f"the handler's return value has {size} bytes as it would be stored" in run.last_error
+
+
+@pytest.mark.parametrize("output", [object(), "x" * 400_000], ids=["not JSON", "too large"])
+def test_a_run_whose_cancellation_came_before_its_useless_return_value_is_canceled(aws: Aws, output: Any):
+    jobs = aws.jobs()
+
+    @jobs.handler("email")
+    def email(ctx: JobContext) -> Any:
+        assert jobs.cancel(ctx.run.id, "wrong address")
+        return output
+
+    run_id = jobs.create("email")
+
+    assert jobs.consume(message(run_id)).outcome == "canceled"
+    run = jobs.get_status(run_id)
+    assert (run.status, run.attempt, run.cancel_reason) == ("canceled", 1, "wrong address")
+    assert run.last_error.startswith("InvalidJSONError: ")
+
+
+def test_an_invalid_json_error_of_the_handler_s_own_is_tried_again(aws: Aws):
+    """It may be about what the handler read elsewhere, and has repeated nothing yet."""
+    jobs = aws.jobs()
+
+    @jobs.handler("email")
+    def email(ctx: JobContext) -> None:
+        jobs.create("email", object())
+
+    assert jobs.consume(message(jobs.create("email"))).outcome == "retried"
 
 
 def test_a_large_return_value_beside_a_small_payload_is_stored(aws: Aws):
@@ -409,7 +438,7 @@ def test_the_last_error_is_bounded(aws: Aws):
 
     jobs.consume(message(run_id))
 
-    assert len(jobs.get_status(run_id).last_error) == 1000
+    assert len(jobs.get_status(run_id).last_error.encode()) == 1000
 
 
 def test_a_run_without_a_handler_has_failed(aws: Aws):
@@ -568,7 +597,7 @@ def test_an_item_of_a_later_release_is_refused_and_not_touched(jobs: Jobs, aws: 
 
 @pytest.mark.parametrize(
     "broken",
-    [{"payload": "{"}, {"status": "lost"}, {"attempt": "two"}, {"created_at": 10**18}, {"without": ("job_name",)}],
+    [{"status": "lost"}, {"attempt": "two"}, {"created_at": 10**18}, {"without": ("job_name",)}],
     ids=str,
 )
 def test_an_item_that_can_not_be_read_fails_alone_and_is_named(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from kumofire_core import InvalidArgumentError, InvalidJSONError, Jobs, UnknownJobError
+from kumofire_core import DedupeKeyConflictError, InvalidArgumentError, InvalidJSONError, Jobs, UnknownJobError
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
 from tests.faults import Outage, Refused
 from tests.input.test_json_codec import JSON
@@ -246,6 +246,28 @@ def test_a_dedupe_key_finds_its_run_when_that_is_finished_and_does_not_start_it_
     assert jobs.create("email", dedupe_key="k") == run_id
     assert jobs.get_status(run_id).status == "succeeded"
     assert len(aws.sent()) == 1
+
+
+def test_a_dedupe_key_of_another_job_s_run_is_refused_and_names_both_jobs_the_key_and_the_run(aws: Aws):
+    jobs = aws.jobs()
+    run_id = jobs.create("email", {"n": 1}, dedupe_key="order-7")
+    stored = aws.item(run_id)
+
+    with pytest.raises(DedupeKeyConflictError, match=f"'order-7' belongs to run {run_id} of job 'email'") as caught:
+        jobs.create("invoice", dedupe_key="order-7")
+
+    assert "job 'invoice'" in str(caught.value)
+    assert isinstance(caught.value, InvalidArgumentError)
+    error = caught.value
+    assert (error.dedupe_key, error.job_name) == ("order-7", "invoice")
+    assert (error.run_id, error.found_job_name) == (run_id, "email")
+    assert aws.items() == [stored]
+    assert aws.sent() == [(run_id, 0)]
+    assert aws.dynamodb.count() == {"put_item": 2}
+
+
+def test_the_run_of_a_dedupe_key_has_the_id_that_earlier_releases_gave_it(jobs: Jobs):
+    assert jobs.create("email", dedupe_key="order-7") == "5bd3ae028531323622db2142fb5d53bc26370f26"
 
 
 def test_different_dedupe_keys_make_different_runs(jobs: Jobs):

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kumofire_core import InvalidArgumentError, InvalidJSONError, Jobs, PartlyCreatedError, UnknownJobError
+from kumofire_core import (
+    DedupeKeyConflictError,
+    InvalidArgumentError,
+    InvalidJSONError,
+    Jobs,
+    PartlyCreatedError,
+    UnknownJobError,
+)
 from tests.builders import NOW, Aws, message
 
 
@@ -105,6 +112,20 @@ def test_what_the_table_refused_is_known_and_the_others_run(aws: Aws):
     assert list(caught.value.failures) == [3]
     assert sorted(run_id for batch in sent_in_batches(aws) for run_id, _ in batch) == sorted(stored)
     assert {jobs.consume(message(run_id)).outcome for run_id in stored} == {"succeeded"}
+
+
+def test_one_whose_key_is_another_job_s_fails_alone(jobs: Jobs, aws: Aws):
+    taken = jobs.create("invoice", dedupe_key="k")
+
+    with pytest.raises(PartlyCreatedError, match=r"1 of 3 .*DedupeKeyConflictError") as caught:
+        jobs.create_many([{"name": "email"}, {"name": "email", "dedupe_key": "k"}, {"name": "email"}])
+
+    first, second, third = caught.value.run_ids
+    assert second is None
+    assert isinstance(caught.value.failures[1], DedupeKeyConflictError)
+    assert caught.value.failures[1].run_id == taken
+    assert [jobs.get_status(run_id).job_name for run_id in (taken, first, third)] == ["invoice", "email", "email"]
+    assert sent_in_batches(aws) == [[(first, 0), (third, 0)]]
 
 
 def test_none_is_a_number_too(jobs: Jobs, aws: Aws):

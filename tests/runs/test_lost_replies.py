@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from kumofire_core import JobContext, Jobs, RetryPolicy
+from kumofire_core import DedupeKeyConflictError, JobContext, Jobs, RetryPolicy
 from tests.builders import NOW_MS, Aws, Clock, message, raises
 from tests.faults import Outage, Repeated
 
@@ -41,6 +41,15 @@ def test_a_second_create_of_the_key_is_told_apart_from_a_repeat_of_the_first(job
     assert first == second
     assert jobs.get_status(first).payload == {"n": 1}
     assert len(aws.sent()) == sent
+
+
+def test_a_key_of_another_job_s_run_is_told_although_the_reply_was_lost(jobs: Jobs, aws: Aws):
+    run_id = jobs.create("email", dedupe_key="k")
+
+    with pytest.raises(DedupeKeyConflictError, match=run_id):
+        jobs.create("invoice", dedupe_key="k")
+
+    assert [item["job_name"] for item in aws.items()] == ["email"]
 
 
 def test_an_attempt_whose_replies_were_all_lost_succeeds_once(jobs: Jobs):

@@ -44,7 +44,7 @@ class Attempt:
     claims: int
     invocation: int
     state: str = "claimed"
-    """``claimed``, ``running``, ``returned``, ``raised``, ``cut``, ``died`` or ``given back``."""
+    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``cut``, ``died`` or ``given back``."""
     output: Any = None
     """What its handler returned."""
     recorded: str | None = None
@@ -342,7 +342,7 @@ class Invariants:
                 self._broken("a success counts no attempt", run_id)
             return
         # One that is still claimed was never begun: for want of a handler, or of time.
-        ended = attempt.state in ("returned", "raised", "cut", "claimed")
+        ended = attempt.state in ("returned", "returned no JSON", "raised", "cut", "claimed")
         if not (own and ended) and not self._is_over(old):
             self._broken(
                 "only its consumer ends a leased attempt",
@@ -350,6 +350,8 @@ class Invariants:
             )
         if own and attempt.state == "returned" and not self._is_over(old):
             self._broken("what a handler returned is recorded", f"{run_id} became {status}")
+        if own and attempt.state == "returned no JSON" and status == "scheduled":
+            self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
         unattempted = status in ("failed", "canceled") and attempt.state == "claimed" and own
         if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
             self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")

@@ -16,7 +16,7 @@ from kumofire_core.aws.expressions import marshal, typed, typed_key
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.engine import batch_writes, consumer, create, dispatcher, schedule_firing, schedules, sqs_batch
 from kumofire_core.engine.run_store import RunStore, new_token
-from kumofire_core.errors import DecryptionError
+from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.model.run import FINAL, Outcome, RunStatus, new_run_id
 from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes
 
@@ -251,6 +251,14 @@ _mutation(
     (decisions, "after_failure", lambda original: _retry_for_ever),
 )
 _mutation(
+    "repeat an attempt whose return value can't be stored",
+    (
+        decisions,
+        "after_unusable_output",
+        lambda original: lambda claimed, error, **named: _retry_for_ever(claimed, error, None, **named),
+    ),
+)
+_mutation(
     "never give up in the dispatcher",
     (dispatcher.decisions, "after_lost_worker", _put_back_for_ever),
 )
@@ -306,6 +314,19 @@ _mutation(
         ),
     ),
 )
+
+
+def _silent_put(original: Any) -> Mutant:
+    def mutant(self: Any, new_run: Any) -> bool:
+        try:
+            return bool(original(self, new_run))
+        except DedupeKeyConflictError:
+            return False
+
+    return mutant
+
+
+_mutation("give another job's run for a key", (RunStore, "put", _silent_put))
 _mutation("make a run for each use of a key", (create, "derived_run_id", lambda original: lambda *parts: new_run_id()))
 _mutation(
     "send before the run is put",

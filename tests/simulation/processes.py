@@ -495,6 +495,8 @@ class Play:
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
+        elif stored["job_name"] != payload["of"]:
+            self.world.violate("a key gives a run of the job that was asked for", f"{run_id} is of another job")
         elif dedupe_key is None:
             if json.loads(opened_text(stored["payload"])) != payload:
                 self.world.violate("a payload is what was created", f"{run_id}: another is stored")
@@ -842,8 +844,11 @@ class Play:
         state, value = "raised", None
         try:
             value = self._behave(context, process, attempt)
-            json.dumps(value)
-            state = "returned"
+            try:
+                json.dumps(value)
+                state = "returned"
+            except TypeError:
+                state = "returned no JSON"
             return value
         except DiedError:
             state = "cut" if running().abandoned else "died"
