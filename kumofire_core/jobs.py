@@ -57,7 +57,7 @@ class Jobs:
     """A job system on one DynamoDB table and one SQS queue.
 
     ``dynamodb`` and ``sqs`` are low-level boto3 clients. If they are left out, the first use makes them, on one shared
-    session and from the usual AWS settings. ``lease`` is how long a lease lasts where no deadline is known, plus
+    session and from the usual AWS settings. ``lease`` is how long a lease lasts without a known deadline, plus
     5 seconds. ``retention`` is the shortest time for which a finished run is kept before DynamoDB's TTL deletes it;
     ``None`` keeps runs for ever. ``concurrency`` is how many records of a batch are consumed at once, from 1 to 100.
     ``wake_shards`` is the number of partitions of the wake-up index, from 1 to 1000. No process may have a larger
