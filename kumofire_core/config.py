@@ -1,6 +1,6 @@
-"""The settings of a ``Jobs``: their defaults, their checks, and how they are read from the environment.
+"""The settings of a ``Jobs``: their defaults, their checks, and their environment variables.
 
-An error names every wrong setting at once.
+An error names all wrong settings at once.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ OPTIONAL: dict[str, Setting] = {
 
 
 def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()) -> dict[str, Any]:
-    """Return the arguments of ``Jobs`` that an environment gives; an empty variable counts as none.
+    """Return the arguments of ``Jobs`` that environment variables set; an empty variable counts as unset.
 
     Arguments in ``given`` override the environment: their variables are not read.
-    Raises ``ConfigurationError`` that names every variable that is missing or wrong.
+    Raises ``ConfigurationError``, which names every missing or wrong variable.
     """
     problems: list[str] = []
     settings: dict[str, Any] = {}
@@ -98,7 +98,7 @@ def argument_problems(
     batch_writes: object,
     cipher: object,
 ) -> list[str]:
-    """Return what is wrong with the arguments of ``Jobs``, a sentence for each."""
+    """Return one sentence for each wrong argument of ``Jobs``."""
     problems = [
         f"{name} must be a non-empty string, not {short_repr(value)}"
         for name, value in (("table", table), ("queue_url", queue_url))
@@ -113,7 +113,7 @@ def argument_problems(
     ]
     if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
         problems.append(f"lease must be a timedelta of at least 1 ms, not {short_repr(lease)}")
-    # 0 is refused, because it would delete at once, while KUMOFIRE_RETENTION_DAYS=0 keeps for ever.
+    # 0 is refused: it would delete runs at once, while KUMOFIRE_RETENTION_DAYS=0 keeps them for ever.
     if retention is not None and (not isinstance(retention, timedelta) or retention <= timedelta(0)):
         problems.append(f"retention must be a timedelta above 0, or None for ever, not {short_repr(retention)}")
     if retry is not None and not isinstance(retry, RetryPolicy):
@@ -141,7 +141,7 @@ def argument_problems(
 
 
 def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:
-    """Return whether a client may have one of these methods, without asking it: its first use may make it."""
+    """Return whether a client may have one of these methods. Does not access it: the first access may create it."""
     if hasattr(type(client), "__getattr__"):
         return True
     return any(getattr_static(client, operation, None) is not None for operation in operations)
@@ -176,7 +176,8 @@ def _flag(text: str) -> bool:
 
 
 def _key_arn(text: str) -> str:
-    # AWS has no more than these: partition, region, account and the key's id.
+    # The parts of a key's ARN are partition, region, account and the key's id.
+    # https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#key-id-key-ARN
     if not re.fullmatch(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,36}", text.strip(), re.ASCII):
         raise ValueError(text)
     return text.strip()
