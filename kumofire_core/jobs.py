@@ -65,7 +65,8 @@ class Jobs:
     and from the usual AWS environment. ``lease`` is how long a claim lasts where no deadline is known. ``retention`` is
     how long a finished run is kept, at least, before DynamoDB's TTL deletes it; ``None`` keeps it for ever.
     ``concurrency`` is how many records of a batch are consumed at once. ``wake_shards`` is the number of partitions of
-    the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
+    the wake-up index that this process spreads runs over; processes may differ, because the largest number is kept in
+    the table, and the dispatcher reads that many.
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make its
     claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
     together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
@@ -222,6 +223,8 @@ class Jobs:
         dedupe_key: str | None = None,
     ) -> str:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
+
+        The first run that a process with more than 8 ``wake_shards`` stores costs one request more.
 
         It runs at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second call
         with the same ``dedupe_key`` makes no run and returns the first one's id, for as long as that run is kept; its

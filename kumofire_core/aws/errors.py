@@ -6,3 +6,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 AWS_ERRORS = (BotoCoreError, ClientError)
 """What leaves a botocore client: the request could not be made, or the service answered with an error."""
+
+
+def is_access_denied(error: Exception) -> bool:
+    """Say whether the service refused a request because IAM does not allow it to this process."""
+    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") == "AccessDeniedException"
