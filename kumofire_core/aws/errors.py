@@ -10,4 +10,13 @@ AWS_ERRORS = (BotoCoreError, ClientError)
 
 def is_access_denied(error: Exception) -> bool:
     """Say whether the service refused a request because IAM does not allow it to this process."""
-    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") == "AccessDeniedException"
+    return _code(error) == "AccessDeniedException"
+
+
+def is_invalid(error: Exception) -> bool:
+    """Say whether DynamoDB refused a request for what it asks for: an item that would be too large, for example."""
+    return _code(error) == "ValidationException"
+
+
+def _code(error: Exception) -> str | None:
+    return error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from kumofire_core.aws.dynamodb import Answer, Table
-from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied
+from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, is_invalid
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.errors import DedupeKeyConflictError, KumofireError
 from kumofire_core.handlers.registry import Registry
@@ -123,8 +123,23 @@ class RunStore:
         return text if self.cipher is None else encrypt_text(self.cipher, text, owner=text_owner(RUN, run_id, "output"))
 
     def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
-        """Make one transition."""
-        return self.table.apply(run_key(run_id), transition, read_back=read_back)
+        """Make one transition.
+
+        An item of an earlier release may have no room for it. Then its errors and its history are cut, and it is made
+        once more.
+        """
+        key = run_key(run_id)
+        try:
+            return self.table.apply(key, transition, read_back=read_back)
+        except AWS_ERRORS as error:
+            if not is_invalid(error) or not self._make_room(run_id):
+                raise
+        return self.table.apply(key, transition, read_back=read_back)
+
+    def _make_room(self, run_id: str) -> bool:
+        found = self.find(run_id)
+        write = None if found is None else run_writes.make_room(found, new_token())
+        return write is not None and self.table.apply(run_key(run_id), write).applied
 
     def try_claims(self, claims: Mapping[str, Transition]) -> dict[str, StoredRun]:
         """Try the claims of some runs in one request; return the runs that were certainly claimed."""
