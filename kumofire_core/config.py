@@ -14,11 +14,12 @@ from typing import Any
 from kumofire_core.errors import ConfigurationError, short_repr
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy
+from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS
 
 DEFAULT_LEASE = timedelta(seconds=30)
 DEFAULT_RETENTION = timedelta(days=30)
 DEFAULT_CONCURRENCY = 10
-DEFAULT_WAKE_SHARDS = 8
+DEFAULT_WAKE_SHARDS = LEAST_SHARDS_READ
 
 REQUIRED = {
     "KUMOFIRE_TABLE": ("table", "the name of the DynamoDB table"),
@@ -29,7 +30,11 @@ Setting = tuple[str, Callable[[str], Any], str]
 
 OPTIONAL: dict[str, Setting] = {
     "KUMOFIRE_CONCURRENCY": ("concurrency", lambda text: _whole(text, 1, 100), "a whole number from 1 to 100"),
-    "KUMOFIRE_WAKE_SHARDS": ("wake_shards", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
+    "KUMOFIRE_WAKE_SHARDS": (
+        "wake_shards",
+        lambda text: _whole(text, 1, MOST_SHARDS),
+        f"a whole number from 1 to {MOST_SHARDS}",
+    ),
     "KUMOFIRE_RETENTION_DAYS": (
         "retention",
         lambda text: _retention(_whole(text, 0, 36500)),
@@ -108,7 +113,7 @@ def argument_problems(
         problems.append(_fifo_problem("queue_url", queue_url))
     problems += [
         f"{name} must be a whole number from 1 to {most}, not {short_repr(value)}"
-        for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, 1000))
+        for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, MOST_SHARDS))
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
     ]
     if not isinstance(lease, timedelta) or duration_ms(lease) < 1:

@@ -60,8 +60,8 @@ class Jobs:
     session and from the usual AWS settings. ``lease`` is how long a lease lasts without a known deadline, plus
     5 seconds. ``retention`` is the shortest time for which a finished run is kept before DynamoDB's TTL deletes it;
     ``None`` keeps runs for ever. ``concurrency`` is how many records of a batch are consumed at once, from 1 to 100.
-    ``wake_shards`` is the number of partitions of the wake-up index, from 1 to 1000. No process may have a larger
-    number than the dispatcher; the dispatcher's may be raised at any time. ``allow_unknown_jobs`` lets ``create`` take
+    ``wake_shards`` is the number of partitions of the wake-up index that this process spreads runs over, from 1 to
+    1000. Processes may differ: the table keeps the largest number, and the dispatcher reads that many. ``allow_unknown_jobs`` lets ``create`` take
     names that have no handler in this process. ``batch_writes`` claims the runs of a batch in one PartiQL request, and
     records attempts that end together in another (docs/protocol.md, "Batched writes"). ``cipher`` encrypts and decrypts
     payloads and outputs (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
@@ -231,6 +231,8 @@ class Jobs:
         dedupe_key: str | None = None,
     ) -> str:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
+
+        The first run that a process with more than 8 ``wake_shards`` stores costs one more request.
 
         The run is due at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second
         call with the same ``dedupe_key`` does not make a run: it returns the first run's id, while that run is kept,

@@ -114,7 +114,6 @@ def rescue(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int
             "started_at": now_ms,
             "updated_at": now_ms,
             **_decided(expired),
-            **_trimmed(expired),
             **_failed_attempt(expired, error),
         },
         increments=("claims",),
@@ -290,7 +289,6 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
         target=RunStatus.QUEUED,
         equals={"updated_at": ended.updated_at},
         sets={
-            **_trimmed(ended),
             "retried_by": token,
             "history": history,
             "attempt": 0,
@@ -303,6 +301,19 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
         removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason"),
         write_token=("retried_by", token),
     )
+
+
+def make_room(large: StoredRun, token: str) -> Transition | None:
+    """Cut what an earlier release stored in more bytes than there are for it; ``None`` where there is no such thing."""
+    kept = {"history": large.history_text, "last_error": large.last_error}
+    sets: dict[str, Value] = {"trimmed_by": token}
+    if large.history_text is not None and text_bytes(large.history_text) > HISTORY_BYTES:
+        sets["history"] = history_text(large.history)
+    if large.last_error is not None and text_bytes(large.last_error) > LAST_ERROR_BYTES:
+        sets["last_error"] = cut_to_bytes(large.last_error, LAST_ERROR_BYTES)
+    if len(sets) == 1:
+        return None
+    return Transition(equals=present(kept), sets=sets, write_token=("trimmed_by", token))
 
 
 def _settle(
@@ -322,7 +333,7 @@ def _settle(
         target=target,
         equals=equals,
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **_trimmed(claimed), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -345,7 +356,7 @@ def _settle_expired(
         equals=_held_by(expired),
         at_most={"lease_until": now_ms},
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **_trimmed(expired), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -371,16 +382,6 @@ def _wake_up(run: StoredRun) -> int:
 def _decided(run: StoredRun) -> dict[str, Value]:
     """Write down the limit that the registered job decided, so that every later reader sees the same."""
     return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
-
-
-def _trimmed(run: StoredRun) -> dict[str, Value]:
-    """Cut what an earlier release stored in more bytes than there are for it, or the attempt's end might not fit."""
-    sets: dict[str, Value] = {}
-    if run.history_text is not None and text_bytes(run.history_text) > HISTORY_BYTES:
-        sets["history"] = history_text(run.history)
-    if run.last_error is not None and text_bytes(run.last_error) > LAST_ERROR_BYTES:
-        sets["last_error"] = cut_to_bytes(run.last_error, LAST_ERROR_BYTES)
-    return sets
 
 
 def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value]:

@@ -130,6 +130,9 @@ class Invariants:
                 return
             self._run_written(id, old, new)
             self.after_write(id, old, new)
+        elif kind == "settings":
+            if new is None or new["wake_shards"] <= (old or {}).get("wake_shards", 1):
+                self._broken("the number of partitions grows", f"{old} -> {new}")
         elif kind == "schedule" and new is None:
             self.deleted.add(id)
             # One that is made again under its key is another one, and knows nothing of these runs.

@@ -79,14 +79,16 @@ class Variant:
     max_attempts: int
     wake_shards: int
     batch_writes: bool = False
+    person_shards: int | None = None
+    """A person's ``wake_shards``, where it is another number."""
     sealed: bool = False
     """Payloads and outputs are encrypted."""
 
 
 ONE_BY_ONE = (
-    Variant(timedelta(seconds=30), None, 3, 1),
-    Variant(timedelta(seconds=1), None, 2, 2),
-    Variant(timedelta(seconds=30), 20_000, 3, 2),
+    Variant(timedelta(seconds=30), None, 3, 1, person_shards=3),
+    Variant(timedelta(seconds=1), None, 2, 2, person_shards=1),
+    Variant(timedelta(seconds=30), 20_000, 3, 2, person_shards=4),
     Variant(timedelta(seconds=10), 6_000, 1, 1),
     Variant(timedelta(seconds=5), 120_000, 2, 1),
 )
@@ -275,6 +277,7 @@ class Stage:
             if key not in self._jobs:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
+            found._store._spread_over = None
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -288,6 +291,8 @@ class Stage:
                 return None
             return now + timedelta(seconds=attempt)
 
+        is_person = process.name.startswith("person")
+        shards = variant.person_shards if is_person and variant.person_shards else variant.wake_shards
         jobs = Jobs(
             table="table",
             queue_url="queue",
@@ -296,13 +301,13 @@ class Stage:
             retry=RetryPolicy(variant.max_attempts),
             lease=variant.lease,
             clock=clock,
-            wake_shards=variant.wake_shards,
+            wake_shards=shards,
             concurrency=3 if variant.batch_writes else 2,
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
             allow_unknown_jobs=True,
         )
-        if not process.name.startswith("person"):
+        if not is_person:
             most = variant.max_attempts
             jobs.handler("work", retry=RetryPolicy(most, next_run_at))(self._handle)
             jobs.handler("timed", timeout=TIMEOUT)(self._handle)
@@ -346,6 +351,9 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(run_store, "os", SimpleNamespace(urandom=urandom)),
+        # So that a few partitions are more than a dispatcher reads anyway.
+        patch.object(run_store, "LEAST_SHARDS_READ", 1),
+        patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),

@@ -62,7 +62,7 @@ class Task:
     worker: Worker | None = None
     """Where it runs, once it has begun and until it ends."""
     written: tuple[Key, Attributes | None] | None = None
-    """What it wrote last, except by a late copy."""
+    """What it wrote last, except by a late copy and to settings."""
     sends = 0
 
     def __init__(self, world: World, process: Process, function: Callable[[], Any]) -> None:
@@ -391,7 +391,7 @@ class World:
             self.tell(process, f"{operation} {_what(parameters)}, late copy: done")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
-        if self.writer_task is not None:
+        if self.writer_task is not None and not key[0].startswith("settings#"):
             self.writer_task.written = (key, new)
         if self.lines is not None:
             self.tell(self.writer, f"  {key[0]}: {_difference(old, new)}")
