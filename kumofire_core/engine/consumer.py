@@ -227,10 +227,10 @@ class Consumer:
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
         if limit is None:
-            value = contextvars.copy_context().run(call_handler, job.handler, context, self.pool)
+            value = contextvars.copy_context().run(call_handler, job.handler, context)
         else:
             try:
-                value = self.pool.run(partial(call_handler, job.handler, context, self.pool), seconds=limit)
+                value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
             except HandlerTimeoutError:
                 why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
                 raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
