@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from kumofire_core.aws.clients import Clients
 from kumofire_core.aws.dynamodb import Table
@@ -68,8 +68,9 @@ class Jobs:
     the wake-up index: the dispatcher's must be the largest of all processes', and it may be raised at any time.
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler here. ``batch_writes`` lets a batch make its
     claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
-    together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
-    it, an encrypted one reads as ``ENCRYPTED``.
+    together"). ``missing_handler`` says what becomes of a run whose job has no handler here: it fails (``fail``), or it
+    is put back for up to a day, to be executed by a consumer that has one (``retry``). ``cipher`` encrypts payloads and
+    outputs and reads them again (``kumofire_core.encryption``); without it, an encrypted one reads as ``ENCRYPTED``.
     Raises ``ConfigurationError`` that names every wrong argument.
     """
 
@@ -89,6 +90,7 @@ class Jobs:
         wake_shards: int = DEFAULT_WAKE_SHARDS,
         allow_unknown_jobs: bool = False,
         batch_writes: bool = False,
+        missing_handler: Literal["fail", "retry"] = "fail",
         cipher: Cipher | None = None,
     ) -> None:
         problems = argument_problems(
@@ -102,6 +104,7 @@ class Jobs:
             wake_shards=wake_shards,
             allow_unknown_jobs=allow_unknown_jobs,
             batch_writes=batch_writes,
+            missing_handler=missing_handler,
             cipher=cipher,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -124,7 +127,7 @@ class Jobs:
             cipher=cipher,
             clock=clock,
         )
-        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes)
+        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
 
     # These are imported when first used: a consumer needs none of them, and would pay for them at every cold start.
 
