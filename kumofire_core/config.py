@@ -20,6 +20,7 @@ DEFAULT_LEASE = timedelta(seconds=30)
 DEFAULT_RETENTION = timedelta(days=30)
 DEFAULT_CONCURRENCY = 10
 DEFAULT_WAKE_SHARDS = LEAST_SHARDS_READ
+MISSING_HANDLER_CHOICES = ("fail", "retry")
 
 REQUIRED = {
     "KUMOFIRE_TABLE": ("table", "the name of the DynamoDB table"),
@@ -46,6 +47,11 @@ OPTIONAL: dict[str, Setting] = {
         "a whole number of seconds from 1 to 43200",
     ),
     "KUMOFIRE_BATCH_WRITES": ("batch_writes", lambda text: _flag(text), "true or false"),
+    "KUMOFIRE_MISSING_HANDLER": (
+        "missing_handler",
+        lambda text: _one_of(text, MISSING_HANDLER_CHOICES),
+        "fail or retry",
+    ),
     "KUMOFIRE_MAX_ATTEMPTS": ("max_attempts", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
     "KUMOFIRE_PAYLOAD_KEY_ARN": (
         "cipher",
@@ -101,6 +107,7 @@ def argument_problems(
     wake_shards: object,
     allow_unknown_jobs: object,
     batch_writes: object,
+    missing_handler: object,
     cipher: object,
 ) -> list[str]:
     """Return one sentence for each wrong argument of ``Jobs``."""
@@ -128,6 +135,8 @@ def argument_problems(
         for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_writes", batch_writes))
         if not isinstance(value, bool)
     ]
+    if missing_handler not in MISSING_HANDLER_CHOICES:
+        problems.append(f"missing_handler must be 'fail' or 'retry', not {short_repr(missing_handler)}")
     if not callable(clock):
         problems.append(f"clock must be callable, not {type(clock).__name__}")
     elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
@@ -178,6 +187,12 @@ def _flag(text: str) -> bool:
     if text.strip().lower() not in ("true", "false"):
         raise ValueError(text)
     return text.strip().lower() == "true"
+
+
+def _one_of(text: str, choices: Collection[str]) -> str:
+    if text.strip().lower() not in choices:
+        raise ValueError(text)
+    return text.strip().lower()
 
 
 def _key_arn(text: str) -> str:

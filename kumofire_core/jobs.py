@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 import kumofire_core as public
 from kumofire_core.aws.clients import Clients
@@ -61,8 +61,10 @@ class Jobs:
     5 seconds. ``retention`` is the shortest time for which a finished run is kept before DynamoDB's TTL deletes it;
     ``None`` keeps runs for ever. ``concurrency`` is how many records of a batch are consumed at once, from 1 to 100.
     ``wake_shards`` is the number of partitions of the wake-up index that this process spreads runs over, from 1 to
-    1000. Processes may differ: the table keeps the largest number, and the dispatcher reads that many. ``allow_unknown_jobs`` lets ``create`` take
-    names that have no handler in this process. ``batch_writes`` claims the runs of a batch in one PartiQL request, and
+    1000. Processes may differ: the table keeps the largest number, and the dispatcher reads that many.
+    ``allow_unknown_jobs`` lets ``create`` take names that have no handler in this process. ``missing_handler`` decides
+    about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
+    that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
     records attempts that end together in another (docs/protocol.md, "Batched writes"). ``cipher`` encrypts and decrypts
     payloads and outputs (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
     Raises ``ConfigurationError``, which names every wrong argument.
@@ -84,6 +86,7 @@ class Jobs:
         wake_shards: int = DEFAULT_WAKE_SHARDS,
         allow_unknown_jobs: bool = False,
         batch_writes: bool = False,
+        missing_handler: Literal["fail", "retry"] = "fail",
         cipher: Cipher | None = None,
     ) -> None:
         problems = argument_problems(
@@ -99,6 +102,7 @@ class Jobs:
             wake_shards=wake_shards,
             allow_unknown_jobs=allow_unknown_jobs,
             batch_writes=batch_writes,
+            missing_handler=missing_handler,
             cipher=cipher,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -121,7 +125,7 @@ class Jobs:
             cipher=cipher,
             clock=clock,
         )
-        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes)
+        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
 
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 

@@ -62,7 +62,7 @@ class DispatchResult:
     """What one pass of the dispatcher did."""
 
     dispatched: int = 0
-    """RunStore whose time has come, or will before the next pass, and whose message was sent."""
+    """Runs whose time has come, or will before the next pass, and whose message was sent."""
     schedules: int = 0
     """Occurrences of schedules that became runs."""
     resent: int = 0
@@ -70,11 +70,11 @@ class DispatchResult:
     postponed: int = 0
     """Queued runs left alone although no consumer has come, because the queue is long."""
     recovered: int = 0
-    """RunStore whose worker was lost, put back for their next attempt."""
+    """Runs whose worker was lost, put back for their next attempt."""
     failed: int = 0
-    """RunStore whose worker was lost in their last attempt."""
+    """Runs whose worker was lost in their last attempt."""
     canceled: int = 0
-    """RunStore whose worker was lost after their cancellation had been asked for."""
+    """Runs whose worker was lost after their cancellation had been asked for."""
     unsent: int = 0
     """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
     refused: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, MutableMapping
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -110,6 +110,12 @@ class JobContext:
 def log_fields(run: Run | StoredRun) -> dict[str, Any]:
     """Return the log fields that identify an attempt. They never include the payload."""
     return {"job_run_id": run.id, "job_name": run.job_name, "attempt": run.attempt + 1}
+
+
+def attempt_fields(context: Context) -> dict[str, Any]:
+    """Return the log fields of the attempt that is under way in ``context``; none where there is no attempt."""
+    run = context.get(_under_way)
+    return {} if run is None else log_fields(run)
 
 
 def enter_attempt(claimed: StoredRun) -> Token[StoredRun | None]:

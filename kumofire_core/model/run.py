@@ -45,7 +45,7 @@ class Outcome(StrEnum):
     """Nothing was changed: the run does not exist, has ended, is not yet due, or is leased by another consumer."""
     SUCCEEDED = "succeeded"
     RETRIED = "retried"
-    """The attempt failed, and the run waits for the next one."""
+    """The attempt failed, and the run waits for the next one; or it waits for a consumer that has its handler."""
     FAILED = "failed"
     CANCELED = "canceled"
     """The attempt failed, and is not retried because a person had requested cancellation."""

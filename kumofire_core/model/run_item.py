@@ -61,7 +61,18 @@ _TEXTS = (
     "history",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
-_NUMBERS = ("schema", *_TIMES, "lease_until", "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
+_NUMBERS = (
+    "schema",
+    *_TIMES,
+    "lease_until",
+    "attempt",
+    "max_attempts",
+    "claims",
+    "sends",
+    "wake_at",
+    "timeout_ms",
+    "no_handler_since",
+)
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
 _FIRST_MS = to_ms(datetime.min.replace(tzinfo=UTC))
@@ -158,6 +169,11 @@ class StoredRun:
     def sends(self) -> int:
         """How often its message was sent while it has been queued."""
         return int(self._item.get("sends", 1))
+
+    @property
+    def no_handler_since(self) -> int | None:
+        """Epoch milliseconds since when consumers have put it back for want of a handler, or ``None``."""
+        return self._item.get("no_handler_since")
 
     @property
     def output_text(self) -> str | None:

@@ -164,6 +164,21 @@ def cancel_unattempted(claimed: StoredRun, *, now_ms: int, expires_at: int | Non
     return _settle(claimed, RunStatus.CANCELED, now_ms, _ended(now_ms, expires_at), _UNINDEXED)
 
 
+def await_handler(claimed: StoredRun, *, now_ms: int, due_ms: int, since_ms: int, error: str) -> Transition:
+    """Put a run back to wait until ``due_ms`` that its consumer has no handler for; another one may have it.
+
+    No attempt was made, so none is counted, and a limit that its job has yet to decide stays open. ``since_ms`` is when
+    a handler was first missing. Refused, like ``release``, where the run is to be canceled.
+    """
+    sets: dict[str, Value] = {
+        "scheduled_for": due_ms,
+        "wake_at": waiting_wake_at(due_ms, now_ms),
+        "last_error": error,
+        "no_handler_since": since_ms,
+    }
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
 def release(claimed: StoredRun, *, now_ms: int) -> Transition:
     """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
 
@@ -324,16 +339,19 @@ def _settle(
     removes: tuple[str, ...] = (),
     *,
     not_exists: tuple[str, ...] = (),
+    decides_limit: bool = True,
 ) -> Transition:
     """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
     equals = _held_by(claimed)
     token = equals["lease_token"]
+    if claimed.no_handler_since is not None and "no_handler_since" not in sets:
+        removes += ("no_handler_since",)
     return Transition(
         source=_RUNNING,
         target=target,
         equals=equals,
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **(_decided(claimed) if decides_limit else {}), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )

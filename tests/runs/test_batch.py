@@ -121,8 +121,8 @@ def test_only_what_the_runtime_could_not_do_is_reported(aws: Aws):
     assert [aws.item(run_id)["status"] for run_id in runs] == ["succeeded", "queued", "succeeded"]
 
 
-def test_an_item_of_a_later_release_is_reported_and_a_payload_that_is_not_json_fails_its_run(jobs: Jobs, aws: Aws):
-    runs = [aws.a_run(), aws.a_run(payload="{"), aws.a_run(schema=2), aws.a_run()]
+def test_an_item_that_can_not_be_read_is_reported_and_disturbs_no_neighbour(jobs: Jobs, aws: Aws):
+    runs = [aws.a_run(), aws.a_run(attempt="two"), aws.a_run(schema=2), aws.a_run()]
 
     response = jobs.consume_batch(event(*runs), LambdaContext())
 

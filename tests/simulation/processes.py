@@ -81,6 +81,8 @@ class Variant:
     batch_writes: bool = False
     person_shards: int | None = None
     """A person's ``wake_shards``, where it is another number."""
+    rolling: bool = False
+    """Some consumers do not have the newest job yet, and put its runs back."""
     sealed: bool = False
     """Payloads and outputs are encrypted."""
 
@@ -95,6 +97,8 @@ ONE_BY_ONE = (
 VARIANTS = (
     *ONE_BY_ONE,
     *(replace(ONE_BY_ONE[number], batch_writes=True) for number in (0, 1, 2, 4)),
+    replace(ONE_BY_ONE[0], rolling=True),
+    replace(ONE_BY_ONE[4], rolling=True, batch_writes=True),
     replace(ONE_BY_ONE[0], sealed=True),
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
 )
@@ -306,6 +310,7 @@ class Stage:
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
             allow_unknown_jobs=True,
+            missing_handler="retry" if variant.rolling else "fail",
         )
         if not is_person:
             most = variant.max_attempts
@@ -315,7 +320,20 @@ class Stage:
             jobs.handler("patient", retry=RetryPolicy(most, base=timedelta(minutes=16), cap=timedelta(minutes=30)))(
                 self._handle
             )
+        if variant.rolling and process.name.startswith("consumer"):
+            self._deploy_slowly(jobs, process)
         return jobs
+
+    def _deploy_slowly(self, jobs: Jobs, process: Process) -> None:
+        """Give a consumer the newest job: one of two from the beginning, the others when all settles."""
+        jobs.handler("absent")(self._handle)
+        get = jobs._registry.get
+
+        def get_deployed(name: str) -> Any:
+            is_old = process.name[-1] in "13579" and not self.play.settling
+            return None if name == "absent" and is_old else get(name)
+
+        jobs._registry.get = get_deployed  # type: ignore[method-assign]
 
     def _handle(self, context: Any) -> Any:
         return self.play.handle(context)

@@ -89,7 +89,7 @@ class Task:
 
 
 class Worker(greenlet.greenlet):
-    """RunStore tasks, one after the other; to make a greenlet costs more than most tasks do."""
+    """Runs tasks, one after the other; to make a greenlet costs more than most tasks do."""
 
     task: Task
     back: greenlet.greenlet | None = None
