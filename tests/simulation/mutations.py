@@ -264,6 +264,14 @@ _mutation(
     "wake a queued run next year", (run_writes, "resend_at", lambda original: lambda now_ms, **named: now_ms + 10**11)
 )
 _mutation(
+    "hide a record for milliseconds",
+    (
+        Queue,
+        "try_hide",
+        lambda original: lambda self, hidden: original(self, {key: value * 1000 for key, value in hidden.items()}),
+    ),
+)
+_mutation(
     "send in milliseconds",
     (
         Queue,
