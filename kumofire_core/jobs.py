@@ -70,7 +70,8 @@ class Jobs:
     claims, and ends that come at about the same time, in one PartiQL request each (docs/protocol.md, "Writes made
     together"). ``cipher`` encrypts payloads and outputs and reads them again (``kumofire_core.encryption``); without
     it, an encrypted one reads as ``ENCRYPTED``.
-    Raises ``ConfigurationError`` that names every wrong argument.
+    Raises ``ConfigurationError`` that names every wrong argument. Errors of AWS leave the methods as botocore raised
+    them, with a note that says which table or queue was asked, where, by which setting, and what to do.
     """
 
     def __init__(
@@ -249,6 +250,8 @@ class Jobs:
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and nobody else does.
 
+        A message that comes before its run is due is ignored; the result's ``early_seconds`` says how early it is.
+
         ``deadline`` is when this process ends: the attempt is cut before it, and its lease lasts longer. Without one
         the lease lasts as long as this ``Jobs``'s ``lease``, and only a job's own timeout cuts the attempt.
 
@@ -262,8 +265,10 @@ class Jobs:
     def consume_batch(self, event: object, context: LambdaContext | None = None) -> dict[str, list[dict[str, str]]]:
         """Consume an SQS event and return Lambda's partial batch response; never raises for what a record holds.
 
-        Malformed records are logged and acknowledged. Only what the runtime itself could not do is reported for another
-        delivery. ``context`` is Lambda's: what still runs near its deadline is cut, and put back or failed.
+        Malformed records are logged and acknowledged. Reported for another delivery is only what the runtime itself
+        could not do, and a message that came up to five minutes before its run is due; SQS is asked to deliver each
+        again when that makes sense (docs/protocol.md, "When a record comes again"). ``context`` is Lambda's: what still
+        runs near its deadline is cut, and put back or failed.
         """
         return self.run_batch(event, context).response()
 
