@@ -30,9 +30,9 @@ from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
-from kumofire_core.model.run import Outcome
+from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
-from kumofire_core.model.times import duration_ms
+from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class ConsumeResult(NamedTuple):
     """How long the handler took, where one was called."""
     reason: str | None = None
     """Why the message was ignored, or what the attempt failed with: the error's type, never its text."""
+    early_seconds: int | None = None
+    """How many seconds before its run is due the message came, by this process's clock, where that is why it was
+    ignored."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConsumeResult) and self[:2] == other[:2]
@@ -144,7 +147,10 @@ class Consumer:
             return found
         reason = decisions.claim_refused(found, now_ms=now_ms)
         if reason is not None:
-            return _ignored(run_id, reason, found)
+            ignored = _ignored(run_id, reason, found)
+            if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
+                return ignored
+            return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
         if found.timeout_ms is not None:
             longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
         return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms)
