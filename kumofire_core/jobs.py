@@ -284,10 +284,11 @@ class Jobs:
     def consume_batch(self, event: object, context: LambdaContext | None = None) -> dict[str, list[dict[str, str]]]:
         """Consume an SQS event and return Lambda's partial batch response; a record's content never makes it raise.
 
-        Malformed records are logged and acknowledged. Returned for another delivery are records at
-        which the runtime itself failed, and messages that came up to five minutes before their run is due. SQS is asked
-        to deliver each again when that makes sense (docs/protocol.md, "When a record comes again"). With ``context``, Lambda's context object, attempts that run until shortly before the
-        function's deadline time out, and their runs are rescheduled or failed. The response:
+        Malformed records are logged and acknowledged. Returned for another delivery are records at which the runtime
+        itself failed, and messages that came up to five minutes before their run is due. SQS is asked to deliver each
+        again when that makes sense (docs/protocol.md, "When a record comes again"). With ``context``, Lambda's context
+        object, attempts that run until shortly before the function's deadline time out, and their runs are rescheduled
+        or failed. The response:
         https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
         """
         return self.run_batch(event, context).response()
