@@ -481,6 +481,8 @@ class Invariants:
         ledger, item = self.ledgers.get(run_id), self._world.table.items.get((f"run#{run_id}", "run"))
         if ledger is None or item is None:
             return
+        if reason == "no such run":
+            self._broken("a run that is stored is found", f"{process} says that there is no {run_id}")
         recorded = RECORDED.get(outcome)
         for attempt in ledger.attempts.values():
             if attempt.process is not process:

@@ -561,3 +561,51 @@ _mutation(
     "let a malformed record stop the batch",
     (sqs_batch, "MalformedMessageError", lambda original: type("Another", (Exception,), {})),
 )
+
+# What goes wrong for a while, or for all at once
+
+
+def _throttled_as(answer: Callable[[], Any]) -> Callable[[Any], Any]:
+    """Return a change that takes a write which a throttled table did not make for something else."""
+
+    def mutate(original: Any) -> Mutant:
+        def mutant(refusal: Any, write_token: Any) -> Any:
+            throttled = refusal.response["Error"]["Code"] == "ProvisionedThroughputExceededException"
+            return answer() if throttled else original(refusal, write_token)
+
+        return mutant
+
+    return mutate
+
+
+_mutation(
+    "take a throttled write for a refused one",
+    (dynamodb, "_refused", _throttled_as(lambda: dynamodb.Answer(False, None))),
+)
+_mutation(
+    "take a throttled write for made",
+    (dynamodb, "_refused", _throttled_as(lambda: dynamodb.Answer(True, None))),
+)
+
+
+def _raise_for_a_missing_queue(original: Any) -> Mutant:
+    def mutant(self: Any, error: Any, **given: Any) -> Any:
+        if isinstance(error, Exception) and "NonExistentQueue" in str(error):
+            raise error
+        return original(self, error, **given)
+
+    return mutant
+
+
+_mutation("let a queue that is missing fail a batch", (Queue, "_told_as_permanent", _raise_for_a_missing_queue))
+
+
+def _leave_queued(original: Any) -> Mutant:
+    def mutant(self: Any, wake_up: Any, *given: Any) -> Any:
+        item = self._store.table.get(wake_up.key)
+        return None if item and item["status"] == "queued" else original(self, wake_up, *given)
+
+    return mutant
+
+
+_mutation("take a message that was sent for one that arrives", (dispatcher.Dispatcher, "_look_at_run", _leave_queued))

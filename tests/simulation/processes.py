@@ -41,6 +41,7 @@ from kumofire_core.handlers.handler_pool import HandlerTimeoutError
 from kumofire_core.model import encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from tests.simulation.appointments import Appointments
+from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
 from tests.simulation.table import Attributes
@@ -104,6 +105,7 @@ UNDONE = (
     "not done before the deadline",
     str(DeadlineTooCloseError(0.0)).partition("0")[0],
     "ClientError ThrottlingException",
+    "ClientError ProvisionedThroughputExceededException",
     "EndpointConnectionError",
     "ReadTimeoutError",
     "ConnectionClosedError",
@@ -389,6 +391,9 @@ class Play:
         self.interventions = 0
         self.settling = False
         self.inbox: list[tuple[str, int]] = []
+        self.lasts_ms = 0
+        """How long the history lasts at least before its faults stop."""
+        self.disasters: Disasters
 
     # A history
 
@@ -397,7 +402,7 @@ class Play:
         world = self.world
         try:
             self._plan()
-            world.run(START_MS + self.choices.of((3, 1, 6)) * MINUTE_MS)
+            world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
             if world.violation is not None:
@@ -443,6 +448,8 @@ class Play:
             self._tick_at(world.queue.opens_ms + choices.of((-8, -20, 3)), self.dispatchers[0])
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
+        self.disasters = Disasters(self)
+        self.disasters.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -521,15 +528,16 @@ class Play:
         world = self.world
         self.settling = True
         self.keyless = 0.0
+        self.disasters.end()
         world.faults = Faults()
         world.tell(None, "faults stop")
         for _ in range(SETTLE_ROUNDS):
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
-                if world.next_event_ms() is None:
+                if (next_ms := world.next_event_ms()) is None:
                     self._read_one()
                     return
-                world.run(world.now + 400 * MINUTE_MS)
+                world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
             # By any clock it is due then, and whoever held it before has given up.
             due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
@@ -738,8 +746,10 @@ class Play:
         self.world.start(process, lambda: self._invoke(process, batch, deleted, direct=direct))
 
     def _visible_again(self, index: int, body: str, receives: int, deleted: set[int]) -> Callable[[], None]:
+        kept = self.world.queue.kept()
+
         def visible() -> None:
-            if index not in deleted:
+            if index not in deleted and kept():
                 self.world.queue.put_back(body, receives, 0)
 
         return visible
