@@ -6,6 +6,7 @@ A history has at most one of these. Each has ended when the faults stop, so that
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -21,6 +22,10 @@ HOUR_MS = 60 * MINUTE_MS
 DEAD_RETENTION_MS = 14 * 24 * HOUR_MS
 """How long the dead-letter queue keeps a message: SQS's longest."""
 
+FOR_LONG = timedelta(days=1)
+MOST_RETURNS = 3
+"""How often somebody comes back to a run about when it is deleted."""
+
 NONE = "nothing"
 KINDS = (
     *(NONE,) * 12,
@@ -30,6 +35,8 @@ KINDS = (
     "queue recreated",
     "messages expire",
     "dead letters come back",
+    "table restored",
+    "table restored",
 )
 THROTTLED = "ProvisionedThroughputExceededException"
 NO_QUEUE = "AWS.SimpleQueueService.NonExistentQueue"
@@ -45,9 +52,12 @@ class Disasters:
         self._play = play
         self._world = play.world
         self.kind = play.choices.of(KINDS)
+        self._returns = 0
 
     def plan(self) -> None:
         """Let it happen at its time."""
+        if self._play.variant.retention < FOR_LONG:
+            self._world.observers.append(self._wrote)
         if self.kind == NONE:
             return
         choices = self._play.choices
@@ -68,6 +78,8 @@ class Disasters:
                 self._world.at(
                     START_MS + choices.of((HOUR_MS, 3 * MINUTE_MS, DEAD_RETENTION_MS - HOUR_MS)), self._redrive
                 )
+            case "table restored":
+                self._restore(begins)
             case _:
                 self._expire()
 
@@ -137,6 +149,61 @@ class Disasters:
         dead, self._world.queue.dead = self._world.queue.dead, []
         for body in dead:
             self._world.queue.put_back(body, 0, 1)
+
+    def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
+        """Let DynamoDB delete a finished item some time after it may; persons and messages come just then."""
+        if new is None or "expires_at" not in new or (old is not None and old.get("expires_at") == new["expires_at"]):
+            return
+        world, play, choices = self._world, self._play, self._play.choices
+        when = new["expires_at"] * 1000 + choices.of((1, 2, 90_000))
+        world.at(when, lambda: self._delete(key))
+        if self._returns < MOST_RETURNS and choices.below(2):
+            self._returns += 1
+            run_id = key[0].removeprefix("run#")
+            what, at = choices.below(4), when + choices.of((2, 0, -3, -9, 30))
+            if what == 0:
+                play._deliver_at(at, run_id)
+            elif what == 1:
+                play._cancel_at(at, run_id)
+            else:
+                play._retry_at(at, run_id)
+
+    def _delete(self, key: Key) -> None:
+        world = self._world
+        world.writer, world.writer_incarnation, world.writer_task = None, 0, None
+        if world.table.expire(key):
+            world.counts["item expired"] += 1
+
+    def _restore(self, begins: int) -> None:
+        """Restore the table to an earlier time, while messages, consumers and passes of now are under way.
+
+        Most often to the time before a run was claimed, while its handler is executing.
+        """
+        choices, world = self._play.choices, self._world
+        if choices.below(3) == 0:
+            back_ms = choices.of((5_000, 500, 30_000))
+            world.at(begins, lambda: self._restore_to(world.now - back_ms))
+            return
+        after_ms, before_ms, claimed = choices.of((50, 5, 1_000)), choices.of((1, 10, 2_000)), choices.of((1, 2))
+
+        def wrote(key: Key, old: Attributes | None, new: Attributes | None) -> None:
+            if new is not None and new.get("status") == "running" and new.get("claims", 0) >= claimed:
+                world.observers.remove(wrote)
+                at = world.now - before_ms
+                world.at(world.now + after_ms, lambda: self._restore_to(at))
+
+        world.observers.append(wrote)
+
+    def _restore_to(self, at_ms: int) -> None:
+        play, world = self._play, self._world
+        if play.settling:
+            return
+        self._tell(f"the table is as it was {world.now - at_ms} ms ago")
+        world.table.restore(at_ms)
+        play.invariants.restored()
+        for kind, _, id in [key[0].partition("#") for key in world.table.items]:
+            if kind == "run" and play.choices.below(2):
+                play._deliver_at(world.now + play.choices.of((1, 20, 600)), id)
 
     def _expire(self) -> None:
         """Let nobody consume or dispatch until the first messages have been in the queue for four days."""

@@ -609,3 +609,21 @@ def _leave_queued(original: Any) -> Mutant:
 
 
 _mutation("take a message that was sent for one that arrives", (dispatcher.Dispatcher, "_look_at_run", _leave_queued))
+
+
+def _raise_for_a_missing_run(original: Any) -> Mutant:
+    def mutant(run_id: str, reason: str, *given: Any) -> Any:
+        if reason == "no such run":
+            raise LookupError(run_id)
+        return original(run_id, reason, *given)
+
+    return mutant
+
+
+_mutation("ask for another delivery of a run that is gone", (consumer, "_ignored", _raise_for_a_missing_run))
+_mutation(
+    "let a finished run expire at once",
+    (RunStore, "expires_at", lambda original: lambda self, now_ms: now_ms // 1000 + 1),
+)
+_mutation("let a retried run expire", _changed(run_writes, "retry", removes=_without("expires_at")))
+_transition("fence by the number alone", "succeed", "reschedule", "fail", equals=_without("lease_token"))

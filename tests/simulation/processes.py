@@ -25,6 +25,7 @@ import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
+from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import batch_writes, consumer, dispatcher, run_store, schedules
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -82,6 +83,8 @@ class Variant:
     batch_writes: bool = False
     sealed: bool = False
     """Payloads and outputs are encrypted."""
+    retention: timedelta = DEFAULT_RETENTION
+    """How long a finished run is kept."""
 
 
 ONE_BY_ONE = (
@@ -96,6 +99,8 @@ VARIANTS = (
     *(replace(ONE_BY_ONE[number], batch_writes=True) for number in (0, 1, 2, 4)),
     replace(ONE_BY_ONE[0], sealed=True),
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
+    replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
+    replace(ONE_BY_ONE[3], retention=timedelta(minutes=10), batch_writes=True),
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent")
@@ -297,6 +302,7 @@ class Stage:
             sqs=self.sqs,  # type: ignore[arg-type]
             retry=RetryPolicy(variant.max_attempts),
             lease=variant.lease,
+            retention=variant.retention,
             clock=clock,
             wake_shards=variant.wake_shards,
             concurrency=3 if variant.batch_writes else 2,
@@ -377,6 +383,7 @@ class Play:
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
         self.invariants.after_write = self._after_write
+        self.invariants.retention_ms = duration_ms(self.variant.retention)
         self.invariants.decrypted = opened_text
         self.world.tries = self.invariants.tries
         self.keyless = 0.0
@@ -500,6 +507,8 @@ class Play:
     def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
         """Check what is stored of a run of which somebody was just told that it is."""
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
+        if stored is None and run_id in self.invariants.gone:
+            return
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
         elif stored["job_name"] != payload["of"]:
@@ -551,7 +560,10 @@ class Play:
         """Let a person read one of the runs, and compare it with what is known of it."""
         if self.choices.below(4) < 3 or not self.invariants.ledgers:
             return
-        run_id, ledger = self.choices.of([*self.invariants.ledgers.items()])
+        kept = [each for each in self.invariants.ledgers.items() if (f"run#{each[0]}", "run") in self.world.table.items]
+        if not kept:
+            return
+        run_id, ledger = self.choices.of(kept)
         process, world = self.person(), self.world
 
         def read() -> None:

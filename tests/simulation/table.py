@@ -213,6 +213,28 @@ class SimulatedTable:
                     break
         return False
 
+    def expire(self, key: Key) -> bool:
+        """Delete an item whose ``expires_at`` has passed, as DynamoDB's TTL does; say whether it was deleted."""
+        old = self.items.get(key)
+        if old is None or old.get("expires_at", self._now()) * 1000 > self._now():
+            return False
+        del self.items[key]
+        self.versions[key].append((self._now(), None))
+        self._observe(key, old, None)
+        return True
+
+    def restore(self, at: int) -> None:
+        """Let every item be as it was at a time. Nobody is told: no request did it."""
+        for key, versions in self.versions.items():
+            then = self._as_of(key, at)
+            if then is self.items.get(key):
+                continue
+            versions.append((self._now(), then))
+            if then is None:
+                del self.items[key]
+            else:
+                self.items[key] = then
+
     def _as_of(self, key: Key, at: int) -> Attributes | None:
         for time, item in reversed(self.versions.get(key, ())):
             if time <= at:
