@@ -1,4 +1,4 @@
-"""RunStore the benchmarks, each in a process of its own, and prints what they measured as tables.
+"""Runs the benchmarks, each in a process of its own, and prints what they measured as tables.
 
 ``python -m benchmarks [names…] [--quick] [--docs docs]``
 """

@@ -1,4 +1,4 @@
-"""One pass of the dispatcher over 10,000 due runs, beside the same queries, updates and sends in as many threads."""
+"""One pass of the dispatcher over 10,000 due runs, beside the same reads, updates and sends in as many threads."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     requests: list[tuple[str, dict[str, Any]]] = []
     make_jobs(Recorder(dynamodb, requests), Recorder(sqs, requests), wake_shards=SHARDS).dispatch()
     queries = [parameters for operation, parameters in requests if operation == "query"]
+    [read] = [parameters for operation, parameters in requests if operation == "get_item"]
     updates = [parameters for operation, parameters in requests if operation == "update_item"]
     sends = [parameters for operation, parameters in requests if operation == "send_message_batch"]
     jobs, pool = make_jobs(wake_shards=SHARDS), ThreadPoolExecutor(IN_THREADS)
@@ -38,6 +39,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
         sqs.send_message_batch(**sends[index])
 
     def raw() -> None:
+        dynamodb.get_item(**read)
         for parameters in queries:
             dynamodb.query(**parameters)
         list(pool.map(chunk, range(len(sends))))

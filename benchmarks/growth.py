@@ -15,6 +15,7 @@ from benchmarks.plots import lines
 from benchmarks.report import folder_of
 from kumofire_core.engine.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
 from kumofire_core.rules.run_writes import BACKLOG_LOOK_MS
+from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ
 
 MONTH_SECONDS = 730 * 3600
 TICKS_A_MONTH = MONTH_SECONDS // 60
@@ -156,7 +157,8 @@ def most_saved_beside(prices: Prices) -> float:
 
 def idle(load: Load, prices: Prices) -> float:
     """Return what a month costs in which nothing runs: a tick a minute, and Lambda's long polls of the queue."""
-    tick = (load.shards + 1) * 0.5 * prices.read_unit
+    # A query for each partition that holds runs, one for the schedules, and a consistent read of their number.
+    tick = ((max(load.shards, LEAST_SHARDS_READ) + 1) * 0.5 + 1) * prices.read_unit
     tick += prices.lambda_request + 0.1 * load.memory_gb * prices.lambda_gb_second
     # Five pollers that each ask again after 20 s: the start of scaling, kept where a maximum concurrency is set.
     polls = 5 * MONTH_SECONDS / 20
@@ -336,7 +338,7 @@ def tables(prices: Prices) -> str:
             ],
         )
     )
-    parts.append("### RunStore a second by consumers (`ConsumerConcurrency`)\n")
+    parts.append("### Runs a second by consumers (`ConsumerConcurrency`)\n")
     times = (0.01, 0.1, 1.0, 10.0)
     parts.append(
         _table(

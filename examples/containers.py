@@ -1,8 +1,8 @@
-"""How a container reaches the local AWS, which listens on this machine's loopback alone. Free of this project's code.
+"""Lets a container reach the local AWS, which listens on this machine's loopback only. Free of this project's code.
 
-A container on the engine's bridge sees this machine as the bridge's gateway, and 127.0.0.1 there is the container
-itself. So a relay listens on the gateway's address and passes connections on to the loopback. Docker Desktop needs no
-relay: its containers reach the loopback as ``host.docker.internal``.
+In a container, 127.0.0.1 is the container itself, and this machine has the address of the bridge's gateway. So a relay
+listens on the gateway's address and forwards connections to the loopback. Docker Desktop does not need a relay: its
+containers reach the loopback as ``host.docker.internal``.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Engine:
     subnet: str
 
     def has_image(self, name: str) -> bool:
-        """Say whether an image is there, so that nothing has to be pulled."""
+        """Return whether the engine has an image already and need not pull it."""
         return _ask(self.address, f"/images/{quote(name, safe='/:')}/json")[0] == 200
 
 
 @dataclass(kw_only=True)
 class Reach:
-    """The way from a container to the local AWS, and what came along it."""
+    """The address by which a container reaches the local AWS, and the connections that were made."""
 
     host: str
     port: int
@@ -61,14 +61,14 @@ class Reach:
     """Addresses outside of the containers' network that tried to connect."""
 
     def url(self, local_url: str) -> str:
-        """Return a loopback URL of the local AWS as a container has to call it."""
+        """Return the URL by which a container reaches a loopback URL of the local AWS."""
         return urlsplit(local_url)._replace(netloc=f"{self.host}:{self.port}").geturl()
 
 
 def find_engine(environment: Mapping[str, str] = os.environ) -> Engine:
-    """Ask the engine that ``DOCKER_HOST`` names, or Docker's usual socket, what it is and which network it has.
+    """Return the engine that ``DOCKER_HOST`` names, or that listens on Docker's usual socket.
 
-    Raises ``ContainersError`` where none answers.
+    Raises ``ContainersError`` if no engine answers.
     """
     address = environment.get("DOCKER_HOST") or DEFAULT_ENGINE
     status, info = _ask(address, "/info")
@@ -87,10 +87,10 @@ def find_engine(environment: Mapping[str, str] = os.environ) -> Engine:
 
 @contextlib.contextmanager
 def reachable(engine: Engine, port: int, *, host: str | None = None) -> Iterator[Reach]:
-    """Let containers reach 127.0.0.1:``port`` for the length of the block, and nobody else.
+    """Let containers, and nobody else, reach 127.0.0.1:``port`` while the block runs.
 
-    ``host`` is a name by which they reach this machine's loopback already; then nothing is opened here. Raises
-    ``ContainersError`` where the way is not known, or the relay can't listen.
+    With ``host``, a name by which containers reach this machine's loopback already, this does not open a relay. Raises
+    ``ContainersError`` if the engine's network can't be used, or the relay can't listen.
     """
     if host is None and engine.kind == "desktop":
         host = DOCKER_DESKTOP_HOST
@@ -188,7 +188,7 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 def _ask(address: str, path: str) -> tuple[int, dict[str, Any]]:
-    """Return the status and the JSON of an engine's answer; ``ContainersError`` where it gives none."""
+    """Return the status and the JSON of an engine's answer; raises ``ContainersError`` if it does not answer."""
     scheme, _, place = address.partition("://")
     if scheme == "unix":
         connection: http.client.HTTPConnection = _UnixConnection(place)

@@ -44,7 +44,7 @@ VISIBILITY_SECONDS = 15
 """More than the lease of the run whose worker is killed: its job's timeout of 1 s, and the margin of 5 s."""
 
 KILL_SECONDS = 20
-"""How long the scenario that kills its worker is waited for before the others begin all the same."""
+"""The longest wait for the scenario that kills its worker to execute; then the others begin."""
 
 SCHEDULE_KEY = "demo/every-2-s"
 EVERY = timedelta(seconds=2)
@@ -55,30 +55,30 @@ STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "scheduled":
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is started, and how it must end."""
+    """A run to start, and how it must end."""
 
     title: str
     start: Callable[[Jobs], Sequence[str]]
-    """Starts one run and returns the ids it was given: more than one where it was asked for more than once."""
+    """Starts one run and returns the id that each call returned, if it creates the run more than once."""
     status: str = "succeeded"
     attempt: int = 0
-    """Attempts without success."""
+    """The expected number of attempts without success."""
     executions: int = 1
-    """Calls of the handler, by the ledger."""
+    """The expected number of calls of the handler, counted by the ledger."""
     output: Any = None
     error: str | None = None
-    """A part of the last error; ``None`` where none is looked at."""
+    """A part of the expected last error; ``None`` if the error is not checked."""
     kills_its_worker: bool = False
-    """The others begin once it executes: a killed process takes along whatever it executes beside."""
+    """The other scenarios begin once this one executes: a killed process loses its other attempts too."""
 
 
 def created(job_name: str, payload: Any, *, times: int = 1, **options: Any) -> Callable[[Jobs], Sequence[str]]:
-    """Return a start that creates the run, ``times`` times over."""
+    """Return a function that creates the run ``times`` times."""
     return lambda jobs: [jobs.create(job_name, payload, **options) for _ in range(times)]
 
 
 def occurrence(number: int) -> Callable[[Jobs], Sequence[str]]:
-    """Return a start that makes the demo's recurring schedule, if no other has, and names one occurrence's run."""
+    """Return a function that creates the demo's recurring schedule once, and returns one occurrence's run id."""
 
     def start(jobs: Jobs) -> Sequence[str]:
         if jobs.get_schedule_by_key(SCHEDULE_KEY) is None:
@@ -101,7 +101,7 @@ def occurrence(number: int) -> Callable[[Jobs], Sequence[str]]:
 
 
 def at_once_by_schedule(job_name: str, payload: Any) -> Callable[[Jobs], Sequence[str]]:
-    """Return a start that leaves it to a schedule, and so to the dispatcher, to make the run.
+    """Return a function that creates a schedule, so that the dispatcher makes the run.
 
     The dispatcher knows the job's timeout, which bounds the run's lease; this process does not.
     """
@@ -228,7 +228,7 @@ class Watched:
     """Each status that was seen, in order."""
 
     def look(self, jobs: Jobs) -> bool:
-        """Read the run again; say whether its status or attempt changed."""
+        """Read the run again; return whether its status or attempt changed."""
         if self.run is not None and self.run.status in FINAL:
             return False
         before, self.run = self.run, jobs.get_status(self.ids[0])
@@ -239,7 +239,7 @@ class Watched:
 
     @property
     def setback(self) -> str:
-        """What the latest attempt without success ended with, for a line about the run."""
+        """The run's last error in parentheses, for a line about the run; empty without an error."""
         return f" ({self.run.last_error})" if self.run is not None and self.run.last_error else ""
 
     @property
@@ -431,7 +431,7 @@ class Demo:
         return sum(int(value) for value in attributes.values())
 
     def _log_problems(self, malformed: Sequence[str]) -> list[str]:
-        """Return the malformed messages that the consumer acknowledged without a word in its log."""
+        """Return the malformed messages that the consumer acknowledged without logging them."""
         log = "\n".join(self._log())
         return [
             f"the consumer's log does not name the malformed message {body[:40]!r}"

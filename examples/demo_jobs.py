@@ -51,19 +51,19 @@ def flaky(ctx: JobContext) -> dict[str, int]:
 # Its waits are shorter than the default's, because it makes more of them.
 @jobs.handler("stubborn", max_attempts=5, retry=RetryPolicy(base=timedelta(milliseconds=200)))
 def stubborn(ctx: JobContext) -> None:
-    """Fail, whatever the attempt."""
+    """Fail in every attempt."""
     ledger.record(ctx.run.id, ctx.attempt)
     raise ConnectionError(f"no answer to attempt {ctx.attempt}")
 
 
 @jobs.handler("unserializable", max_attempts=1)
 def unserializable(ctx: JobContext) -> object:
-    """Return what is not JSON, which is an error of the attempt."""
+    """Return a value that is not JSON, so that the attempt fails."""
     ledger.record(ctx.run.id, ctx.attempt)
     return {1, 2, 3}
 
 
-# The timeout bounds the lease, and so how long nobody else may take the run when its worker is gone.
+# The timeout shortens the lease, so that another worker takes the run soon after this one was killed.
 @jobs.handler("mortal", timeout=timedelta(seconds=1))
 def mortal(ctx: JobContext) -> dict[str, int]:
     """Kill the whole process in the first attempt, as the kernel does when memory runs out; succeed in the next."""

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keep(aws: LocalAws, outputs: dict[str, str], project: Path, *, containers: bool) -> None:
-    """Say how to reach the local AWS, and let it run until a signal ends this process."""
+    """Print how to reach the local AWS, and let it run until a signal ends this process."""
     settings = environment_of(aws, outputs)
     with for_plain_sam(project, settings) if containers else contextlib.nullcontext("") as note:
         print("\nThe local AWS keeps running until Ctrl-C. To reach it from another terminal:\n")
@@ -83,7 +83,7 @@ def keep(aws: LocalAws, outputs: dict[str, str], project: Path, *, containers: b
 
 
 def stop_consumer(aws: LocalAws) -> None:
-    """Take the consumer off the queue: what is created from now on waits for whoever invokes a function."""
+    """Disconnect the consumer from the queue: new runs wait until somebody invokes a function."""
     functions = aws.client("lambda")
     for mapping in functions.list_event_source_mappings()["EventSourceMappings"]:
         functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
@@ -103,7 +103,7 @@ def deploy_and_try(aws: LocalAws, project: Path, overrides: Sequence[str] = ()) 
 
 
 def under_which_python(aws: LocalAws, outputs: dict[str, str]) -> str:
-    """Say which interpreter the functions run under: one of their runtime, or else the local AWS's own."""
+    """Return a sentence that says which interpreter the functions run under: their runtime's, or the local AWS's."""
     function = aws.client("lambda").get_function_configuration(FunctionName=outputs["ConsumerFunction"])
     runtime = function["Runtime"]
     if found := interpreters().get(runtime):

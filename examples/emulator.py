@@ -1,7 +1,7 @@
-"""The process of the local AWS: MiniStack, and here what it does otherwise than AWS. Free of this project's code.
+"""The process of the local AWS: MiniStack, with corrections where it differs from AWS. Free of this project's code.
 
-``examples.local_aws`` starts this file by its path, with MiniStack's environment. What is mended here is mended in the
-running emulator alone, so that neither the template nor the code of the functions has to bend to it.
+``examples.local_aws`` starts this file by its path, with MiniStack's environment. This file corrects the differences in
+the running emulator only, so neither the template nor the code of the functions has to allow for them.
 """
 
 from __future__ import annotations

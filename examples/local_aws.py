@@ -1,6 +1,6 @@
 """A local AWS in a process of its own: MiniStack on 127.0.0.1, with clients for it. Free of this project's code.
 
-What MiniStack does otherwise than AWS is mended in ``examples/emulator.py``, which that process runs.
+``examples/emulator.py``, which that process runs, corrects MiniStack where it differs from AWS.
 
 Nothing of the surrounding AWS configuration gets in (profiles, credentials, proxies), and nothing is left behind: all
 files are in one temporary directory, and the process group ends with the ``with`` block or with this process, even
@@ -29,7 +29,7 @@ REGION = "us-east-1"
 START_TIMEOUT_SECONDS = 60
 EMULATOR = Path(__file__).with_name("emulator.py")
 RUNTIMES = ("python3.11", "python3.12", "python3.13")
-"""Of the functions that it runs; those of the template."""
+"""The runtimes of the functions that the local AWS runs; those of the template."""
 
 
 class LocalAwsError(Exception):
@@ -42,7 +42,7 @@ class LocalAws:
 
     endpoint_url: str
     directory: Path | None
-    """Private to it; holds its files and its log. ``None`` where another process keeps it."""
+    """The folder of its files and its log; ``None`` if another process started this local AWS."""
     session: Any = field(repr=False)
 
     def client(self, service: str) -> Any:

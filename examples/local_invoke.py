@@ -110,7 +110,7 @@ def invoke(
 def for_plain_sam(project: Path, settings: Mapping[str, str]) -> Iterator[str]:
     """Let ``sam local invoke``, typed in ``project``, reach the local AWS for the length of the block.
 
-    The block gets a sentence that says how, or why not: a machine without a container engine is no error.
+    The block gets a sentence that says how, or why not: a missing container engine is not an error.
     """
     folder = project / FOR_PLAIN_SAM
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
@@ -164,7 +164,7 @@ def local_port(url: str) -> int | None:
 
 
 def read_event(path: Path) -> Any:
-    """Return an event; ``LocalInvokeError`` where the file holds none."""
+    """Return the event in a file; raises ``LocalInvokeError`` if the file does not hold an event."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -265,7 +265,7 @@ def sam_environment(environment: Mapping[str, str], endpoint: str) -> dict[str, 
 def complaints_about(answer: str, event: Any) -> list[str]:
     """Return what is wrong with a function's answer. The SAM CLI ends with 0 whatever the function did.
 
-    A record that is a message of ours comes back as a failure where table or queue were out of reach.
+    A record with a valid message is reported as a failure if the table or the queue could not be reached.
     """
     lines = answer.strip().splitlines()
     try:
@@ -285,7 +285,7 @@ def complaints_about(answer: str, event: Any) -> list[str]:
 
 
 def valid_records(event: Any) -> set[str]:
-    """Return the ids of an event's records that are messages of ours."""
+    """Return the ids of an event's records that have a valid message."""
     valid = set()
     for record in event.get("Records", ()) if isinstance(event, dict) else ():
         try:
@@ -297,7 +297,7 @@ def valid_records(event: Any) -> set[str]:
 
 
 def whereabouts(settings: Mapping[str, str], reach: Reach, engine: Engine) -> str:
-    """Say where the function's requests went, for whoever has to find out why they failed."""
+    """Return a sentence that says where the function's requests went, to help find out why they failed."""
     endpoint = settings["AWS_ENDPOINT_URL"]
     given = f"the function called {reach.url(endpoint)}"
     if reach.relayed:

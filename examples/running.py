@@ -1,7 +1,7 @@
-"""Where the local AWS of a project runs: told by the process that keeps it, read by a later one. Free of AWS.
+"""A file with the address of a project's local AWS: the process that runs it writes the file, later ones read it.
 
-The keeper holds a lock on the file for as long as it lives. A file without one, left by a process that was killed, says
-nothing, so there is nothing to clean up and no process id to guess from.
+The writing process holds a lock on the file until it ends. A file without a lock is ignored: a killed process has left
+it. So nobody has to clean up, or to trust a process id. Free of AWS.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The settings of a ``Jobs``: their defaults, their checks, and how they are read from the environment.
+"""The settings of a ``Jobs``: their defaults, their checks, and their environment variables.
 
-An error names every wrong setting at once.
+An error names all wrong settings at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 from kumofire_core.errors import ConfigurationError, short_repr
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy
+from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS
 
 DEFAULT_LEASE = timedelta(seconds=30)
 DEFAULT_RETENTION = timedelta(days=30)
 DEFAULT_CONCURRENCY = 10
-DEFAULT_WAKE_SHARDS = 8
+DEFAULT_WAKE_SHARDS = LEAST_SHARDS_READ
+MISSING_HANDLER_CHOICES = ("fail", "retry")
 
 REQUIRED = {
     "KUMOFIRE_TABLE": ("table", "the name of the DynamoDB table"),
@@ -29,7 +31,11 @@ Setting = tuple[str, Callable[[str], Any], str]
 
 OPTIONAL: dict[str, Setting] = {
     "KUMOFIRE_CONCURRENCY": ("concurrency", lambda text: _whole(text, 1, 100), "a whole number from 1 to 100"),
-    "KUMOFIRE_WAKE_SHARDS": ("wake_shards", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
+    "KUMOFIRE_WAKE_SHARDS": (
+        "wake_shards",
+        lambda text: _whole(text, 1, MOST_SHARDS),
+        f"a whole number from 1 to {MOST_SHARDS}",
+    ),
     "KUMOFIRE_RETENTION_DAYS": (
         "retention",
         lambda text: _retention(_whole(text, 0, 36500)),
@@ -41,6 +47,11 @@ OPTIONAL: dict[str, Setting] = {
         "a whole number of seconds from 1 to 43200",
     ),
     "KUMOFIRE_BATCH_WRITES": ("batch_writes", lambda text: _flag(text), "true or false"),
+    "KUMOFIRE_MISSING_HANDLER": (
+        "missing_handler",
+        lambda text: _one_of(text, MISSING_HANDLER_CHOICES),
+        "fail or retry",
+    ),
     "KUMOFIRE_MAX_ATTEMPTS": ("max_attempts", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
     "KUMOFIRE_PAYLOAD_KEY_ARN": (
         "cipher",
@@ -51,10 +62,10 @@ OPTIONAL: dict[str, Setting] = {
 
 
 def settings_from(environment: Mapping[str, str], *, given: Collection[str] = ()) -> dict[str, Any]:
-    """Return the arguments of ``Jobs`` that an environment gives; an empty variable counts as none.
+    """Return the arguments of ``Jobs`` that environment variables set; an empty variable counts as unset.
 
     Arguments in ``given`` override the environment: their variables are not read.
-    Raises ``ConfigurationError`` that names every variable that is missing or wrong.
+    Raises ``ConfigurationError``, which names every missing or wrong variable.
     """
     problems: list[str] = []
     settings: dict[str, Any] = {}
@@ -96,9 +107,10 @@ def argument_problems(
     wake_shards: object,
     allow_unknown_jobs: object,
     batch_writes: object,
+    missing_handler: object,
     cipher: object,
 ) -> list[str]:
-    """Return what is wrong with the arguments of ``Jobs``, a sentence for each."""
+    """Return one sentence for each wrong argument of ``Jobs``."""
     problems = [
         f"{name} must be a non-empty string, not {short_repr(value)}"
         for name, value in (("table", table), ("queue_url", queue_url))
@@ -108,12 +120,12 @@ def argument_problems(
         problems.append(_fifo_problem("queue_url", queue_url))
     problems += [
         f"{name} must be a whole number from 1 to {most}, not {short_repr(value)}"
-        for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, 1000))
+        for name, value, most in (("concurrency", concurrency, 100), ("wake_shards", wake_shards, MOST_SHARDS))
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
     ]
     if not isinstance(lease, timedelta) or duration_ms(lease) < 1:
         problems.append(f"lease must be a timedelta of at least 1 ms, not {short_repr(lease)}")
-    # 0 is refused, because it would delete at once, while KUMOFIRE_RETENTION_DAYS=0 keeps for ever.
+    # 0 is refused: it would delete runs at once, while KUMOFIRE_RETENTION_DAYS=0 keeps them for ever.
     if retention is not None and (not isinstance(retention, timedelta) or retention <= timedelta(0)):
         problems.append(f"retention must be a timedelta above 0, or None for ever, not {short_repr(retention)}")
     if retry is not None and not isinstance(retry, RetryPolicy):
@@ -123,6 +135,8 @@ def argument_problems(
         for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_writes", batch_writes))
         if not isinstance(value, bool)
     ]
+    if missing_handler not in MISSING_HANDLER_CHOICES:
+        problems.append(f"missing_handler must be 'fail' or 'retry', not {short_repr(missing_handler)}")
     if not callable(clock):
         problems.append(f"clock must be callable, not {type(clock).__name__}")
     elif not isinstance(now := clock(), datetime) or now.utcoffset() is None:
@@ -141,7 +155,7 @@ def argument_problems(
 
 
 def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:
-    """Return whether a client may have one of these methods, without asking it: its first use may make it."""
+    """Return whether a client may have one of these methods. Does not access it: the first access may create it."""
     if hasattr(type(client), "__getattr__"):
         return True
     return any(getattr_static(client, operation, None) is not None for operation in operations)
@@ -175,8 +189,15 @@ def _flag(text: str) -> bool:
     return text.strip().lower() == "true"
 
 
+def _one_of(text: str, choices: Collection[str]) -> str:
+    if text.strip().lower() not in choices:
+        raise ValueError(text)
+    return text.strip().lower()
+
+
 def _key_arn(text: str) -> str:
-    # AWS has no more than these: partition, region, account and the key's id.
+    # The parts of a key's ARN are partition, region, account and the key's id.
+    # https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#key-id-key-ARN
     if not re.fullmatch(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,36}", text.strip(), re.ASCII):
         raise ValueError(text)
     return text.strip()

@@ -1,6 +1,6 @@
-"""A cipher on the AWS Encryption SDK: envelope encryption with a key of yours in AWS KMS.
+"""A cipher on the AWS Encryption SDK: envelope encryption with your own key in AWS KMS.
 
-Needs the extra: ``pip install '.[encryption]'``. Imported only by who uses it.
+Needs the extra: ``pip install '.[encryption]'``. Only processes that encrypt or decrypt import this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.session import get_session
 
 try:
-    # The SDK brings no types; in an environment without the extra it is not there at all.
+    # The SDK has no type annotations, and without the extra it is not installed.
     import aws_encryption_sdk  # type: ignore[import-untyped,import-not-found,unused-ignore]
     from aws_encryption_sdk.identifiers import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
         CommitmentPolicy,
@@ -21,14 +21,15 @@ except ImportError as missing:  # pragma: no cover
 
 CACHED_KEYS = 100
 CONTEXT = {"application": "kumofire-jobs"}
-"""The same for all, because data keys are cached by it; whose a text is, is inside the ciphertext."""
+"""The encryption context. All texts share it, because data keys are cached by context. A text's owner is encrypted
+with the text."""
 
 
 class EnvelopeCipher:
-    """Encrypts each text with a data key, and the data keys with a master key.
+    """Encrypts each text with a data key, and each data key with a master key.
 
-    ``master_key_provider`` is one of the SDK's; ``for_kms_key`` makes the usual one. A data key is used for up to
-    ``cache_seconds`` and ``cache_messages`` texts, because asking KMS for each would cost more than the run itself:
+    ``master_key_provider`` is a provider of the SDK; ``for_kms_key`` uses the provider for KMS. A data key is used for
+    at most ``cache_seconds`` and ``cache_messages`` texts, because a KMS request per text would cost more than the run:
     https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/data-key-caching.html
     """
 
@@ -45,9 +46,10 @@ class EnvelopeCipher:
 
     @classmethod
     def for_kms_key(cls, key_arn: str, **settings: Any) -> EnvelopeCipher:
-        """Return the cipher for a KMS key. ``kms:GenerateDataKey`` is needed to create, ``kms:Decrypt`` to read.
+        """Return the cipher for a KMS key. Encrypting needs ``kms:GenerateDataKey``, decrypting ``kms:Decrypt``.
 
-        Its client is made here, and gives up well before a function's deadline, as those of the table and queue do.
+        This makes the KMS client. A request waits at most 3 seconds for a reply and is tried up to three times, so that
+        it ends well before a function's deadline.
         """
         session = get_session()
         session.set_default_client_config(
@@ -57,14 +59,14 @@ class EnvelopeCipher:
         return cls(keys, **settings)
 
     def encrypt(self, plaintext: bytes) -> bytes:
-        """Return the ciphertext; errors of KMS leave as they are."""
+        """Return the ciphertext; raises KMS's errors unchanged."""
         ciphertext, _ = self._client.encrypt(
             source=plaintext, materials_manager=self._materials, encryption_context=CONTEXT
         )
         return bytes(ciphertext)
 
     def decrypt(self, ciphertext: bytes) -> bytes:
-        """Return the plaintext; errors of KMS, and the SDK's for a damaged text, leave as they are."""
+        """Return the plaintext; raises KMS's errors, and the SDK's for a damaged text, unchanged."""
         plaintext, header = self._client.decrypt(source=ciphertext, materials_manager=self._materials)
         if header.encryption_context.get("application") != CONTEXT["application"]:
             raise ValueError("encrypted by another application")

@@ -1,11 +1,11 @@
-"""The errors this package raises. Each says what is wrong, which one it is, and what to do about it."""
+"""The errors this package raises. Each says what is wrong, which value is wrong, and what to do about it."""
 
 from collections.abc import Collection
 from datetime import timedelta
 
 
 def short_repr(value: object) -> str:
-    """Return a value as a refusal quotes it: short, and without fail (Python writes out no number of 4,301 digits)."""
+    """Return a value as an error's text quotes it: short. Never raises, though ``repr`` of 4,301 digits would."""
     try:
         # Python writes minus one second as timedelta(days=-1, seconds=86399), which nobody has written.
         negative = isinstance(value, timedelta) and value < timedelta(0)
@@ -16,11 +16,11 @@ def short_repr(value: object) -> str:
 
 
 def unknown_names(call: str, given: Collection[object], known: Collection[str]) -> str | None:
-    """Say which of the given names a call does not take, what each may be a slip for, and what the call takes."""
+    """Return a sentence that lists the unknown names, similar known names, and all known names; or ``None``."""
     unknown = [name for name in given if name not in known]
     if not unknown:
         return None
-    from difflib import get_close_matches  # a hundredth of a second, which only a refusal need take
+    from difflib import get_close_matches  # takes 10 ms to import, so only an error imports it
 
     texts = []
     for name in unknown[:5]:
@@ -47,16 +47,16 @@ class InvalidArgumentError(KumofireError, ValueError):
 
 
 class DedupeKeyConflictError(InvalidArgumentError):
-    """A run of another job has this ``dedupe_key``; nothing was written."""
+    """A run of another job has this ``dedupe_key`` already; nothing was written."""
 
     def __init__(self, dedupe_key: str, *, job_name: str, run_id: str, found_job_name: str) -> None:
         self.dedupe_key = dedupe_key
         self.job_name = job_name
-        """The job that was asked for."""
+        """The job named in the refused call."""
         self.run_id = run_id
         """The run that has the key."""
         self.found_job_name = found_job_name
-        """That run's job."""
+        """The job of that run."""
         super().__init__(
             f"dedupe_key {dedupe_key!r:.80} belongs to run {run_id} of job {found_job_name!r:.80}, so it makes no run "
             f"of job {job_name!r:.80}; give each job keys of its own, {job_name + '/…'!r:.80} for example"
@@ -72,7 +72,7 @@ class InvalidScheduleError(KumofireError, ValueError):
 
 
 class ScheduleExistsError(InvalidArgumentError):
-    """There is a schedule with this key already; nothing was written."""
+    """A schedule has this key already; nothing was written."""
 
     def __init__(self, schedule_key: str, schedule_id: str) -> None:
         self.schedule_id = schedule_id
@@ -83,20 +83,20 @@ class ScheduleExistsError(InvalidArgumentError):
 
 
 class ScheduleConflictError(KumofireError):
-    """Others kept changing a schedule while this call tried to; nothing of this call was written."""
+    """Others changed a schedule each time this call tried to change it. This call wrote nothing; call again."""
 
     def __init__(self, schedule_id: str, tries: int) -> None:
         super().__init__(f"schedule {schedule_id} was changed by others {tries} times in a row; call again")
 
 
 class PartlyCreatedError(KumofireError):
-    """Some of many runs could not be stored. The others were, and will be executed."""
+    """``create_many`` could not store some of its runs. The others are stored and will be executed."""
 
     def __init__(self, run_ids: list[str | None], failures: dict[int, Exception]) -> None:
         self.run_ids = tuple(run_ids)
-        """The ids in order, ``None`` for each run that was not stored (or whose reply was lost)."""
+        """The ids in order; ``None`` for each run that was not stored, or for which the table's reply was lost."""
         self.failures = dict(failures)
-        """What went wrong with each of the others, by its position."""
+        """The error for each run in ``run_ids`` that is ``None``, by its position from 0."""
         kinds = ", ".join(sorted({type(error).__name__ for error in failures.values()}))
         super().__init__(
             f"{len(failures)} of {len(run_ids)} runs could not be stored ({kinds}); run_ids has the ids of the others, "
@@ -105,7 +105,7 @@ class PartlyCreatedError(KumofireError):
 
 
 class UnknownJobError(KumofireError, LookupError):
-    """No handler has this name."""
+    """This process has handlers, but none of this name; nothing was written."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         listed = ", ".join(sorted(known)) or "none"
@@ -116,32 +116,32 @@ class UnknownJobError(KumofireError, LookupError):
 
 
 class MalformedMessageError(KumofireError, ValueError):
-    """A message is not one of ours: it can never be consumed, however often it is delivered."""
+    """A message does not have the form of a Kumofire message: another delivery would fail again."""
 
 
 class UnsupportedMessageVersionError(MalformedMessageError):
-    """A message carries no version, or one that this release does not know."""
+    """A message does not have a version, or has a version that this release does not know."""
 
     def __init__(self, version: str) -> None:
         super().__init__(f"unsupported message version {version}; this release understands version 1")
 
 
 class CorruptItemError(KumofireError):
-    """A stored item can't be read as what its key says it is. It fails alone; the text names its key."""
+    """A stored item can't be read as the run or schedule that its key names. Other items are not affected."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"the stored item {key} can't be read: {problem}; restore or delete it")
 
 
 class DecryptionError(KumofireError):
-    """A payload or an output is stored encrypted, and can't be read here. The message is delivered again."""
+    """This process can't decrypt a stored payload or output. SQS delivers the run's message again."""
 
     def __init__(self, owner: str, problem: str) -> None:
         super().__init__(f"{owner} is encrypted and can't be read: {problem}")
 
 
 class NewerSchemaError(KumofireError):
-    """An item was written by a later release. The message is delivered again, to a consumer that knows it."""
+    """A later release wrote this item. SQS delivers the message again, until a consumer of that release takes it."""
 
     def __init__(self, key: str, found: int, known: int) -> None:
         super().__init__(
@@ -150,15 +150,15 @@ class NewerSchemaError(KumofireError):
 
 
 class LeaseExpiredError(KumofireError):
-    """An attempt ended without a word: its worker died, or outlived its lease."""
+    """A lease expired before its consumer recorded the attempt's end: the consumer died or was too slow."""
 
 
 class AttemptTimeoutError(KumofireError, TimeoutError):
-    """An attempt was cut because it ran past its job's timeout or came too near to its process's deadline."""
+    """An attempt timed out: it reached its job's timeout, or came too near to its process's deadline."""
 
 
 class DeadlineTooCloseError(KumofireError, TimeoutError):
-    """There is too little time left to start an attempt. Nothing was claimed: deliver the message again."""
+    """Too little time is left to start an attempt. The run was not claimed; the message must be delivered again."""
 
     def __init__(self, seconds_left: float) -> None:
         super().__init__(f"only {max(0.0, seconds_left):.1f} s are left before the deadline; nothing was started")

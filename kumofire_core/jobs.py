@@ -1,6 +1,6 @@
-"""The public API: register jobs, create runs, consume messages, read what became of a run.
+"""The public API: register jobs, create runs, consume messages, read the status of a run.
 
-Arguments are checked here, before anything is written. Types that a consumer does not need at its start are annotated
+Every public call checks its arguments before it writes. Types that a consumer does not need at its start are annotated
 as ``public.…``: the package imports them when somebody resolves the annotation.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 import kumofire_core as public
 from kumofire_core.aws.clients import Clients
@@ -56,16 +56,18 @@ AnyHandler = TypeVar("AnyHandler", bound=Handler)
 class Jobs:
     """A job system on one DynamoDB table and one SQS queue.
 
-    ``dynamodb`` and ``sqs`` are low-level boto3 clients; left out, they are made on first use, on one shared session
-    and from the usual AWS environment. ``lease`` is how long a claim lasts where no deadline is known; 5 seconds are
-    added to it, as to a deadline. ``retention`` is how long a finished run is kept, at least, before DynamoDB's TTL
-    deletes it; ``None`` keeps it for ever. ``concurrency`` is how many records of a batch are consumed at once.
-    ``wake_shards`` is the number of partitions of the wake-up index: the dispatcher's must be the largest of all
-    processes', and it may be raised at any time. ``allow_unknown_jobs`` lets ``create`` take names that have no handler
-    here. ``batch_writes`` lets a batch make its claims, and ends that come at about the same time, in one PartiQL
-    request each (docs/protocol.md, "Batched writes"). ``cipher`` encrypts payloads and outputs and reads them
-    again (``kumofire_core.encryption``); without it, an encrypted one reads as ``ENCRYPTED``.
-    Raises ``ConfigurationError`` that names every wrong argument.
+    ``dynamodb`` and ``sqs`` are low-level boto3 clients. If they are left out, the first use makes them, on one shared
+    session and from the usual AWS settings. ``lease`` is how long a lease lasts without a known deadline, plus
+    5 seconds. ``retention`` is the shortest time for which a finished run is kept before DynamoDB's TTL deletes it;
+    ``None`` keeps runs for ever. ``concurrency`` is how many records of a batch are consumed at once, from 1 to 100.
+    ``wake_shards`` is the number of partitions of the wake-up index that this process spreads runs over, from 1 to
+    1000. Processes may differ: the table keeps the largest number, and the dispatcher reads that many.
+    ``allow_unknown_jobs`` lets ``create`` take names that have no handler in this process. ``missing_handler`` decides
+    about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
+    that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
+    records attempts that end together in another (docs/protocol.md, "Batched writes"). ``cipher`` encrypts and decrypts
+    payloads and outputs (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
+    Raises ``ConfigurationError``, which names every wrong argument.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Jobs:
         wake_shards: int = DEFAULT_WAKE_SHARDS,
         allow_unknown_jobs: bool = False,
         batch_writes: bool = False,
+        missing_handler: Literal["fail", "retry"] = "fail",
         cipher: Cipher | None = None,
     ) -> None:
         problems = argument_problems(
@@ -99,13 +102,14 @@ class Jobs:
             wake_shards=wake_shards,
             allow_unknown_jobs=allow_unknown_jobs,
             batch_writes=batch_writes,
+            missing_handler=missing_handler,
             cipher=cipher,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         problems += registry.register_all(handlers)
         if problems:
             raise ConfigurationError(problems)
-        # As many requests are made at once as a batch has threads, or the dispatcher chunks, and one or two beside.
+        # One connection for each thread of a batch, or each chunk of the dispatcher, and one or two more.
         clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(20, concurrency + 2))
         self._clients = clients
         self._registry = registry
@@ -121,9 +125,9 @@ class Jobs:
             cipher=cipher,
             clock=clock,
         )
-        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes)
+        self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
 
-    # These are imported when first used: a consumer needs none of them, and would pay for them at every cold start.
+    # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
     @cached_property
     def _creator(self) -> RunCreator:
@@ -157,14 +161,13 @@ class Jobs:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None, **settings: Any) -> Jobs:
-        """Return a ``Jobs`` with its settings from environment variables; ``settings`` go before these.
+        """Return a ``Jobs`` with its settings from environment variables; arguments in ``settings`` override them.
 
-        ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL`` are required. ``KUMOFIRE_CONCURRENCY``, ``KUMOFIRE_WAKE_SHARDS``,
-        ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``, ``KUMOFIRE_MAX_ATTEMPTS``,
-        ``KUMOFIRE_BATCH_WRITES`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (a KMS key that payloads and
-        outputs are encrypted with; it needs the extra ``encryption``) are not.
-        Raises ``ConfigurationError`` that names every variable that is missing or wrong, and every argument that there
-        is not.
+        Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
+        ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
+        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN``
+        (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
+        Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
         _refuse_unknown(cls, settings)
         if environment is not None and not isinstance(environment, Mapping):
@@ -178,10 +181,10 @@ class Jobs:
         return cls(**{**found, **settings})
 
     def make_clients(self, *, sqs: bool = True) -> None:
-        """Make the AWS clients now, where none were given: a fifth of a second that the first request need not wait.
+        """Make the AWS clients now unless ``Jobs`` was given them: this saves the first request a fifth of a second.
 
-        Not for a web server's parent process: clients are not to be shared with a process that is forked later. Errors
-        of botocore leave as they are, ``NoRegionError`` where the environment names no region for example.
+        Do not call this in a web server's parent process: processes that are forked later must not share its clients.
+        Raises botocore's errors unchanged, for example ``NoRegionError`` if the environment does not name a region.
         """
         if not isinstance(sqs, bool):
             raise InvalidArgumentError(f"sqs must be True or False, not {short_repr(sqs)}")
@@ -199,8 +202,9 @@ class Jobs:
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
-        ``max_attempts`` and ``retry`` override the policy of this ``Jobs``. ``timeout`` limits one attempt: when it is
-        over the attempt has failed, whatever the handler still does. Raises ``ConfigurationError``.
+        ``max_attempts`` and ``retry`` override the policy of this ``Jobs``. ``timeout`` limits each attempt: when it
+        ends, the attempt has failed, even if the handler goes on. Raises ``ConfigurationError`` for a wrong argument,
+        or a name that has a handler already.
         """
 
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
@@ -213,7 +217,7 @@ class Jobs:
         return register
 
     def include(self, group: public.JobGroup) -> None:
-        """Register the handlers of a ``JobGroup``, all or none; ``ConfigurationError`` names all that is wrong."""
+        """Register all handlers of a ``JobGroup``, or none: ``ConfigurationError`` names every problem."""
         from kumofire_core.handlers.job_group import JobGroup
 
         if not isinstance(group, JobGroup):
@@ -232,15 +236,16 @@ class Jobs:
     ) -> str:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
-        It runs at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second call
-        with the same ``dedupe_key`` makes no run and returns the first one's id, for as long as that run is kept; its
-        payload, time and ``max_attempts`` stay the first one's. Where the first run is of another job,
-        ``DedupeKeyConflictError`` says so, and nothing is written.
+        The first run that a process with more than 8 ``wake_shards`` stores costs one more request.
 
-        Once this returns, the run is stored and will be executed: a message that could not be sent is logged, and the
-        dispatcher sends it. Before anything is written, ``UnknownJobError``, ``InvalidJSONError`` and
-        ``InvalidArgumentError`` say what can't be used. Errors of the table leave as botocore raised them; the run may
-        then have been stored all the same, and only a ``dedupe_key`` makes it safe to call again.
+        The run is due at once, at ``run_at`` (an aware datetime) or after ``delay`` (a timedelta, or seconds). A second
+        call with the same ``dedupe_key`` does not make a run: it returns the first run's id, while that run is kept,
+        and does not change that run. If the first run is of another job, it raises ``DedupeKeyConflictError``.
+
+        Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
+        the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
+        before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
+        so calling again is safe only with a ``dedupe_key``.
         """
         new_run = self._creator.prepare(
             name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
@@ -249,60 +254,63 @@ class Jobs:
         return new_run.id
 
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
-        """Store many runs and return their ids in order; a request to the table for each, and one to the queue for ten.
+        """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
 
-        Each request is a mapping of what ``create`` takes, ``name`` among it. All are checked before the first is
-        written; ``InvalidArgumentError`` and the others of ``create`` say which one is wrong. Raises
-        ``PartlyCreatedError`` where some could not be stored: the table refused them, or their ``dedupe_key`` belongs
-        to another job's run (``DedupeKeyConflictError``). It has the ids of those that were stored, which will be
-        executed.
+        Each request is a mapping of ``create``'s arguments, including ``name``. All requests are checked before the
+        first is written: ``create``'s errors for wrong arguments say which request is wrong. Raises
+        ``PartlyCreatedError`` if some runs could not be stored: the table refused them, or their ``dedupe_key`` belongs
+        to another job's run (``DedupeKeyConflictError``). It has the ids of the others, which will be executed.
         """
         return self._creator.create_many(requests)
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
-        """Execute the run that a message names, if it is due and nobody else does.
+        """Execute the run that a message names, if it is due and no other consumer holds its lease.
 
-        ``deadline`` is when this process ends: the attempt is cut before it, and its lease lasts longer. Without one
-        the lease lasts for this ``Jobs``'s ``lease`` and 5 seconds more, and only a job's own timeout cuts the attempt.
+        ``deadline`` (an aware datetime) is when this process ends. The attempt times out before it, and the lease ends
+        after it. Without a deadline the lease lasts for ``lease`` plus 5 seconds, and only a job's own timeout limits
+        the attempt.
 
-        A handler's failure is an outcome. Raised are ``UnsupportedMessageVersionError`` and ``MalformedMessageError``,
-        ``DeadlineTooCloseError``, ``CorruptItemError``, ``NewerSchemaError``, and errors of the table as botocore
-        raised them: what the runtime could not do, so the message should be delivered again.
+        A handler's failure is an outcome, not an error. ``UnsupportedMessageVersionError`` and
+        ``MalformedMessageError`` mean that this release can never consume the message. The other errors mean that the
+        message should be delivered again: ``DeadlineTooCloseError``, ``CorruptItemError``, ``NewerSchemaError``,
+        ``DecryptionError``, and botocore's errors of the table, unchanged.
         """
         run_id = parse_message(message)
         return self._consumer.consume(run_id, self._deadline(deadline))
 
     def consume_batch(self, event: object, context: LambdaContext | None = None) -> dict[str, list[dict[str, str]]]:
-        """Consume an SQS event and return Lambda's partial batch response; never raises for what a record holds.
+        """Consume an SQS event and return Lambda's partial batch response; a record's content never makes it raise.
 
-        Malformed records are logged and acknowledged. Only what the runtime itself could not do is reported for another
-        delivery. ``context`` is Lambda's: what still runs near its deadline is cut, and put back or failed.
+        Malformed records are logged and acknowledged. Only records at which the runtime itself failed are returned for
+        another delivery. With ``context``, Lambda's context object, attempts that run until shortly before the
+        function's deadline time out, and their runs are rescheduled or failed. The response:
+        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
         """
         return self.run_batch(event, context).response()
 
     def run_batch(self, event: object, context: LambdaContext | None = None) -> SqsBatchReport:
-        """Do what ``consume_batch`` does, and return what became of each record."""
+        """Do what ``consume_batch`` does, and return the result of each record."""
         if context is not None and not callable(getattr(context, "get_remaining_time_in_millis", None)):
             raise InvalidArgumentError(f"context must be Lambda's context object or None, not {short_repr(context)}")
         deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
         return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
 
     def get_status(self, run_id: str) -> Run | None:
-        """Return a run as it is now, or ``None`` where there is none of this id.
+        """Return a run as it is now, or ``None`` for an unknown id.
 
-        Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for one
-        that the cipher can't decrypt, and errors of the table as botocore raised them.
+        Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for a
+        text that the cipher can't decrypt, and botocore's errors of the table unchanged.
         """
         found = self._store.find(run_id) if may_exist("a run id", run_id) else None
         return None if found is None else self._store.decrypted(found, required=False).run
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
-        """Cancel a run; return whether this call did something.
+        """Cancel a run; return whether this call changed it.
 
-        A run that waits is ``canceled`` at once. One that is executing is asked: its handler can see it by
-        ``ctx.cancel_requested()``, and when the attempt ends without success there is no other, and it is ``canceled``.
-        ``False`` for a run that has ended, was asked already, or does not exist. ``reason``, of at most 1000 characters
-        and 3 KB, is kept with the run.
+        A waiting run is ``canceled`` at once. For a running run, the request is stored: its handler sees it by
+        ``ctx.cancel_requested()``, and if the attempt ends without success, the run is ``canceled`` and not retried.
+        Returns ``False`` if the run has ended, does not exist, or has such a request already. ``reason``, of at most
+        1000 characters and 3 KB in UTF-8, is stored with the run.
         """
         require_reason(reason)
         exists = may_exist("a run id", run_id)
@@ -311,10 +319,10 @@ class Jobs:
         return exists and run_control.cancel(self._store, run_id, reason)
 
     def retry(self, run_id: str) -> bool:
-        """Queue a failed or canceled run again with all its attempts; return whether this call did something.
+        """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
-        How it had ended stays readable in the run's ``history`` (the last ten times, in at most 4 KB). ``False`` for a
-        run in any other status, and for none.
+        The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
+        other status and for an unknown id.
         """
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
@@ -322,12 +330,12 @@ class Jobs:
         return exists and run_control.retry(self._store, run_id)
 
     def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> public.DispatchResult:
-        """Look at everything that is due: send, send again, recover, and fire schedules.
+        """Handle every wake-up that is due: send messages, send lost ones again, recover runs, and fire schedules.
 
-        To be called about once a minute, from anywhere; calls may overlap. It stops when nothing more is due, when
-        ``limit`` wake-ups were looked at (the earliest first), or when ``deadline`` is near; what is left is found by
-        the next call. A wake-up that can't be handled is logged and counted, and the others go on. Raises
-        ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others; its
+        Call this about once a minute, from any process; calls may overlap. It returns when nothing more is due, when it
+        has handled ``limit`` wake-ups (the earliest first), or when ``deadline`` (an aware datetime) is near. The next
+        call handles the rest. If a wake-up can't be handled, that is logged and counted, and the others are handled.
+        Raises ``PartlyDispatchedError`` if a partition of the index could not be read, after handling the others; its
         ``result`` says what was done.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -353,13 +361,13 @@ class Jobs:
         """Store a schedule that makes runs of the job ``name``, and return its id; one request to the table.
 
         ``schedule_type`` is ``cron``, ``interval`` or ``once``; docs/schedules.md says what each takes as
-        ``schedule_expr``, and how ``timezone`` (an IANA name; UTC without one) treats daylight saving. ``missed`` says
-        what becomes of occurrences that nobody was there to dispatch: ``all`` of them run, only the ``latest``, or
-        those are skipped (``skip``) that are more than a minute late. ``overlap="skip"`` starts no occurrence while the
-        last one is unfinished. Occurrences lie between ``start_at`` and ``end_at``.
+        ``schedule_expr``, and how ``timezone`` (an IANA name; UTC if left out) treats daylight saving. ``missed``
+        decides about occurrences that the dispatcher finds late: ``all`` of them run, only the ``latest`` runs, or
+        those more than a minute late are dropped (``skip``). ``overlap="skip"`` drops an occurrence while the run of
+        the one before is unfinished. Occurrences lie between ``start_at`` and ``end_at`` (aware datetimes, inclusive).
 
-        Raises ``ScheduleExistsError`` where ``schedule_key`` is taken, and before anything is written
-        ``InvalidScheduleError``, ``InvalidArgumentError``, ``InvalidJSONError`` and ``UnknownJobError``.
+        Raises ``ScheduleExistsError`` if another schedule has the ``schedule_key``. Raises ``InvalidScheduleError``,
+        ``InvalidArgumentError``, ``InvalidJSONError`` or ``UnknownJobError`` before anything is written.
         """
         return self._schedules.create(
             name,
@@ -377,26 +385,26 @@ class Jobs:
         )
 
     def get_schedule(self, schedule_id: str) -> public.Schedule | None:
-        """Return a schedule as it is now, or ``None``."""
+        """Return a schedule as it is now, or ``None`` for an unknown id; raises as ``get_status`` does."""
         return self._schedules.get(schedule_id)
 
     def get_schedule_by_key(self, schedule_key: str) -> public.Schedule | None:
-        """Return the schedule of a key as it is now, or ``None``."""
+        """Return the schedule that has this key as it is now, or ``None``."""
         return self._schedules.get_by_key(schedule_key)
 
     def update_schedule(self, schedule_id: str, **changes: Unpack[public.ScheduleChanges]) -> public.Schedule | None:
-        """Change what is given, keep the rest, and return the schedule; ``None`` where there is none.
+        """Change the given settings of a schedule and return it; ``None`` for an unknown id. Other settings stay.
 
-        Changed timing, or a change of ``enabled``, computes the next run time anew; disabling clears it. Occurrences of
-        the next 90 seconds may have become runs already. Others' changes at the same time are not lost. Raises as
-        ``create_schedule`` does, and ``ScheduleConflictError`` where others never let it through.
+        A change of timing or of ``enabled`` computes the next run time again; disabling clears it. Occurrences of the
+        next 90 seconds may have become runs already. Concurrent changes by others are kept. Raises as
+        ``create_schedule`` does, and ``ScheduleConflictError`` if concurrent changes won every time.
         """
         return self._schedules.update(schedule_id, **changes)
 
     def update_schedule_by_key(
         self, schedule_key: str, **changes: Unpack[public.ScheduleChanges]
     ) -> public.Schedule | None:
-        """Do what ``update_schedule`` does to the schedule of a key."""
+        """Do what ``update_schedule`` does, to the schedule that has this key."""
         return self._schedules.update_by_key(schedule_key, **changes)
 
     def upsert_schedule(
@@ -407,11 +415,11 @@ class Jobs:
         schedule_key: str,
         **settings: Unpack[public.ScheduleSettings],
     ) -> str:
-        """Create the schedule of a key, or change the one there is to what is given; return its id.
+        """Create the schedule that has this key, or change the existing one to the given settings; return its id.
 
-        Takes what ``create_schedule`` takes. What is left out keeps its value where the schedule exists, the payload
-        too; ``payload=None`` makes it ``null``, as it is for a new schedule without one. Called with
-        what the schedule is already, it changes nothing, so it can be part of every deployment.
+        Takes the arguments of ``create_schedule``. In an existing schedule, arguments that are left out keep their
+        value, the payload too; ``payload=None`` sets it to ``null``, the default of a new schedule. A call with the
+        settings that the schedule has already does not change it, so every deployment can make this call.
         """
         return self._schedules.upsert(name, payload, schedule_key=schedule_key, **settings)
 
@@ -420,28 +428,28 @@ class Jobs:
         return self._schedules.update(schedule_id, enabled=False)
 
     def disable_schedule_by_key(self, schedule_key: str) -> public.Schedule | None:
-        """Do what ``disable_schedule`` does to the schedule of a key."""
+        """Do what ``disable_schedule`` does, to the schedule that has this key."""
         return self._schedules.update_by_key(schedule_key, enabled=False)
 
     def delete_schedule(self, schedule_id: str) -> bool:
-        """Delete a schedule; return whether there was one. The runs it has made stay.
+        """Delete a schedule; return whether it existed. The runs that it has made stay.
 
-        Where the reply of the deletion was lost and it was repeated, the answer is ``False`` although this call did it.
+        If the SDK repeated the request because its reply was lost, this returns ``False`` although it deleted the item.
         """
         return self._schedules.delete(schedule_id)
 
     def list_schedules(self, *, limit: int = 100, page: str | None = None) -> public.SchedulePage:
-        """Return up to ``limit`` (at most 100) schedules, those that run next first, and the ``next_page``.
+        """Return up to ``limit`` (at most 100) schedules, ordered by next run time, and the ``next_page``.
 
-        Read from an index that is behind by a moment: a schedule made just now may be missing, and one whose next run
-        time changes while pages are read may come twice or not at all.
+        The index that this reads is eventually consistent: a new schedule may be missing for a moment. A schedule whose
+        next run time changes while pages are read may appear twice or not at all.
         """
         return self._schedules.page(limit=limit, after=page)
 
     def trigger_schedule(self, schedule_id: str) -> str | None:
-        """Make a run of a schedule now, enabled or not, without moving its next run time.
+        """Make a run of a schedule now, whether it is enabled or not; its next run time stays.
 
-        Return the run's id, or ``None`` where there is no such schedule.
+        Return the run's id, or ``None`` for an unknown schedule.
         """
         return self._firing.trigger(schedule_id)
 
@@ -454,7 +462,7 @@ class Jobs:
 def _refuse_unknown(kind: type[Jobs], settings: Mapping[str, object]) -> None:
     known = signature(kind).parameters if settings else {}
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
-        return  # a subclass that takes more than is known here
+        return  # a subclass that takes further arguments, which only it can check
     problems = [f"{kind.__name__} has no argument {name!r}" for name in sorted(settings.keys() - known.keys())]
     if "max_attempts" in settings and problems:
         problems.append("for max_attempts pass retry=RetryPolicy(max_attempts=…)")
@@ -463,7 +471,7 @@ def _refuse_unknown(kind: type[Jobs], settings: Mapping[str, object]) -> None:
 
 
 def _cipher_of(key_arn: str) -> Cipher:
-    """Return the cipher of a KMS key; its library is imported here, where there is a key."""
+    """Return the cipher for a KMS key; only a process with a key imports the encryption library."""
     try:
         from kumofire_core.encryption import EnvelopeCipher
     except ImportError as missing:

@@ -167,7 +167,9 @@ class World:
     def check(self) -> None:
         """Assert what holds at every moment: the unfinished have a wake-up that will come, the finished have none."""
         for item in self.aws.items():
-            if item["pk"].startswith("schedule#"):
+            if item["pk"] == "settings#wake":
+                assert not {"wake_shard", "wake_at"} & item.keys(), item
+            elif item["pk"].startswith("schedule#"):
                 assert "wake_shard" in item
                 assert item["wake_at"] == item.get("next_run_at", item["wake_at"]), item
                 assert item["wake_at"] > to_ms(self.clock.now) or item["enabled"], item
@@ -317,6 +319,11 @@ class Canned:
         end = start + parameters["Limit"]
         more = {"LastEvaluatedKey": {"after": {"N": str(end)}}} if end < len(entries) else {}
         return {"Items": entries[start:end], **more}
+
+    def get_item(self, **parameters: Any) -> dict[str, Any]:
+        """Find nothing."""
+        self.requests["get_item"] += 1
+        return {}
 
     def update_item(self, **parameters: Any) -> dict[str, Any]:
         """Say that the write was made."""

@@ -51,7 +51,7 @@ NEVER_USED = (
 )
 
 DATED_SECONDS = 315_619_200
-"""2 January 1980 UTC: what every file is dated, so that equal contents make equal zips. Zip knows no earlier year."""
+"""2 January 1980 UTC: the date of every file, so that equal contents make equal zips. Zip has no years before 1980."""
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -247,7 +247,7 @@ def install(lock: Path, folder: Path, runtime: str, architecture: str) -> None:
 
 
 def cut_aws_data(folder: Path, services: list[str]) -> None:
-    """Keep the descriptions of these services alone, and take out of those what no request or reply needs.
+    """Keep the descriptions of these services only, without the parts that requests and replies do not need.
 
     Every operation of a service that is kept stays, as do its endpoints in every region.
     """
@@ -274,7 +274,7 @@ def cut_aws_data(folder: Path, services: list[str]) -> None:
 
 
 def without_documentation(model: Any) -> Any:
-    """Return a service model without its texts for people. A structure's member of this name is no text, and stays."""
+    """Return a service model without its documentation. Members of structures that have this name stay."""
     if isinstance(model, dict):
         return {
             name: without_documentation(value)
@@ -285,7 +285,7 @@ def without_documentation(model: Any) -> Any:
 
 
 def interpreter_of(runtime: str) -> str | None:
-    """Return an interpreter that makes byte code for the runtime, or ``None``: another version's would be ignored."""
+    """Return an interpreter of the runtime's version, or ``None``: the runtime ignores another version's byte code."""
     wanted = runtime.removeprefix("python")
     for candidate in (sys.executable, os.environ.get("BYTECODE_PYTHON"), runtime):
         if not candidate:
@@ -317,7 +317,7 @@ def compile_all(root: Path, folder: Path, interpreter: str | None) -> None:
 
 
 def date_all(folder: Path) -> None:
-    """Date every file and folder alike."""
+    """Give every file and folder the same date."""
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (DATED_SECONDS, DATED_SECONDS))
 

@@ -1,8 +1,8 @@
-"""Holds lock files against the database of known vulnerabilities, by pip-audit. Standard library only.
+"""Compares lock files with the database of known vulnerabilities, by pip-audit. Standard library only.
 
-pip-audit says "no known vulnerabilities" as well of what its database has never heard of, and fails in the same way
-for a vulnerability and for a network that is down. So a version known for its vulnerabilities is looked up first: a
-database that says nothing of it is not there.
+pip-audit also reports "no known vulnerabilities" for versions that its database does not know, and it fails in the same
+way for a vulnerability and for a network that is down. So this first looks up a version with known vulnerabilities: if
+the database does not report them, it was not reached.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_ANSWER = (
 
 
 class UnreachableError(Exception):
-    """The database gives no answer, or none that means anything."""
+    """The database does not answer, or its answer can't be trusted."""
 
 
 class BrokenError(Exception):
@@ -90,7 +90,7 @@ def audit(program: str, locks: list[Path]) -> list[str]:
 
 
 def ask(program: str, requirements: Path, *options: str) -> list[dict[str, Any]]:
-    """Return what pip-audit says of each dependency; raises ``UnreachableError`` or ``BrokenError``."""
+    """Return pip-audit's result for each dependency; raises ``UnreachableError`` or ``BrokenError``."""
     command = [program, "--disable-pip", "--format", "json", "--progress-spinner", "off", *options]
     try:
         ended = subprocess.run(
@@ -115,7 +115,7 @@ def ask(program: str, requirements: Path, *options: str) -> list[dict[str, Any]]
 
 
 def vulnerabilities(dependencies: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each vulnerability, with the versions that are without it."""
+    """Return a line for each vulnerability, with the versions that fix it."""
     return [
         f"{each['name']} {each['version']}: {one['id']}, fixed in {', '.join(one.get('fix_versions') or ['none yet'])}"
         for each in dependencies

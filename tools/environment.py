@@ -1,6 +1,6 @@
 """Makes virtual environments from the locks in ``requirements/``, and removes them. Standard library only.
 
-An environment is made anew when its lock has changed since. Only a virtual environment is ever removed.
+An environment is made again if its lock has changed. Only a virtual environment is ever removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 
 STAMP = "made-from"
-"""A file of an environment that says what it was made from. It is written last, so half an environment has none."""
+"""The file with digests of what an environment was made from. It is written last, so an incomplete one lacks it."""
 
 PIP_SETTINGS = (
     *("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "TRUSTED_HOST", "KEYRING_PROVIDER", "CERT"),

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from kumofire_core.aws.errors import explained, where
 from kumofire_core.aws.expressions import marshal, partiql_statement, typed, typed_key, unmarshal, update_expression
-from kumofire_core.model.write import Attributes, Key, Value, Write
+from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, Write
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -65,6 +65,20 @@ class Table:
         except ClientError as refusal:
             return _refused(refusal, ("create_token", attributes["create_token"]))
         return _APPLIED
+
+    @explained
+    def put_larger(self, key: Key, name: str, value: int) -> None:
+        """Put an item that holds one number, unless the one there is as large: of many writers the largest wins."""
+        try:
+            self._client().put_item(
+                TableName=self.name,
+                Item=typed_key(key) | marshal({"schema": SCHEMA, name: value}),
+                ConditionExpression="attribute_not_exists(pk) OR #name < :value",
+                ExpressionAttributeNames={"#name": name},
+                ExpressionAttributeValues={":value": typed(value)},
+            )
+        except ClientError as refusal:
+            _refused(refusal, (name, value))
 
     @explained
     def apply(self, key: Key, write: Write, *, read_back: bool = False) -> Answer:

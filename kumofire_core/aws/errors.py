@@ -72,3 +72,17 @@ def where(client: Callable[[], Any]) -> str:
 
 
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonwebservices.com.cn")
+
+
+def is_access_denied(error: Exception) -> bool:
+    """Say whether the service refused a request because IAM does not allow it to this process."""
+    return _code(error) == "AccessDeniedException"
+
+
+def is_invalid(error: Exception) -> bool:
+    """Say whether DynamoDB refused a request for what it asks for: an item that would be too large, for example."""
+    return _code(error) == "ValidationException"
+
+
+def _code(error: Exception) -> str | None:
+    return error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None

@@ -1,7 +1,7 @@
-"""The function behind the queue.
+"""The Lambda function that consumes the queue.
 
-Powertools' batch processor is not used: it runs records one after the other (or needs async handlers), knows no
-deadline, and would double the import time of this edge.
+It does not use Powertools' batch processor, which runs records one after the other (or needs async handlers), ignores
+the deadline, and would double this module's import time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def make_handler(given: Jobs | None) -> LambdaHandler:
-    """Set up logging and load the application; return the function."""
+    """Set up logging, load the application unless ``given`` is a ``Jobs``, and return the Lambda handler."""
     logger = set_up_logging()
     jobs = load_jobs(given, sends=False)
 
@@ -39,11 +39,11 @@ def make_handler(given: Jobs | None) -> LambdaHandler:
 
 
 def end_process(logger: Logger, stray_handlers: int) -> None:
-    """End this execution environment, because handlers that were cut still run in it.
+    """End this execution environment, because handlers whose attempts timed out still run in it.
 
-    Their runs are put back already and nothing of theirs can be written. But they would go on, unseen, in the next
-    invocation. Lambda starts a new environment. This batch is delivered again, and its runs, all recorded, are ignored.
-    Outside Lambda the process is left alone, and only the line is logged.
+    Their runs are recorded, and they can't write to these runs any more. But they would go on during the next
+    invocation. Lambda starts a new environment. SQS delivers this batch again, and the consumer ignores its recorded
+    runs. Outside Lambda, the process goes on and this only logs an error.
     """
     in_lambda = "AWS_LAMBDA_RUNTIME_API" in os.environ
     logger.error(

@@ -1,7 +1,7 @@
 """Logs and metrics of the Lambda functions, by Powertools.
 
-Every line that anybody logs is JSON on stdout; while an attempt is under way it carries run id, job and attempt. A
-batch makes one metrics line (CloudWatch's embedded metric format), which costs no request.
+Every log line of the process is JSON on stdout; lines that are logged during an attempt have its run id, job and
+attempt. Metrics are log lines in CloudWatch's embedded metric format, so they do not need a request.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ OUTCOME_METRICS = {
 }
 
 METRICS_BY_JOB = {Outcome.RETRIED: "AttemptsRetried", Outcome.FAILED: "RunsFailed"}
-"""Written a second time with the dimension ``job``. CloudWatch charges for a metric only in hours with data,
-so jobs that succeed cost nothing."""
+"""These metrics are written a second time, with the dimension ``job``. CloudWatch charges for a metric only in hours
+with data, so jobs whose attempts all succeed cost nothing. https://aws.amazon.com/cloudwatch/pricing/"""
 
 MOST_JOBS = 50
-"""How many jobs get metrics of their own in one process; the others share the name ``(other)``."""
+"""The most jobs with their own metrics in one process; the others share the name ``(other)``."""
 
 DISPATCH_METRICS = {
     "dispatched": "RunsDispatched",
@@ -64,20 +64,20 @@ _cold = True
 _jobs_seen: set[str] = set()
 
 QUIET = ("boto3", "botocore", "urllib3", "s3transfer")
-"""Their debug lines quote requests whole, and with them payloads."""
+"""Loggers whose debug and info lines are dropped: they quote whole requests, including payloads."""
 
 
 def set_up_logging() -> Logger:
-    """Send every logger's lines through Powertools' formatter; once per cold start.
+    """Send every logger's lines through Powertools' formatter; call this once per cold start.
 
-    Settings are Powertools' own: ``POWERTOOLS_SERVICE_NAME``, ``POWERTOOLS_LOG_LEVEL`` and its others.
+    Powertools' variables apply: ``POWERTOOLS_SERVICE_NAME``, ``POWERTOOLS_LOG_LEVEL`` and others.
     """
     logger = Logger(service=_service())
     output = logger.registered_handler
     output.addFilter(AttemptLogFilter())
-    logging.getLogger(logger.name).propagate = False  # its lines would come a second time through the root
+    logging.getLogger(logger.name).propagate = False  # the root logger would write its lines a second time
     root = logging.getLogger()
-    # Lambda's runtime put a handler of its own there; with both, every line would come twice.
+    # This replaces the handler of Lambda's runtime; with both, every line would be written twice.
     root.handlers = [output]
     root.setLevel(logger.log_level)
     for name in QUIET:
@@ -86,10 +86,10 @@ def set_up_logging() -> Logger:
 
 
 def begin_invocation(logger: Logger, context: object) -> None:
-    """Put the request's id, and whether this is a cold start, on every line of the invocation.
+    """Add the request's id, and whether this is a cold start, to every log line of the invocation.
 
-    Powertools' own decorator adds the function's name, size and ARN as well: the same on every line of a log group,
-    and paid for by the byte.
+    Powertools' own decorator also adds the function's name, memory size and ARN. These are the same on every line of a
+    log group, and CloudWatch charges for them by the byte.
     """
     global _cold
     logger.append_keys(function_request_id=getattr(context, "aws_request_id", None), cold_start=_cold)
@@ -97,9 +97,9 @@ def begin_invocation(logger: Logger, context: object) -> None:
 
 
 def record_batch(report: SqsBatchReport) -> None:
-    """Write the metrics of one batch: outcomes, malformed records, records to come again, and handlers' durations.
+    """Write the metrics of one batch: outcomes, malformed records, records to redeliver, and handlers' durations in ms.
 
-    Attempts that were retried and runs that failed are counted for their job as well.
+    Retried attempts and failed runs are also counted per job.
     """
     metrics = _the_metrics()
     counts: dict[str, int] = {}
@@ -146,16 +146,16 @@ def _record_by_job(report: SqsBatchReport) -> None:
 
 
 def _job_dimension(job_name: str) -> str:
-    """Return the job's name, or ``(other)`` for those that come after the first ``MOST_JOBS`` of this process."""
+    """Return the job's name, or ``(other)`` after the first ``MOST_JOBS`` names of this process."""
     if job_name not in _jobs_seen and len(_jobs_seen) < MOST_JOBS and job_name.isascii():
         _jobs_seen.add(job_name)
     return job_name if job_name in _jobs_seen else "(other)"
 
 
 def record_dispatch(logger: Logger, result: DispatchResult) -> dict[str, Any]:
-    """Write the metrics of one pass of the dispatcher, and a line where it did something; return its counts.
+    """Write the metrics of one dispatcher pass, and a log line if the pass did something; return its counts.
 
-    A pass that could not read the whole index does what it can, but is not counted as a pass.
+    A pass that could not read the whole index is not counted in ``DispatcherPasses``.
     """
     metrics = _the_metrics()
     counts = dataclasses.asdict(result)

@@ -43,6 +43,8 @@ HIDDEN_IN_TRACEBACKS = True
 
 log = logging.getLogger("kumofire_core")
 
+MISSING_HANDLER = "missing handler"
+
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
 
@@ -73,8 +75,9 @@ class ConsumeResult(NamedTuple):
 class Consumer:
     """Executes runs, one message at a time; safe to call from many threads."""
 
-    def __init__(self, store: RunStore, *, lease: timedelta, batch_writes: bool) -> None:
+    def __init__(self, store: RunStore, *, lease: timedelta, batch_writes: bool, missing_handler: str) -> None:
         self._store = store
+        self._awaits_handlers = missing_handler == "retry"
         self._lease_ms = duration_ms(lease)
         self._batch_writer: BatchWriter | None = None
         if batch_writes:  # imported only then, because every cold start would pay for it
@@ -170,7 +173,7 @@ class Consumer:
     ) -> ConsumeResult:
         job = self._store.registry.get(claimed.job_name)
         if job is None:
-            return self._refuse(claimed, f'Missing handler for job "{claimed.job_name}"', "missing handler")
+            return self._without_handler(claimed)
         if (refusal := decisions.not_attemptable(claimed)) is not None:
             return self._refuse(claimed, *refusal)
         try:
@@ -233,10 +236,10 @@ class Consumer:
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
         if limit is None:
-            value = contextvars.copy_context().run(call_handler, job.handler, context, self.pool)
+            value = contextvars.copy_context().run(call_handler, job.handler, context)
         else:
             try:
-                value = self.pool.run(partial(call_handler, job.handler, context, self.pool), seconds=limit)
+                value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
             except HandlerTimeoutError:
                 why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
                 raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
@@ -293,6 +296,22 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         raise error
+
+    def _without_handler(self, claimed: StoredRun) -> ConsumeResult:
+        """Fail a run whose job has no handler here, or put it back for a consumer that has one."""
+        error = f'Missing handler for job "{claimed.job_name}"'
+        now_ms = self._store.now_ms()
+        waits = decisions.handler_awaited_until(claimed, now_ms=now_ms) if self._awaits_handlers else None
+        if waits is None:
+            return self._refuse(claimed, error, MISSING_HANDLER)
+        due_ms, since_ms = waits
+        put_back = run_writes.await_handler(claimed, now_ms=now_ms, due_ms=due_ms, since_ms=since_ms, error=error)
+        answer = self._store.apply(claimed.id, put_back)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.warning("no handler for the job of a run; it waits for a consumer that has one", extra=log_fields(claimed))
+        self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=now_ms)
+        return ConsumeResult(Outcome.RETRIED, claimed.id, claimed.job_name, reason=MISSING_HANDLER)
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
         """Fail a run that can't be attempted."""

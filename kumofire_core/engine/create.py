@@ -18,7 +18,7 @@ from kumofire_core.rules.validation import payload_text, require_job_name, requi
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
 CHUNK = 10
-"""RunStore put one after the other and then sent in one request: the size of an SQS batch."""
+"""Runs put one after the other and then sent in one request: the size of an SQS batch."""
 
 PUTS_IN_FLIGHT = 16
 """Chunks under way at once. More would only wait for this process's one core."""
@@ -92,6 +92,8 @@ class RunCreator:
             )
         new_runs = [self._prepare_one(index, request) for index, request in enumerate(requests)]
         failures: dict[int, Exception] = {}
+        if new_runs:
+            self.store.shards_to_write()  # once, before many threads ask
         in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
         for start in range(0, len(new_runs), CHUNK):
             in_flight.start(partial(self._put_and_send, start, new_runs[start : start + CHUNK], failures))

@@ -33,7 +33,7 @@ from kumofire_core.model.times import duration_ms, whole_seconds_until
 from kumofire_core.model.write import Key
 from kumofire_core.rules import decisions, run_writes
 from kumofire_core.rules.schedule_writes import SCHEDULE_SHARD
-from kumofire_core.rules.wake_ups import message_delay_seconds
+from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, message_delay_seconds
 
 log = logging.getLogger("kumofire_core")
 
@@ -62,7 +62,7 @@ class DispatchResult:
     """What one pass of the dispatcher did."""
 
     dispatched: int = 0
-    """RunStore whose time has come, or will before the next pass, and whose message was sent."""
+    """Runs whose time has come, or will before the next pass, and whose message was sent."""
     schedules: int = 0
     """Occurrences of schedules that became runs."""
     resent: int = 0
@@ -70,11 +70,11 @@ class DispatchResult:
     postponed: int = 0
     """Queued runs left alone although no consumer has come, because the queue is long."""
     recovered: int = 0
-    """RunStore whose worker was lost, put back for their next attempt."""
+    """Runs whose worker was lost, put back for their next attempt."""
     failed: int = 0
-    """RunStore whose worker was lost in their last attempt."""
+    """Runs whose worker was lost in their last attempt."""
     canceled: int = 0
-    """RunStore whose worker was lost after their cancellation had been asked for."""
+    """Runs whose worker was lost after their cancellation had been asked for."""
     unsent: int = 0
     """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
     refused: int = 0
@@ -168,7 +168,7 @@ class Dispatcher:
     def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
         """Handle everything, schedules first, many chunks at once."""
         in_flight = BoundedPool(self._pool, CHUNKS_IN_FLIGHT)
-        for shard in self._shards():
+        for shard in self._shards(tally):
             for page in self._pages(shard, until_ms, tally):
                 if not self._start(page, in_flight, tally, deadline):
                     in_flight.finish()
@@ -207,7 +207,7 @@ class Dispatcher:
     def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
         """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
         earliest: list[WakeUp] = []
-        for shard in self._shards():
+        for shard in self._shards(tally):
             taken: list[WakeUp] = []
             for page in self._pages(shard, until_ms, tally):
                 taken += page
@@ -224,8 +224,17 @@ class Dispatcher:
         tally.complete = tally.complete and not earliest
         self._make_up(tally, deadline)
 
-    def _shards(self) -> tuple[int, ...]:
-        return (SCHEDULE_SHARD, *range(self._store.wake_shards))
+    def _shards(self, tally: _Tally) -> tuple[int, ...]:
+        """Return the partitions to read: all that any process writes to, or its own where that can't be found out."""
+        try:
+            shards = self._store.shards_to_read()
+        except AWS_ERRORS as error:
+            log.error("the number of the wake-up index's partitions could not be read: %s", error_name(error))
+            tally.first_error = error
+            tally.add("unread")
+            tally.complete = False
+            shards = max(self._store.wake_shards, LEAST_SHARDS_READ)
+        return (SCHEDULE_SHARD, *range(shards))
 
     def _pages(self, shard: int, until_ms: int, tally: _Tally) -> Iterator[list[WakeUp]]:
         """Yield the pages of one partition. One that can't be read is told once the others are handled."""

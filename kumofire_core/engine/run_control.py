@@ -37,7 +37,7 @@ def retry(store: RunStore, run_id: str) -> bool:
         return False
     now_ms = store.now_ms()
     again = run_writes.retry(
-        found, new_token(), now_ms=now_ms, shards=store.wake_shards, history=history_with(found.run)
+        found, new_token(), now_ms=now_ms, shards=store.shards_to_write(), history=history_with(found.run)
     )
     if not store.apply(run_id, again).applied:
         return False

@@ -6,11 +6,13 @@ This joins the table, the queue, the registered jobs and the settings. Its calle
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from kumofire_core.aws.dynamodb import Answer, Table
+from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, is_invalid
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.errors import DedupeKeyConflictError, KumofireError
 from kumofire_core.handlers.registry import Registry
@@ -23,9 +25,17 @@ from kumofire_core.model.write import Attributes, Key
 from kumofire_core.rules import run_writes
 from kumofire_core.rules.run_writes import Transition
 from kumofire_core.rules.validation import require_room
-from kumofire_core.rules.wake_ups import message_delay_seconds
+from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS, message_delay_seconds
+
+log = logging.getLogger("kumofire_core")
 
 RUN = "run"
+
+WAKE_SETTINGS = Key("settings", "wake")
+"""The item that holds the largest number of index partitions that any process has spread runs over, ``wake_shards``.
+
+A dispatcher reads that many. The number only grows, so what was written under a larger one is still found.
+"""
 
 
 def run_key(run_id: str) -> Key:
@@ -64,6 +74,7 @@ class RunStore:
         self.queue = queue
         self.registry = registry
         self.wake_shards = wake_shards
+        self._spread_over: int | None = None
         self.cipher = cipher
         self.clock = clock
         self._retention_ms = None if retention is None else duration_ms(retention)
@@ -115,8 +126,23 @@ class RunStore:
         return text if self.cipher is None else encrypt_text(self.cipher, text, owner=text_owner(RUN, run_id, "output"))
 
     def apply(self, run_id: str, transition: Transition, *, read_back: bool = False) -> Answer:
-        """Make one transition."""
-        return self.table.apply(run_key(run_id), transition, read_back=read_back)
+        """Make one transition.
+
+        An item of an earlier release may have no room for it. Then its errors and its history are cut, and it is made
+        once more.
+        """
+        key = run_key(run_id)
+        try:
+            return self.table.apply(key, transition, read_back=read_back)
+        except AWS_ERRORS as error:
+            if not is_invalid(error) or not self._make_room(run_id):
+                raise
+        return self.table.apply(key, transition, read_back=read_back)
+
+    def _make_room(self, run_id: str) -> bool:
+        found = self.find(run_id)
+        write = None if found is None else run_writes.make_room(found, new_token())
+        return write is not None and self.table.apply(run_key(run_id), write).applied
 
     def try_claims(self, claims: Mapping[str, Transition]) -> dict[str, StoredRun]:
         """Try the claims of some runs in one request; return the runs that were certainly claimed."""
@@ -131,6 +157,46 @@ class RunStore:
         """Try to record the ends of attempts in one request; return the ids of the runs certainly recorded."""
         return [key.id for key in self.table.try_batch({run_key(run_id): write for run_id, write in ends.items()})]
 
+    def shards_to_write(self) -> int:
+        """Return the number of index partitions to spread runs over, after making sure that the dispatcher reads them.
+
+        Where it is more than every dispatcher reads, the first call costs a request. Where this process may not make
+        that request, because its policy is an earlier release's, it uses the partitions that are read anyway.
+        """
+        if self._spread_over is None:
+            self._spread_over = self.wake_shards if self._store_shards() else LEAST_SHARDS_READ
+        return self._spread_over
+
+    def shards_to_read(self) -> int:
+        """Return the number of index partitions that hold runs: this process's own, or the largest that is stored."""
+        stored = self.table.get_attribute(WAKE_SETTINGS, "wake_shards")
+        known = 0 if stored is None else MOST_SHARDS
+        if isinstance(stored, int):
+            known = min(stored, MOST_SHARDS)
+        elif stored is not None:
+            log.error("the item settings#wake holds no whole number; reading %d partitions; delete the item", known)
+        if known >= self.wake_shards:
+            self._spread_over = self.wake_shards
+        return max(self.shards_to_write(), self.wake_shards, known, LEAST_SHARDS_READ)
+
+    def _store_shards(self) -> bool:
+        """Raise the stored number of partitions to this process's, if need be; ``False`` where that is not allowed."""
+        if self.wake_shards <= LEAST_SHARDS_READ:
+            return True
+        try:
+            self.table.put_larger(WAKE_SETTINGS, "wake_shards", self.wake_shards)
+        except AWS_ERRORS as error:
+            if not is_access_denied(error):
+                raise
+            log.warning(
+                "wake_shards is %d, and this process may not write that number to the table for the dispatcher "
+                "(dynamodb:PutItem on settings#wake); it spreads its runs over %d partitions; update its policy",
+                self.wake_shards,
+                LEAST_SHARDS_READ,
+            )
+            return False
+        return True
+
     def put(self, new_run: NewRun) -> bool:
         """Put a new run; ``False`` where its id exists.
 
@@ -142,7 +208,7 @@ class RunStore:
             create_token=new_token(),
             max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
             timeout_ms=None if job is None else job.timeout_ms,
-            shards=self.wake_shards,
+            shards=self.shards_to_write(),
         )
         answer = self.table.put_new(run_key(new_run.id), attributes)
         if not answer.applied and answer.item is not None and new_run.dedupe_key is not None:

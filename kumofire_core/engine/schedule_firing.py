@@ -1,7 +1,7 @@
 """Firing schedules: occurrences that are due become runs, and then the schedule advances to its next occurrence.
 
-The order makes it safe to repeat. A run's id is derived from schedule and occurrence, so a second put of it finds the
-first one; and a schedule advances only after the runs exist.
+These steps are idempotent. A run's id is derived from schedule and occurrence, so a second put finds the first run. A
+schedule advances only after the runs exist.
 """
 
 from __future__ import annotations
@@ -24,38 +24,39 @@ from kumofire_core.rules.validation import may_exist
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
 OCCURRENCES_AT_ONCE = 10
-"""How many occurrences of one schedule are made into runs before it is advanced: as many as an SQS batch takes."""
+"""The most occurrences of a schedule that become runs before it advances: the size of an SQS batch.
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html"""
 
 CLOCKS_APART = timedelta(days=1)
-"""How far two machines' clocks may be apart, at the very most: AWS refuses the requests of one that is 15 minutes off.
+"""More than two machines' clocks can differ: AWS refuses requests of a machine whose clock is 15 minutes off.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firing:
-    """Runs of a schedule that were put; their messages are sent next, and then the schedule is advanced."""
+    """One firing of a schedule: its runs are put. Send their messages next, and then advance the schedule."""
 
     schedule_id: str
     write: Write | None
-    """Advances the schedule; ``None`` where another dispatcher was faster."""
+    """The write that advances the schedule; ``None`` if another dispatcher is handling this occurrence."""
     more: bool
-    """Whether the schedule is due again after this."""
+    """Whether the schedule is due again after this firing."""
 
 
 def occurrence_run_id(schedule_id: str, occurrence: datetime) -> str:
-    """Return the id of the one run that an occurrence of a schedule makes."""
+    """Return the id of the run that this occurrence of a schedule makes."""
     return derived_run_id("occurrence", schedule_id, str(to_ms(occurrence)))
 
 
 class ScheduleFiring:
-    """Makes the runs of the schedules of one ``Jobs``. Errors of the table leave as botocore raised them."""
+    """Makes the runs of one ``Jobs``'s schedules. Raises botocore's errors of the table unchanged."""
 
     def __init__(self, runs: RunStore, schedules: ScheduleStore) -> None:
         self._runs = runs
         self._schedules = schedules
 
     def trigger(self, schedule_id: str) -> str | None:
-        """Make a run of a schedule now, without moving it; return the run's id, or ``None`` for an unknown schedule."""
+        """Make a run of a schedule now, without advancing it; return its id, or ``None`` for an unknown schedule."""
         stored = self._schedules.find(schedule_id) if may_exist("a schedule id", schedule_id) else None
         if stored is None:
             return None
@@ -64,11 +65,11 @@ class ScheduleFiring:
         return run_id
 
     def fire(self, schedule_id: str, delays: dict[str, int], *, look_ahead: timedelta) -> Firing | None:
-        """Put the runs of the next occurrences that are due, or will be within ``look_ahead``; ``None`` for none.
+        """Put the runs of the occurrences that are due within ``look_ahead``; ``None`` if none is.
 
-        Their ids and delays are added to ``delays``, those without a run by an earlier pass, also where an error ends
-        this. The caller sends their messages, and then calls ``advance``. A crash before that is repaired by the next
-        pass, whose puts find the runs: their ids are derived from schedule and occurrence.
+        For each run that this call puts, ``delays`` gets the id and its message's delay in seconds, even if an error
+        ends this call. The caller sends these messages, and then calls ``advance``. After a crash before that, the next
+        pass repeats the firing: its puts find the existing runs by their ids.
         """
         stored = self._schedules.find(schedule_id)
         now = from_ms(self._runs.now_ms())
@@ -79,7 +80,7 @@ class ScheduleFiring:
         return fire(stored, stored.schedule.next_run_at, now, look_ahead, delays)
 
     def advance(self, firing: Firing) -> bool:
-        """Let a schedule go on, once the messages of a firing are sent; say whether more of it is due by now."""
+        """Advance a schedule, once a firing's messages are sent; return whether the schedule is due again."""
         if firing.write is None:
             return firing.more
         return self._schedules.apply(firing.schedule_id, firing.write).applied and firing.more
@@ -107,19 +108,19 @@ class ScheduleFiring:
     ) -> Firing | None:
         """Decide about the next occurrence of a schedule whose runs must not overlap, and put its run.
 
-        What was decided is written before the run is put, and every other decision is refused once it is. So a pass
-        that died between the two is finished by the next one, whatever would be decided by then. And a slower
-        dispatcher can't skip what a faster one has begun.
+        The decision is stored before the run is put. Once it is stored, DynamoDB refuses every other decision. So if a
+        pass dies between the two steps, the next pass completes its decision, even if it would decide otherwise by
+        then. And a slower dispatcher can't skip an occurrence that a faster one has begun.
         """
         run_id, horizon = occurrence_run_id(stored.schedule.id, next_run_at), now + look_ahead
         if stored.intended_run_id != run_id:
             due, upcoming = _due(stored, next_run_at, now, look_ahead)
             first = due[0] if due else upcoming
-            if first != next_run_at:  # it was missed, and is not made up for
+            if first != next_run_at:  # the occurrence was missed, and must not run late
                 return _firing(stored, first, horizon, fired=None)
             if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id)):
                 if next_run_at > now:
-                    return None  # its predecessor may yet end in time: decide when the occurrence is due
+                    return None  # the last run may still end in time: decide when this occurrence is due
                 return _firing(stored, next_occurrence(stored.timing, now), horizon, fired=None)
             intent = schedule_writes.intend(stored, new_token(), run_id=run_id)
             answer = self._schedules.apply(stored.schedule.id, intent, read_back=True)
@@ -127,7 +128,7 @@ class ScheduleFiring:
                 return None
             found = read_schedule(stored.schedule.id, answer.item)
             if not answer.applied:
-                # Another dispatcher is at it: look again. Where nobody has moved it, that is left to the next pass.
+                # Another dispatcher changed the schedule: fire again. If it did not, leave that to the next pass.
                 return None if found == stored else Firing(schedule_id=stored.schedule.id, write=None, more=True)
             stored = found
         self._put_runs(stored, [next_run_at], now, delays)
@@ -136,7 +137,7 @@ class ScheduleFiring:
     def _put_runs(
         self, stored: StoredSchedule, occurrences: Sequence[datetime], now: datetime, delays: dict[str, int]
     ) -> None:
-        """Put the runs of occurrences; add those that no earlier pass had put to ``delays``."""
+        """Put the runs of occurrences; add those that did not exist yet to ``delays``."""
         for occurrence in occurrences:
             new_run = self._new_run(stored, occurrence_run_id(stored.schedule.id, occurrence), occurrence, now)
             delay_seconds = message_delay_seconds(new_run.due_ms, new_run.now_ms)
@@ -156,7 +157,7 @@ class ScheduleFiring:
         )
 
     def _is_over(self, run_id: str | None) -> bool:
-        """Say whether a run has ended; one that is gone was kept for as long as it should be after it had."""
+        """Return whether a run has ended. A missing run counts as ended: TTL deletes only runs that have ended."""
         found = None if run_id is None else self._runs.find(run_id)
         return found is None or found.run.status in FINAL
 
@@ -175,7 +176,7 @@ def _due(
 
 
 def _firing(stored: StoredSchedule, upcoming: datetime | None, horizon: datetime, *, fired: datetime | None) -> Firing:
-    """Return the firing that advances to the ``upcoming`` occurrence; ``fired`` is the latest that became a run."""
+    """Return the firing that advances to ``upcoming``; ``fired`` is the latest occurrence that became a run."""
     schedule_id = stored.schedule.id
     advance = schedule_writes.advance(
         stored,
@@ -188,10 +189,10 @@ def _firing(stored: StoredSchedule, upcoming: datetime | None, horizon: datetime
 
 
 def _require_possible(schedule: Schedule, next_run_at: datetime) -> None:
-    """Raise ``CorruptItemError`` for a next run time from before the schedule was made.
+    """Raise ``CorruptItemError`` if the next run time is before the schedule's creation.
 
-    No occurrence is older than its schedule, but for a ``once``. Taken at its word, a time of 0 would make a run of
-    each minute since 1970.
+    Only a ``once`` may have an occurrence that is older than its schedule. Without this check, a stored time of 0 could
+    make a run for each minute since 1970.
     """
     if schedule.schedule_type is not ScheduleType.ONCE and next_run_at < schedule.created_at - CLOCKS_APART:
         key = f"{SCHEDULE}#{schedule.id}"

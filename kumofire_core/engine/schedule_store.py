@@ -1,4 +1,4 @@
-"""The schedules of one ``Jobs`` in the table: read, written, and their payloads encrypted and decrypted."""
+"""Reads and writes the schedules of one ``Jobs`` in the table, and encrypts and decrypts their payloads."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ SCHEDULE = "schedule"
 
 
 class ScheduleStore:
-    """The schedules of one ``Jobs``. Errors of the table leave as botocore raised them."""
+    """The schedules of one ``Jobs`` in the table. Raises botocore's errors unchanged."""
 
     def __init__(self, table: Table, cipher: Cipher | None) -> None:
         self._table = table
         self._cipher = cipher
 
     def put(self, schedule_id: str, attributes: Attributes) -> bool:
-        """Put a new schedule; ``False`` where its id exists."""
+        """Put a new schedule; return ``False`` if its id exists."""
         return self._table.put_new(Key(SCHEDULE, schedule_id), attributes).applied
 
     def apply(self, schedule_id: str, write: Write, *, read_back: bool = False) -> Answer:
-        """Make one write to a schedule."""
+        """Make one write to a schedule; with ``read_back`` the answer has the item as it is after the write."""
         return self._table.apply(Key(SCHEDULE, schedule_id), write, read_back=read_back)
 
     def delete(self, schedule_id: str) -> bool:
-        """Delete a schedule; return whether there was one."""
+        """Delete a schedule; return whether it existed."""
         return self._table.delete(Key(SCHEDULE, schedule_id))
 
     def page(self, *, limit: int, after: Attributes | None) -> tuple[list[tuple[str, Attributes]], Attributes | None]:
-        """Return a page of ids and items, those that run next first, and what to give as ``after`` for the next."""
+        """Return a page of ids and items, ordered by next run time, and the ``after`` of the next page."""
         keys, last = self._table.page(SCHEDULE_SHARD, limit=limit, after=after)
         found = self._table.get_many(keys)
         return [(key.id, found[key]) for key in keys if key in found], last
@@ -47,13 +47,13 @@ class ScheduleStore:
         return stored
 
     def payload_text(self, stored: StoredSchedule) -> str:
-        """Return a schedule's payload as JSON text; ``DecryptionError`` where that is impossible."""
+        """Return a schedule's payload as JSON text; raises ``DecryptionError`` if it can't be decrypted."""
         return decrypt_text(
             self._cipher, stored.payload_text, owner=text_owner(SCHEDULE, stored.schedule.id, "payload")
         )
 
     def decrypted(self, stored: StoredSchedule) -> Schedule:
-        """Return a schedule with its payload decrypted, or ``ENCRYPTED`` where this process has no cipher."""
+        """Return a schedule with its payload decrypted, or ``ENCRYPTED`` if this process does not have a cipher."""
         if self._cipher is None or not is_encrypted(stored.payload_text):
             return stored.schedule
         return replace(stored.schedule, payload=json_codec.decode(self.payload_text(stored)))

@@ -1,4 +1,4 @@
-"""What a person does to schedules: create, change, list and delete them."""
+"""The operations of a person on schedules: create, change, list and delete."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ from kumofire_core.rules.validation import (
 log = logging.getLogger("kumofire_core")
 
 CHANGE_TRIES = 200
-"""How often a change is tried against others' changes. A hundred writers at once need fewer: each round one gets on."""
+"""The most tries of one change. In each round one writer succeeds, so a hundred concurrent writers need fewer."""
 
 PAGE_LIMIT = 100
 """https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
 
 
 class ScheduleSettings(TypedDict, total=False):
-    """What ``upsert_schedule`` may be given beside job, payload and key."""
+    """The arguments of ``upsert_schedule`` besides job, payload and key."""
 
     schedule_type: ScheduleType | str
     schedule_expr: str | timedelta | datetime
@@ -63,7 +63,7 @@ class ScheduleSettings(TypedDict, total=False):
 
 
 class ScheduleChanges(ScheduleSettings, total=False):
-    """What ``update_schedule`` may be given. What is left out keeps its value."""
+    """The arguments of ``update_schedule``. Settings that are left out keep their value."""
 
     name: str
     payload: Any
@@ -78,20 +78,20 @@ TIMING = ("schedule_type", "schedule_expr", "timezone", "start_at", "end_at")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulePage:
-    """Some of the schedules, and where the next ones begin."""
+    """One page of ``list_schedules``."""
 
     schedules: tuple[Schedule, ...]
     next_page: str | None
-    """What to pass as ``page`` for the next ones; ``None`` after the last."""
+    """The value of ``page`` for the next page; ``None`` on the last."""
 
 
 def schedule_key_id(schedule_key: str) -> str:
-    """Return the id of the schedule that has a key."""
+    """Return the id of the schedule with this key."""
     return derived_run_id("schedule_key", schedule_key)
 
 
 class Schedules:
-    """The schedules of one ``Jobs``. Errors of the table leave as botocore raised them."""
+    """The schedules of one ``Jobs``. Raises botocore's errors of the table unchanged."""
 
     def __init__(self, schedules: ScheduleStore, creator: RunCreator, now_ms: Callable[[], int]) -> None:
         self._schedules = schedules
@@ -148,23 +148,23 @@ class Schedules:
         return schedule_id
 
     def get(self, schedule_id: str) -> Schedule | None:
-        """Return a schedule as it is now, or ``None``."""
+        """Return a schedule as it is now, or ``None`` for an unknown id."""
         if not may_exist("a schedule id", schedule_id):
             return None
         stored = self._schedules.find(schedule_id)
         return None if stored is None else self._schedules.decrypted(stored)
 
     def get_by_key(self, schedule_key: str) -> Schedule | None:
-        """Return the schedule of a key as it is now, or ``None``."""
+        """Return the schedule that has this key as it is now, or ``None``."""
         return self.get(schedule_key_id(schedule_key)) if may_be_key("schedule_key", schedule_key) else None
 
     def update_by_key(self, schedule_key: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
-        """Do what ``update`` does to the schedule of a key."""
-        # A key that nothing can have is an id that nothing has: the changes are checked all the same.
+        """Do what ``update`` does, to the schedule that has this key."""
+        # For a key that no schedule can have, pass an id that no schedule has: update still checks the changes.
         return self.update(schedule_key_id(schedule_key) if may_be_key("schedule_key", schedule_key) else "", **changes)
 
     def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
-        """Change what is given and keep the rest; see ``Jobs.update_schedule``."""
+        """Change the given settings and keep the others; see ``Jobs.update_schedule``."""
         exists = may_exist("a schedule id", schedule_id)
         self._check(changes)
         if not exists:
@@ -181,12 +181,12 @@ class Schedules:
             answer = self._schedules.apply(schedule_id, write, read_back=True)
             if answer.applied and answer.item is not None:
                 return self._schedules.decrypted(read_schedule(schedule_id, answer.item))
-            # Somebody else changed it since it was read. Wait a random while, so that many writers don't meet again.
+            # Another writer changed the schedule since it was read. A random wait avoids further collisions.
             time.sleep(random.uniform(0, min(0.005 * 2 ** min(attempt, 6), 0.2)))
         raise ScheduleConflictError(schedule_id, CHANGE_TRIES)
 
     def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
-        """Create the schedule of a key, or change it to what is given; see ``Jobs.upsert_schedule``."""
+        """Create or change the schedule that has this key; see ``Jobs.upsert_schedule``."""
         require_key("schedule_key", schedule_key)
         schedule_id = schedule_key_id(schedule_key)
         if problem := unknown_names("upsert_schedule", settings, tuple(ScheduleSettings.__annotations__)):
@@ -201,15 +201,15 @@ class Schedules:
             try:
                 return self.create(name, given.get("payload"), schedule_key=schedule_key, **settings)
             except ScheduleExistsError:
-                continue  # another upsert was first: now it is there to be updated
+                continue  # another upsert was faster: the schedule exists now, so update it
         return schedule_id
 
     def delete(self, schedule_id: str) -> bool:
-        """Delete a schedule; say whether there was one. Runs it has made stay."""
+        """Delete a schedule; return whether it existed. The runs that it has made stay."""
         return may_exist("a schedule id", schedule_id) and self._schedules.delete(schedule_id)
 
     def page(self, *, limit: int, after: str | None) -> SchedulePage:
-        """Return a page of schedules, those that run next first; see ``Jobs.list_schedules``."""
+        """Return a page of schedules, ordered by next run time; see ``Jobs.list_schedules``."""
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
             raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {short_repr(limit)}")
         found, last = self._schedules.page(limit=limit, after=_decode_page(after))
@@ -222,7 +222,7 @@ class Schedules:
         return SchedulePage(schedules=tuple(schedules), next_page=_encode_page(last))
 
     def _check(self, changes: ScheduleChanges) -> None:
-        """Refuse what can be refused before the schedule is read."""
+        """Check the arguments that can be checked before the schedule is read; raises ``InvalidArgumentError``."""
         if problem := unknown_names("update_schedule", changes, _CHANGEABLE):
             raise InvalidArgumentError(problem)
         if "name" in changes:
@@ -230,7 +230,7 @@ class Schedules:
         require_max_attempts(changes.get("max_attempts"))
 
     def _differences(self, stored: StoredSchedule, changes: ScheduleChanges, now_ms: int) -> dict[str, Value | None]:
-        """Return the attributes that ``changes`` makes different; a changed timing gets a new next run time."""
+        """Return the attributes whose values ``changes`` changes; a changed timing gets a new next run time."""
         schedule, now = stored.schedule, from_ms(now_ms)
         wanted: dict[str, Value | None] = {}
         if "name" in changes:
@@ -250,7 +250,7 @@ class Schedules:
             wanted |= schedule_writes.timing_attributes(timing)
             wanted |= schedule_writes.next_attributes(_first(timing, now) if enabled else None)
         elif enabled != schedule.enabled:
-            # One whose last occurrence has become a run may be enabled all the same: it has nothing left to do.
+            # A schedule without an occurrence left may be enabled too; it makes no more runs.
             upcoming = _upcoming(timing, now, fired=schedule.last_scheduled_at) if enabled else None
             wanted |= schedule_writes.next_attributes(upcoming)
         have: dict[str, Value | None] = {
@@ -263,8 +263,8 @@ class Schedules:
             **schedule_writes.timing_attributes(stored.timing),
             **schedule_writes.next_attributes(schedule.next_run_at),
         }
-        # A dispatcher may have advanced it since it was read, which refuses no change. So a next run time that was
-        # computed anew is written in any case, and not only where it differs from the one that was read.
+        # A dispatcher may have advanced the schedule since it was read, which does not make this write fail. So always
+        # write a recomputed next run time, even if it equals the one that was read.
         moved = "next_run_at" in wanted
         always = ("next_run_at", "wake_shard", "wake_at") if moved else ()
         different = {name: value for name, value in wanted.items() if value != have[name] or name in always}
@@ -274,9 +274,9 @@ class Schedules:
 
 
 def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datetime) -> Timing:
-    """Return the timing after ``changes``: the old one, to the letter, where they say the same.
+    """Return the timing after ``changes``; the old timing if they do not change its meaning.
 
-    A changed interval counts from now, and an unchanged one from where it has counted so far.
+    A changed interval counts from now. An unchanged interval keeps its anchor.
     """
     if not any(name in changes for name in TIMING):
         return stored.timing
@@ -298,7 +298,7 @@ def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datet
 
 
 def _first(timing: Timing, now: datetime) -> datetime:
-    """Return the first occurrence of a new timing; ``InvalidScheduleError`` where a schedule would never run."""
+    """Return the first occurrence of a new timing; raises ``InvalidScheduleError`` if it would never fire."""
     first = _upcoming(timing, now, fired=None)
     if first is None:
         raise InvalidScheduleError(
@@ -310,11 +310,11 @@ def _first(timing: Timing, now: datetime) -> datetime:
 
 
 def _upcoming(timing: Timing, now: datetime, *, fired: datetime | None) -> datetime | None:
-    """Return the next occurrence, after now or, for the one of a ``once``, whenever it is: unless it has been fired."""
+    """Return the next occurrence after ``now``. A ``once`` returns its occurrence, even a past one, unless it fired."""
     if timing.schedule_type is ScheduleType.ONCE:
         return next_occurrence(timing, fired or EPOCH)
     if timing.start_at is not None and timing.start_at >= now:
-        return next_occurrence(timing, EPOCH)  # the window's beginning belongs to it, also where that is just now
+        return next_occurrence(timing, EPOCH)  # start_at is included, even if it is now
     return next_occurrence(timing, now)
 
 

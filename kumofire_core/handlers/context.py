@@ -1,11 +1,11 @@
-"""What a handler is given, and the log fields of the attempt that is under way. Free of AWS and of the engine."""
+"""The context that a handler gets, and the log fields of the current attempt. Free of AWS and of the engine."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, MutableMapping
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ CANCEL_CHECK_SECONDS = 3.0
 
 
 class Cancellation:
-    """Whether a run's cancellation was asked for, read with ``read`` and not too often."""
+    """Whether a person requested a run's cancellation; calls ``read`` at most once every ``CANCEL_CHECK_SECONDS``."""
 
     def __init__(self, read: Callable[[], bool]) -> None:
         self._read = read
@@ -31,12 +31,12 @@ class Cancellation:
         self._next_read = 0.0
 
     def requested(self) -> bool:
-        """Return the answer of the latest read; once it is yes, it stays so."""
+        """Return the answer of the latest read; after ``True``, it does not read again."""
         if not self._requested and time.monotonic() >= self._next_read:
             self._next_read = time.monotonic() + CANCEL_CHECK_SECONDS
             try:
                 self._requested = self._read()
-            except Exception as error:  # a question that can't be answered now must not fail the attempt
+            except Exception as error:  # a failed read must not fail the attempt
                 logging.getLogger("kumofire_core").warning(
                     "could not read whether the run is to be canceled: %s", error_name(error)
                 )
@@ -44,7 +44,7 @@ class Cancellation:
 
 
 class JobContext:
-    """One attempt, as its handler sees it."""
+    """The argument of a handler: one attempt of a run."""
 
     __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation")
 
@@ -52,7 +52,7 @@ class JobContext:
         self._claimed = claimed
         self._cancellation: Cancellation | None = None
         self._read_cancellation = read_cancellation
-        # On time.monotonic's scale: when the attempt is cut, or where nothing cuts it, when its lease ends.
+        # On time.monotonic's scale: when the attempt times out or, without any timeout, when its lease ends.
         self._ends = ends
 
     def __repr__(self) -> str:
@@ -60,12 +60,12 @@ class JobContext:
 
     @property
     def run(self) -> Run:
-        """The run, as it was claimed."""
+        """The run as it was when this attempt claimed it."""
         return self._claimed.run
 
     @property
     def payload(self) -> Any:
-        """The run's payload, equal to what was given to ``create``."""
+        """The run's payload, equal to the value that ``create`` got (tuples became lists)."""
         return self._claimed.payload
 
     @property
@@ -75,16 +75,16 @@ class JobContext:
 
     @property
     def fencing_token(self) -> int:
-        """Greater in every later claim of the run.
+        """A number that grows with every claim of the run.
 
-        A resource that remembers the greatest one it has seen, and refuses smaller ones, can't be written to by an
-        attempt that outlived its lease.
+        Pass it to a store that remembers the greatest number and refuses smaller ones. Then an attempt that goes on
+        after its lease can't overwrite the next attempt's work.
         """
         return self._claimed.claims
 
     @property
     def now(self) -> datetime:
-        """When the attempt started."""
+        """When the attempt started, as an aware UTC datetime."""
         return self.run.started_at or self.run.updated_at
 
     @property
@@ -93,43 +93,49 @@ class JobContext:
         return _FieldsAdapter(logging.getLogger(JOB_LOGGER), log_fields(self._claimed))
 
     def cancel_requested(self) -> bool:
-        """Say whether a person has asked for this run's cancellation; raise any error to end the attempt ``canceled``.
+        """Return whether a person requested this run's cancellation; if so, raise any error to end it ``canceled``.
 
-        The table is read at most once every ``CANCEL_CHECK_SECONDS``; between two reads, and where a read fails, the
-        last answer is repeated. So it may be called in a loop.
+        Call it as often as you like: it reads the table at most once every 3 seconds (``CANCEL_CHECK_SECONDS``), and
+        repeats the last answer between two reads and after a read that failed.
         """
         if self._cancellation is None:
             self._cancellation = Cancellation(partial(self._read_cancellation, self._claimed.id))
         return self._cancellation.requested()
 
     def time_left(self) -> timedelta:
-        """Return how long this attempt may still take; zero when its time is over."""
+        """Return how long this attempt may still take; zero after its end."""
         return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
 
 
 def log_fields(run: Run | StoredRun) -> dict[str, Any]:
-    """Return the fields that tell a run's attempt apart in a log. Never its payload."""
+    """Return the log fields that identify an attempt. They never include the payload."""
     return {"job_run_id": run.id, "job_name": run.job_name, "attempt": run.attempt + 1}
 
 
+def attempt_fields(context: Context) -> dict[str, Any]:
+    """Return the log fields of the attempt that is under way in ``context``; none where there is no attempt."""
+    run = context.get(_under_way)
+    return {} if run is None else log_fields(run)
+
+
 def enter_attempt(claimed: StoredRun) -> Token[StoredRun | None]:
-    """Make this the run whose fields ``AttemptLogFilter`` adds, in this context, until ``leave_attempt``."""
+    """Make ``AttemptLogFilter`` add this run's fields in the current context, until ``leave_attempt``."""
     return _under_way.set(claimed)
 
 
 def leave_attempt(token: Token[StoredRun | None]) -> None:
-    """End what ``enter_attempt`` began."""
+    """Restore the state before ``enter_attempt``, which returned ``token``."""
     _under_way.reset(token)
 
 
 class AttemptLogFilter(logging.Filter):
-    """Adds run id, job and attempt to every record logged while an attempt is under way, whoever logs it.
+    """Adds run id, job and attempt to every record that any logger makes during an attempt.
 
-    Put it on a logging handler: a filter on a logger does not see its children's records.
+    Add it to a logging handler: a filter on a logger does not see the records of child loggers.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields that the record does not bring itself; let every record pass."""
+        """Add the fields that the record does not have; return ``True`` for every record."""
         run = _under_way.get()
         if run is not None:
             record.__dict__.update(log_fields(run) | record.__dict__)

@@ -9,7 +9,6 @@ for whoever owns the process to end it.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import os
 import queue
@@ -17,7 +16,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kumofire_core.handlers.event_loop import HandlerLoop
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -85,8 +87,7 @@ class HandlerPool:
                 with self._lock:
                     self._stray.add(thread)
         if thread is not None and (cancel := call.cancel) is not None:
-            with contextlib.suppress(RuntimeError):  # its loop was closed in this instant: the call is ending
-                cancel()
+            cancel()
         return True
 
     def take_back(self, thread: _Thread) -> None:
@@ -192,41 +193,32 @@ class _Thread(threading.Thread):
 _current = threading.local()
 
 
-def call_handler(handler: Callable[[Any], Any], context: object, threads: HandlerPool) -> Any:
-    """Call a handler in this thread, and where it is ``async``, run its coroutine to the end."""
+def call_handler(handler: Callable[[Any], Any], context: object) -> Any:
+    """Call a handler in this thread, and where it is ``async``, wait while its coroutine runs in the process's loop."""
     value = handler(context)
     if not hasattr(value, "__await__"):
         return value
-    import asyncio
+    from kumofire_core.handlers import event_loop
 
-    if not _is_in_a_loop():
-        return asyncio.run(_awaiting(value))
-    # This thread's loop is busy running our caller; a coroutine can only be run to its end in another thread.
-    call = threads.start(lambda: asyncio.run(_awaiting(value)))
-    call.wait()
-    return call.result()
-
-
-def _is_in_a_loop() -> bool:
-    import asyncio
-
+    if not event_loop.is_inside():
+        return _run_in(event_loop.handler_loop(), value)
+    loop = event_loop.HandlerLoop()  # the process's one may be busy running our caller, until this returns
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+        return _run_in(loop, value)
+    finally:
+        loop.close(patience_seconds=0.0)
 
 
-async def _awaiting(value: Awaitable[Any]) -> Any:
-    import asyncio
-
+def _run_in(loop: HandlerLoop, value: Awaitable[Any]) -> Any:
+    """Await a value in the loop and return what it came to; the call of this thread, if it is cut, cancels it."""
+    under_way = loop.start(value)
     call: HandlerCall | None = getattr(_current, "call", None)
-    task = asyncio.current_task()
-    if call is None or task is None:
-        return await value
-    loop = asyncio.get_running_loop()
-    call.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+    if call is None:
+        return under_way.result()
+    call.cancel = under_way.cancel
     try:
-        return await value
+        if call.abandoned:  # before it could be canceled
+            under_way.cancel()
+        return under_way.result()
     finally:
         call.cancel = None

@@ -1,4 +1,4 @@
-"""Handlers that are collected in a module of their own, and registered when a ``Jobs`` includes them."""
+"""Groups of handlers: a module collects its handlers, and a ``Jobs`` that includes the group registers them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Collected(NamedTuple):
 
 
 class JobGroup:
-    """Handlers of one module, which need no ``Jobs`` to be collected.
+    """Handlers of one module, collected without a ``Jobs``.
 
     ::
 
@@ -39,8 +39,8 @@ class JobGroup:
         jobs = Jobs.from_env()
         jobs.include(mail)
 
-    So the module with the handlers does not import the one with the ``Jobs``, and there is no circular import. A group
-    may be included in several ``Jobs``. It takes no handler after it was included: that one would be missing, silently.
+    The module with the handlers does not import the module with the ``Jobs``, which avoids a circular import. Several
+    ``Jobs`` may include a group. An included group refuses further handlers, because no ``Jobs`` would register them.
     """
 
     def __init__(self) -> None:
@@ -55,10 +55,10 @@ class JobGroup:
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
-        """Collect the decorated function as the handler of the job ``name``; takes what ``Jobs.handler`` takes.
+        """Collect the decorated function as the handler of the job ``name``; takes the arguments of ``Jobs.handler``.
 
-        Raises ``ConfigurationError`` where ``name`` is not a string, or the group was included already. Other mistakes
-        are named by ``Jobs.include``.
+        Raises ``ConfigurationError`` if ``name`` is not a string, or a ``Jobs`` has included the group already.
+        ``Jobs.include`` checks the other arguments.
         """
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
             raise ConfigurationError([f"{name_problem(name)}; write @group.handler('a name')"])
@@ -74,7 +74,7 @@ class JobGroup:
         return collect
 
     def register_in(self, registry: Registry) -> None:
-        """Register all handlers, or none: ``ConfigurationError`` names everything that is wrong."""
+        """Register all handlers, or none: ``ConfigurationError`` names every problem."""
         names = [each.name for each in self._collected]
         problems = [
             f"job {name!r} has {names.count(name)} handlers in one group; give each another name"

@@ -1,4 +1,4 @@
-"""The jobs of one process: names, handlers and their options. Free of AWS and of the engine."""
+"""The jobs of one process: their names, handlers and options. Free of AWS and of the engine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Handler = Callable[[JobContext], Any] | Callable[[JobContext], Awaitable[Any]]
 
 
 class Job(NamedTuple):
-    """A named piece of work."""
+    """A job: a name, its handler and its options."""
 
     name: str
     handler: Handler
     retry: RetryPolicy
     max_attempts: int
     timeout_ms: int | None = None
-    """How long one attempt may take, or ``None``: as long as its process can."""
+    """How long one attempt may take; ``None``: until its process's deadline."""
 
 
 class Registry:
-    """The jobs that have a handler here. ``retry`` is the policy of a job that brings none."""
+    """The jobs that have a handler in this process. ``retry`` is the policy of jobs without their own."""
 
     def __init__(self, retry: RetryPolicy) -> None:
         self.retry = retry
@@ -42,7 +42,7 @@ class Registry:
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
     ) -> None:
-        """Add a job; ``ConfigurationError`` names everything that is wrong with it, a name taken already too."""
+        """Add a job; raises ``ConfigurationError``, which names every problem, for example a name that is taken."""
         if problems := self.problems(name, handler, max_attempts=max_attempts, retry=retry, timeout=timeout):
             raise ConfigurationError(problems)
         policy = retry or self.retry
@@ -63,7 +63,7 @@ class Registry:
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
     ) -> list[str]:
-        """Return what keeps a job from being added, a sentence for each."""
+        """Return one sentence for each reason why this job can't be added."""
         problems = [] if (problem := name_problem(name)) is None else [problem]
         if not callable(handler):
             problems.append(f"the handler of job {name!r} must be callable, not {type(handler).__name__}")
@@ -80,7 +80,7 @@ class Registry:
         return problems
 
     def register_all(self, handlers: Mapping[str, Handler] | None) -> list[str]:
-        """Add jobs without options; return what is wrong with those that could not be added."""
+        """Add jobs without options; return the problems of the jobs that could not be added."""
         if handlers is not None and not isinstance(handlers, Mapping):
             return [f"handlers must be a mapping of names to callables, not {type(handlers).__name__}"]
         problems: list[str] = []
@@ -96,25 +96,25 @@ class Registry:
         return self._jobs.get(name)
 
     def require_known(self, name: str) -> None:
-        """Raise ``UnknownJobError`` where handlers are registered and none has this name."""
+        """Raise ``UnknownJobError`` if handlers are registered, but none has this name."""
         if self._jobs and name not in self._jobs:
             raise UnknownJobError(name, list(self._jobs))
 
     def names(self) -> list[str]:
-        """Return the names of the jobs, in the order of their registration."""
+        """Return the names of the jobs in the order of registration."""
         return list(self._jobs)
 
     def has_timeouts_within(self, milliseconds: int) -> bool:
-        """Say whether there are jobs whose attempts are limited, all of them to less than this."""
+        """Return whether any job has a timeout, and all timeouts are shorter than ``milliseconds``."""
         timeouts = [job.timeout_ms for job in self._jobs.values() if job.timeout_ms is not None]
         return bool(timeouts) and max(timeouts) < milliseconds
 
     def policy(self, name: str) -> RetryPolicy:
-        """Return the retry policy of a job, the general one where it has no handler here."""
+        """Return the retry policy of a job; the default policy if the job does not have a handler here."""
         job = self._jobs.get(name)
         return self.retry if job is None else job.retry
 
     def max_attempts(self, name: str) -> int:
-        """Return the limit for runs of a job whose creator set none."""
+        """Return the ``max_attempts`` of a job's runs that were created without it."""
         job = self._jobs.get(name)
         return self.retry.max_attempts if job is None else job.max_attempts

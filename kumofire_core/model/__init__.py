@@ -1,1 +1,1 @@
-"""What is stored and sent, as plain values: runs, schedules, writes, messages. Standard library only."""
+"""Stored items and messages as plain values: runs, schedules, writes. Imports the standard library only."""

@@ -1,6 +1,7 @@
-"""Payloads and outputs that are stored encrypted. Free of AWS: how to encrypt is a ``Cipher`` that is handed in.
+"""Payloads and outputs that are stored encrypted. Free of AWS: the caller passes the ``Cipher``.
 
-A sealed text holds, encrypted, whose it is. So nobody who can write to the table can make one run's payload another's.
+The ciphertext includes the text's owner. So a person who can write to the table can't use one run's payload for another
+run.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_name
 
 PREFIX = "sealed:"
-"""No JSON text begins so, and so no unencrypted one."""
+"""JSON text never begins with this, so an unencrypted text never does."""
 
 
 class Cipher(Protocol):
-    """Encrypts and decrypts bytes; errors of either leave as they are. ``encryption`` has one that uses AWS KMS."""
+    """Encrypts and decrypts bytes. ``kumofire_core.encryption`` has a cipher that uses AWS KMS."""
 
     def encrypt(self, plaintext: bytes) -> bytes:
-        """Return the ciphertext, with all that ``decrypt`` needs but the key."""
+        """Return the ciphertext, which must hold everything that ``decrypt`` needs, except the key."""
         ...
 
     def decrypt(self, ciphertext: bytes) -> bytes:
-        """Return the plaintext, or raise where the ciphertext was made with another key or changed since."""
+        """Return the plaintext; raise if the ciphertext was made with another key or was changed since."""
         ...
 
 
 class Encrypted:
-    """Stands for a payload or an output that this process has no key to read."""
+    """The value of a payload or an output that this process can't decrypt because it does not have a cipher."""
 
     def __repr__(self) -> str:
         return "ENCRYPTED"
@@ -40,7 +41,7 @@ ENCRYPTED: Final = Encrypted()
 
 
 def encrypt_text(cipher: Cipher | None, text: str, *, owner: str) -> str:
-    """Return JSON text as it is stored: as it is without a cipher, else encrypted for ``owner``."""
+    """Return the text to store: encrypted for ``owner``, or unchanged if ``cipher`` is ``None``."""
     if cipher is None:
         return text
     plaintext = json_codec.encode("the sealed text", [owner, text]).encode()
@@ -48,15 +49,15 @@ def encrypt_text(cipher: Cipher | None, text: str, *, owner: str) -> str:
 
 
 def is_encrypted(stored: str) -> bool:
-    """Say whether a stored text is encrypted."""
+    """Return whether a stored text is encrypted."""
     return stored.startswith(PREFIX)
 
 
 def decrypt_text(cipher: Cipher | None, stored: str, *, owner: str) -> str:
-    """Return the JSON text of a stored one.
+    """Return the JSON text of a stored text. Texts that were stored without a cipher stay readable.
 
-    Raises ``DecryptionError`` where it is encrypted and can't be read: without a cipher, with another key, where it was
-    changed, or was sealed for another owner. What was stored before there was a cipher stays readable.
+    Raises ``DecryptionError`` if the text is encrypted, and this process has no cipher or another key, or the text was
+    changed or encrypted for another owner.
     """
     if not is_encrypted(stored):
         return stored
@@ -67,7 +68,7 @@ def decrypt_text(cipher: Cipher | None, stored: str, *, owner: str) -> str:
         content = json_codec.decode(plaintext.decode())
     except (binascii.Error, TypeError, ValueError):
         raise DecryptionError(owner, "it is damaged") from None
-    except Exception as error:  # the key's service, or the library's own word for a wrong key
+    except Exception as error:  # an error of the key's service, or the library's error for a wrong key
         raise DecryptionError(owner, f"decrypting failed with {error_name(error)}") from error
     match content:
         case [sealed_for, str(text)] if sealed_for == owner:
@@ -76,5 +77,5 @@ def decrypt_text(cipher: Cipher | None, stored: str, *, owner: str) -> str:
 
 
 def read(stored: str) -> Any:
-    """Return the value of a stored text, or ``ENCRYPTED`` where it is encrypted: ``decrypt_text`` opens that."""
+    """Return the value of a stored text, or ``ENCRYPTED`` if it is encrypted (``decrypt_text`` decrypts it)."""
     return ENCRYPTED if is_encrypted(stored) else json_codec.decode(stored)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from kumofire_core.errors import LeaseExpiredError
 from kumofire_core.model.times import from_ms
 
-MAX_ERROR_LENGTH = 1000
-"""Bytes, in UTF-8."""
+MAX_ERROR_BYTES = 3 * 1024
+"""How long the text of an error is as it is stored, in UTF-8."""
 
 MOST_LEAVES = 4
 """How many errors of a group are told, each with its first cause."""
@@ -38,9 +38,9 @@ def error_text(error: BaseException) -> str:
 
 
 def bounded_text(lines: list[str]) -> str:
-    """Return lines as one text of at most ``MAX_ERROR_LENGTH`` bytes. Long lines are cut, and short ones stay whole."""
+    """Return lines as one text of at most ``MAX_ERROR_BYTES`` bytes. Long lines are cut, and short ones stay whole."""
     encoded = [line.encode("utf-8", "backslashreplace") for line in lines]
-    room, left = MAX_ERROR_LENGTH - (len(encoded) - 1), len(encoded)
+    room, left = MAX_ERROR_BYTES - (len(encoded) - 1), len(encoded)
     for index in sorted(range(len(encoded)), key=lambda index: len(encoded[index])):
         encoded[index] = _cut(encoded[index], room // left)
         room, left = room - len(encoded[index]), left - 1

@@ -1,6 +1,6 @@
-"""JSON values as the text that is stored. Strict both ways: what is read back equals what was given, or it is refused.
+"""JSON values as stored text. Strict both ways: a value that would not be read back equal is refused.
 
-Free of storage and of any other format: JSON is the only (de)serialisation in this package.
+Free of storage. JSON is the only serialization in this package.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from kumofire_core.errors import InvalidJSONError
 
 MAX_DEPTH = 200
-"""Levels of nesting. Fixed, because how many an interpreter can read differs between Python's versions."""
+"""Levels of nesting. The limit is fixed, because the depth that ``json`` can read differs between Python versions."""
 
 _TEXT = frozenset({str})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -24,9 +24,9 @@ _scan = _decoder.scan_once  # type: ignore[attr-defined]  # absent from the stub
 def encode(what: str, value: object) -> str:
     """Return the JSON text of ``value``.
 
-    Raises ``InvalidJSONError`` for what JSON has no form for: NaN and infinities, keys that are no strings (Python's
-    encoder would turn them into strings and could merge two into one), circular or too deeply nested values, and any
-    other type. Tuples become arrays. ``what`` names the value in the error; the value itself is not quoted there.
+    Raises ``InvalidJSONError`` for a value that is not JSON: NaN and infinities, keys that are not strings (Python's
+    encoder would turn them into strings and could merge two keys), circular values, values nested deeper than
+    ``MAX_DEPTH``, and any other type. Tuples become arrays. The error names the value ``what`` and does not quote it.
     """
     try:
         text = _dumps(value)
@@ -41,7 +41,7 @@ def encode(what: str, value: object) -> str:
     if not same and (offender := _offender(value)):
         raise InvalidJSONError(f"{what} is not JSON: {offender}")
     if not text.isascii() and _has_lone_surrogate(text):
-        # UTF-8 has no form for half a surrogate pair; its JSON escape has, and reads back equal.
+        # UTF-8 can't encode half a surrogate pair. A JSON escape can, and is read back equal.
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
         if json.loads(text) != value:
             raise InvalidJSONError(f"{what} is not JSON: it holds the two halves of a surrogate pair apart")
@@ -49,20 +49,20 @@ def encode(what: str, value: object) -> str:
 
 
 def decode(text: str) -> object:
-    """Return the value of JSON text; ``ValueError`` where it is none, or nested too deeply to be read."""
+    """Return the value of JSON text; raise ``ValueError`` if it is not JSON or is nested too deeply to be read."""
     try:
         try:
             value, end = _scan(text, 0)
-        except StopIteration:  # there is space before it, or it is none
+        except StopIteration:  # the text begins with a space, or is not JSON
             end = -1
-        # Where text is left, the decoder that knows of spaces decides. To call it costs more than to read a payload.
+        # If text is left, the full decoder decides, which allows spaces. Calling it costs more than reading a payload.
         return value if end == len(text) else _loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _is_flat(value: object) -> bool:
-    """Say whether this is an object of plain values under strings: what JSON surely gives back as it was."""
+    """Return whether this is an object with string keys and scalar values, which JSON always reads back equal."""
     if type(value) is not dict:
         return False
     return _PLAIN.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
@@ -89,14 +89,14 @@ def _has_lone_surrogate(text: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    # json's own texts for these two quote no value; any other error's text might.
+    # json's texts for these two errors don't quote a value; any other error's text might.
     text = str(error)
     known = ("Circular reference detected", "Exceeds the limit")
     return text if text.startswith(known) else "it holds a value that JSON has no form for"
 
 
 def _offender(value: object) -> str | None:
-    """Find the first thing in ``value`` that is not JSON and say where it is, or ``None``; bounded by its size."""
+    """Return a text that locates a part of ``value`` that is not JSON, or ``None``. Visits each part once."""
     pending: list[tuple[str, object]] = [("value", value)]
     seen: set[int] = set()
     while pending:

@@ -1,4 +1,4 @@
-"""The message on the queue: version and run id, and nothing else. Free of AWS and of the engine.
+"""The message on the queue: a version and a run id. Free of AWS and of the engine.
 
 The table is the source of truth, so a forged or replayed message can at worst cause one look-up.
 """
@@ -15,13 +15,13 @@ MAX_RUN_ID_LENGTH = 128
 
 
 def encode_message(run_id: str) -> str:
-    """Return the queue's body for a run."""
+    """Return the SQS body of a run's message."""
     quoted = f'"{run_id}"' if run_id.isalnum() else json.dumps(run_id)
     return f'{{"version":{MESSAGE_VERSION},"kumofireJobRunId":{quoted}}}'
 
 
 def decode_body(body: object) -> str:
-    """Return the run id that an SQS body asks for; ``MalformedMessageError`` where it is no message of ours."""
+    """Return the run id in an SQS body; raises ``MalformedMessageError`` if the body is not a Kumofire message."""
     if not isinstance(body, str):
         raise MalformedMessageError(f"the body is {_kind(body)}, not text")
     try:
@@ -32,10 +32,9 @@ def decode_body(body: object) -> str:
 
 
 def parse_message(message: object) -> str:
-    """Return the run id that a message asks for.
+    """Return the run id in a message, a mapping with ``version`` and ``kumofireJobRunId``; other keys are ignored.
 
-    Raises ``UnsupportedMessageVersionError`` for any version but 1, ``MalformedMessageError`` for any other shape.
-    Further keys are let pass: nothing of ours reads them.
+    Raises ``UnsupportedMessageVersionError`` for any version but 1, and ``MalformedMessageError`` for any other shape.
     """
     if not isinstance(message, dict):
         raise MalformedMessageError(f"the message is {_kind(message)}, not an object")

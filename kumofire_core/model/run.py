@@ -1,4 +1,4 @@
-"""A run as the application sees it: its statuses, its public form, and what is asked for when one is created."""
+"""A run as the application sees it: its statuses, its public form, and the form of a run to be created."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ MAX_KEY_LENGTH = 1024
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The state of a run. Each status says who moves the run on."""
 
     SCHEDULED = "scheduled"
-    """Waits for its time. A delivered message moves it on once it is due; the dispatcher sends that message."""
+    """The run waits for its time. The dispatcher sends its message; a consumer that receives it moves the run on."""
 
     QUEUED = "queued"
-    """Its message is on the queue. A consumer moves it on; the dispatcher sends a lost message again."""
+    """The run's message is on the queue. A consumer moves the run on; the dispatcher sends a lost message again."""
 
     RUNNING = "running"
-    """A consumer holds its lease. That consumer moves it on; after the lease, any consumer or the dispatcher."""
+    """A consumer holds the run's lease and moves it on; after the lease, any consumer or the dispatcher does."""
 
     SUCCEEDED = "succeeded"
     """The handler returned. Final."""
 
     FAILED = "failed"
-    """Attempts are used up, or no handler has its name. Final, but for a person's retry."""
+    """The last failure is not retried, or no handler has the job's name. Final, except for a person's retry."""
 
     CANCELED = "canceled"
-    """A person canceled it. Final, but for a person's retry."""
+    """A person canceled the run. Final, except for a person's retry."""
 
 
 FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED})
@@ -45,18 +45,18 @@ class Outcome(StrEnum):
     """Nothing was changed: the run does not exist, has ended, is not yet due, or is leased by another consumer."""
     SUCCEEDED = "succeeded"
     RETRIED = "retried"
-    """The attempt failed, and the run waits for the next one."""
+    """The attempt failed, and the run waits for the next one; or it waits for a consumer that has its handler."""
     FAILED = "failed"
     CANCELED = "canceled"
-    """The attempt failed, and no other follows because the run's cancellation had been requested."""
+    """The attempt failed, and is not retried because a person had requested cancellation."""
 
 
 class RetriedRun(NamedTuple):
-    """How a run had ended when a person retried it."""
+    """The end of a run that a person then retried."""
 
     status: RunStatus
     attempt: int
-    """How many attempts had ended without success."""
+    """The number of attempts that had ended without success."""
     finished_at: datetime | None
     last_error: str | None = None
     cancel_reason: str | None = None
@@ -75,7 +75,7 @@ class Run:
     payload: Any = field(repr=False)
     status: RunStatus
     attempt: int
-    """How many attempts have ended without success; ``failed_attempts`` is the same number."""
+    """The number of attempts that have ended without success, the same as ``failed_attempts``."""
     max_attempts: int
     scheduled_for: datetime
     created_at: datetime
@@ -88,26 +88,26 @@ class Run:
     schedule_id: str | None = None
     dedupe_key: str | None = None
     cancel_requested: bool = False
-    """A person asked for its cancellation while it was executing."""
+    """Whether a person requested cancellation while the run was executing."""
     cancel_reason: str | None = None
     history: tuple[RetriedRun, ...] = ()
-    """How the run had ended before each of a person's retries, oldest first.
+    """How the run had ended before each retry by a person, oldest first; the last ten only.
 
-    The last ten of them, with 200 characters of each text, or fewer where these come to more than 4 KB."""
+    Each text is cut to 200 characters, or to fewer if the whole would exceed 4 KB."""
 
     @property
     def failed_attempts(self) -> int:
-        """How many attempts have ended without success."""
+        """The number of attempts that have ended without success."""
         return self.attempt
 
 
 class NewRun(NamedTuple):
-    """A run to be created: checked, and in the form in which it will be stored."""
+    """A run to be created: its arguments are checked and in their stored form."""
 
     id: str
     job_name: str
     payload: str
-    """JSON text, encrypted where there is a cipher."""
+    """JSON text, encrypted if there is a cipher."""
     max_attempts: int | None
     due_ms: int
     now_ms: int
@@ -116,12 +116,12 @@ class NewRun(NamedTuple):
 
 
 def new_run_id() -> str:
-    """Return an id that no other run has."""
+    """Return a random id of 128 bits, as hexadecimal digits."""
     return os.urandom(16).hex()
 
 
 def derived_run_id(*parts: str) -> str:
-    """Return the one id that belongs to ``parts``: what makes a key unique by a plain conditional put."""
-    # A length before each part keeps ("ab", "c") apart from ("a", "bc").
+    """Return the id for ``parts``. Equal parts get an equal id, so a conditional put keeps a key unique."""
+    # The length before each part makes ("ab", "c") differ from ("a", "bc").
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text, json_codec
+from kumofire_core.model.error_text import MAX_ERROR_BYTES
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH, RetriedRun, Run, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes
@@ -27,7 +28,7 @@ FIXED_BYTES = 2 * 1024
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 JOB_NAME_BYTES = 4 * MAX_NAME_LENGTH
 DEDUPE_KEY_BYTES = 4 * MAX_KEY_LENGTH
-LAST_ERROR_BYTES = 3 * 1024
+LAST_ERROR_BYTES = MAX_ERROR_BYTES
 CANCEL_REASON_BYTES = 3 * 1024
 HISTORY_BYTES = 4 * 1024
 ATTEMPTS_BYTES = (
@@ -60,7 +61,18 @@ _TEXTS = (
     "history",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
-_NUMBERS = ("schema", *_TIMES, "lease_until", "attempt", "max_attempts", "claims", "sends", "wake_at", "timeout_ms")
+_NUMBERS = (
+    "schema",
+    *_TIMES,
+    "lease_until",
+    "attempt",
+    "max_attempts",
+    "claims",
+    "sends",
+    "wake_at",
+    "timeout_ms",
+    "no_handler_since",
+)
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
 _FIRST_MS = to_ms(datetime.min.replace(tzinfo=UTC))
@@ -157,6 +169,11 @@ class StoredRun:
     def sends(self) -> int:
         """How often its message was sent while it has been queued."""
         return int(self._item.get("sends", 1))
+
+    @property
+    def no_handler_since(self) -> int | None:
+        """Epoch milliseconds since when consumers have put it back for want of a handler, or ``None``."""
+        return self._item.get("no_handler_since")
 
     @property
     def output_text(self) -> str | None:

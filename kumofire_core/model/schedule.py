@@ -1,4 +1,4 @@
-"""A schedule: its public form, and how its item is read."""
+"""A schedule: its public form, and reading it from its stored item."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_EXPRESSION_LENGTH = 256
 
 
 class ScheduleType(StrEnum):
-    """How ``schedule_expr`` is read."""
+    """How to read ``schedule_expr``."""
 
     CRON = "cron"
     INTERVAL = "interval"
@@ -24,15 +24,15 @@ class ScheduleType(StrEnum):
 
 
 class Missed(StrEnum):
-    """What happens to occurrences that nobody started in time."""
+    """What happens to occurrences that the dispatcher finds late."""
 
     ALL = "all"  # each of them runs, late
-    LATEST = "latest"  # the newest runs, the others never do
-    SKIP = "skip"  # none runs that is more than MISSED_AFTER late
+    LATEST = "latest"  # only the newest runs
+    SKIP = "skip"  # those more than MISSED_AFTER late do not run
 
 
 class Overlap(StrEnum):
-    """What happens to an occurrence while the run of the one before is unfinished."""
+    """What happens to an occurrence while the previous occurrence's run is unfinished."""
 
     ALLOW = "allow"
     SKIP = "skip"
@@ -40,11 +40,11 @@ class Overlap(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """When a schedule fires, validated: made by `parse_timing`.
+    """When a schedule fires; `parse_timing` validates and makes it.
 
-    ``expr`` is the canonical text; parsed again with the other fields it gives an equal timing. Times are aware, in
-    UTC, and whole milliseconds, as they are stored. ``anchor`` is what an interval counts from; the other types have
-    none.
+    ``expr`` is the canonical text: parsed again with the other fields, it gives an equal timing. Times are aware UTC
+    datetimes in whole milliseconds, as stored. ``anchor`` is the time that an interval counts from, and ``None`` for
+    other types.
     """
 
     schedule_type: ScheduleType
@@ -57,7 +57,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A rule that makes runs, as the application sees it. Times are aware UTC datetimes."""
+    """A rule that makes runs of a job, as the application sees it. Times are aware UTC datetimes."""
 
     id: str
     schedule_key: str | None
@@ -68,11 +68,11 @@ class Schedule:
     timezone: str | None
     enabled: bool
     next_run_at: datetime | None
-    """The next occurrence that has no run yet; ``None`` where it is disabled or there is none left."""
+    """The next occurrence without a run; ``None`` if the schedule is disabled or has no occurrence left."""
     last_scheduled_at: datetime | None
     """The latest occurrence that became a run."""
     max_attempts: int | None
-    """What its runs get; ``None`` leaves it to the job."""
+    """The ``max_attempts`` of its runs; ``None`` if the job decides."""
     missed: Missed
     overlap: Overlap
     start_at: datetime | None
@@ -83,23 +83,23 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSchedule:
-    """A schedule with what the table knows beside."""
+    """A schedule with the stored attributes that its public form does not have."""
 
     schedule: Schedule
     timing: Timing
     payload_text: str
     revision: int
-    """Raised by every change that a person makes."""
+    """A number that grows with every change by a person."""
     last_run_id: str | None
     """The run of the latest occurrence."""
     intended_run_id: str | None
-    """The run of an occurrence that was decided on, where the schedule has not gone on since."""
+    """The run that a dispatcher decided to make, until the schedule advances past its occurrence."""
 
 
 def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
     """Return the schedule that ``attributes`` hold.
 
-    Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read.
+    Raises ``NewerSchemaError`` if a later release wrote the item, ``CorruptItemError`` if it can't be read.
     """
     key = f"schedule#{schedule_id}"
     try:

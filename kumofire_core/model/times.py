@@ -1,4 +1,4 @@
-"""Times: aware UTC datetimes outside, epoch milliseconds in the table.
+"""Times: aware UTC datetimes in the API, epoch milliseconds in the table.
 
 Only ``utc_now`` reads a clock, and only ``Jobs`` uses it: everywhere else ``now`` is an argument.
 """
@@ -12,13 +12,13 @@ from kumofire_core.errors import InvalidArgumentError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS = 253_402_300_799_999
-"""The end of the year 9999, the last that a datetime can hold."""
+"""The end of the year 9999, the last year of a ``datetime``."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 def utc_now() -> datetime:
-    """Return the time by this machine's clock."""
+    """Return the current time of this machine's clock, in UTC."""
     return datetime.now(UTC)
 
 
@@ -28,7 +28,7 @@ def to_ms(moment: datetime) -> int:
 
 
 def from_ms(ms: int) -> datetime:
-    """Return the aware UTC datetime of epoch milliseconds; ``OverflowError`` where Python has no such year."""
+    """Return the aware UTC datetime of epoch milliseconds; raises ``OverflowError`` outside the years 1 to 9999."""
     return EPOCH + _MILLISECOND * ms
 
 
@@ -38,12 +38,12 @@ def duration_ms(length: timedelta) -> int:
 
 
 def whole_seconds_until(due_ms: int, now_ms: int) -> int:
-    """Return the seconds from now until ``due_ms``, rounded up and never negative: a message must not come early."""
+    """Return the seconds until ``due_ms``, at least 0. Rounded up, so that a message is not delivered early."""
     return max(0, math.ceil((due_ms - now_ms) / 1000))
 
 
 def require_aware(name: str, moment: object) -> datetime:
-    """Return the argument ``name`` as UTC; ``InvalidArgumentError`` where it is no datetime or has no time zone."""
+    """Return ``moment`` in UTC; raises ``InvalidArgumentError``, with its ``name``, unless it is an aware datetime."""
     if not isinstance(moment, datetime):
         raise InvalidArgumentError(f"{name} must be a datetime with a time zone, not {type(moment).__name__}")
     if moment.utcoffset() is None:

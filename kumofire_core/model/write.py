@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from kumofire_core.model.times import from_ms
 
 SCHEMA = 1
-"""The version of the items that this release writes. An older release refuses a newer item as a runtime failure."""
+"""The schema version that this release writes. A release that does not know an item's version refuses to read it."""
 
 Value = str | int
 Attributes = Mapping[str, Value]
@@ -19,14 +19,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Key(NamedTuple):
-    """The key of an item: the kind of thing it is (``run`` or ``schedule``), and its id."""
+    """The key of an item: its kind (``run`` or ``schedule``) and its id."""
 
     kind: str
     id: str
 
 
 class Sum(NamedTuple):
-    """A value DynamoDB computes: attribute ``name``, or ``otherwise`` where the item has none, plus ``plus``."""
+    """A value that DynamoDB computes: attribute ``name`` (``otherwise`` if the item does not have it) plus ``plus``."""
 
     name: str
     otherwise: int
@@ -34,11 +34,11 @@ class Sum(NamedTuple):
 
 
 class Write:
-    """One conditional write to an existing item: its conditions, its changes, and how a repeat knows its first copy.
+    """One conditional write to an existing item: its conditions, its changes, and the token that identifies it.
 
-    Nobody changes one. It is not a dataclass, like everything in this package that is made for every request or at
-    every cold start: making the class would take half a millisecond of a cold start, and making a frozen object of it
-    three times as long.
+    Treat it as immutable. It is not a dataclass, because defining one adds half a millisecond to each cold start, and
+    making an object of a frozen one takes three times as long. The same holds for other types that are made for every
+    request.
     """
 
     __slots__ = (
@@ -69,11 +69,11 @@ class Write:
         removes: tuple[str, ...] = (),
     ) -> None:
         self.source = source
-        """The item's status must be one of these; without any, it does not matter."""
+        """The statuses that the item may have; if empty, the write does not depend on the status."""
         self.target = target
-        """The status that the item then has, or ``None``: it has none, or keeps it."""
+        """The item's new status, or ``None`` if the write does not change the status."""
         self.equals = equals
-        """Attributes that must have exactly these values."""
+        """Attributes that must equal these values."""
         self.at_most = at_most
         """Attributes that must not be greater than these numbers."""
         self.not_exists = not_exists
@@ -81,23 +81,23 @@ class Write:
         self.sets = sets
         self.computes = computes
         self.increments = increments
-        """Counters that go up by one."""
+        """Number attributes that the write increases by one."""
         self.removes = removes
         self.write_token = write_token
-        """An attribute and a value that only this write puts there.
+        """An attribute, and a value that only this write stores in it.
 
-        The SDK repeats a request whose reply was lost. A refusal that returns an item with this token was therefore
-        caused by this write's own first copy, and means success.
+        The SDK repeats a request whose reply was lost. If DynamoDB refuses the write and returns an item with this
+        token, the first copy of the request was applied: the write has succeeded.
         """
 
 
 def present(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
-    """Return the attributes that have a value; DynamoDB has none for ``None``."""
+    """Return the attributes that are not ``None``, which is stored as an absent attribute."""
     return {name: value for name, value in attributes.items() if value is not None}
 
 
 def read_text(attributes: Attributes, name: str) -> str | None:
-    """Return an attribute of text, or ``None`` where the item has none; ``TypeError``."""
+    """Return a text attribute, or ``None`` if the item does not have it; raises ``TypeError`` for another type."""
     value = attributes.get(name)
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} is not text")
@@ -105,7 +105,7 @@ def read_text(attributes: Attributes, name: str) -> str | None:
 
 
 def number(attributes: Attributes, name: str) -> int:
-    """Return a whole number that the item must have; ``KeyError``, ``TypeError``."""
+    """Return a whole number; raises ``KeyError`` if the item does not have it, ``TypeError`` for another type."""
     value = attributes[name]
     if not isinstance(value, int):
         raise TypeError(f"{name} is not a whole number")
@@ -113,10 +113,10 @@ def number(attributes: Attributes, name: str) -> int:
 
 
 def read_number(attributes: Attributes, name: str) -> int | None:
-    """Return an attribute as a whole number, or ``None`` where the item has none; ``TypeError``."""
+    """Return a whole number, or ``None`` if the item does not have it; raises ``TypeError`` for another type."""
     return number(attributes, name) if name in attributes else None
 
 
 def read_moment(attributes: Attributes, name: str) -> datetime | None:
-    """Return an attribute of epoch milliseconds as a datetime, or ``None``; ``TypeError``, ``OverflowError``."""
+    """Return the datetime of epoch milliseconds, or ``None`` if absent; raises ``TypeError``, ``OverflowError``."""
     return from_ms(number(attributes, name)) if name in attributes else None

@@ -1,7 +1,7 @@
-"""The grammar of cron's five fields: strict, so that what is accepted can only mean what it says. Pure.
+"""The grammar of cron's five fields. It is strict: it refuses every expression that could be misread. Pure.
 
-It is for expressions that somebody writes today. One that is stored is not checked again: an earlier release accepted
-more, and a schedule that it stored still fires. docs/schedules.md is the reference for users.
+Only new expressions are checked. Earlier releases accepted more, and the schedules that they stored still fire.
+docs/schedules.md is the reference for users.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class _Field(NamedTuple):
     takes: str
     names: tuple[str, ...] = ()
     cycle: int = 0
-    """How many values there are: the longest step of ``*``."""
+    """The number of different values, which is the longest step of ``*``."""
 
     def values(self) -> str:
-        """Return the values by number and by name, as the texts of errors say them."""
+        """Return the range of values, by number and by name, for an error's text."""
         return f"{self.low}-{self.high}" + (f" or {self.names[0]}-{self.names[-1]}" if self.names else "")
 
 
@@ -52,13 +52,13 @@ _FIELDS = (
 
 
 class _Problem(Exception):
-    """What is wrong with one item of a field."""
+    """One item of a field is not valid; the text says why."""
 
 
 def canonical_cron(text: str) -> str:
-    """Return five fields in capitals, one space between them.
+    """Return the five fields in upper case, with one space between them.
 
-    Raises ``InvalidScheduleError``, which names the field and the item, and says what is wrong with it.
+    Raises ``InvalidScheduleError``, which names the field, the item and the problem.
     """
     import unicodedata
 
@@ -95,7 +95,7 @@ def canonical_cron(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return the form in which earlier releases stored a text that they accepted."""
+    """Return the form in which earlier releases stored an accepted expression."""
     return " ".join(text.upper().split())
 
 
@@ -140,7 +140,7 @@ def _check_item(field: _Field, item: str) -> None:
     if slash:
         _check_step(step, longest, of)
         if field is _WEEKDAY and span != "*" and not dash and low and (field.high - low) % int(step) == 0:
-            # cronsim counts through to 7, croniter and others to 6.
+            # cronsim counts up to 7; croniter and others count up to 6.
             raise _Problem(f"it may or may not mean Sunday; write {low}-6/{int(step)}, or {low}-7/{int(step)} with it")
 
 
@@ -154,7 +154,7 @@ def _check_step(step: str, longest: int, of: str) -> None:
 
 
 def _value(field: _Field, text: str) -> int:
-    """Return the value that a number or a name stands for."""
+    """Return the value of a number or a name; raises ``_Problem`` if the field does not have it."""
     if text in field.names:
         return field.names.index(text) + field.low
     if not _is_number(text):
@@ -170,7 +170,7 @@ def _is_number(text: str) -> bool:
 
 
 def _instead(field: _Field, low: int, high: int) -> str:
-    """Say how a range through the end of a field is written."""
+    """Return a hint: how to write a range that wraps around the end of a field."""
     if field is _WEEKDAY and high == 0:
         return f" (Sunday is 7 there: {low}-7)"
     return f" (write {low}-{field.high - (field is _WEEKDAY)},{field.low}-{high})"

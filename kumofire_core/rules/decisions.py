@@ -15,6 +15,11 @@ from kumofire_core.rules import run_writes
 from kumofire_core.rules.retry import RetryPolicy, next_attempt_at
 from kumofire_core.rules.run_writes import Transition
 
+FIRST_HANDLER_WAIT_MS = 1_000
+LONGEST_HANDLER_WAIT_MS = 60_000
+MISSING_HANDLER_GRACE_MS = 24 * 60 * 60_000
+"""How long a run waits in all for a consumer that has its handler, where it is to wait at all."""
+
 
 class AttemptEnd(NamedTuple):
     """How an attempt without success ends."""
@@ -84,6 +89,18 @@ def after_lost_worker(
         return AttemptEnd(write, Outcome.FAILED, text, kind)
     write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=due_ms, error=text)
     return AttemptEnd(write, Outcome.RETRIED, text, kind, due_ms)
+
+
+def handler_awaited_until(claimed: StoredRun, *, now_ms: int) -> tuple[int, int] | None:
+    """Return until when a run waits for a consumer that has its handler, and since when; ``None``: no longer.
+
+    Each wait is as long as all before it, within bounds, so it doubles.
+    """
+    since_ms = now_ms if claimed.no_handler_since is None else claimed.no_handler_since
+    waited_ms = max(0, now_ms - since_ms)
+    if waited_ms >= MISSING_HANDLER_GRACE_MS:
+        return None
+    return now_ms + min(max(waited_ms, FIRST_HANDLER_WAIT_MS), LONGEST_HANDLER_WAIT_MS), since_ms
 
 
 def not_attemptable(claimed: StoredRun) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Which occurrences of a schedule are due, and which were missed. Pure: ``now`` is an argument."""
+"""The occurrences of a schedule that are due or were missed. Pure: ``now`` is an argument."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from kumofire_core.model.schedule import Missed, Timing
 from kumofire_core.rules.recurrence import next_occurrence, require_aware_time
 
-# Later than this, an occurrence was missed: the dispatcher looks once a minute.
+# An occurrence that is later than this was missed: the dispatcher runs once a minute.
 MISSED_AFTER = timedelta(seconds=60)
 
 
@@ -20,15 +20,16 @@ def due_occurrences(
     limit: int,
     ahead: timedelta = timedelta(0),
 ) -> tuple[list[datetime], datetime | None]:
-    """Give the occurrences to run, oldest first, and the ``next_run_at`` to store once their runs exist.
+    """Return the occurrences to run, oldest first, and the ``next_run_at`` to store once their runs exist.
 
-    ``next_run_at`` is the schedule's first occurrence that has no run yet, as stored. Of those up to ``now``, `ALL`
-    gives each, `LATEST` the newest, and `SKIP` those at most ``MISSED_AFTER`` late. Occurrences in the ``ahead`` after
-    ``now`` are given too, for a caller who sends before the time; they are never missed. At most ``limit`` are given;
-    the returned next run time is then due already and the rest comes with the next call. `None` means that the schedule
-    is exhausted. The work grows with ``limit`` and with the logarithm of the time missed, not with the number missed.
+    ``next_run_at`` is the stored time of the first occurrence without a run. Of the occurrences up to ``now``, `ALL`
+    returns each, `LATEST` the newest, and `SKIP` those at most ``MISSED_AFTER`` late. Occurrences within ``ahead``
+    after ``now`` are returned too, because the caller sends their messages with a delay. If ``limit`` cuts the list,
+    the returned next run time may be due already, and the next call returns the rest. A next run time of `None` means
+    that no occurrence is left. The work grows with ``limit`` and with the logarithm of the missed time, not with the
+    number of missed occurrences.
 
-    A naive time or a ``limit`` below 1 is a `ValueError`.
+    Raises `ValueError` for a naive time or a ``limit`` below 1.
     """
     require_aware_time(next_run_at, "next_run_at")
     require_aware_time(now, "now")
@@ -50,10 +51,7 @@ def due_occurrences(
 
 
 def _latest_occurrence(timing: Timing, *, since: datetime, until: datetime) -> datetime:
-    """Give the last occurrence up to ``until``, knowing that ``since`` is one.
-
-    Halves the time in question with every step instead of walking through it.
-    """
+    """Return the last occurrence up to ``until``; ``since`` is an occurrence. A binary search over the time between."""
     latest = since
     while (following := next_occurrence(timing, latest)) is not None and following <= until:
         latest = following

@@ -1,4 +1,4 @@
-"""When a schedule fires: what its expression means, and the next occurrence after a time.
+"""When a schedule fires: the meaning of its expression, and the next occurrence after a time.
 
 Pure: ``now`` is an argument. ``cronsim`` and ``zoneinfo`` are imported inside the functions that need them, so that a
 process without schedules does not pay for them. docs/schedules.md has the rules for users, daylight saving included.
@@ -21,7 +21,7 @@ SHORTEST_INTERVAL = timedelta(seconds=1)
 # cronsim's own horizon. The longest real gap is 40 years: a weekday on 29 February, across 2100.
 NEVER_AFTER = timedelta(days=50 * 366)
 
-# Clocks were set by at most 24 hours at once (the date line moved), and never twice within three days (tzdata 2026).
+# A zone's clocks changed by at most 24 hours at once (the date line moved), never twice in three days (tzdata 2026).
 _SETTLED_AFTER = timedelta(days=2)
 _TICK = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
@@ -35,7 +35,7 @@ _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-# Blanks are spaces and tabs, and at most one zero leads, as in cron's fields.
+# Blanks are spaces and tabs, and a number may have one leading zero, as in cron's fields.
 _RATE = re.compile(r"rate\([ \t]*([0-9]{1,2}|[1-9][0-9]*)[ \t]+(second|minute|hour|day)s?[ \t]*\)", re.ASCII)
 _RATE_UNITS = {
     "day": timedelta(days=1),
@@ -44,16 +44,16 @@ _RATE_UNITS = {
     "second": timedelta(seconds=1),
 }
 _AT = re.compile(r"at\([ \t]*([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})[ \t]*\)", re.ASCII)
-# What datetime.fromisoformat takes, but for any other character between date and time.
+# The forms of datetime.fromisoformat, but only T or a space between date and time.
 _ISO = re.compile(r"[0-9W-]+([T ][0-9:.,]+(Z|[+-][0-9:.]+)?)?", re.ASCII)
 _ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", re.ASCII)
 _OFFSET_NAME = re.compile(r"(Etc/)?[A-Z]{0,5}[ ]*[+\u2212-]?[ ]*[0-9]{1,2}:?([0-9]{2})?", re.IGNORECASE)
 _ABBREVIATION = re.compile(r"[A-Z]{1,5}", re.IGNORECASE | re.ASCII)
-# Files of the system's zone database whose meaning depends on the machine, or that count leap seconds.
 _AREAS = (
     *("Africa/", "America/", "Antarctica/", "Arctic/", "Asia/"),
     *("Atlantic/", "Australia/", "Europe/", "Indian/", "Pacific/"),
 )
+# Files of the system's zone database that depend on the machine or count leap seconds.
 _NOT_A_ZONE = ("localtime", "posixrules", "posix/", "right/")
 
 
@@ -67,14 +67,14 @@ def parse_timing(
     anchor: datetime,
     stored: Timing | None = None,
 ) -> Timing:
-    """Check a schedule's timing and give it its canonical form.
+    """Check a schedule's timing and return it in canonical form.
 
-    ``stored`` is the timing that the schedule has, where it has one: an expression that stays what it is was accepted
-    by some release, and is not held against the grammar again.
+    ``stored`` is the timing of an existing schedule. Its expression is not checked against cron's grammar again if it
+    stays the same, because an earlier release accepted it.
 
-    ``anchor`` is the schedule's creation: an interval without a ``start_at`` counts from it, and from there a cron
-    expression must have an occurrence within 50 years. Times are cut to milliseconds. A valid timing may still have no
-    occurrence left between ``start_at`` and ``end_at``; `next_occurrence` tells.
+    ``anchor`` is the schedule's creation time: an interval without a ``start_at`` counts from it, and a cron expression
+    must have an occurrence within 50 years after it. Times are rounded down to milliseconds. A valid timing may have no
+    occurrence between ``start_at`` and ``end_at``: then `next_occurrence` returns `None`.
 
     Raises `InvalidScheduleError`, which names the argument, and for cron the field.
     """
@@ -108,18 +108,18 @@ def parse_timing(
 
 
 def next_occurrence(timing: Timing, after: datetime) -> datetime | None:
-    """Give the first occurrence strictly later than ``after``, in UTC, or `None` when there is none.
+    """Return the first occurrence strictly later than ``after``, in UTC, or `None` if no occurrence is left.
 
-    Occurrences lie between ``start_at`` and ``end_at``, both included. They are a fixed, ascending set of instants: it
-    does not matter where an iteration starts. An interval fires at its anchor and every interval from there, in
-    elapsed time. Cron follows the clocks of ``timezone``, by Debian cron's rule:
+    Occurrences lie between ``start_at`` and ``end_at``, both included. They are a fixed set of instants, which does not
+    depend on where an iteration starts. An interval fires at its anchor and after every interval of elapsed time. Cron
+    follows the clocks of ``timezone``, by Debian cron's rule:
 
-    - Fixed times (neither the minute nor the hour field starts with ``*``): a time that the clocks skip runs at the
-      first instant after the gap, once for all that fell into it; a time that comes twice runs at the first.
-    - Otherwise the expression follows real time: it fires whenever the clock on the wall matches, so not at all in a
-      gap, and in both passes through an hour that comes twice.
+    - Fixed times (neither the minute nor the hour field starts with ``*``): a time that the clocks skip fires at the
+      first instant after the gap, once for all times in the gap; a time that comes twice fires the first time.
+    - Other expressions fire whenever the local time matches: never in a gap, and in both passes through an hour that
+      comes twice.
 
-    ``at(…)`` is a fixed time. `None` also stands for no match within 50 years. A naive ``after`` is a `ValueError`.
+    ``at(…)`` is a fixed time. `None` may also mean no match within 50 years. Raises `ValueError` for a naive ``after``.
     """
     require_aware_time(after, "after")
     after = after.astimezone(UTC)
@@ -290,7 +290,7 @@ def _next_at_fixed_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime 
     wall = after.astimezone(zone).replace(tzinfo=None)
     while (found_wall := _wall_time_after(expr, wall)) is not None:
         found = _instant_of(found_wall, zone)
-        # In the second pass through an hour, the times still ahead on the wall have had their instant in the first.
+        # In the second pass through an hour, later local times had their instant in the first pass.
         if found > after:
             return found
         wall = found_wall
@@ -298,9 +298,9 @@ def _next_at_fixed_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime 
 
 
 def _next_in_real_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime | None:
-    """Give the first instant later than ``after`` at which the wall clock matches.
+    """Return the first instant later than ``after`` at which the local time matches.
 
-    Works on stretches of constant offset, where a match on the wall is a match in time.
+    Searches periods of constant UTC offset, in which each local time is one instant.
     """
     start = after + _TICK
     give_up = start + NEVER_AFTER
@@ -316,16 +316,16 @@ def _next_in_real_time(expr: str, zone: ZoneInfo, after: datetime) -> datetime |
         elif found - start <= _SETTLED_AFTER:
             return found
         else:
-            # What lies between is between the two on the wall as well, whatever the offset, so nothing matches there.
+            # Until two days before ``found``, whatever the offset, local times are before the match. So skip them.
             start = found - _SETTLED_AFTER
     return None
 
 
 def _wall_time_after(expr: str, wall: datetime) -> datetime | None:
-    """Give the first naive time that matches, later than the naive ``wall``, or `None`; or `InvalidScheduleError`.
+    """Return the first matching naive time later than the naive ``wall``, or `None`; raises `InvalidScheduleError`.
 
-    cronsim never sees a zone. Given one, it returns a time before its start when it starts in the second pass through
-    an hour, and misses or invents times where clocks shift by half an hour or at midnight (2.8).
+    Never pass cronsim (2.8) a zone. With a zone, it returns a time before its start if it starts in the second pass
+    through an hour, and misses or invents times where clocks change by half an hour or at midnight.
     """
     from cronsim import CronSim, CronSimError
 
@@ -336,7 +336,7 @@ def _wall_time_after(expr: str, wall: datetime) -> datetime | None:
 
 
 def _instant_of(wall: datetime, zone: ZoneInfo) -> datetime:
-    """Give the first instant that the zone's clocks show ``wall``, or the end of the gap that swallowed it."""
+    """Return the first instant at which the zone's clocks show ``wall``, or the end of the gap that skips it."""
     instant = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if _naive(instant) + _offset(instant, zone) == wall:
         return instant
@@ -345,9 +345,9 @@ def _instant_of(wall: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _next_shift(start: datetime, end: datetime, zone: ZoneInfo) -> datetime | None:
-    """Give the instant later than ``start``, up to ``end``, at which the offset changes, or `None`.
+    """Return the instant after ``start``, up to ``end``, at which the UTC offset changes, or `None`.
 
-    The two are at most ``_SETTLED_AFTER`` apart, so there is one at most; and shifts come at whole seconds.
+    The two are at most ``_SETTLED_AFTER`` apart, so the offset changes at most once, and always at a whole second.
     """
     offset = _offset(start, zone)
     if _offset(end, zone) == offset:
@@ -382,7 +382,7 @@ def _load_zone(name: str) -> ZoneInfo:
 
 
 def _unknown_zone(name: object) -> InvalidScheduleError:
-    """Return the refusal of a time zone, which suggests the name that was meant, or none."""
+    """Return the error for an unknown time zone; its text suggests a similar name if one is found."""
     from zoneinfo import available_timezones
 
     known = available_timezones()
@@ -401,10 +401,10 @@ def _unknown_zone(name: object) -> InvalidScheduleError:
 
 
 def _zone_meant(name: str, known: set[str]) -> str | None:
-    """Return the zone of another spelling: other capitals or blanks, a city alone, or a slip in a city's name.
+    """Return the zone that a misspelled name probably means: other case or blanks, a city alone, or a typo in a city.
 
-    A name that is only similar may be another city's, at another time (Manama and Panama). So a slip is looked for in
-    the area that was named only, and never in a name with an offset or among the zones that are no places.
+    A similar name may be another city's, with another time (Manama and Panama). So typos are corrected only within the
+    named area, and never to a zone that is not a place.
     """
     from difflib import get_close_matches
 

@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again. Pure: ``now`` is an argument, and jitter is a function of run and attempt."""
+"""When a failed run is attempted again. Pure: ``now`` is an argument, and run and attempt determine the jitter."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ DEFAULT_MAX_ATTEMPTS = 3
 class RetryPolicy:
     """How often a run is attempted, and when the next attempt is made.
 
-    The default waits ``base`` after the first failure and doubles from there, up to ``cap``. ``jitter`` is the part of
-    each wait that is spread, from 0 (none) to 1 ("full jitter",
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The spread is derived from the run's id
-    and the attempt, so the function stays pure and a history can be replayed.
+    The default rule is exponential backoff: it waits ``base`` after the first failure and doubles the wait after each
+    further one, up to ``cap``. ``jitter`` is the share of each wait that is random, from 0 (none) to 1 ("full jitter",
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The random part is derived from the
+    run's id and the attempt, so a history can be replayed.
 
-    ``next_run_at`` replaces the rule, as a subclass's method of that name does. It gets ``attempt`` (failed attempts so
-    far, from 1), ``error``, ``run`` and ``now``, and returns an aware datetime, or ``None`` to give up although there
-    are attempts left. A rule that raises or returns something else is logged, and the default rule is used: a run is
-    not lost over its policy.
+    ``next_run_at`` replaces this rule, as a method of that name in a subclass does. It gets ``attempt`` (the number of
+    failed attempts, from 1), ``error``, ``run`` and ``now``. It returns an aware datetime, or ``None`` to give up
+    before the last attempt. If it raises or returns anything else, that is logged, and the default policy's backoff
+    decides: an error in a policy does not end the run.
 
-    Raises ``ConfigurationError`` that names every wrong argument.
+    Raises ``ConfigurationError``, which names every wrong argument.
     """
 
     __slots__ = ("_rule", "base", "cap", "jitter", "max_attempts")
@@ -65,20 +65,20 @@ class RetryPolicy:
 
     @classmethod
     def patient(cls) -> RetryPolicy:
-        """Return a policy for what calls a network: about a day of attempts, with jitter.
+        """Return a policy for jobs that call a network: about a day of attempts, with jitter.
 
-        The waits double from 10 seconds up to one hour, and half of each is spread at random. 41 attempts take 16 to 32
-        hours. The default policy of three attempts within three seconds does not outlast a short outage.
+        The waits double from 10 seconds up to one hour, and half of each wait is random. The 41 attempts take 16 to 32
+        hours. The default policy, three attempts within three seconds, does not outlast a short outage.
         """
         return cls(41, base=timedelta(seconds=10), cap=timedelta(hours=1), jitter=0.5)
 
     def next_run_at(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime | None:
-        """Return when a run that has failed ``attempt`` times is tried again, or ``None``: never."""
+        """Return when a run with ``attempt`` failed attempts is attempted again, or ``None`` for never."""
         return self._rule(attempt=attempt, error=error, run=run, now=now)
 
     def backoff(self, *, attempt: int, error: BaseException, run: Run, now: datetime) -> datetime:
-        """Return ``now`` plus the exponential wait for this number of failed attempts; ``error`` plays no part."""
-        # Floats, because a timedelta overflows where a float only grows; 2**60 times any base is past every cap.
+        """Return ``now`` plus the exponential backoff after ``attempt`` failed attempts; ``error`` is ignored."""
+        # Floats, because a timedelta would overflow. 2**60 times any base is longer than every cap.
         seconds = min(self.base.total_seconds() * 2.0 ** min(max(attempt - 1, 0), 60), self.cap.total_seconds())
         if self.jitter:
             seconds *= 1 - self.jitter * _spread(run.id, attempt)
@@ -90,9 +90,9 @@ class RetryPolicy:
 
 
 def next_attempt_at(policy: RetryPolicy, run: Run, error: BaseException, *, now_ms: int) -> int | None:
-    """Return when a run whose attempt failed just now is tried again, or ``None``: never.
+    """Return the epoch milliseconds of the next attempt after a failed one, or ``None`` for never.
 
-    Never in the past, and never ``None`` for a reason that lies in the policy's code.
+    The time is not in the past. An error in the policy's code does not make it ``None``.
     """
     attempt = run.attempt + 1
     if attempt >= run.max_attempts:
@@ -103,7 +103,7 @@ def next_attempt_at(policy: RetryPolicy, run: Run, error: BaseException, *, now_
         due_ms = None if moment is None else to_ms(require_aware("what next_run_at returned", moment))
     except KeyboardInterrupt:
         raise
-    except BaseException as wrong:  # sys.exit() among them: a run is not lost over its policy
+    except BaseException as wrong:  # sys.exit() too: an error in a policy does not end the run
         log.error(
             "the retry policy of job %r failed with %s; using the default one",
             run.job_name,
@@ -115,7 +115,7 @@ def next_attempt_at(policy: RetryPolicy, run: Run, error: BaseException, *, now_
 
 
 def is_attempt_count(value: object) -> bool:
-    """Say whether ``value`` can be a number of attempts: a whole number of at least 1, and no bool."""
+    """Return whether ``value`` is a whole number from 1 to 1,000,000, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
 
 

@@ -114,7 +114,6 @@ def rescue(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int
             "started_at": now_ms,
             "updated_at": now_ms,
             **_decided(expired),
-            **_trimmed(expired),
             **_failed_attempt(expired, error),
         },
         increments=("claims",),
@@ -163,6 +162,21 @@ def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: i
 def cancel_unattempted(claimed: StoredRun, *, now_ms: int, expires_at: int | None) -> Transition:
     """End a run whose cancellation was asked for after the claim and before its handler was called."""
     return _settle(claimed, RunStatus.CANCELED, now_ms, _ended(now_ms, expires_at), _UNINDEXED)
+
+
+def await_handler(claimed: StoredRun, *, now_ms: int, due_ms: int, since_ms: int, error: str) -> Transition:
+    """Put a run back to wait until ``due_ms`` that its consumer has no handler for; another one may have it.
+
+    No attempt was made, so none is counted, and a limit that its job has yet to decide stays open. ``since_ms`` is when
+    a handler was first missing. Refused, like ``release``, where the run is to be canceled.
+    """
+    sets: dict[str, Value] = {
+        "scheduled_for": due_ms,
+        "wake_at": waiting_wake_at(due_ms, now_ms),
+        "last_error": error,
+        "no_handler_since": since_ms,
+    }
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
 
 
 def release(claimed: StoredRun, *, now_ms: int) -> Transition:
@@ -290,7 +304,6 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
         target=RunStatus.QUEUED,
         equals={"updated_at": ended.updated_at},
         sets={
-            **_trimmed(ended),
             "retried_by": token,
             "history": history,
             "attempt": 0,
@@ -305,6 +318,19 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
     )
 
 
+def make_room(large: StoredRun, token: str) -> Transition | None:
+    """Cut what an earlier release stored in more bytes than there are for it; ``None`` where there is no such thing."""
+    kept = {"history": large.history_text, "last_error": large.last_error}
+    sets: dict[str, Value] = {"trimmed_by": token}
+    if large.history_text is not None and text_bytes(large.history_text) > HISTORY_BYTES:
+        sets["history"] = history_text(large.history)
+    if large.last_error is not None and text_bytes(large.last_error) > LAST_ERROR_BYTES:
+        sets["last_error"] = cut_to_bytes(large.last_error, LAST_ERROR_BYTES)
+    if len(sets) == 1:
+        return None
+    return Transition(equals=present(kept), sets=sets, write_token=("trimmed_by", token))
+
+
 def _settle(
     claimed: StoredRun,
     target: RunStatus,
@@ -313,16 +339,19 @@ def _settle(
     removes: tuple[str, ...] = (),
     *,
     not_exists: tuple[str, ...] = (),
+    decides_limit: bool = True,
 ) -> Transition:
     """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
     equals = _held_by(claimed)
     token = equals["lease_token"]
+    if claimed.no_handler_since is not None and "no_handler_since" not in sets:
+        removes += ("no_handler_since",)
     return Transition(
         source=_RUNNING,
         target=target,
         equals=equals,
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(claimed), **_trimmed(claimed), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **(_decided(claimed) if decides_limit else {}), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -345,7 +374,7 @@ def _settle_expired(
         equals=_held_by(expired),
         at_most={"lease_until": now_ms},
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **_trimmed(expired), **sets},
+        sets={"settled_by": token, "updated_at": now_ms, **_decided(expired), **sets},
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -371,16 +400,6 @@ def _wake_up(run: StoredRun) -> int:
 def _decided(run: StoredRun) -> dict[str, Value]:
     """Write down the limit that the registered job decided, so that every later reader sees the same."""
     return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
-
-
-def _trimmed(run: StoredRun) -> dict[str, Value]:
-    """Cut what an earlier release stored in more bytes than there are for it, or the attempt's end might not fit."""
-    sets: dict[str, Value] = {}
-    if run.history_text is not None and text_bytes(run.history_text) > HISTORY_BYTES:
-        sets["history"] = history_text(run.history)
-    if run.last_error is not None and text_bytes(run.last_error) > LAST_ERROR_BYTES:
-        sets["last_error"] = cut_to_bytes(run.last_error, LAST_ERROR_BYTES)
-    return sets
 
 
 def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value]:

@@ -1,7 +1,7 @@
-"""Every write to a schedule: one function each, which returns one conditional write.
+"""Every write to a schedule: one function for each, which returns one conditional write.
 
-All schedules are in one partition of the wake-up index, apart from the runs. An enabled schedule is there at its next
-run time, any other one at a time that never comes: so the index lists them all.
+All schedules are in one partition of the wake-up index, which holds no runs. The wake-up of a schedule is its next run
+time or, if it does not have one, a time that never comes. So the index lists all schedules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kumofire_core.model.times import LAST_MS, to_ms
 from kumofire_core.model.write import SCHEMA, Value, Write, present
 
 SCHEDULE_SHARD = -1
-"""The index partition of all schedules. One takes 1,000 writes a second, which is 60,000 occurrences a minute.
+"""The index partition of all schedules. A partition takes 1,000 writes a second: 60,000 occurrences a minute.
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
 
 PARKED = LAST_MS
@@ -35,7 +35,7 @@ def create(
     overlap: Overlap,
     now_ms: int,
 ) -> dict[str, Value]:
-    """Return the attributes of a new schedule; they are put on the condition that the id is new."""
+    """Return the attributes of a new schedule, for a put on the condition that the id is new."""
     return present(
         {
             "schema": SCHEMA,
@@ -57,7 +57,7 @@ def create(
 
 
 def change(stored: StoredSchedule, token: str, *, now_ms: int, changes: dict[str, Value | None]) -> Write:
-    """Change what a person asked for, and nothing else; refused where somebody else changed it since it was read."""
+    """Change the attributes in ``changes`` (``None`` removes one); refused if another change came first."""
     return Write(
         equals={"revision": stored.revision},
         sets=present({**changes, "changed_by": token, "revision": stored.revision + 1, "updated_at": now_ms}),
@@ -67,10 +67,10 @@ def change(stored: StoredSchedule, token: str, *, now_ms: int, changes: dict[str
 
 
 def intend(stored: StoredSchedule, token: str, *, run_id: str) -> Write:
-    """Write down that the next occurrence becomes the run ``run_id``, before that run is put.
+    """Store that the next occurrence becomes the run ``run_id``, before that run is put.
 
-    Only a schedule whose runs must not overlap needs this. Refused where another dispatcher has decided about this
-    occurrence already; and once it is written, so is every other decision about it.
+    Only a schedule whose runs must not overlap needs this. DynamoDB refuses this write if another dispatcher has
+    decided about the occurrence. After this write it refuses every other decision about the occurrence.
     """
     return Write(
         **_as_read(stored), sets={"intended_run_id": run_id, "intended_by": token}, write_token=("intended_by", token)
@@ -85,10 +85,10 @@ def advance(
     fired: datetime | None,
     last_run_id: str | None,
 ) -> Write:
-    """Go on to the next occurrence, once the runs of those before it exist; ``fired`` is the latest of these.
+    """Advance to the next occurrence, once the runs of the earlier ones exist; ``fired`` is the latest of these.
 
-    Refused where another dispatcher has done so, or a person changed the schedule since it was read: that change has
-    computed a next run time of its own.
+    Refused if another dispatcher advanced the schedule, or a person changed it, since it was read. Such a change has
+    computed the next run time itself.
     """
     nexts = next_attributes(next_run_at)
     sets = {
@@ -109,7 +109,7 @@ class _Read(TypedDict):
 
 
 def _as_read(stored: StoredSchedule) -> _Read:
-    """Return the conditions that nobody moved or changed the schedule, or began an occurrence, since it was read."""
+    """Return the conditions that, since it was read, nobody advanced or changed the schedule or stored an intent."""
     schedule = stored.schedule
     if schedule.next_run_at is None:
         raise ValueError(f"schedule {schedule.id} has no next run time to go on from")
@@ -132,7 +132,7 @@ def timing_attributes(timing: Timing) -> dict[str, Value | None]:
 
 
 def next_attributes(next_run_at: datetime | None) -> dict[str, Value | None]:
-    """Return the attributes that hold a next run time, and the wake-up that goes with it."""
+    """Return the attributes of a next run time and of its wake-up."""
     return {
         "next_run_at": None if next_run_at is None else to_ms(next_run_at),
         "wake_shard": SCHEDULE_SHARD,

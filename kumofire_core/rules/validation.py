@@ -6,33 +6,37 @@ from typing import Final
 
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, short_repr
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import MAX_ERROR_LENGTH
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
 from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES, text_bytes
 from kumofire_core.rules.retry import is_attempt_count
 
+MAX_REASON_LENGTH = 1000
+
 
 class Unchanged:
-    """The kind of ``UNCHANGED``."""
+    """The type of ``UNCHANGED``."""
 
     def __repr__(self) -> str:
         return "UNCHANGED"
 
 
 UNCHANGED: Final = Unchanged()
-"""Stands for an argument that is left out, where ``None`` is a value of its own."""
+"""The default of an argument for which ``None`` is a value. It means that the caller left the argument out."""
 
 
 def payload_text(payload: object) -> str:
-    """Return a payload's JSON text; ``InvalidJSONError`` where it is not JSON or too large for one item."""
+    """Return a payload's JSON text; raises ``InvalidJSONError`` if it is not JSON or too large for one item."""
     text = json_codec.encode("the payload", payload)
     require_room(text)
     return text
 
 
 def require_room(text: str) -> None:
-    """Raise ``InvalidJSONError`` where a payload, as it would be stored, is too large for one item."""
+    """Raise ``InvalidJSONError`` if a payload's stored text is too large for one item.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)
+    """
     size = text_bytes(text)
     if size > MAX_PAYLOAD_BYTES:
         raise InvalidJSONError(
@@ -42,7 +46,7 @@ def require_room(text: str) -> None:
 
 
 def name_problem(name: object) -> str | None:
-    """Say what is wrong with a job's name, or return ``None``."""
+    """Return a sentence that says what is wrong with a job's name, or ``None``."""
     if not isinstance(name, str):
         return f"a job's name must be a string, not {type(name).__name__}"
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
@@ -53,25 +57,25 @@ def name_problem(name: object) -> str | None:
 
 
 def require_job_name(name: object) -> None:
-    """Raise ``InvalidArgumentError`` where ``name`` can't be a job's name."""
+    """Raise ``InvalidArgumentError`` if ``name`` can't be a job's name."""
     if problem := name_problem(name):
         raise InvalidArgumentError(problem)
 
 
 def require_max_attempts(max_attempts: object) -> None:
-    """Raise ``InvalidArgumentError`` unless ``max_attempts`` is ``None`` or a number of attempts."""
+    """Raise ``InvalidArgumentError`` unless ``max_attempts`` is ``None`` or a whole number of at least 1."""
     if max_attempts is not None and not is_attempt_count(max_attempts):
         raise InvalidArgumentError(f"max_attempts must be a whole number of at least 1, not {short_repr(max_attempts)}")
 
 
 def require_key(name: str, key: object) -> None:
-    """Raise ``InvalidArgumentError`` where ``key`` can't be a key of the application's."""
+    """Raise ``InvalidArgumentError`` unless ``key`` can be a dedupe or schedule key; ``name`` is the argument."""
     if problem := _key_problem(name, key):
         raise InvalidArgumentError(problem)
 
 
 def may_be_key(name: str, key: object) -> bool:
-    """Say whether something can have this key; ``InvalidArgumentError`` where it is no text."""
+    """Return whether ``key`` can be a key; raises ``InvalidArgumentError`` if it is not a string."""
     problem = _key_problem(name, key)
     if problem and not isinstance(key, str):
         raise InvalidArgumentError(problem)
@@ -89,9 +93,9 @@ def _key_problem(name: str, key: object) -> str | None:
 
 
 def may_exist(what: str, id: object) -> bool:
-    """Say whether there can be an item of this id: a text of another form is an unknown id, as any other is.
+    """Return whether an item can have this id. A string that is not an id is treated as an unknown id.
 
-    ``InvalidArgumentError`` where it is no text.
+    Raises ``InvalidArgumentError`` if ``id`` is not a string.
     """
     if not isinstance(id, str):
         raise InvalidArgumentError(f"{what} must be a string, not {short_repr(id)}")
@@ -99,13 +103,13 @@ def may_exist(what: str, id: object) -> bool:
 
 
 def require_reason(reason: object) -> None:
-    """Raise ``InvalidArgumentError`` unless ``reason`` is ``None`` or a short text."""
+    """Raise ``InvalidArgumentError`` unless ``reason`` is ``None`` or a short string."""
     if reason is None:
         return
     if not isinstance(reason, str):
         raise InvalidArgumentError(f"reason must be a string or None, not {type(reason).__name__}")
-    if len(reason) > MAX_ERROR_LENGTH:
-        raise InvalidArgumentError(f"reason may have {MAX_ERROR_LENGTH} characters, and has {len(reason)}")
+    if len(reason) > MAX_REASON_LENGTH:
+        raise InvalidArgumentError(f"reason may have {MAX_REASON_LENGTH} characters, and has {len(reason)}")
     if any("\ud800" <= character <= "\udfff" for character in reason):
         raise InvalidArgumentError("reason holds half a surrogate pair, which UTF-8 has no form for")
     if text_bytes(reason) > CANCEL_REASON_BYTES:

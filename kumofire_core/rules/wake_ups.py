@@ -25,8 +25,14 @@ BACKLOG_LOOK_MS = 10 * 60_000
 """How long a run's message is left alone while the queue is long."""
 
 
+LEAST_SHARDS_READ = 8
+"""How many index partitions every dispatcher reads at least. Who spreads runs over no more need not say so anywhere."""
+
+MOST_SHARDS = 1000
+
+
 def wake_shard(run_id: str, shards: int) -> int:
-    """Return the index partition of an id. Stored with the item, so the number of shards may grow."""
+    """Return the index partition of an id. Stored with the item, so the number of shards may change."""
     return int.from_bytes(hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).digest()[:4]) % shards
 
 

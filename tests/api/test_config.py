@@ -30,6 +30,7 @@ def test_every_setting_can_be_given_by_the_environment():
             "KUMOFIRE_LEASE_SECONDS": "90",
             "KUMOFIRE_MAX_ATTEMPTS": "5",
             "KUMOFIRE_BATCH_WRITES": "true",
+            "KUMOFIRE_MISSING_HANDLER": "retry",
             "KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN,
         }
     )
@@ -43,6 +44,7 @@ def test_every_setting_can_be_given_by_the_environment():
         "lease": timedelta(seconds=90),
         "max_attempts": 5,
         "batch_writes": True,
+        "missing_handler": "retry",
         "cipher": KEY_ARN,
     }
 

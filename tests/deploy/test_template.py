@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any
 
@@ -563,9 +564,19 @@ def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:
 
     assert runs["Action"] == "dynamodb:PutItem"
     assert runs["Condition"] == {
-        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["run#*"]},
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["run#*", "settings#wake"]},
         "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
     }
+
+
+def test_who_creates_runs_may_put_every_item_that_creating_puts(resources: dict[str, Any], aws: Aws) -> None:
+    runs, _ = under(properties(resources, "CreatorPolicy")["PolicyDocument"]["Statement"])
+    patterns = runs["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+
+    aws.jobs(wake_shards=64).create("email")
+
+    keys = [put["Item"]["pk"]["S"] for put in aws.dynamodb.parameters("put_item")]
+    assert [[fnmatchcase(key, pattern) for pattern in patterns] for key in keys] == [[False, True], [True, False]]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -201,7 +201,7 @@ def test_the_application_s_jobs_are_executed(edge: Invocation):
         "async": "succeeded",
         "retried": "scheduled",
         "failed": "failed",
-        "unstored": "scheduled",
+        "unstored": "failed",
         "missing": "failed",
         "over": "succeeded",
         "corrupt": "running",
@@ -298,8 +298,8 @@ def test_outcomes_malformed_records_failures_and_durations_are_counted(edge: Inv
     assert all(0 <= duration < 60_000 for duration in durations)
     assert metrics == {
         "RunsSucceeded": [3],
-        "AttemptsRetried": [2],
-        "RunsFailed": [2],
+        "AttemptsRetried": [1],
+        "RunsFailed": [3],
         "MessagesIgnored": [1],
         "MalformedRecords": [2],
         "RecordsToRedeliver": [1],

@@ -6,9 +6,11 @@ Sizes are computed by DynamoDB's rule, because an emulator's own count differs f
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from kumofire_core import InvalidArgumentError, JobContext, Jobs, RunStatus
 from kumofire_core.model import run_item
@@ -139,41 +141,74 @@ def test_a_larger_item_of_an_earlier_release_is_read_and_retried_and_its_oldest_
     assert beside_payload(aws.item(run_id)) <= MOST_BESIDE_BYTES
 
 
-@pytest.mark.parametrize("ends_with", ["a success", "a retry", "a failure", "a cancellation", "a missing handler"])
-def test_an_attempt_of_a_larger_item_of_an_earlier_release_can_end(jobs: Jobs, aws: Aws, ends_with: str):
-    waiting = of_an_earlier_release() | {
-        "status": "queued",
-        "max_attempts": 2 if ends_with == "a retry" else 1,
-    }
-    run_id = aws.a_run(**waiting, without=("cancel_reason", "finished_at"))
-
-    def handler(ctx: JobContext) -> None:
-        if ends_with == "a cancellation":
-            jobs.cancel(ctx.run.id)
-        if ends_with != "a success":
-            raise ValueError("😀" * 1000)
-
-    if ends_with != "a missing handler":
-        jobs.handler("email")(handler)
-    jobs.consume(message(run_id))
-
-    outcomes = {"a success": "succeeded", "a retry": "scheduled", "a cancellation": "canceled"}
-    assert jobs.get_status(run_id).status == outcomes.get(ends_with, "failed")
-    assert beside_payload(aws.item(run_id)) <= MOST_BESIDE_BYTES
+FULL = {
+    "waiting": {"status": "queued", "max_attempts": 2},
+    "scheduled": {"status": "scheduled", "wake_at": NOW_MS},
+    "lost": {"status": "running", "lease_token": "l", "lease_until": NOW_MS - 1, "claims": 1, "wake_at": NOW_MS - 1},
+    "running": {"status": "running", "lease_token": "l", "lease_until": NOW_MS + 9, "claims": 1, "wake_at": NOW_MS - 1},
+}
 
 
-@pytest.mark.parametrize("finds_it", ["a consumer", "the dispatcher"])
-def test_a_lost_attempt_of_a_larger_item_of_an_earlier_release_can_be_taken_over(jobs: Jobs, aws: Aws, finds_it: str):
-    jobs.handler("email")(lambda ctx: None)
-    lost = {"status": "running", "lease_token": "lost", "lease_until": NOW_MS - 1, "claims": 1, "wake_at": NOW_MS - 1}
-    run_id = aws.a_run(**of_an_earlier_release() | lost, without=("cancel_reason", "finished_at"))
+@pytest.mark.parametrize(
+    ("state", "write", "status"),
+    [
+        ("waiting", lambda jobs, run_id: jobs.consume(message(run_id)), "scheduled"),
+        ("waiting", lambda jobs, run_id: jobs.cancel(run_id, "😀" * 768), "canceled"),
+        ("scheduled", lambda jobs, run_id: jobs.dispatch(), "queued"),
+        ("lost", lambda jobs, run_id: jobs.dispatch(), "scheduled"),
+        ("lost", lambda jobs, run_id: jobs.consume(message(run_id)), "scheduled"),
+        ("running", lambda jobs, run_id: jobs.cancel(run_id, "😀" * 768), "running"),
+        ("running", lambda jobs, run_id: jobs.dispatch(), "running"),
+    ],
+)
+@pytest.mark.parametrize("spare", [0, 60, 1000])
+def test_a_full_item_of_an_earlier_release_is_cut_where_a_write_would_not_fit(
+    aws: Aws, clock: Clock, state: str, write: Callable[[Jobs, str], object], status: str, spare: int
+):
+    run_id = aws.a_run(**of_an_earlier_release() | FULL[state], without=("cancel_reason", "finished_at"))
+    full = Full(aws, item_bytes(aws.item(run_id)) + spare)
+    jobs = aws.jobs(clock=clock, dynamodb=full, handlers={"email": raises(ValueError("😀" * 1000))})
 
-    if finds_it == "a consumer":
-        assert jobs.consume(message(run_id)).outcome == "succeeded"
-    else:
-        assert jobs.dispatch().recovered == 1
+    write(jobs, run_id)
 
-    assert beside_payload(aws.item(run_id)) <= MOST_BESIDE_BYTES
+    assert jobs.get_status(run_id).status == status
+    assert full.refused <= 2
+    if full.refused:
+        assert beside_payload(aws.item(run_id)) <= MOST_BESIDE_BYTES
+        assert jobs.get_status(run_id).history != ()
+
+
+def test_a_refusal_for_another_reason_than_what_is_kept_is_raised(aws: Aws):
+    run_id = aws.a_run()
+    jobs = aws.jobs(dynamodb=Full(aws, 10))
+
+    with pytest.raises(ClientError, match="ValidationException"):
+        jobs.cancel(run_id)
+
+    assert aws.item(run_id)["status"] == "queued"
+
+
+class Full:
+    """A table that refuses updates of which an item would be larger than ``most`` bytes, by DynamoDB's own rule."""
+
+    def __init__(self, aws: Aws, most: int) -> None:
+        self._aws = aws
+        self._most = most
+        self.refused = 0
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(self._aws.dynamodb, operation)
+
+    def update_item(self, **parameters: Any) -> Any:
+        before = self._aws.dynamodb.get_item(TableName=self._aws.table, Key=parameters["Key"])["Item"]
+        reply = self._aws.dynamodb.update_item(**parameters)
+        after = self._aws.item(parameters["Key"]["pk"]["S"].removeprefix("run#"))
+        if item_bytes(after) <= self._most:
+            return reply
+        self.refused += 1
+        self._aws.dynamodb.put_item(TableName=self._aws.table, Item=before)
+        error = {"Code": "ValidationException", "Message": "Item size to update has exceeded the maximum allowed size"}
+        raise ClientError({"Error": error}, "UpdateItem")
 
 
 def test_a_reason_of_too_many_bytes_is_refused_and_nothing_is_written(jobs: Jobs, aws: Aws):

@@ -293,9 +293,10 @@ def test_a_run_that_can_not_be_read_fails_alone(aws: Aws):
     jobs, executions, _ = answered(aws, won)
     corrupt, sound = aws.a_run(payload="{not JSON"), aws.a_run()
 
-    assert failures(jobs.consume_batch(event(corrupt, sound), LambdaContext())) == [f"m-{corrupt}"]
+    assert failures(jobs.consume_batch(event(corrupt, sound), LambdaContext())) == []
 
     assert executions == {sound: 1}
+    assert aws.item(corrupt)["status"] == "failed"
 
 
 def test_a_run_that_comes_twice_in_a_batch_is_executed_once(aws: Aws):

@@ -148,12 +148,12 @@ def test_a_shard_count_raised_later_loses_nothing(world: World, raised_to: int):
     assert world.times_sent() == dict.fromkeys(before + after, 1)
 
 
-def test_nothing_due_is_one_query_for_each_shard_and_one_for_the_schedules(world: World):
+def test_nothing_due_is_one_query_for_each_shard_one_for_the_schedules_and_a_look_at_the_number_of_shards(world: World):
     world.jobs.create("work", delay=timedelta(hours=1))
     world.aws.dynamodb.requests.clear()
 
     assert world.tick() == NOTHING
-    assert world.aws.dynamodb.count() == {"query": 3}
+    assert world.aws.dynamodb.count() == {"get_item": 1, "query": 9}
 
 
 def test_a_limit_takes_the_earliest_of_all_shards_and_leaves_the_rest_to_the_next_pass(world: World):
@@ -308,7 +308,7 @@ def test_schedules_that_are_due_together_share_their_requests_to_the_queue(
     assert [operation for operation, _ in world.queue.requests] == ["send_message_batch"] * requests
     assert world.times_sent() == dict.fromkeys(world.runs_of(*ids), 1)
     counted = world.aws.dynamodb.count()
-    assert (counted["get_item"], counted["put_item"], counted["update_item"]) == (count, count, count)
+    assert (counted["get_item"], counted["put_item"], counted["update_item"]) == (count + 1, count, count)
 
 
 def test_occurrences_of_a_few_schedules_fill_their_batches_together(world: World):
@@ -795,9 +795,10 @@ def test_an_entry_of_the_index_that_is_behind_its_item_is_harmless(world: World,
 def test_what_changes_between_the_dispatchers_look_and_its_write_stays(
     world: World, was: dict[str, Any], becomes: dict[str, Any]
 ):
-    run_id = world.aws.a_run(**{"job_name": "work", "wake_at": NOW_MS, **was})
-    # Two looks into the index, the write that does not fit and so shows the item, the write that does.
-    between = Interrupted(world.aws.dynamodb, lambda: world.aws.change(run_id, **becomes), at=4)
+    run_id = world.aws.a_run(**{"job_name": "work", "wake_shard": 7, "wake_at": NOW_MS, **was})
+    # A look at the number of partitions, nine into the index of which the last shows the run, the write that does not
+    # fit and so shows the item, the write that does.
+    between = Interrupted(world.aws.dynamodb, lambda: world.aws.change(run_id, **becomes), at=12)
 
     assert world.another(dynamodb=between, wake_shards=1).dispatch() == NOTHING
 
@@ -927,7 +928,7 @@ def test_10_000_due_runs_cost_one_write_each_a_tenth_of_that_in_sends_and_a_few_
     assert jobs.dispatch() == DispatchResult(dispatched=10_000)
 
     pages = 8 * -(-1250 // dispatcher.PAGE_SIZE)
-    assert table.requests == {"update_item": 10_000, "query": pages + 1}
+    assert table.requests == {"update_item": 10_000, "query": pages + 1, "get_item": 1}
     assert set(table.updated.values()) == {1}
     assert len(queue.sizes) == 1_000
     assert set(queue.sizes) == {10}
@@ -947,7 +948,7 @@ def test_the_requests_for_a_wake_up_stay_constant(world: World, state: str, coun
 
     world.tick()
 
-    assert world.aws.dynamodb.count() == {"query": 3, "update_item": requests_each * count}
+    assert world.aws.dynamodb.count() == {"get_item": 1, "query": 9, "update_item": requests_each * count}
     sends = ["send_message_batch"] * (count // 10)
     asked = ["get_queue_attributes"] if state == "lost" else []  # whether the queue is long
     assert sorted(operation for operation, _ in world.queue.requests) == asked + sends

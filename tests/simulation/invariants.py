@@ -117,7 +117,7 @@ class Invariants:
         self.decrypted: Callable[[str], str] = lambda text: text
         """Reads a stored payload or output."""
         self.tried: set[str] = set()
-        """RunStore whose message somebody tried to send."""
+        """Runs whose message somebody tried to send."""
         self._owed: dict[tuple[Process, int], set[str]] = {}
         """What a pass that is under way has written and not sent, by the process and its incarnation."""
         self._latest: set[tuple[Task, str]] = set()
@@ -138,6 +138,9 @@ class Invariants:
                 return
             self._run_written(id, old, new)
             self.after_write(id, old, new)
+        elif kind == "settings":
+            if new is None or new["wake_shards"] <= (old or {}).get("wake_shards", 1):
+                self._broken("the number of partitions grows", f"{old} -> {new}")
         elif kind == "schedule" and new is None:
             self.deleted.add(id)
             # One that is made again under its key is another one, and knows nothing of these runs.
@@ -394,7 +397,12 @@ class Invariants:
             self._broken("what a handler returned is recorded", f"{run_id} became {status}")
         if own and attempt.state == "returned no JSON" and status == "scheduled":
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
-        unattempted = status in ("failed", "canceled") and attempt.state == "claimed" and own
+        if status == "scheduled" and attempt.state == "claimed" and own:
+            if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:
+                self._broken("a run waits for a handler where there is none", f"{run_id} waits")
+            if new.get("max_attempts") != old.get("max_attempts"):
+                self._broken("who has no handler decides nothing", f"{run_id}: {new.get('max_attempts')} attempts")
+        unattempted = status in ("failed", "canceled", "scheduled") and attempt.state == "claimed" and own
         if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
             self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")
         if (

@@ -91,56 +91,60 @@ def _any_status(value: Any) -> Any:
 
 
 SEEDS: dict[str, int] = {
-    "claim a run before its time": 17,
-    "claim a run that another holds": 2,
+    "claim a run before its time": 29,
+    "claim a run that another holds": 4,
     "claim a run that has ended": 2,
-    "take over a run that is to be canceled": 32,
+    "take over a run that is to be canceled": 129,
     "do not count a lost attempt": 6,
     "keep the lease of a failed run": 6,
     "take over from a living worker": 6,
     "put back a living worker's run": 29,
-    "start a handler under a lease that is over": 35,
-    "let a late consumer succeed": 693,
+    "start a handler under a lease that is over": 224,
+    "let a late consumer succeed": 142,
     "let a late consumer reschedule": 324,
-    "let a late consumer fail the run": 20,
-    "reschedule although its cancellation is asked for": 3,
+    "let a late consumer fail the run": 922,
+    "reschedule although its cancellation is asked for": 4,
     "fail although its cancellation is asked for": 7,
-    "fail for want of a handler although its cancellation is asked for": 96,
-    "give back although its cancellation is asked for": 379,
-    "do not count a failed attempt": 2,
-    "do not count an attempt the dispatcher finds lost": 72,
-    "give back an attempt that was made": 2,
+    "fail for want of a handler although its cancellation is asked for": 59,
+    "give back although its cancellation is asked for": 531,
+    "do not count a failed attempt": 3,
+    "do not count an attempt the dispatcher finds lost": 12,
+    "give back an attempt that was made": 3,
     "never give up": 6,
     "never give up in the dispatcher": 88,
-    "queue a run before its time": 294,
-    "queue a run that has ended": 19,
-    "send again what is not queued": 504,
+    "queue a run before its time": 1788,
+    "queue a run that has ended": 12,
+    "send again what is not queued": 1405,
     "send in milliseconds": 3,
-    "cancel a run that has ended": 2,
-    "cancel a run that is executing": 2,
-    "ask for a cancellation after the end": 15,
-    "retry a run that has succeeded since": 45,
-    "keep the attempts of a retried run": 3,
+    "cancel a run that has ended": 3,
+    "cancel a run that is executing": 3,
+    "ask for a cancellation after the end": 34,
+    "retry a run that has succeeded since": 17,
+    "keep the attempts of a retried run": 7,
     "forget the wake-up of a retried run": 3,
     "put a run over the one that is there": 3,
+    "give another job's run for a key": 3,
     "make a run for each use of a key": 3,
+    "forget to raise the number of partitions": 12,
+    "read one's own number of partitions only": 2,
+    "lower the number of partitions": 2,
     "send before the run is put": 2,
     "forget the message of a new run": 2,
     "forget a run of many": 3,
-    "count an attempt that had no key": 20,
-    "keep a run that had no key": 20,
-    "fail a run that had no key": 20,
+    "count an attempt that had no key": 70,
+    "keep a run that had no key": 70,
+    "fail a run that had no key": 70,
     "forget the deadline of a direct call": 42,
     "ignore the evidence of a first copy": 9,
-    "believe a batch without its evidence": 9,
-    "take an end for recorded that nobody has confirmed": 899,
+    "believe a batch without its evidence": 152,
+    "take an end for recorded that nobody has confirmed": 285,
     "claim again under another token": 9,
     "make two runs of an occurrence": 5,
     "advance before the runs are put": 128,
-    "decide about many occurrences of runs that must not overlap": 63,
-    "begin an occurrence that another decided about": 243,
-    "advance a schedule that another advanced": 342,
-    "take an unfinished run for ended": 239,
+    "decide about many occurrences of runs that must not overlap": 105,
+    "begin an occurrence that another decided about": 566,
+    "advance a schedule that another advanced": 65,
+    "take an unfinished run for ended": 63,
     "make up for every missed occurrence": 387,
     "overlook an occurrence": 245,
     "delete a schedule by disabling it": 22,
@@ -241,6 +245,9 @@ _transition("fail for want of a handler although its cancellation is asked for",
 _transition("give back although its cancellation is asked for", "release", not_exists=_none)
 _transition("do not count a failed attempt", "reschedule", sets=_without("attempt"))
 _transition("do not count an attempt the dispatcher finds lost", "reschedule_expired", sets=_without("attempt"))
+_transition("count an attempt for want of a handler", "await_handler", sets=lambda of: {**of, "attempt": 1})
+_transition("wait for a handler although its cancellation is asked for", "await_handler", not_exists=_none)
+_transition("forget the wake-up of a run that waits for a handler", "await_handler", sets=_without("wake_at"))
 _transition("leave a finished run in the index", "succeed", removes=_without("wake_at"))
 _mutation(
     "give back an attempt that was made",
@@ -328,6 +335,26 @@ def _silent_put(original: Any) -> Mutant:
 
 _mutation("give another job's run for a key", (RunStore, "put", _silent_put))
 _mutation("make a run for each use of a key", (create, "derived_run_id", lambda original: lambda *parts: new_run_id()))
+_mutation(
+    "forget to raise the number of partitions",
+    (RunStore, "_store_shards", lambda original: lambda self: True),
+)
+_mutation(
+    "read one's own number of partitions only",
+    (RunStore, "shards_to_read", lambda original: lambda self: self.wake_shards),
+)
+_mutation(
+    "lower the number of partitions",
+    (
+        dynamodb.Table,
+        "put_larger",
+        lambda original: (
+            lambda self, key, name, value: self._client().put_item(
+                TableName=self.name, Item=typed_key(key) | marshal({name: value})
+            )
+        ),
+    ),
+)
 _mutation(
     "send before the run is put",
     (

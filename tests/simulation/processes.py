@@ -81,6 +81,10 @@ class Variant:
     max_attempts: int
     wake_shards: int
     batch_writes: bool = False
+    person_shards: int | None = None
+    """A person's ``wake_shards``, where it is another number."""
+    rolling: bool = False
+    """Some consumers do not have the newest job yet, and put its runs back."""
     sealed: bool = False
     """Payloads and outputs are encrypted."""
     retention: timedelta = DEFAULT_RETENTION
@@ -88,15 +92,17 @@ class Variant:
 
 
 ONE_BY_ONE = (
-    Variant(timedelta(seconds=30), None, 3, 1),
-    Variant(timedelta(seconds=1), None, 2, 2),
-    Variant(timedelta(seconds=30), 20_000, 3, 2),
+    Variant(timedelta(seconds=30), None, 3, 1, person_shards=3),
+    Variant(timedelta(seconds=1), None, 2, 2, person_shards=1),
+    Variant(timedelta(seconds=30), 20_000, 3, 2, person_shards=4),
     Variant(timedelta(seconds=10), 6_000, 1, 1),
     Variant(timedelta(seconds=5), 120_000, 2, 1),
 )
 VARIANTS = (
     *ONE_BY_ONE,
     *(replace(ONE_BY_ONE[number], batch_writes=True) for number in (0, 1, 2, 4)),
+    replace(ONE_BY_ONE[0], rolling=True),
+    replace(ONE_BY_ONE[4], rolling=True, batch_writes=True),
     replace(ONE_BY_ONE[0], sealed=True),
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
     replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
@@ -282,6 +288,7 @@ class Stage:
             if key not in self._jobs:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
+            found._store._spread_over = None
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -295,6 +302,8 @@ class Stage:
                 return None
             return now + timedelta(seconds=attempt)
 
+        is_person = process.name.startswith("person")
+        shards = variant.person_shards if is_person and variant.person_shards else variant.wake_shards
         jobs = Jobs(
             table="table",
             queue_url="queue",
@@ -304,13 +313,14 @@ class Stage:
             lease=variant.lease,
             retention=variant.retention,
             clock=clock,
-            wake_shards=variant.wake_shards,
+            wake_shards=shards,
             concurrency=3 if variant.batch_writes else 2,
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
             allow_unknown_jobs=True,
+            missing_handler="retry" if variant.rolling else "fail",
         )
-        if not process.name.startswith("person"):
+        if not is_person:
             most = variant.max_attempts
             jobs.handler("work", retry=RetryPolicy(most, next_run_at))(self._handle)
             jobs.handler("timed", timeout=TIMEOUT)(self._handle)
@@ -318,7 +328,20 @@ class Stage:
             jobs.handler("patient", retry=RetryPolicy(most, base=timedelta(minutes=16), cap=timedelta(minutes=30)))(
                 self._handle
             )
+        if variant.rolling and process.name.startswith("consumer"):
+            self._deploy_slowly(jobs, process)
         return jobs
+
+    def _deploy_slowly(self, jobs: Jobs, process: Process) -> None:
+        """Give a consumer the newest job: one of two from the beginning, the others when all settles."""
+        jobs.handler("absent")(self._handle)
+        get = jobs._registry.get
+
+        def get_deployed(name: str) -> Any:
+            is_old = process.name[-1] in "13579" and not self.play.settling
+            return None if name == "absent" and is_old else get(name)
+
+        jobs._registry.get = get_deployed  # type: ignore[method-assign]
 
     def _handle(self, context: Any) -> Any:
         return self.play.handle(context)
@@ -354,6 +377,9 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(run_store, "os", SimpleNamespace(urandom=urandom)),
+        # So that a few partitions are more than a dispatcher reads anyway.
+        patch.object(run_store, "LEAST_SHARDS_READ", 1),
+        patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),

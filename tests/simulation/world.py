@@ -64,7 +64,7 @@ class Task:
     worker: Worker | None = None
     """Where it runs, once it has begun and until it ends."""
     written: tuple[Key, Attributes | None] | None = None
-    """What it wrote last, except by a late copy."""
+    """What it wrote last, except by a late copy and to settings."""
     sends = 0
 
     def __init__(self, world: World, process: Process, function: Callable[[], Any]) -> None:
@@ -91,7 +91,7 @@ class Task:
 
 
 class Worker(greenlet.greenlet):
-    """RunStore tasks, one after the other; to make a greenlet costs more than most tasks do."""
+    """Runs tasks, one after the other; to make a greenlet costs more than most tasks do."""
 
     task: Task
     back: greenlet.greenlet | None = None
@@ -397,7 +397,7 @@ class World:
             self.tell(process, f"{operation} {_what(parameters)}, late copy: done")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
-        if self.writer_task is not None:
+        if self.writer_task is not None and not key[0].startswith("settings#"):
             self.writer_task.written = (key, new)
         if self.lines is not None:
             self.tell(self.writer, f"  {key[0]}: {_difference(old, new)}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kumofire_core import JobContext, Jobs
-from kumofire_core.model.error_text import MAX_ERROR_LENGTH, error_causes, error_text
+from kumofire_core.model.error_text import MAX_ERROR_BYTES, error_causes, error_text
 from tests.builders import Aws, message, raises
 
 
@@ -123,7 +123,7 @@ def test_a_great_group_says_how_many_are_left_out(jobs: Jobs):
 def test_what_is_stored_is_bounded_in_bytes_and_a_long_text_hides_no_cause(jobs: Jobs, text: str, causes: int):
     stored = failure_of(jobs, a_chain(causes, text=text))
 
-    assert MAX_ERROR_LENGTH - 20 <= len(stored.encode()) <= MAX_ERROR_LENGTH
+    assert MAX_ERROR_BYTES - 20 <= len(stored.encode()) <= MAX_ERROR_BYTES
     assert stored.startswith("ValueError: 1")
     if causes > 1:
         assert f"caused by ValueError: {causes}" in stored
@@ -134,7 +134,7 @@ def test_a_short_text_leaves_its_room_to_the_long_one():
     error.__cause__ = KeyError("short")
 
     assert error_text(error).endswith("…\n  caused by KeyError: 'short'")
-    assert len(error_text(error).encode()) == MAX_ERROR_LENGTH
+    assert len(error_text(error).encode()) == MAX_ERROR_BYTES
 
 
 def test_errors_that_lead_to_each_other_are_told_once():
@@ -156,7 +156,7 @@ def test_a_group_of_groups_without_end_is_bounded():
     for number in range(3_000):
         group = ExceptionGroup(str(number), [group, ValueError(str(number))])
 
-    assert len(error_text(group).encode()) <= MAX_ERROR_LENGTH
+    assert len(error_text(group).encode()) <= MAX_ERROR_BYTES
 
 
 class Hostile(ExceptionGroup):
@@ -191,7 +191,7 @@ def test_the_log_has_types_and_places_of_the_causes_and_no_text(jobs: Jobs, aws:
     assert group == "caused by ExceptionGroup"
     assert leaf.startswith("  - ConnectionError at ")
     assert leaf.endswith(" in email")
-    assert "test_errors_told.py:" in leaf
+    assert "test_error_text.py:" in leaf
     assert "secret" not in str(record.__dict__)
 
 
