@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.simulation.table import Attributes, Key
@@ -65,6 +65,10 @@ class Ledger:
     """The schedule that it is an occurrence of; ``None`` for a run that a person asked for."""
     output: Any = None
     """What the handler of the attempt that succeeded returned."""
+    undone: set[str] = field(default_factory=set)
+    """The tokens of claims that the table knew nothing of when it was restored."""
+    held_again: str | None = None
+    """The token of the lease that the table had when it was restored."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,10 @@ class Invariants:
         self.ledgers: dict[str, Ledger] = {}
         self.schedules: dict[str, KnownSchedule] = {}
         self.by_dedupe_key: dict[str, str] = {}
+        self.gone: set[str] = set()
+        """Runs that DynamoDB has deleted, or of which a restored table knows nothing."""
+        self.retention_ms = 0
+        """How long a finished run is kept."""
         self.deleted: set[str] = set()
         """Schedules that were deleted."""
         self.payloads: dict[int, Any] = {}
@@ -126,7 +134,7 @@ class Invariants:
         kind, _, id = key[0].partition("#")
         if kind == "run":
             if new is None:
-                self._broken("runs are kept", f"{id} was deleted")
+                self._run_deleted(id, old or {})
                 return
             self._run_written(id, old, new)
             self.after_write(id, old, new)
@@ -197,6 +205,38 @@ class Invariants:
         else:
             self._broken("every step is one of the protocol's", f"{run_id}: {before} -> {status}")
 
+    def _run_deleted(self, run_id: str, old: Attributes) -> None:
+        """Check that nobody deletes a run but DynamoDB's TTL, and this only one that has ended."""
+        if self._world.writer is not None or old["status"] not in FINAL:
+            self._broken("runs are kept", f"{run_id} was deleted while it was {old['status']}")
+        self.gone.add(run_id)
+
+    def restored(self) -> None:
+        """Take note that the table was restored to an earlier time: what happened since is not in it."""
+        for run_id, ledger in self.ledgers.items():
+            item = self._world.table.items.get((f"run#{run_id}", "run"))
+            token = None if item is None else item.get("lease_token")
+            ledger.undone.update(each for each in ledger.attempts if each != token)
+            ledger.running = [attempt for attempt in ledger.running if attempt.token == token]
+            if item is None:
+                self.gone.add(run_id)
+                continue
+            held = None if token is None else ledger.attempts.get(token)
+            ledger.held_again, ledger.fence, ledger.calls = token, item.get("claims", 0), item["attempt"]
+            if held is not None and held.state in ("claimed", "given back"):
+                held.state = "claimed"
+                ledger.fence -= 1  # its handler may still be called
+            elif held is not None:
+                ledger.calls += 1
+            ledger.output = json.loads(self.decrypted(item["output"])) if "output" in item else None
+        for owed in self._owed.values():
+            owed.clear()
+        # A pass that is under way may pass an occurrence whose run it put before, or put one beside a restored run.
+        self.schedules = {
+            schedule_id: replace(known, missed=None, one_at_a_time=False)
+            for schedule_id, known in self.schedules.items()
+        }
+
     def _stored_well(self, run_id: str, new: Attributes) -> None:
         status, attempt, limit = new["status"], new["attempt"], new.get("max_attempts")
         indexed = "wake_shard" in new and "wake_at" in new
@@ -205,6 +245,8 @@ class Invariants:
                 self._broken("nothing finished is in the index", f"{run_id} is {status}")
             if "finished_at" not in new:
                 self._broken("a finished run says when", run_id)
+            elif new.get("expires_at", PARKED_MS) * 1000 < new["finished_at"] + self.retention_ms:
+                self._broken("a finished run is kept for its retention", f"{run_id} until {new['expires_at']}")
         else:
             if not indexed:
                 self._broken("everything unfinished has a wake-up", f"{run_id} is {status} without one")
@@ -243,8 +285,8 @@ class Invariants:
         for other_id, other in self.ledgers.items():
             if not known.one_at_a_time or other_id == run_id or other.occurrence_of != schedule_id or other.retried:
                 continue
-            status = self._world.table.items[f"run#{other_id}", "run"]["status"]
-            if status not in FINAL:
+            found = self._world.table.items.get((f"run#{other_id}", "run"))
+            if found is not None and (status := found["status"]) not in FINAL:
                 self._broken(
                     "no occurrence starts while the last one is unfinished",
                     f"{run_id} was made while {other_id} is {status}",
@@ -403,7 +445,7 @@ class Invariants:
     def require_occurrence(self, schedule_id: str, occurrence_ms: int) -> None:
         """Check that an occurrence which the schedule has passed has a run."""
         run_id = self.occurrence_id(schedule_id, occurrence_ms)
-        if (f"run#{run_id}", "run") not in self._world.table.items:
+        if (f"run#{run_id}", "run") not in self._world.table.items and run_id not in self.gone:
             self._broken("each occurrence makes a run", f"{schedule_id} passed {occurrence_ms} and made none")
 
     def _is_over(self, leased: Attributes) -> bool:
@@ -419,7 +461,6 @@ class Invariants:
         """Check that a handler may be called now, and return its attempt."""
         world, run_id = self._world, context.run.id
         ledger = self.ledgers[run_id]
-        item = world.table.items[f"run#{run_id}", "run"]
         world.counts["handler called"] += 1
         if world.lines is not None:
             world.tell(
@@ -429,7 +470,13 @@ class Invariants:
         if not found:
             self._broken("a handler is called under a lease", f"{run_id} in {process}")
             return Attempt(run_id, "", process, process.incarnation, 0, 0, process.invocations, "running")
+        if ledger.undone:  # after the table was restored, numbers come again
+            found = [each for each in found if each.process is process] or found
         attempt = found[-1]
+        if attempt.token in ledger.undone:
+            attempt.state = "running"  # a claim that was made before the table was restored can't be taken back
+            return attempt
+        item = world.table.items[f"run#{run_id}", "run"]
         if attempt.state != "claimed" or attempt.process is not process:
             self._broken("one claim calls one handler", f"{run_id}: {attempt.state} in {attempt.process}")
         if attempt.lease_until + SKEW_MS <= world.now:
@@ -489,6 +536,8 @@ class Invariants:
         ledger, item = self.ledgers.get(run_id), self._world.table.items.get((f"run#{run_id}", "run"))
         if ledger is None or item is None:
             return
+        if reason == "no such run":
+            self._broken("a run that is stored is found", f"{process} says that there is no {run_id}")
         recorded = RECORDED.get(outcome)
         for attempt in ledger.attempts.values():
             if attempt.process is not process:
@@ -500,6 +549,8 @@ class Invariants:
                 recorded = None
             if late:
                 continue
+            if attempt.token == ledger.held_again:
+                continue
             if attempt.state == "claimed" and item.get("lease_token") == attempt.token:
                 self._broken("a claim that was made is used", f"{run_id} was claimed by {process}, and left so")
             if alone and reason == "lost its lease" and item.get("settled_by") == attempt.token:
@@ -509,10 +560,11 @@ class Invariants:
 
     def not_opened(self, process: Process, run_id: str) -> None:
         """Check that a process which could not read a payload, and says so, has given its run back."""
-        item = self._world.table.items[f"run#{run_id}", "run"]
-        for attempt in self.ledgers[run_id].attempts.values():
+        item, ledger = self._world.table.items.get((f"run#{run_id}", "run"), {}), self.ledgers[run_id]
+        for attempt in ledger.attempts.values():
             if (
                 attempt.process is process
+                and attempt.token != ledger.held_again
                 and attempt.incarnation == process.incarnation
                 and attempt.invocation == process.invocations
                 and item.get("lease_token") == attempt.token
@@ -543,7 +595,7 @@ class Invariants:
 
     def sent(self, run_id: str) -> None:
         """Check that a message is sent only when its run is stored."""
-        if (f"run#{run_id}", "run") not in self._world.table.items:
+        if (f"run#{run_id}", "run") not in self._world.table.items and run_id not in self.gone:
             self._broken("a message follows its run", f"{run_id} was sent, and is not stored")
 
     # The end

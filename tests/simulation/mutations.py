@@ -602,3 +602,69 @@ _mutation(
     "let a malformed record stop the batch",
     (sqs_batch, "MalformedMessageError", lambda original: type("Another", (Exception,), {})),
 )
+
+# What goes wrong for a while, or for all at once
+
+
+def _throttled_as(answer: Callable[[], Any]) -> Callable[[Any], Any]:
+    """Return a change that takes a write which a throttled table did not make for something else."""
+
+    def mutate(original: Any) -> Mutant:
+        def mutant(refusal: Any, write_token: Any) -> Any:
+            throttled = refusal.response["Error"]["Code"] == "ProvisionedThroughputExceededException"
+            return answer() if throttled else original(refusal, write_token)
+
+        return mutant
+
+    return mutate
+
+
+_mutation(
+    "take a throttled write for a refused one",
+    (dynamodb, "_refused", _throttled_as(lambda: dynamodb.Answer(False, None))),
+)
+_mutation(
+    "take a throttled write for made",
+    (dynamodb, "_refused", _throttled_as(lambda: dynamodb.Answer(True, None))),
+)
+
+
+def _raise_for_a_missing_queue(original: Any) -> Mutant:
+    def mutant(self: Any, error: Any, **given: Any) -> Any:
+        if isinstance(error, Exception) and "NonExistentQueue" in str(error):
+            raise error
+        return original(self, error, **given)
+
+    return mutant
+
+
+_mutation("let a queue that is missing fail a batch", (Queue, "_told_as_permanent", _raise_for_a_missing_queue))
+
+
+def _leave_queued(original: Any) -> Mutant:
+    def mutant(self: Any, wake_up: Any, *given: Any) -> Any:
+        item = self._store.table.get(wake_up.key)
+        return None if item and item["status"] == "queued" else original(self, wake_up, *given)
+
+    return mutant
+
+
+_mutation("take a message that was sent for one that arrives", (dispatcher.Dispatcher, "_look_at_run", _leave_queued))
+
+
+def _raise_for_a_missing_run(original: Any) -> Mutant:
+    def mutant(run_id: str, reason: str, *given: Any) -> Any:
+        if reason == "no such run":
+            raise LookupError(run_id)
+        return original(run_id, reason, *given)
+
+    return mutant
+
+
+_mutation("ask for another delivery of a run that is gone", (consumer, "_ignored", _raise_for_a_missing_run))
+_mutation(
+    "let a finished run expire at once",
+    (RunStore, "expires_at", lambda original: lambda self, now_ms: now_ms // 1000 + 1),
+)
+_mutation("let a retried run expire", _changed(run_writes, "retry", removes=_without("expires_at")))
+_transition("fence by the number alone", "succeed", "reschedule", "fail", equals=_without("lease_token"))

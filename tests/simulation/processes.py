@@ -25,6 +25,7 @@ import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
+from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import batch_writes, consumer, dispatcher, run_store, schedules
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -41,6 +42,7 @@ from kumofire_core.handlers.handler_pool import HandlerTimeoutError
 from kumofire_core.model import encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from tests.simulation.appointments import Appointments
+from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
 from tests.simulation.table import Attributes
@@ -86,6 +88,8 @@ class Variant:
     """Some consumers do not have the newest job yet, and put its runs back."""
     sealed: bool = False
     """Payloads and outputs are encrypted."""
+    retention: timedelta = DEFAULT_RETENTION
+    """How long a finished run is kept."""
 
 
 ONE_BY_ONE = (
@@ -102,6 +106,8 @@ VARIANTS = (
     replace(ONE_BY_ONE[4], rolling=True, batch_writes=True),
     replace(ONE_BY_ONE[0], sealed=True),
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
+    replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
+    replace(ONE_BY_ONE[3], retention=timedelta(minutes=10), batch_writes=True),
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent")
@@ -111,6 +117,7 @@ UNDONE = (
     "not done before the deadline",
     str(DeadlineTooCloseError(0.0)).partition("0")[0],
     "ClientError ThrottlingException",
+    "ClientError ProvisionedThroughputExceededException",
     "EndpointConnectionError",
     "ReadTimeoutError",
     "ConnectionClosedError",
@@ -305,6 +312,7 @@ class Stage:
             sqs=self.sqs,  # type: ignore[arg-type]
             retry=RetryPolicy(variant.max_attempts),
             lease=variant.lease,
+            retention=variant.retention,
             clock=clock,
             wake_shards=shards,
             concurrency=3 if variant.batch_writes else 2,
@@ -402,6 +410,7 @@ class Play:
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
         self.invariants.after_write = self._after_write
+        self.invariants.retention_ms = duration_ms(self.variant.retention)
         self.invariants.decrypted = opened_text
         self.world.tries = self.invariants.tries
         self.keyless = 0.0
@@ -416,6 +425,9 @@ class Play:
         self.interventions = 0
         self.settling = False
         self.inbox: list[tuple[str, int]] = []
+        self.lasts_ms = 0
+        """How long the history lasts at least before its faults stop."""
+        self.disasters: Disasters
 
     # A history
 
@@ -424,7 +436,7 @@ class Play:
         world = self.world
         try:
             self._plan()
-            world.run(START_MS + self.choices.of((3, 1, 6)) * MINUTE_MS)
+            world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
             if world.violation is not None:
@@ -473,6 +485,8 @@ class Play:
             self._tick_at(world.queue.opens_ms + choices.of((-8, -20, 3)), self.dispatchers[0])
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
+        self.disasters = Disasters(self)
+        self.disasters.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -523,6 +537,8 @@ class Play:
     def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
         """Check what is stored of a run of which somebody was just told that it is."""
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
+        if stored is None and run_id in self.invariants.gone:
+            return
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
         elif stored["job_name"] != payload["of"]:
@@ -551,15 +567,16 @@ class Play:
         world = self.world
         self.settling = True
         self.keyless = 0.0
+        self.disasters.end()
         world.faults = Faults()
         world.tell(None, "faults stop")
         for _ in range(SETTLE_ROUNDS):
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
-                if world.next_event_ms() is None:
+                if (next_ms := world.next_event_ms()) is None:
                     self._read_one()
                     return
-                world.run(world.now + 400 * MINUTE_MS)
+                world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
             # By any clock it is due then, and whoever held it before has given up.
             due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
@@ -573,7 +590,10 @@ class Play:
         """Let a person read one of the runs, and compare it with what is known of it."""
         if self.choices.below(4) < 3 or not self.invariants.ledgers:
             return
-        run_id, ledger = self.choices.of([*self.invariants.ledgers.items()])
+        kept = [each for each in self.invariants.ledgers.items() if (f"run#{each[0]}", "run") in self.world.table.items]
+        if not kept:
+            return
+        run_id, ledger = self.choices.of(kept)
         process, world = self.person(), self.world
 
         def read() -> None:

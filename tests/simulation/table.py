@@ -30,6 +30,8 @@ class SimulatedTable:
         self._observe = observe
         self.items: dict[Key, Attributes] = {}
         self.versions: dict[Key, list[tuple[int, Attributes | None]]] = {}
+        self.refuses: Callable[[Key, Attributes | None, Attributes | None], bool] | None = None
+        """Says of a change whether it is refused at present, because something that it writes to is throttled."""
 
     def put_item(
         self,
@@ -89,9 +91,12 @@ class SimulatedTable:
 
     def delete_item(self, *, TableName: str, Key: Mapping[str, Any], ReturnValues: str = "NONE") -> dict[str, Any]:
         key = (Key["pk"]["S"], Key["sk"]["S"])
-        old = self.items.pop(key, None)
+        old = self.items.get(key)
         if old is None:
             return {}
+        if self.refuses is not None and self.refuses(key, old, None):
+            raise throttled("DeleteItem")
+        del self.items[key]
         self.versions[key].append((self._now(), None))
         self._observe(key, old, None)
         return {"Attributes": typed(old)} if ReturnValues == "ALL_OLD" else {}
@@ -208,6 +213,28 @@ class SimulatedTable:
                     break
         return False
 
+    def expire(self, key: Key) -> bool:
+        """Delete an item whose ``expires_at`` has passed, as DynamoDB's TTL does; say whether it was deleted."""
+        old = self.items.get(key)
+        if old is None or old.get("expires_at", self._now()) * 1000 > self._now():
+            return False
+        del self.items[key]
+        self.versions[key].append((self._now(), None))
+        self._observe(key, old, None)
+        return True
+
+    def restore(self, at: int) -> None:
+        """Let every item be as it was at a time. Nobody is told: no request did it."""
+        for key, versions in self.versions.items():
+            then = self._as_of(key, at)
+            if then is self.items.get(key):
+                continue
+            versions.append((self._now(), then))
+            if then is None:
+                del self.items[key]
+            else:
+                self.items[key] = then
+
     def _as_of(self, key: Key, at: int) -> Attributes | None:
         for time, item in reversed(self.versions.get(key, ())):
             if time <= at:
@@ -216,6 +243,8 @@ class SimulatedTable:
 
     def _write(self, operation: str, key: Key, old: Attributes | None, new: Attributes) -> None:
         _require_index_types(operation, new)
+        if self.refuses is not None and self.refuses(key, old, new):
+            raise throttled(operation)
         self.items[key] = new
         self.versions.setdefault(key, []).append((self._now(), new))
         self._observe(key, old, new)
@@ -239,6 +268,12 @@ def refusal(operation: str, old: Attributes | None, show: str) -> ClientError:
     if old is not None and show == "ALL_OLD":
         response["Item"] = typed(old)
     return ClientError(response, operation)  # type: ignore[arg-type]
+
+
+def throttled(operation: str) -> ClientError:
+    """Return the error of a table or an index whose capacity is used up."""
+    code = "ProvisionedThroughputExceededException"
+    return ClientError({"Error": {"Code": code, "Message": "too fast"}}, operation)
 
 
 def _invalid(operation: str, problem: object) -> ClientError:

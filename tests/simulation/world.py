@@ -31,6 +31,8 @@ LATE_COPIES_MS = (20, 400, 3_000, 20_000)
 SLOW_MS = (300, 1_500, 4_000, 6_500, 9_000, 40_000)
 INDEX_LAGS_MS = (0, 0, 20, 400, 3_000, 70_000)
 BACKLOGS = ("0", "0", "7", "100000")
+RETENTION_MS = 4 * 86_400_000
+"""How long the queue keeps a message: SQS's default."""
 MOST_STEPS = 4_000
 """How many things may happen in a history."""
 
@@ -163,6 +165,8 @@ class World:
         self.table = SimulatedTable(lambda: self.now, self._wrote)
         self.queue = SimulatedQueue(self)
         self.statements = SimulatedStatements(self)
+        self.refuses: Callable[[str], None] | None = None
+        """Raises where a service refuses all requests of an operation for a while."""
         self.steps = 0
         self.tasks: dict[Task, None] = {}
         self._events: list[tuple[int, int, Task | Callable[[], object]]] = []
@@ -319,6 +323,8 @@ class World:
         choices, faults = self.choices, self.faults
         for attempt in range(REPEATS + 1):
             self.pause(choices.of(LATENCIES_MS))
+            if self.refuses is not None:
+                self.refuses(operation)
             if not (faults.probability and choices.chance(faults.probability)):
                 self.writer, self.writer_incarnation, self.writer_task = process, incarnation, task
                 try:
@@ -491,6 +497,9 @@ class SimulatedQueue:
         self.hidden: dict[str, Hidden] = {}
         """What was received, by receipt handle."""
         self._receipts = 0
+        self.loses_until_ms = 0
+        """Until then what is taken is lost: the queue is being purged."""
+        self._purges = 0
 
     def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> dict[str, str]:
         problem = _send_problem(MessageBody, DelaySeconds)
@@ -551,17 +560,29 @@ class SimulatedQueue:
         held = self.hidden[receipt]
         held.changes += 1
         change = held.changes
+        kept = self.kept()
 
         def visible() -> None:
             if self.hidden.get(receipt) is held and held.changes == change:
                 del self.hidden[receipt]
-                self.put_back(held.body, held.receives, 0)
+                if kept():
+                    self.put_back(held.body, held.receives, 0)
 
         self._world.at(self._world.now + length_ms, visible)
 
     def delete(self, receipt: str) -> None:
         """Forget a message, unless it was received again since."""
         self.hidden.pop(receipt, None)
+
+    def purge(self, until_ms: int) -> None:
+        """Lose all that is in the queue, and what is taken up to a time."""
+        self._purges += 1
+        self.loses_until_ms = until_ms
+
+    def kept(self) -> Callable[[], bool]:
+        """Return what says, later, whether a message that is in the queue now is still there."""
+        purges, until = self._purges, self._world.now + RETENTION_MS
+        return lambda: self._purges == purges and self._world.now < until
 
     def put_back(self, body: str, receives: int, visible_in_ms: int) -> None:
         """Let a message that was received become visible again, or go to the dead letters."""
@@ -570,12 +591,25 @@ class SimulatedQueue:
             self._world.tell(None, f"dead letter: {body}")
             self.dead.append(body)
             return
-        self._world.at(self._world.now + visible_in_ms, lambda: self.deliver(body, receives + 1))
+        self._deliver_at(self._world.now + visible_in_ms, body, receives + 1)
+
+    def _deliver_at(self, when_ms: int, body: str, receives: int) -> None:
+        kept = self.kept()
+
+        def deliver() -> None:
+            if kept():
+                self.deliver(body, receives)
+            else:
+                self._world.counts["message gone"] += 1
+
+        self._world.at(when_ms, deliver)
 
     def _take(self, body: str, delay_seconds: int) -> None:
         world = self._world
         world.counts["message"] += 1
         self.taken(body)
+        if world.now < self.loses_until_ms:
+            return
         copies = 1
         if world.choices.chance(world.faults.probability):
             world.counts["duplicate"] += 1
@@ -585,7 +619,7 @@ class SimulatedQueue:
             if world.choices.chance(world.faults.probability):
                 on_its_way = world.choices.of((30, 900, 20_000, 150_000))
             visible = world.now + delay_seconds * 1000 + on_its_way
-            world.at(max(visible, self.opens_ms), lambda: self.deliver(body, 1))
+            self._deliver_at(max(visible, self.opens_ms), body, 1)
 
 
 class SimulatedStatements:
