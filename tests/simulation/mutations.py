@@ -253,7 +253,6 @@ _transition("do not count a failed attempt", "reschedule", sets=_without("attemp
 _transition("do not count an attempt the dispatcher finds lost", "reschedule_expired", sets=_without("attempt"))
 _transition("count an attempt for want of a handler", "await_handler", sets=lambda of: {**of, "attempt": 1})
 _transition("wait for a handler although its cancellation is asked for", "await_handler", not_exists=_none)
-_transition("forget the wake-up of a run that waits for a handler", "await_handler", sets=_without("wake_at"))
 _transition("leave a finished run in the index", "succeed", removes=_without("wake_at"))
 _mutation(
     "give back an attempt that was made",
