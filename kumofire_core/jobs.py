@@ -24,6 +24,7 @@ from kumofire_core.config import (
     settings_from,
 )
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.progress import ProgressTeller
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
@@ -125,6 +126,7 @@ class Jobs:
             clock=clock,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes)
+        self._progress_teller = ProgressTeller(self._store)
 
     # These are imported when first used: a consumer needs none of them, and would pay for them at every cold start.
 
@@ -270,7 +272,9 @@ class Jobs:
     def run_batch(self, event: object, context: LambdaContext | None = None) -> SqsBatchReport:
         """Do what ``consume_batch`` does, and return what became of each record."""
         deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
-        return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
+        return run_batch(
+            event, self._consumer, deadline=deadline, concurrency=self._concurrency, teller=self._progress_teller
+        )
 
     def get_status(self, run_id: str) -> Run | None:
         """Return a run as it is now, or ``None`` where there is none of this id.

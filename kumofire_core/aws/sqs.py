@@ -47,13 +47,14 @@ class Queue:
             return False
         return True
 
-    def backlog(self) -> int | None:
-        """Return about how many messages wait to be received, or ``None`` where SQS does not say."""
+    def waiting(self) -> int | None:
+        """Return about how many messages wait to be received, or are received and not deleted; ``None``: not known."""
         try:
             reply = self._client().get_queue_attributes(
-                QueueUrl=self.url, AttributeNames=["ApproximateNumberOfMessages"]
+                QueueUrl=self.url,
+                AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
             )
-            return int(reply["Attributes"]["ApproximateNumberOfMessages"])
+            return sum(map(int, reply["Attributes"].values()))
         except Exception as error:  # an estimate that can't be had must not stop a pass
             log.warning("the length of %s could not be read (%s)", self.url, error_name(error))
             return None

@@ -18,7 +18,7 @@ from functools import partial
 
 from kumofire_core.aws.dynamodb import WakeUp
 from kumofire_core.aws.errors import AWS_ERRORS
-from kumofire_core.aws.sqs import Queue
+from kumofire_core.engine.progress import read_progress, start_probe
 from kumofire_core.engine.run_store import RUN, RunStore, new_token
 from kumofire_core.engine.schedule_firing import Firing, ScheduleFiring
 from kumofire_core.engine.schedule_store import SCHEDULE
@@ -31,26 +31,22 @@ from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import duration_ms, whole_seconds_until
 from kumofire_core.model.write import Key
-from kumofire_core.rules import decisions, run_writes
+from kumofire_core.rules import decisions, run_writes, wake_ups
 from kumofire_core.rules.schedule_writes import SCHEDULE_SHARD
-from kumofire_core.rules.wake_ups import message_delay_seconds
+from kumofire_core.rules.wake_ups import Progress, message_delay_seconds
 
 log = logging.getLogger("kumofire_core")
 
 LOOK_AHEAD = timedelta(seconds=90)
 """How far ahead of its time a run is sent, with a delay. More than a tick, so that a late tick makes no run late."""
 
-BACKLOG = 100
-"""With more messages waiting than this, a queued run's message is taken to be among them, and not for lost."""
-
-BACKLOG_DOUBTED_AFTER = timedelta(minutes=30)
-"""A run that has been queued for longer is sent again, however long the queue; and from then on once an hour."""
-
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
 
 TURNS_A_PASS = 100
 """How often a schedule that is behind gets its turn in one pass, with ten occurrences each time."""
+
+_WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 
 PAGE_SIZE = 500
 CHUNKS_IN_FLIGHT = 16
@@ -68,7 +64,7 @@ class DispatchResult:
     resent: int = 0
     """Queued runs whose message seemed lost, sent again."""
     postponed: int = 0
-    """Queued runs left alone although no consumer has come, because the queue is long."""
+    """Runs left alone although no consumer has come, because their messages may still wait in the queue."""
     recovered: int = 0
     """RunStore whose worker was lost, put back for their next attempt."""
     failed: int = 0
@@ -106,19 +102,30 @@ class _Tally:
         self._asking = threading.Lock()
         self.complete = True
         self.first_error: Exception | None = None
-        self._queue_is_long: bool | None = None
+        self._queue: tuple[int | None, Progress] | None = None
+        self._probed = False
         self._behind: list[WakeUp] = []
 
     def add(self, name: str, count: int = 1) -> None:
         with self._lock:
             self._counts[name] += count
 
-    def queue_is_long(self, queue: Queue) -> bool:
-        """Say whether messages pile up, asked once a pass; copies would only make the pile larger."""
+    def queue(self, store: RunStore) -> tuple[int | None, Progress]:
+        """Return how many messages wait and how far consumers have come, asked once a pass."""
         with self._asking:
-            if self._queue_is_long is None:
-                self._queue_is_long = (queue.backlog() or 0) > BACKLOG
-            return self._queue_is_long
+            if self._queue is None:
+                waiting = store.queue.waiting()
+                self._queue = waiting, Progress() if waiting == 0 else read_progress(store)
+            return self._queue
+
+    def may_probe(self, store: RunStore, now_ms: int) -> bool:
+        """Say whether this one message is to show whether consumers come on: one of a pass, and not in every pass."""
+        _, progress = self.queue(store)
+        with self._asking:
+            if self._probed or not wake_ups.may_probe(progress, now_ms):
+                return False
+            self._probed = True
+            return start_probe(store, progress, now_ms)
 
     def is_behind(self, schedule: WakeUp) -> None:
         """Note a schedule of which more is due."""
@@ -271,7 +278,8 @@ class Dispatcher:
                 delays[run_id] = whole_seconds_until(wake_up.wake_at, now_ms)
                 tally.add("dispatched")
             return
-        answer = self._store.apply(run_id, run_writes.enqueue(token, now_ms=now_ms))
+        unsent = run_writes.enqueue(token, now_ms=now_ms, wake_at=wake_up.wake_at, due_ms=wake_up.wake_at)
+        answer = self._store.apply(run_id, unsent)
         if answer.applied:
             delays[run_id] = 0
             tally.add("dispatched")
@@ -283,16 +291,32 @@ class Dispatcher:
             self._look_at_running(found, token, now_ms, delays, tally)
             return
         # Finished, or sent or put back meanwhile: the index was behind.
-        if found.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
-            return
-        queued_for_ms = now_ms - found.updated_at
-        long = tally.queue_is_long(self._store.queue)
-        if long and queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER):
-            if self._store.apply(run_id, run_writes.wait_longer(found, token, now_ms=now_ms)).applied:
-                tally.add("postponed")
-        elif self._store.apply(run_id, run_writes.resend(found, token, now_ms=now_ms, rarely=long)).applied:
-            delays[run_id] = 0
-            tally.add("resent")
+        if found.wake_at is not None and found.wake_at <= now_ms and found.status in _WAITING:
+            self._look_at_waiting(found, token, now_ms, delays, tally)
+
+    def _look_at_waiting(
+        self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
+    ) -> None:
+        """Send a run's message again that consumers should have come to, unless it may still wait in the queue."""
+        scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0
+        sent_ms = found.due_ms if scheduled else found.updated_at
+        rarely = False
+        if not (scheduled and wake_at <= found.due_ms):  # nobody has sent that one yet
+            waiting, progress = tally.queue(self._store)
+            if not wake_ups.is_lost(sent_ms, waiting=waiting, progress=progress):
+                rarely = wake_ups.is_overdue_untold(sent_ms, now_ms=now_ms, progress=progress)
+                if not rarely and not tally.may_probe(self._store, now_ms):
+                    look_at = wake_ups.look_again_at(sent_ms, now_ms=now_ms, progress=progress)
+                    if self._store.apply(found.id, run_writes.wait_longer(found, token, look_at=look_at)).applied:
+                        tally.add("postponed")
+                    return
+        if scheduled:
+            again = run_writes.enqueue(token, now_ms=now_ms, wake_at=wake_at, due_ms=found.due_ms)
+        else:
+            again = run_writes.resend(found, token, now_ms=now_ms, rarely=rarely)
+        if self._store.apply(found.id, again).applied:
+            delays[found.id] = 0
+            tally.add("dispatched" if scheduled else "resent")
 
     def _look_at_running(
         self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
