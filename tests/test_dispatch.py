@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -1154,3 +1156,54 @@ def test_a_message_delivered_while_the_dispatcher_works_is_no_second_execution(w
     assert world.another(dynamodb=lagging).dispatch() == NOTHING
     world.settle()
     assert world.times_executed() == {run_id: 1}
+
+
+def test_dispatchers_over_partitions_of_their_own_send_every_run_exactly_once(world: World):
+    world.settings["wake_shards"] = 8
+    world.jobs = world.another()
+    ids = [
+        world.aws.a_run(job_name="work", status="scheduled", wake_at=NOW_MS, wake_shard=number % 8)
+        for number in range(160)
+    ]
+    # Each in a process of its own, and the tick beside them, which looks at all.
+    passes = [partial(world.another().dispatch, partitions=[partition]) for partition in range(8)]
+    with ThreadPoolExecutor(9) as pool:
+        tick = pool.submit(world.another().dispatch)
+        results = [started.result() for started in [pool.submit(each) for each in passes]]
+
+    assert sum(result.dispatched for result in (*results, tick.result())) == len(ids)
+    assert {result.errors for result in (*results, tick.result())} == {0}
+    assert world.times_sent() == dict.fromkeys(ids, 1)
+
+
+def test_a_pass_over_partitions_leaves_the_others_and_the_schedules_alone(world: World):
+    here, there = (due_runs(world, 3, wake_shard=shard) for shard in (0, 1))
+    due_schedules(world, 1)
+
+    assert world.tick(partitions=[1]) == DispatchResult(dispatched=3)
+    assert world.times_sent() == dict.fromkeys(there, 1)
+
+    assert world.tick(partitions=[0], limit=2) == DispatchResult(dispatched=2, complete=False)
+    assert {*world.times_sent()} <= {*here, *there}
+    assert world.tick(partitions=[-1]).schedules == 1
+
+
+def test_a_partition_of_which_more_than_a_page_is_due_is_handed_over_where_there_is_somebody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatcher, "PAGE_SIZE", 4)
+    due_runs(world, 3, wake_shard=0)
+    many = due_runs(world, 9, wake_shard=1)
+    taken: list[int] = []
+
+    assert world.tick(hand_over=taken.append) == DispatchResult(dispatched=3, handed_over=1)
+    assert taken == [1]
+    assert not set(many) & world.times_sent().keys()
+
+    assert world.tick(partitions=taken) == DispatchResult(dispatched=9)
+
+
+@pytest.mark.parametrize("partitions", [[-2], [1.0], ["1"], [True], [None]])
+def test_partitions_that_there_cannot_be_are_refused(world: World, partitions: Any):
+    with pytest.raises(InvalidArgumentError, match="partitions must be whole numbers from -1 on"):
+        world.tick(partitions=partitions)

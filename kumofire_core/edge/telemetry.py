@@ -43,6 +43,7 @@ DISPATCH_METRICS = {
     "canceled": "RunsCanceled",
     "unsent": "MessagesUnsent",
     "errors": "DispatchErrors",
+    "handed_over": "PartitionsHandedOver",
     "unread": "PartitionsUnread",
 }
 

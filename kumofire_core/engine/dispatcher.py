@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 
 from kumofire_core.aws.dynamodb import WakeUp
 from kumofire_core.aws.errors import AWS_ERRORS
@@ -75,6 +76,8 @@ class DispatchResult:
     """Messages that SQS did not take. Their runs have a wake-up, and a later pass sends them."""
     errors: int = 0
     """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
+    handed_over: int = 0
+    """Partitions of the index with more than a page of due wake-ups, given to dispatchers of their own."""
     unread: int = 0
     """Partitions of the index that could not be read, each with a line in the log."""
     complete: bool = True
@@ -153,26 +156,51 @@ class Dispatcher:
         self._schedules = schedules
         self._pool = pool
 
-    def dispatch(self, *, limit: int | None, deadline: Deadline | None) -> DispatchResult:
+    def dispatch(
+        self,
+        *,
+        limit: int | None,
+        deadline: Deadline | None,
+        partitions: Collection[int] | None = None,
+        hand_over: Callable[[int], object] | None = None,
+    ) -> DispatchResult:
         """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
 
+        Only ``partitions`` are looked at, where they are given. ``hand_over`` is called with each partition of which
+        more than a page is due, and gives it to another dispatcher; where it raises, this one does the work.
         Raises ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others.
         """
         tally = _Tally()
         until_ms = self._store.now_ms() + duration_ms(LOOK_AHEAD)
         if limit is None:
-            self._handle_all(until_ms, tally, deadline)
+            self._handle_all(until_ms, tally, deadline, self._chosen(partitions), hand_over)
         else:
-            self._handle_some(until_ms, limit, tally, deadline)
+            self._handle_some(until_ms, limit, tally, deadline, self._chosen(partitions))
         if tally.first_error is not None:
             raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
         return tally.result()
 
-    def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
+    def _handle_all(
+        self,
+        until_ms: int,
+        tally: _Tally,
+        deadline: Deadline | None,
+        shards: Collection[int],
+        hand_over: Callable[[int], object] | None,
+    ) -> None:
         """Handle everything, schedules first, many chunks at once."""
+        own: list[Iterator[list[WakeUp]]] = []
+        for shard in shards:
+            pages = self._pages(shard, until_ms, tally)
+            if hand_over is None or shard == SCHEDULE_SHARD:
+                own.append(pages)
+                continue
+            first = next(pages, [])
+            if len(first) < PAGE_SIZE or not _handed_over(shard, hand_over, tally):
+                own.append(chain([first], pages))
         in_flight = BoundedPool(self._pool, CHUNKS_IN_FLIGHT)
-        for shard in self._shards():
-            for page in self._pages(shard, until_ms, tally):
+        for pages in own:
+            for page in pages:
                 if not self._start(page, in_flight, tally, deadline):
                     in_flight.finish()
                     return
@@ -207,10 +235,12 @@ class Dispatcher:
             tally.complete = False
             log.warning("schedule#%s is far behind; the next pass goes on with it", wake_up.key.id)
 
-    def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
+    def _handle_some(
+        self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None, shards: Collection[int]
+    ) -> None:
         """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
         earliest: list[WakeUp] = []
-        for shard in self._shards():
+        for shard in shards:
             taken: list[WakeUp] = []
             for page in self._pages(shard, until_ms, tally):
                 taken += page
@@ -229,6 +259,9 @@ class Dispatcher:
 
     def _shards(self) -> tuple[int, ...]:
         return (SCHEDULE_SHARD, *range(self._store.wake_shards))
+
+    def _chosen(self, partitions: Collection[int] | None) -> Collection[int]:
+        return self._shards() if partitions is None else sorted(set(partitions))
 
     def _pages(self, shard: int, until_ms: int, tally: _Tally) -> Iterator[list[WakeUp]]:
         """Yield the pages of one partition. One that can't be read is told once the others are handled."""
@@ -336,6 +369,17 @@ class Dispatcher:
             delay_seconds = message_delay_seconds(end.due_ms, now_ms)
             if delay_seconds is not None:
                 delays[run.id] = delay_seconds
+
+
+def _handed_over(shard: int, hand_over: Callable[[int], object], tally: _Tally) -> bool:
+    """Give a partition to another dispatcher; ``False`` where that failed, and the work is this one's."""
+    try:
+        hand_over(shard)
+    except Exception as error:
+        log.warning("partition %d could not be handed over (%s); this pass handles it", shard, error_name(error))
+        return False
+    tally.add("handed_over")
+    return True
 
 
 @contextmanager
