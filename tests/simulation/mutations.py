@@ -18,7 +18,7 @@ from kumofire_core.engine import batch_writes, consumer, create, dispatcher, sch
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError
 from kumofire_core.model.run import FINAL, Outcome, RunStatus, new_run_id
-from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes
+from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes, wake_ups
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -91,62 +91,74 @@ def _any_status(value: Any) -> Any:
 
 
 SEEDS: dict[str, int] = {
-    "claim a run before its time": 17,
-    "claim a run that another holds": 2,
+    "claim a run before its time": 9,
+    "claim a run that another holds": 8,
     "claim a run that has ended": 2,
-    "take over a run that is to be canceled": 32,
-    "do not count a lost attempt": 6,
-    "keep the lease of a failed run": 6,
-    "take over from a living worker": 6,
-    "put back a living worker's run": 29,
-    "start a handler under a lease that is over": 35,
-    "let a late consumer succeed": 693,
-    "let a late consumer reschedule": 324,
-    "let a late consumer fail the run": 20,
-    "reschedule although its cancellation is asked for": 3,
-    "fail although its cancellation is asked for": 7,
-    "fail for want of a handler although its cancellation is asked for": 96,
-    "give back although its cancellation is asked for": 379,
-    "do not count a failed attempt": 2,
-    "do not count an attempt the dispatcher finds lost": 72,
-    "give back an attempt that was made": 2,
-    "never give up": 6,
-    "never give up in the dispatcher": 88,
-    "queue a run before its time": 294,
-    "queue a run that has ended": 19,
-    "send again what is not queued": 504,
+    "take over a run that is to be canceled": 1742,
+    "do not count a lost attempt": 9,
+    "keep the lease of a failed run": 7,
+    "take over from a living worker": 8,
+    "put back a living worker's run": 8,
+    "start a handler under a lease that is over": 226,
+    "let a late consumer succeed": 293,
+    "let a late consumer reschedule": 9,
+    "let a late consumer fail the run": 1441,
+    "reschedule although its cancellation is asked for": 24,
+    "fail although its cancellation is asked for": 11,
+    "fail for want of a handler although its cancellation is asked for": 224,
+    "give back although its cancellation is asked for": 226,
+    "do not count a failed attempt": 3,
+    "do not count an attempt the dispatcher finds lost": 24,
+    "give back an attempt that was made": 3,
+    "never give up": 7,
+    "never give up in the dispatcher": 28,
+    "queue a run before its time": 593,
+    "never send a lost message again": 12,
+    "take every waiting message for lost": 923,
+    "queue a run that has ended": 215,
+    "send again what is not queued": 263,
     "send in milliseconds": 3,
-    "cancel a run that has ended": 2,
-    "cancel a run that is executing": 2,
-    "ask for a cancellation after the end": 15,
-    "retry a run that has succeeded since": 45,
-    "keep the attempts of a retried run": 3,
-    "forget the wake-up of a retried run": 3,
+    "cancel a run that has ended": 3,
+    "cancel a run that is executing": 11,
+    "ask for a cancellation after the end": 45,
+    "retry a run that has succeeded since": 15,
+    "keep the attempts of a retried run": 24,
+    "forget the wake-up of a retried run": 9,
     "put a run over the one that is there": 3,
-    "make a run for each use of a key": 3,
+    "make a run for each use of a key": 9,
     "send before the run is put": 2,
     "forget the message of a new run": 2,
     "forget a run of many": 3,
-    "count an attempt that had no key": 20,
-    "keep a run that had no key": 20,
-    "fail a run that had no key": 20,
-    "forget the deadline of a direct call": 42,
-    "ignore the evidence of a first copy": 9,
+    "count an attempt that had no key": 70,
+    "keep a run that had no key": 70,
+    "fail a run that had no key": 70,
+    "forget the deadline of a direct call": 11,
+    "ignore the evidence of a first copy": 120,
     "believe a batch without its evidence": 9,
-    "take an end for recorded that nobody has confirmed": 899,
-    "claim again under another token": 9,
-    "make two runs of an occurrence": 5,
-    "advance before the runs are put": 128,
+    "take an end for recorded that nobody has confirmed": 1337,
+    "claim again under another token": 120,
+    "make two runs of an occurrence": 8,
+    "advance before the runs are put": 245,
     "decide about many occurrences of runs that must not overlap": 63,
-    "begin an occurrence that another decided about": 243,
-    "advance a schedule that another advanced": 342,
-    "take an unfinished run for ended": 239,
-    "make up for every missed occurrence": 387,
+    "begin an occurrence that another decided about": 105,
+    "advance a schedule that another advanced": 364,
+    "take an unfinished run for ended": 116,
+    "make up for every missed occurrence": 231,
     "overlook an occurrence": 245,
     "delete a schedule by disabling it": 22,
     "count an unchanged interval from now": 57,
-    "write although an upsert changes nothing": 50,
-    "let a malformed record stop the batch": 16,
+    "write although an upsert changes nothing": 40,
+    "let a malformed record stop the batch": 24,
+    "forget to raise the fencing number": 1,
+    "call a handler without a claim": 1,
+    "leave a finished run in the index": 1,
+    "wake a queued run next year": 2,
+    "forget the wake-up of a new run": 1,
+    "forget a message of many": 1,
+    "store another payload": 1,
+    "forget the output": 1,
+    "call a handler with a sealed payload": 2,
+    "say of a success that it was recorded": 1,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
@@ -257,7 +269,7 @@ _mutation(
 
 # The dispatcher
 
-_transition("queue a run before its time", "enqueue", at_most=_without("scheduled_for"))
+_transition("queue a run before its time", "enqueue", at_most=_without("scheduled_for"), equals=_none)
 _transition("queue a run that has ended", "enqueue", source=_any_status)
 _transition("send again what is not queued", "resend", source=_any_status)
 _mutation(
@@ -273,6 +285,15 @@ _mutation(
         ),
     ),
 )
+
+_mutation(
+    "never send a lost message again",
+    (wake_ups, "is_lost", lambda original: lambda sent_ms, **named: False),
+    (wake_ups, "is_overdue_untold", lambda original: lambda sent_ms, **named: False),
+    (wake_ups, "may_probe", lambda original: lambda progress, now_ms: False),
+)
+
+_mutation("take every waiting message for lost", (wake_ups, "is_lost", lambda original: lambda sent_ms, **named: True))
 
 # Persons
 

@@ -25,7 +25,7 @@ import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
-from kumofire_core.engine import batch_writes, consumer, dispatcher, run_store, schedules
+from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 from kumofire_core.errors import (
@@ -275,6 +275,7 @@ class Stage:
             if key not in self._jobs:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
+            found._progress_teller._told_ms = 0
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -347,6 +348,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
         patch.object(run_store, "os", SimpleNamespace(urandom=urandom)),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
+        patch.object(progress, "threading", SimpleNamespace(Lock=SimulatedLock)),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
@@ -389,6 +391,10 @@ class Play:
         self.interventions = 0
         self.settling = False
         self.inbox: list[tuple[str, int]] = []
+        self.calm = False
+        """Nothing goes wrong in this history."""
+        self.copies = 0
+        """Messages that a dispatcher sent while an earlier one of their run still waited."""
 
     # A history
 
@@ -408,6 +414,7 @@ class Play:
     def _plan(self) -> None:
         world, choices = self.world, self.choices
         probability = choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
+        self.calm = not probability
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
             world.faults = Faults(probability, kinds)
@@ -441,6 +448,8 @@ class Play:
             # A backlog, of as long as it takes until a message is taken for lost.
             world.queue.opens_ms = START_MS + choices.of((120_060, 120_600, 125_000))
             self._tick_at(world.queue.opens_ms + choices.of((-8, -20, 3)), self.dispatchers[0])
+        if choices.below(4) == 3:
+            world.queue.eternal = 10
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
 
@@ -704,6 +713,11 @@ class Play:
 
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
+        if self.calm and self.world.queue.undelivered[body] and running().process in self.dispatchers:
+            self.world.counts["copy of a message that waits"] += 1
+            self.copies += 1
+            if self.copies > 1:  # the probe; no backlog here lasts until the next
+                self.world.violate("a message that waits is not taken for lost", f"{run_id} is one of many")
         if body != message_of(run_id) and json.loads(body) != {"version": 1, "kumofireJobRunId": run_id}:
             self.world.violate("a message is of the protocol", body)
         self.invariants.sent(run_id)
@@ -802,7 +816,7 @@ class Play:
         world, lambda_context = self.world, None
         if ends is not None:
             lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
-        event = {"Records": [{"messageId": f"m{index}", "body": body} for index, (body, _) in enumerate(batch)]}
+        event = {"Records": [self._record(index, body) for index, (body, _) in enumerate(batch)]}
         try:
             report = STAGE.jobs(process, self.variant).run_batch(event, lambda_context)
         except Exception as error:
@@ -825,6 +839,11 @@ class Play:
             if (batch[index][0] in MALFORMED) != (record.malformed is not None):
                 world.violate("a malformed message is acknowledged, and no other", batch[index][0])
         return [index for index in range(len(batch)) if f"m{index}" not in failed]
+
+    def _record(self, index: int, body: str) -> dict[str, Any]:
+        sent_ms = self.world.queue.sent_ms.get(body)
+        attributes = {} if sent_ms is None else {"SentTimestamp": str(sent_ms)}
+        return {"messageId": f"m{index}", "body": body, "attributes": attributes}
 
     def _not_done(self, process: Process, run_id: str, failure: str, *, alone: bool) -> None:
         if failure.startswith(f"run#{run_id} payload is encrypted") and self.variant.sealed:

@@ -475,6 +475,12 @@ class SimulatedQueue:
         self.opens_ms = START_MS
         """Before this time nothing is delivered: a backlog."""
         self.dead: list[str] = []
+        self.undelivered: Counter[str] = Counter()
+        """Messages that were taken and not yet delivered, by body: whoever sends one of them again makes a copy."""
+        self.sent_ms: dict[str, int] = {}
+        """When the message was sent that was delivered last, by body."""
+        self.eternal = 0
+        """Messages of others that are counted with ours, and never delivered."""
 
     def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> dict[str, str]:
         problem = _send_problem(MessageBody, DelaySeconds)
@@ -502,8 +508,9 @@ class SimulatedQueue:
         return {key: value for key, value in (("Successful", successful), ("Failed", failed)) if value}
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> dict[str, Any]:
-        """Return an estimate that may be far from the truth, as the service's may for a while."""
-        guess = self._world.choices.of(BACKLOGS) if self._world.faults.probability else BACKLOGS[0]
+        """Return an estimate that may be far from the truth while things go wrong, as the service's may for a while."""
+        waiting = str(self.undelivered.total() + self.eternal)
+        guess = self._world.choices.of(BACKLOGS) if self._world.faults.probability else waiting
         return {"Attributes": dict.fromkeys(AttributeNames, guess)}
 
     def put_back(self, body: str, receives: int, visible_in_ms: int) -> None:
@@ -519,7 +526,7 @@ class SimulatedQueue:
         world = self._world
         world.counts["message"] += 1
         self.taken(body)
-        copies = 1
+        copies, sent_ms = 1, world.now
         if world.choices.chance(world.faults.probability):
             world.counts["duplicate"] += 1
             copies = 2
@@ -528,7 +535,13 @@ class SimulatedQueue:
             if world.choices.chance(world.faults.probability):
                 on_its_way = world.choices.of((30, 900, 20_000, 150_000))
             visible = world.now + delay_seconds * 1000 + on_its_way
-            world.at(max(visible, self.opens_ms), lambda: self.deliver(body, 1))
+            self.undelivered[body] += 1
+            world.at(max(visible, self.opens_ms), lambda: self._give_out(body, sent_ms))
+
+    def _give_out(self, body: str, sent_ms: int) -> None:
+        self.undelivered[body] -= 1
+        self.sent_ms[body] = sent_ms
+        self.deliver(body, 1)
 
 
 class SimulatedStatements:
