@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.plots import lines
 from benchmarks.report import folder_of
-from kumofire_core.engine.dispatcher import BACKLOG, BACKLOG_DOUBTED_AFTER
-from kumofire_core.rules.run_writes import BACKLOG_LOOK_MS
+from kumofire_core.rules import wake_ups
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ
 
 MONTH_SECONDS = 730 * 3600
@@ -212,6 +211,27 @@ def most_runs_a_second(load: Load, *, consumers: int, handler_seconds: float, at
     return consumers * 10 / (rounds * handler_seconds + load.batch_seconds)
 
 
+DISPATCHED_A_MINUTE = 22_000
+"""Due runs that one invocation of the dispatcher sends in a minute at 512 MB: 10,000 take it 8 seconds of a core
+(docs/benchmarks.md), and 512 MB give 29 % of one. https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html"""
+
+INDEX_UNITS_TO_SEND = 2
+"""Write units of its index partition that sending a due run takes: its index key moves, a delete and a put."""
+
+
+def seconds_to_send(due: int, *, shards: int, spread: bool = True) -> float:
+    """Return how long it takes to send runs that are all due at once, from the first tick after their time.
+
+    Spread, each partition has an invocation of its own, and is as fast as that one and as its writes. A cold start and
+    the tick's look at all partitions come before.
+    """
+    if not spread:
+        return due * 60 / DISPATCHED_A_MINUTE
+    of_one = math.ceil(due / shards)
+    invocation, writes = of_one * 60 / DISPATCHED_A_MINUTE, of_one * INDEX_UNITS_TO_SEND / PARTITION_WRITES
+    return 2 + max(invocation, writes)
+
+
 REQUEST_SECONDS = 0.005
 STEP_SECONDS = 10
 GIVE_UP_SECONDS = 48 * 3600
@@ -231,29 +251,35 @@ class Backlog:
 def drain(*, capacity: float, outage_seconds: float, handler_seconds: float) -> Backlog:
     """Let one run come a second and consumers stop for ``outage_seconds``, then execute up to ``capacity`` a second.
 
-    First come first served. The dispatcher sends a waiting run again 2 minutes after its creation, and from there after
-    twice as long each time, at most an hour; but not while the queue is long. A copy waits its turn like any message
-    and then takes a consumer one request, where a run takes two and its handler's time.
+    First come first served. The dispatcher looks at a waiting run as its own rules say, and sends it again only where
+    these take its message for lost, or as the one probe of consumers that stand still. A copy waits its turn like any
+    message and then takes a consumer one request, where a run takes two and its handler's time.
     """
     copy = REQUEST_SECONDS / (handler_seconds + 2 * REQUEST_SECONDS)
     runs: list[float] = []  # not yet executed, by the step in which they came
     work: list[float] = []  # what the queue holds from each step: runs, and copies as parts of a run
     resends: dict[int, list[int]] = {}
     first = 0
+    progress = wake_ups.Progress(sent_ms=1, moved_ms=1)
     copies = longest = 0.0
     for now in range(GIVE_UP_SECONDS // STEP_SECONDS):
         runs.append(STEP_SECONDS)
         work.append(STEP_SECONDS)
         resends.setdefault(now + 120 // STEP_SECONDS, []).append(now)
         for created in resends.pop(now, ()):
-            waiting, age = (now - first) * STEP_SECONDS, (now - created) * STEP_SECONDS
-            if created >= first and waiting > BACKLOG and age < BACKLOG_DOUBTED_AFTER.total_seconds():
-                resends.setdefault(now + BACKLOG_LOOK_MS // 1000 // STEP_SECONDS, []).append(created)
-            elif created >= first:
-                copies += runs[created]
-                work[now] += runs[created] * copy
-                interval = min((now - created) * STEP_SECONDS + 120, 3600)  # 2, 4, 8 … minutes
-                resends.setdefault(now + interval // STEP_SECONDS, []).append(created)
+            if created < first:
+                continue
+            now_ms, sent_ms, copied = now * STEP_SECONDS * 1000, created * STEP_SECONDS * 1000, 0.0
+            again_ms = wake_ups.look_again_at(sent_ms, now_ms=now_ms, progress=progress)
+            if wake_ups.is_lost(sent_ms, waiting=now - first + 1, progress=progress):
+                copied = runs[created]
+                again_ms = now_ms + min(now_ms - sent_ms + 120_000, 3_600_000)  # 2, 4, 8 … minutes
+            elif wake_ups.may_probe(progress, now_ms):
+                copied = 1.0
+                progress = progress._replace(probes=progress.probes + 1, probed_ms=now_ms)
+            copies += copied
+            work[now] += copied * copy
+            resends.setdefault(max(now + 1, again_ms // 1000 // STEP_SECONDS), []).append(created)
         left = capacity * STEP_SECONDS if now * STEP_SECONDS >= outage_seconds else 0.0
         while left > 0 and first <= now:
             done = min(left, work[first])
@@ -263,6 +289,9 @@ def drain(*, capacity: float, outage_seconds: float, handler_seconds: float) -> 
                 break
             longest = max(longest, (now - first) * STEP_SECONDS)
             first += 1
+            come_to_ms = first * STEP_SECONDS * 1000
+            if now * STEP_SECONDS * 1000 - progress.moved_ms >= 60_000:
+                progress = wake_ups.Progress(sent_ms=come_to_ms, moved_ms=now * STEP_SECONDS * 1000)
         if first > now and now * STEP_SECONDS >= outage_seconds:
             return Backlog(
                 drained_after_seconds=now * STEP_SECONDS - outage_seconds,
@@ -338,6 +367,20 @@ def tables(prices: Prices) -> str:
             ],
         )
     )
+    parts.append("### Seconds until all is sent that is due in one minute\n")
+    dues = (10_000, 100_000, 1_000_000)
+    parts.append(
+        _table(
+            ["`WakeShards`", *(f"{due:,} due" for due in dues)],
+            [
+                ["8, by one invocation", *(f"{seconds_to_send(due, shards=8, spread=False):,.0f}" for due in dues)],
+                *(
+                    [str(shards), *(f"{seconds_to_send(due, shards=shards):,.0f}" for due in dues)]
+                    for shards in (8, 16, 32, 64)
+                ),
+            ],
+        )
+    )
     parts.append("### Runs a second by consumers (`ConsumerConcurrency`)\n")
     times = (0.01, 0.1, 1.0, 10.0)
     parts.append(
@@ -368,7 +411,7 @@ def tables(prices: Prices) -> str:
                     "never"
                     if backlog.drained_after_seconds is None
                     else f"{backlog.drained_after_seconds / 60:,.0f} min",
-                    f"{backlog.copies_a_run:.1f}",
+                    f"{backlog.copies_a_run:.3f}",
                 ]
                 for seconds in (0.0, 0.1, 1.0)
                 for factor in (1.25, 1.5, 2, 3, 5)

@@ -7,7 +7,7 @@ as ``public.…``: the package imports them when somebody resolves the annotatio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
@@ -26,6 +26,7 @@ from kumofire_core.config import (
     settings_from,
 )
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.progress import ProgressTeller
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
@@ -127,6 +128,7 @@ class Jobs:
             clock=clock,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
+        self._progress_teller = ProgressTeller(self._store)
 
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
@@ -298,7 +300,9 @@ class Jobs:
         if context is not None and not callable(getattr(context, "get_remaining_time_in_millis", None)):
             raise InvalidArgumentError(f"context must be Lambda's context object or None, not {short_repr(context)}")
         deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
-        return run_batch(event, self._consumer, deadline=deadline, concurrency=self._concurrency)
+        return run_batch(
+            event, self._consumer, deadline=deadline, concurrency=self._concurrency, teller=self._progress_teller
+        )
 
     def get_status(self, run_id: str) -> Run | None:
         """Return a run as it is now, or ``None`` for an unknown id.
@@ -334,7 +338,14 @@ class Jobs:
 
         return exists and run_control.retry(self._store, run_id)
 
-    def dispatch(self, limit: int | None = None, *, deadline: datetime | None = None) -> public.DispatchResult:
+    def dispatch(
+        self,
+        limit: int | None = None,
+        *,
+        deadline: datetime | None = None,
+        partitions: Collection[int] | None = None,
+        hand_over: Callable[[int], object] | None = None,
+    ) -> public.DispatchResult:
         """Handle every wake-up that is due: send messages, send lost ones again, recover runs, and fire schedules.
 
         Call this about once a minute, from any process; calls may overlap. It returns when nothing more is due, when it
@@ -342,10 +353,20 @@ class Jobs:
         call handles the rest. If a wake-up can't be handled, that is logged and counted, and the others are handled.
         Raises ``PartlyDispatchedError`` if a partition of the index could not be read, after handling the others; its
         ``result`` says what was done.
+
+        One pass sends about 22,000 runs a minute on a Lambda function of 512 MB. ``partitions`` names the partitions of
+        the wake-up index to look at (from 0; schedules are in -1), so that several dispatchers can share the work:
+        nothing is sent twice, even where they overlap. ``hand_over`` is called with each partition of runs of which
+        more than 500 are due, and starts a ``dispatch(partitions=[…])`` of its own for it elsewhere; the pass then
+        leaves that partition out, unless the call raised. It has no effect together with ``limit``.
         """
+        if partitions is not None and not all(type(each) is int and each >= -1 for each in partitions):
+            raise InvalidArgumentError(f"partitions must be whole numbers from -1 on, not {short_repr(partitions)}")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {short_repr(limit)}")
-        return self._dispatcher.dispatch(limit=limit, deadline=self._deadline(deadline))
+        return self._dispatcher.dispatch(
+            limit=limit, deadline=self._deadline(deadline), partitions=partitions, hand_over=hand_over
+        )
 
     def create_schedule(
         self,

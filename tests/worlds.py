@@ -39,6 +39,8 @@ class SlowQueue:
 
     clock: Clock
     losing: str | None = None
+    eternal: int = 0
+    """Messages of others that wait for good, and that nobody receives."""
     waiting: list[tuple[datetime, str]] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     taken: list[tuple[str, int]] = field(default_factory=list)
@@ -63,7 +65,7 @@ class SlowQueue:
     def get_queue_attributes(self, **request: Any) -> dict[str, Any]:
         self.requests.append(("get_queue_attributes", request))
         visible = sum(visible_at <= self.clock.now for visible_at, _ in self.waiting)
-        return {"Attributes": {"ApproximateNumberOfMessages": str(visible)}}
+        return {"Attributes": {"ApproximateNumberOfMessages": str(visible + self.eternal)}}
 
     def due(self) -> list[str]:
         """Take out the runs whose messages have become visible, in the order of their times."""
@@ -173,6 +175,8 @@ class World:
                 assert "wake_shard" in item
                 assert item["wake_at"] == item.get("next_run_at", item["wake_at"]), item
                 assert item["wake_at"] > to_ms(self.clock.now) or item["enabled"], item
+            elif item["pk"].startswith("progress#"):
+                assert "wake_at" not in item
             elif item["status"] in UNFINISHED:
                 assert "wake_shard" in item, item
                 latest = max(to_ms(self.clock.now), item["scheduled_for"], item.get("lease_until", 0))

@@ -63,11 +63,11 @@ class Queue:
             return False
         return True
 
-    def backlog(self) -> int | None:
-        """Return about how many messages wait to be received, or ``None`` where SQS does not say."""
+    def waiting(self) -> int | None:
+        """Return about how many messages wait to be received, or are received and not deleted; ``None``: not known."""
         try:
-            reply = self._attributes(["ApproximateNumberOfMessages"])
-            return int(reply["Attributes"]["ApproximateNumberOfMessages"])
+            names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+            return sum(map(int, self._attributes(names)["Attributes"].values()))
         except Exception as error:  # an estimate that can't be had must not stop a pass
             log.warning("the length of the queue could not be read (%s). %s", error_name(error), note_of(error))
             return None

@@ -57,6 +57,7 @@ DISPATCH_METRICS = {
     "unsent": "MessagesUnsent",
     "refused": "MessagesRefused",
     "errors": "DispatchErrors",
+    "handed_over": "PartitionsHandedOver",
     "unread": "PartitionsUnread",
 }
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 
 from kumofire_core.aws.dynamodb import WakeUp
 from kumofire_core.aws.errors import AWS_ERRORS
-from kumofire_core.aws.sqs import Queue
+from kumofire_core.engine.progress import read_progress, start_probe
 from kumofire_core.engine.run_store import RUN, RunStore, new_token
 from kumofire_core.engine.schedule_firing import Firing, ScheduleFiring
 from kumofire_core.engine.schedule_store import SCHEDULE
@@ -31,26 +32,22 @@ from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import duration_ms, whole_seconds_until
 from kumofire_core.model.write import Key
-from kumofire_core.rules import decisions, run_writes
+from kumofire_core.rules import decisions, run_writes, wake_ups
 from kumofire_core.rules.schedule_writes import SCHEDULE_SHARD
-from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, message_delay_seconds
+from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, Progress, message_delay_seconds
 
 log = logging.getLogger("kumofire_core")
 
 LOOK_AHEAD = timedelta(seconds=90)
 """How far ahead of its time a run is sent, with a delay. More than a tick, so that a late tick makes no run late."""
 
-BACKLOG = 100
-"""With more messages waiting than this, a queued run's message is taken to be among them, and not for lost."""
-
-BACKLOG_DOUBTED_AFTER = timedelta(minutes=30)
-"""A run that has been queued for longer is sent again, however long the queue; and from then on once an hour."""
-
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
 
 TURNS_A_PASS = 100
 """How often a schedule that is behind gets its turn in one pass, with ten occurrences each time."""
+
+_WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 
 PAGE_SIZE = 500
 CHUNKS_IN_FLIGHT = 16
@@ -68,7 +65,7 @@ class DispatchResult:
     resent: int = 0
     """Queued runs whose message seemed lost, sent again."""
     postponed: int = 0
-    """Queued runs left alone although no consumer has come, because the queue is long."""
+    """Runs left alone although no consumer has come, because their messages may still wait in the queue."""
     recovered: int = 0
     """Runs whose worker was lost, put back for their next attempt."""
     failed: int = 0
@@ -81,6 +78,8 @@ class DispatchResult:
     """Messages that SQS refuses for a reason that will not pass by itself: the log says which, and what to do."""
     errors: int = 0
     """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
+    handed_over: int = 0
+    """Partitions of the index with more than a page of due wake-ups, given to dispatchers of their own."""
     unread: int = 0
     """Partitions of the index that could not be read, each with a line in the log."""
     complete: bool = True
@@ -108,19 +107,30 @@ class _Tally:
         self._asking = threading.Lock()
         self.complete = True
         self.first_error: Exception | None = None
-        self._queue_is_long: bool | None = None
+        self._queue: tuple[int | None, Progress] | None = None
+        self._probed = False
         self._behind: list[WakeUp] = []
 
     def add(self, name: str, count: int = 1) -> None:
         with self._lock:
             self._counts[name] += count
 
-    def queue_is_long(self, queue: Queue) -> bool:
-        """Say whether messages pile up, asked once a pass; copies would only make the pile larger."""
+    def queue(self, store: RunStore) -> tuple[int | None, Progress]:
+        """Return how many messages wait and how far consumers have come, asked once a pass."""
         with self._asking:
-            if self._queue_is_long is None:
-                self._queue_is_long = (queue.backlog() or 0) > BACKLOG
-            return self._queue_is_long
+            if self._queue is None:
+                waiting = store.queue.waiting()
+                self._queue = waiting, Progress() if waiting == 0 else read_progress(store)
+            return self._queue
+
+    def may_probe(self, store: RunStore, now_ms: int) -> bool:
+        """Say whether this one message is to show whether consumers come on: one of a pass, and not in every pass."""
+        _, progress = self.queue(store)
+        with self._asking:
+            if self._probed or not wake_ups.may_probe(progress, now_ms):
+                return False
+            self._probed = True
+            return start_probe(store, progress, now_ms)
 
     def is_behind(self, schedule: WakeUp) -> None:
         """Note a schedule of which more is due."""
@@ -148,28 +158,53 @@ class Dispatcher:
         self._schedules = schedules
         self._pool = pool
 
-    def dispatch(self, *, limit: int | None, deadline: Deadline | None) -> DispatchResult:
+    def dispatch(
+        self,
+        *,
+        limit: int | None,
+        deadline: Deadline | None,
+        partitions: Collection[int] | None = None,
+        hand_over: Callable[[int], object] | None = None,
+    ) -> DispatchResult:
         """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
 
+        Only ``partitions`` are looked at, where they are given. ``hand_over`` is called with each partition of which
+        more than a page is due, and gives it to another dispatcher; where it raises, this one does the work.
         Raises ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others.
         """
         tally = _Tally()
         until_ms = self._store.now_ms() + duration_ms(LOOK_AHEAD)
         if limit is None:
-            self._handle_all(until_ms, tally, deadline)
+            self._handle_all(until_ms, tally, deadline, self._chosen(partitions, tally), hand_over)
         else:
-            self._handle_some(until_ms, limit, tally, deadline)
+            self._handle_some(until_ms, limit, tally, deadline, self._chosen(partitions, tally))
         if refused := self._store.queue.take_refused():
             tally.add("refused", refused)
         if tally.first_error is not None:
             raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
         return tally.result()
 
-    def _handle_all(self, until_ms: int, tally: _Tally, deadline: Deadline | None) -> None:
+    def _handle_all(
+        self,
+        until_ms: int,
+        tally: _Tally,
+        deadline: Deadline | None,
+        shards: Collection[int],
+        hand_over: Callable[[int], object] | None,
+    ) -> None:
         """Handle everything, schedules first, many chunks at once."""
+        own: list[Iterator[list[WakeUp]]] = []
+        for shard in shards:
+            pages = self._pages(shard, until_ms, tally)
+            if hand_over is None or shard == SCHEDULE_SHARD:
+                own.append(pages)
+                continue
+            first = next(pages, [])
+            if len(first) < PAGE_SIZE or not _handed_over(shard, hand_over, tally):
+                own.append(chain([first], pages))
         in_flight = BoundedPool(self._pool, CHUNKS_IN_FLIGHT)
-        for shard in self._shards(tally):
-            for page in self._pages(shard, until_ms, tally):
+        for pages in own:
+            for page in pages:
                 if not self._start(page, in_flight, tally, deadline):
                     in_flight.finish()
                     return
@@ -204,10 +239,12 @@ class Dispatcher:
             tally.complete = False
             log.warning("schedule#%s is far behind; the next pass goes on with it", wake_up.key.id)
 
-    def _handle_some(self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None) -> None:
+    def _handle_some(
+        self, until_ms: int, limit: int, tally: _Tally, deadline: Deadline | None, shards: Collection[int]
+    ) -> None:
         """Handle the earliest ``limit``. What can't be handled does not count, or it would be in the way for good."""
         earliest: list[WakeUp] = []
-        for shard in self._shards(tally):
+        for shard in shards:
             taken: list[WakeUp] = []
             for page in self._pages(shard, until_ms, tally):
                 taken += page
@@ -235,6 +272,9 @@ class Dispatcher:
             tally.complete = False
             shards = max(self._store.wake_shards, LEAST_SHARDS_READ)
         return (SCHEDULE_SHARD, *range(shards))
+
+    def _chosen(self, partitions: Collection[int] | None, tally: _Tally) -> Collection[int]:
+        return self._shards(tally) if partitions is None else sorted(set(partitions))
 
     def _pages(self, shard: int, until_ms: int, tally: _Tally) -> Iterator[list[WakeUp]]:
         """Yield the pages of one partition. One that can't be read is told once the others are handled."""
@@ -284,7 +324,8 @@ class Dispatcher:
                 delays[run_id] = whole_seconds_until(wake_up.wake_at, now_ms)
                 tally.add("dispatched")
             return
-        answer = self._store.apply(run_id, run_writes.enqueue(token, now_ms=now_ms))
+        unsent = run_writes.enqueue(token, now_ms=now_ms, wake_at=wake_up.wake_at, due_ms=wake_up.wake_at)
+        answer = self._store.apply(run_id, unsent)
         if answer.applied:
             delays[run_id] = 0
             tally.add("dispatched")
@@ -296,16 +337,32 @@ class Dispatcher:
             self._look_at_running(found, token, now_ms, delays, tally)
             return
         # Finished, or sent or put back meanwhile: the index was behind.
-        if found.status is not RunStatus.QUEUED or found.wake_at is None or found.wake_at > now_ms:
-            return
-        queued_for_ms = now_ms - found.updated_at
-        long = tally.queue_is_long(self._store.queue)
-        if long and queued_for_ms < duration_ms(BACKLOG_DOUBTED_AFTER):
-            if self._store.apply(run_id, run_writes.wait_longer(found, token, now_ms=now_ms)).applied:
-                tally.add("postponed")
-        elif self._store.apply(run_id, run_writes.resend(found, token, now_ms=now_ms, rarely=long)).applied:
-            delays[run_id] = 0
-            tally.add("resent")
+        if found.wake_at is not None and found.wake_at <= now_ms and found.status in _WAITING:
+            self._look_at_waiting(found, token, now_ms, delays, tally)
+
+    def _look_at_waiting(
+        self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
+    ) -> None:
+        """Send a run's message again that consumers should have come to, unless it may still wait in the queue."""
+        scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0
+        sent_ms = found.due_ms if scheduled else found.updated_at
+        rarely = False
+        if not (scheduled and wake_at <= found.due_ms):  # nobody has sent that one yet
+            waiting, progress = tally.queue(self._store)
+            if not wake_ups.is_lost(sent_ms, waiting=waiting, progress=progress):
+                rarely = wake_ups.is_overdue_untold(sent_ms, now_ms=now_ms, progress=progress)
+                if not rarely and not tally.may_probe(self._store, now_ms):
+                    look_at = wake_ups.look_again_at(sent_ms, now_ms=now_ms, progress=progress)
+                    if self._store.apply(found.id, run_writes.wait_longer(found, token, look_at=look_at)).applied:
+                        tally.add("postponed")
+                    return
+        if scheduled:
+            again = run_writes.enqueue(token, now_ms=now_ms, wake_at=wake_at, due_ms=found.due_ms)
+        else:
+            again = run_writes.resend(found, token, now_ms=now_ms, rarely=rarely)
+        if self._store.apply(found.id, again).applied:
+            delays[found.id] = 0
+            tally.add("dispatched" if scheduled else "resent")
 
     def _look_at_running(
         self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
@@ -325,6 +382,17 @@ class Dispatcher:
             delay_seconds = message_delay_seconds(end.due_ms, now_ms)
             if delay_seconds is not None:
                 delays[run.id] = delay_seconds
+
+
+def _handed_over(shard: int, hand_over: Callable[[int], object], tally: _Tally) -> bool:
+    """Give a partition to another dispatcher; ``False`` where that failed, and the work is this one's."""
+    try:
+        hand_over(shard)
+    except Exception as error:
+        log.warning("partition %d could not be handed over (%s); this pass handles it", shard, error_name(error))
+        return False
+    tally.add("handed_over")
+    return True
 
 
 @contextmanager

@@ -6,14 +6,17 @@ answer is reported for another delivery.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.errors import note_of
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.progress import ProgressTeller, typical_sent_ms
 from kumofire_core.errors import DeadlineTooCloseError, KumofireError, MalformedMessageError
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.model.error_text import error_name, error_places
@@ -35,6 +38,9 @@ ANSWER_SECONDS = 0.3
 
 LAST_SECONDS = 0.1
 """How long before the process's end nothing is waited for any more, and the answer is given."""
+
+TELL_SECONDS = 1.0
+"""How long the batch waits at its end for the write that tells how far it was in the queue."""
 
 STRAY_PATIENCE_SECONDS = 0.5
 """How long a handler that was cut is waited for to stop."""
@@ -79,8 +85,18 @@ class SqsBatchReport(NamedTuple):
         }
 
 
-def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, concurrency: int) -> SqsBatchReport:
-    """Consume every record of an event, ``concurrency`` at a time, and report on each."""
+def run_batch(
+    event: object,
+    consumer: Consumer,
+    *,
+    deadline: Deadline | None,
+    concurrency: int,
+    teller: ProgressTeller | None = None,
+) -> SqsBatchReport:
+    """Consume every record of an event, ``concurrency`` at a time, and report on each.
+
+    ``teller`` writes down, once a minute and beside the records, how far in the queue this batch is.
+    """
     if not isinstance(event, dict) or not isinstance(event.get("Records"), list):
         log.error("the event is not a batch of SQS records; nothing was done")
         return SqsBatchReport()
@@ -103,6 +119,11 @@ def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, c
                 return
             batch.settle(index, _consume(consumer, delivery, deadline, early.pop(delivery.run_id, None)))
 
+    sent_ms = typical_sent_ms(records)
+    telling = None
+    if teller is not None and sent_ms is not None and teller.is_due():
+        with contextlib.suppress(RuntimeError):  # the process may have no more threads
+            telling = consumer.pool.start(partial(teller.tell, sent_ms))
     loops = min(concurrency, len(todo))
     # Only what is begun at once: a claim that had to wait for its turn might find no time left.
     early = consumer.claim_early([delivery.run_id for _, delivery in itertools.islice(todo, loops)], deadline)
@@ -120,6 +141,8 @@ def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, c
             work()
         for call in calls:
             call.wait(None if deadline is None else deadline.seconds_left() - min(ANSWER_SECONDS, deadline.reserve / 4))
+    if telling is not None:  # or Lambda would freeze the process around its request
+        telling.wait(TELL_SECONDS if deadline is None else min(TELL_SECONDS, deadline.seconds_left() / 2))
     reports = batch.close()
     for report in reports:
         if report.failure == UNDONE:

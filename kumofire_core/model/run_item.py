@@ -157,8 +157,13 @@ class StoredRun:
 
     @property
     def updated_at(self) -> int:
-        """Epoch milliseconds of the latest write that a person would call a change."""
+        """Epoch milliseconds of the latest write that a person would call a change; a message sent again is one."""
         return int(self._item["updated_at"])
+
+    @property
+    def due_ms(self) -> int:
+        """Epoch milliseconds of the time that it is for."""
+        return int(self._item["scheduled_for"])
 
     @property
     def wake_at(self) -> int | None:

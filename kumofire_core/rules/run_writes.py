@@ -17,7 +17,6 @@ from kumofire_core.model.run_item import (
 )
 from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present
 from kumofire_core.rules.wake_ups import (
-    BACKLOG_LOOK_MS,
     LAST_RESEND_MS,
     SEND_GRACE_MS,
     resend_at,
@@ -209,11 +208,16 @@ def cancel_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, e
     return _settle_expired(expired, token, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
-def enqueue(token: str, *, now_ms: int) -> Transition:
-    """Mark a scheduled run that is due as queued; whoever applied this then sends its message."""
+def enqueue(token: str, *, now_ms: int, wake_at: int, due_ms: int) -> Transition:
+    """Mark a scheduled run that is due as queued; whoever applied this then sends its message.
+
+    Only a run that nobody has sent yet has its own time as its wake-up. With another wake-up, its message was sent with
+    a delay before, and seems lost.
+    """
     return Transition(
         source=(RunStatus.SCHEDULED,),
         target=RunStatus.QUEUED,
+        equals={"scheduled_for": due_ms, "wake_at": wake_at},
         at_most={"scheduled_for": now_ms},
         sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
         write_token=("sent_by", token),
@@ -235,24 +239,27 @@ def send_ahead(token: str, *, due_ms: int, now_ms: int) -> Transition:
 
 
 def resend(lost: StoredRun, token: str, *, now_ms: int, rarely: bool = False) -> Transition:
-    """Take it upon oneself to send a queued run's message again; the next time comes later, ``rarely`` in an hour."""
+    """Take it upon oneself to send a queued run's message again; the next time comes later, ``rarely`` in an hour.
+
+    ``updated_at`` is when a queued run's message was last sent, by which consumers are later known to be past it.
+    """
     again_at = now_ms + LAST_RESEND_MS if rarely else resend_at(now_ms, sends=lost.sends + 1)
     return Transition(
         source=(RunStatus.QUEUED,),
         target=RunStatus.QUEUED,
         equals={"wake_at": _wake_up(lost)},
-        sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": again_at},
+        sets={"sent_by": token, "sends": lost.sends + 1, "wake_at": again_at, "updated_at": now_ms},
         write_token=("sent_by", token),
     )
 
 
-def wait_longer(waiting: StoredRun, token: str, *, now_ms: int) -> Transition:
-    """Leave a queued run's message alone for a while: the queue is long, so it waits there rather than being lost."""
+def wait_longer(waiting: StoredRun, token: str, *, look_at: int) -> Transition:
+    """Leave a run's message alone until ``look_at``: it may wait in the queue, and is not known to be lost."""
     return Transition(
-        source=(RunStatus.QUEUED,),
-        target=RunStatus.QUEUED,
+        source=(waiting.status,),
+        target=waiting.status,
         equals={"wake_at": _wake_up(waiting)},
-        sets={"sent_by": token, "wake_at": now_ms + BACKLOG_LOOK_MS},
+        sets={"sent_by": token, "wake_at": look_at},
         write_token=("sent_by", token),
     )
 

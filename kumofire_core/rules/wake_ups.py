@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
+from typing import NamedTuple
 
 from kumofire_core.model.times import duration_ms, whole_seconds_until
 
@@ -21,8 +22,30 @@ the dispatcher looks ahead, so that a retry which starts on time never costs it 
 FIRST_RESEND_MS = 2 * 60_000
 LAST_RESEND_MS = 60 * 60_000
 
-BACKLOG_LOOK_MS = 10 * 60_000
-"""How long a run's message is left alone while the queue is long."""
+DISORDER_MS = 60_000
+"""How far consumers must be past a message's time before it is taken for lost: a standard queue keeps no strict order,
+and clocks differ. https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/standard-queues.html"""
+
+SOONEST_LOOK_MS = 60_000
+MOVING_LOOK_MS = 3 * 60_000
+STANDING_LOOK_MS = 10 * 60_000
+"""How soon a message that waits is looked at again: while consumers come nearer, and where they take nothing."""
+
+UNTOLD_LOST_MS = 30 * 60_000
+"""Where no consumer tells how far it has come, a message is sent again after this time, and then once an hour."""
+
+
+class Progress(NamedTuple):
+    """How far consumers have come in the queue, and what was done to find out."""
+
+    sent_ms: int = 0
+    """When the message was sent that consumers have come to; 0 where none has told."""
+    moved_ms: int = 0
+    """When they came there."""
+    probes: int = 0
+    """Messages that were sent since then to see whether they come on."""
+    probed_ms: int = 0
+    """When the last of these was sent."""
 
 
 LEAST_SHARDS_READ = 8
@@ -61,3 +84,38 @@ def resend_at(now_ms: int, *, sends: int) -> int:
     The interval doubles, so that a backlog of hours is not multiplied by copies of its own messages.
     """
     return now_ms + min(FIRST_RESEND_MS << max(0, min(sends - 1, 10)), LAST_RESEND_MS)
+
+
+def is_lost(sent_ms: int, *, waiting: int | None, progress: Progress) -> bool:
+    """Say whether a message that should be in the queue since ``sent_ms`` can't be waiting there.
+
+    ``waiting`` is how many messages the queue holds for consumers, or ``None`` where SQS does not say. The message is
+    lost where there is none, or where consumers have come past its time.
+    """
+    if waiting == 0:
+        return True
+    if not progress.sent_ms:
+        return waiting is None
+    return progress.sent_ms >= sent_ms + DISORDER_MS
+
+
+def is_overdue_untold(sent_ms: int, *, now_ms: int, progress: Progress) -> bool:
+    """Say whether a message is to be sent again for its age alone, because no consumer tells how far it has come."""
+    return not progress.sent_ms and now_ms - sent_ms >= UNTOLD_LOST_MS
+
+
+def may_probe(progress: Progress, now_ms: int) -> bool:
+    """Say whether one message may be sent to see whether consumers come on: they have not moved for two minutes.
+
+    Its successors come after twice as long each, so that consumers that stand still for days find a few of them.
+    """
+    since_ms = max(progress.moved_ms, progress.probed_ms)
+    return now_ms - since_ms >= min(FIRST_RESEND_MS << min(progress.probes, 10), LAST_RESEND_MS)
+
+
+def look_again_at(sent_ms: int, *, now_ms: int, progress: Progress) -> int:
+    """Return when a message that waits is looked at again: soon where consumers are near, or a probe is under way."""
+    if now_ms - progress.moved_ms >= FIRST_RESEND_MS:
+        return now_ms + (SOONEST_LOOK_MS if progress.probes < 2 else STANDING_LOOK_MS)
+    gap_ms = sent_ms + DISORDER_MS - progress.sent_ms
+    return now_ms + max(SOONEST_LOOK_MS, min(gap_ms, MOVING_LOOK_MS))

@@ -446,6 +446,23 @@ def test_the_dispatcher_may_do_what_it_does_and_nothing_else(resources: dict[str
     }
 
 
+def test_the_dispatcher_may_invoke_itself_and_no_other_function(resources: dict[str, Any]) -> None:
+    policy = properties(resources, "DispatcherSpreads")
+
+    assert policy["Roles"] == [{"Ref": "DispatcherRole"}]
+    assert granted(policy["PolicyDocument"]["Statement"]) == {("lambda:InvokeFunction", "Dispatcher")}
+    others = [name for name, r in resources.items() if r["Type"] == "AWS::IAM::Policy" and name != "DispatcherSpreads"]
+    assert others == []
+
+
+def test_an_invocation_of_a_partition_that_waits_for_a_minute_is_left_to_the_next_tick(
+    resources: dict[str, Any],
+) -> None:
+    [config] = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::Lambda::EventInvokeConfig"]
+
+    assert (config["MaximumRetryAttempts"], config["MaximumEventAgeInSeconds"]) == (0, 60)
+
+
 def test_claims_in_batches_add_one_permission_and_only_where_they_are_chosen(
     resources: dict[str, Any], aws: Aws
 ) -> None:

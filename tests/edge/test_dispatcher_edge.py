@@ -16,13 +16,15 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kumofire_core import AttemptLogFilter, DispatchResult, Jobs, PartlyDispatchedError
+from kumofire_core.edge import dispatcher as edge_dispatcher
 from kumofire_core.edge import telemetry
+from kumofire_core.engine import dispatcher
 from kumofire_core.handlers.deadline import Deadline
 from tests.builders import Aws, LambdaContext
 
 NOTHING = {
     "dispatched": 0, "schedules": 0, "resent": 0, "postponed": 0, "recovered": 0, "failed": 0, "canceled": 0,
-    "unsent": 0, "refused": 0, "errors": 0, "unread": 0, "complete": True,
+    "unsent": 0, "refused": 0, "errors": 0, "handed_over": 0, "unread": 0, "complete": True,
 }  # fmt: skip
 
 
@@ -89,6 +91,41 @@ def test_a_tick_sends_what_is_due_and_answers_with_its_counts(edge: ModuleType, 
 @pytest.mark.parametrize("event", [{}, None, [], {"anything": ["else"]}, "text"])
 def test_the_event_is_not_read(edge: ModuleType, event: Any):
     assert edge.handler(event, LambdaContext()) == NOTHING
+
+
+def test_a_tick_invokes_itself_for_a_partition_with_much_to_do_and_that_invocation_for_none(
+    edge: ModuleType, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    invoked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(edge_dispatcher, "_invoke", lambda function, payload: invoked.append((function, payload)))
+    monkeypatch.setattr(dispatcher, "PAGE_SIZE", 3)
+    past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
+    for shard in (0, 0, 2, 2, 2, 2, 5, 5, 5):
+        aws.a_run(status="scheduled", scheduled_for=past, wake_at=past, wake_shard=shard)
+    context = LambdaContext()
+
+    assert edge.handler({}, context) == NOTHING | {"dispatched": 2, "handed_over": 2}
+    assert [function for function, _ in invoked] == [context.invoked_function_arn] * 2
+
+    answers = [edge.handler(json.loads(payload), context) for _, payload in invoked]
+    assert answers == [NOTHING | {"dispatched": 4}, NOTHING | {"dispatched": 3}]
+    assert len(invoked) == 2
+
+
+def test_a_partition_that_cannot_be_handed_over_is_handled_by_the_tick(
+    edge: ModuleType, aws: Aws, monkeypatch: pytest.MonkeyPatch, log: io.StringIO
+):
+    def refused(function: str, payload: bytes) -> None:
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "Invoke")
+
+    monkeypatch.setattr(edge_dispatcher, "_invoke", refused)
+    monkeypatch.setattr(dispatcher, "PAGE_SIZE", 2)
+    past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
+    for _ in range(3):
+        aws.a_run(status="scheduled", scheduled_for=past, wake_at=past)
+
+    assert edge.handler({}, LambdaContext()) == NOTHING | {"dispatched": 3}
+    assert "partition 0 could not be handed over (ClientError AccessDeniedException)" in log.getvalue()
 
 
 def test_a_tick_ends_within_the_time_that_lambda_gives_it(edge: ModuleType, aws: Aws, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.model.message import decode_body
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules.wake_ups import wake_shard
-from tests.builders import NOW, NOW_MS, Aws, Clock, message
+from tests.builders import NOW, NOW_MS, Aws, Clock, event, message
 from tests.faults import Interrupted, Outage
 from tests.worlds import Canned, LaggingIndex, World, a_world
 
@@ -481,66 +483,200 @@ def test_a_lost_message_is_sent_again_after_2_then_4_then_8_minutes_and_at_last_
     assert sent_at == [0, 2, 6, 14, 30, 62, 122, 182]
 
 
-def test_a_backlog_of_an_hour_gets_four_copies_of_each_message_and_executes_each_run_once(world: World):
-    ids = [world.jobs.create("work") for _ in range(3)]
-    resent = 0
-    for _ in range(60):
-        resent += world.tick().resent
+def receive(world: World, count: int, *, sent: Callable[[int], int] = lambda ms: ms) -> list[str]:
+    """Let a consumer receive the oldest messages, in batches of ten with the times at which they were sent."""
+    world.queue.waiting.sort()
+    due = [entry for entry in world.queue.waiting if entry[0] <= world.clock.now][:count]
+    for start in range(0, len(due), 10):
+        batch = event(*(run_id for _, run_id in due[start : start + 10]))
+        for record, (sent_at, _) in zip(batch["Records"], due[start:], strict=False):
+            record["attributes"] = {"SentTimestamp": str(sent(to_ms(sent_at)))}
+        assert world.jobs.consume_batch(batch) == {"batchItemFailures": []}
+    for entry in due:
+        world.queue.waiting.remove(entry)
+    return [run_id for _, run_id in due]
+
+
+@pytest.mark.parametrize(("a_minute", "handled"), [(4, 5), (4, 8), (4, 20)])
+def test_consumers_that_are_faster_than_the_arrivals_drain_any_backlog_with_few_copies(
+    world: World, a_minute: int, handled: int
+):
+    minutes = 0
+    for minutes in range(1, 100):
+        for _ in range(a_minute):
+            world.jobs.create("work")
+        world.tick()
+        if minutes > 10:  # for so long nothing was consumed
+            receive(world, handled)
+            if not world.queue.waiting:
+                break
         world.clock.advance(minutes=1)
-    assert resent == 4 * len(ids)
 
-    outcomes = [result.outcome for result in world.deliver()]
+    created = len(world.runs())
+    assert not world.queue.waiting
+    # What piled up is worked off by what consumers do more than what comes.
+    assert minutes <= 11 + 10 * a_minute / (handled - a_minute) + 2
+    assert len(world.queue.taken) - created <= created / 10
+    assert world.times_executed() == dict.fromkeys(world.times_sent(), 1)
 
-    assert sorted(outcomes) == ["ignored"] * 12 + ["succeeded"] * 3
-    assert world.times_executed() == dict.fromkeys(ids, 1)
 
-
-def test_a_long_backlog_is_not_multiplied_and_asked_for_its_length_once_a_pass(world: World):
-    ids = [world.jobs.create("work") for _ in range(101)]
-    passes = []
-    for _ in range(25):
-        passes.append(world.tick())
+def test_a_message_lost_in_a_long_queue_that_moves_is_sent_again_within_five_minutes_of_its_turn(world: World):
+    ids: list[str] = []
+    for minute in range(40):
+        for _ in range(6):
+            ids.append(world.jobs.create("work"))
+        if minute == 10:
+            world.queue.losing = "silently"
+            lost = world.jobs.create("work")
+            world.queue.losing = None
+        if minute >= 20:
+            done = receive(world, 9)
+            if ids.index(done[-1]) >= 10 * 6 and "turn" not in locals():
+                turn = minute
+        world.tick()
+        if minute > 10 and world.times_sent()[lost] > 1:
+            break
         world.clock.advance(minutes=1)
 
-    assert sum(result.resent for result in passes) == 0
-    assert [minute for minute, result in enumerate(passes) if result.postponed == len(ids)] == [2, 12, 22]
-    assert set(world.times_sent().values()) == {1}
-    asked = [operation for operation, _ in world.queue.requests].count("get_queue_attributes")
-    assert asked == sum(result.postponed > 0 for result in passes)
-
-    assert [result.outcome for result in world.deliver()] == ["succeeded"] * len(ids)
+    assert minute - turn <= 5
+    assert len(world.queue.waiting) > 10
+    assert world.times_sent()[lost] == 2
 
 
-def test_a_message_lost_behind_a_long_backlog_is_sent_again_once_that_is_gone(world: World):
-    world.queue.losing = "silently"
-    lost = world.jobs.create("work")
-    world.queue.losing = None
-    others = [world.jobs.create("work") for _ in range(101)]
-    world.clock.advance(minutes=2)
-    assert world.tick() == DispatchResult(postponed=102)
-    world.deliver()
-
-    world.clock.advance(minutes=10)
-
-    assert world.tick() == DispatchResult(resent=1)
-    world.deliver()
-    assert world.times_executed() == dict.fromkeys([lost, *others], 1)
-
-
-def test_what_has_been_queued_for_half_an_hour_is_sent_again_hourly_however_long_the_queue(world: World):
-    for _ in range(101):
+@pytest.mark.parametrize("told", [True, False], ids=["consumers told before", "nobody has told"])
+def test_ten_messages_that_wait_for_good_hide_no_lost_one(world: World, told: bool):
+    world.queue.eternal = 10
+    if told:
         world.jobs.create("work")
-    world.clock.advance(minutes=29)
-    assert world.tick() == DispatchResult(postponed=101)
-
-    world.clock.advance(minutes=10)
-    assert world.tick() == DispatchResult(resent=101)
-
-    for _ in range(59):
+        receive(world, 1)
+        world.clock.advance(hours=3)
+    world.queue.losing = "silently"
+    lost = [world.jobs.create("work") for _ in range(4)]
+    world.queue.losing = None
+    for _ in range(5):
         world.clock.advance(minutes=1)
-        assert world.tick() == NOTHING
+        world.tick()
+        receive(world, 10)
+
+    assert {world.jobs.get_status(run_id).status for run_id in lost} == {"succeeded"}
+    assert {world.times_sent()[run_id] for run_id in lost} == {2}
+
+
+def test_consumers_that_take_nothing_are_probed_with_one_message_and_ever_more_rarely(world: World):
+    ids = [world.jobs.create("work") for _ in range(15)]
+    resent_at = []
+    for minute in range(30):
+        resent_at += [minute] * world.tick().resent
+        world.clock.advance(minutes=1)
+
+    assert resent_at[:2] == [2, 6]
+    assert 14 <= resent_at[2] <= 24  # after twice as long, by the next look at any of them
+    assert len(world.queue.taken) == len(ids) + 3
+
+
+def test_a_pass_asks_once_how_long_the_queue_is_and_how_far_consumers_are(world: World):
+    for _ in range(30):
+        world.jobs.create("work")
+    world.clock.advance(minutes=2)
+    world.aws.dynamodb.requests.clear()
+
+    assert world.tick() == DispatchResult(postponed=29, resent=1)
+
+    asked = [operation for operation, _ in world.queue.requests].count("get_queue_attributes")
+    assert (asked, world.aws.dynamodb.count()["get_item"]) == (1, 1)
+
+
+def test_where_no_consumer_tells_how_far_it_is_what_was_queued_for_half_an_hour_is_sent_again_hourly(world: World):
+    ids = [world.jobs.create("work") for _ in range(8)]
+    for _ in range(110):
+        world.tick()
+        world.clock.advance(minutes=1)
+
+    assert len(ids) * 3 <= len(world.queue.taken) <= len(ids) * 3 + 6
+
+
+def test_one_new_message_among_nine_old_ones_makes_nobody_take_the_waiting_for_lost(world: World):
+    for _ in range(40):
+        world.jobs.create("work")
+    world.clock.advance(minutes=10)
+    newest = iter([to_ms(world.clock.now)])
+
+    receive(world, 10, sent=lambda ms: next(newest, ms))
+
+    assert world.tick() == DispatchResult(postponed=30)
+
+
+def test_a_delayed_message_that_waits_in_a_backlog_is_not_sent_again(world: World):
+    for _ in range(20):
+        world.jobs.create("work", delay=60)
+    world.clock.advance(minutes=2)
+    world.jobs.create("work")
+    receive(world, 1)
+    world.clock.advance(minutes=1, seconds=30)
+
+    world.tick()
+
+    assert set(world.times_sent().values()) == {1}
+
+
+def test_a_process_tells_how_far_it_is_once_a_minute_beside_its_two_requests_a_run(world: World):
+    for _ in range(60):
+        world.jobs.create("work")
+    world.clock.advance(minutes=5)
+    receive(world, 10)
+    world.aws.dynamodb.requests.clear()
+
+    receive(world, 20)
+    world.clock.advance(seconds=59)
+    receive(world, 20)
+    assert world.aws.dynamodb.count() == {"update_item": 80}
+
+    world.clock.advance(seconds=1)
+    receive(world, 10)
+    assert world.aws.dynamodb.count() == {"update_item": 80 + 20 + 1}
+
+
+def test_progress_only_grows(world: World):
+    for _ in range(20):
+        world.jobs.create("work")
     world.clock.advance(minutes=1)
-    assert world.tick() == DispatchResult(resent=101)
+    late = to_ms(world.clock.now)
+    receive(world, 10, sent=lambda ms: late)
+    world.clock.advance(minutes=1)
+
+    receive(world, 10)
+
+    [item] = [item for item in world.aws.items() if item["pk"] == "progress#queue"]
+    assert item["sent_ms"] == late
+
+
+@pytest.mark.parametrize("sent", [None, 17, "", "-5", "1e3", "\u0661", "9" * 16, ["1"]], ids=ascii)
+def test_a_time_of_sending_that_cannot_be_read_is_passed_over(world: World, sent: Any):
+    batch = event(world.jobs.create("work"))
+    batch["Records"][0]["attributes"] = {"SentTimestamp": sent}
+
+    assert world.jobs.consume_batch(batch) == {"batchItemFailures": []}
+
+    assert not [item for item in world.aws.items() if item["pk"] == "progress#queue"]
+
+
+def test_a_table_that_does_not_take_the_progress_keeps_no_run_waiting(world: World, caplog: pytest.LogCaptureFixture):
+    class Throttled:
+        def __getattr__(self, operation: str) -> Any:
+            return getattr(world.aws.dynamodb, operation)
+
+        def update_item(self, **parameters: Any) -> Any:
+            if parameters["Key"]["pk"] == {"S": "progress#queue"}:
+                raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "no"}}, "UpdateItem")
+            return world.aws.dynamodb.update_item(**parameters)
+
+    world.jobs = world.another(dynamodb=Throttled())
+    world.jobs.create("work")
+
+    receive(world, 1)
+
+    assert world.statuses() == {"succeeded": 1}
+    assert "how far this consumer has come could not be written (ClientError ThrottlingException)" in caplog.text
 
 
 def test_a_queue_that_does_not_tell_its_length_keeps_no_run_waiting(world: World, monkeypatch: pytest.MonkeyPatch):
@@ -1021,3 +1157,54 @@ def test_a_message_delivered_while_the_dispatcher_works_is_no_second_execution(w
     assert world.another(dynamodb=lagging).dispatch() == NOTHING
     world.settle()
     assert world.times_executed() == {run_id: 1}
+
+
+def test_dispatchers_over_partitions_of_their_own_send_every_run_exactly_once(world: World):
+    world.settings["wake_shards"] = 8
+    world.jobs = world.another()
+    ids = [
+        world.aws.a_run(job_name="work", status="scheduled", wake_at=NOW_MS, wake_shard=number % 8)
+        for number in range(160)
+    ]
+    # Each in a process of its own, and the tick beside them, which looks at all.
+    passes = [partial(world.another().dispatch, partitions=[partition]) for partition in range(8)]
+    with ThreadPoolExecutor(9) as pool:
+        tick = pool.submit(world.another().dispatch)
+        results = [started.result() for started in [pool.submit(each) for each in passes]]
+
+    assert sum(result.dispatched for result in (*results, tick.result())) == len(ids)
+    assert {result.errors for result in (*results, tick.result())} == {0}
+    assert world.times_sent() == dict.fromkeys(ids, 1)
+
+
+def test_a_pass_over_partitions_leaves_the_others_and_the_schedules_alone(world: World):
+    here, there = (due_runs(world, 3, wake_shard=shard) for shard in (0, 1))
+    due_schedules(world, 1)
+
+    assert world.tick(partitions=[1]) == DispatchResult(dispatched=3)
+    assert world.times_sent() == dict.fromkeys(there, 1)
+
+    assert world.tick(partitions=[0], limit=2) == DispatchResult(dispatched=2, complete=False)
+    assert {*world.times_sent()} <= {*here, *there}
+    assert world.tick(partitions=[-1]).schedules == 1
+
+
+def test_a_partition_of_which_more_than_a_page_is_due_is_handed_over_where_there_is_somebody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatcher, "PAGE_SIZE", 4)
+    due_runs(world, 3, wake_shard=0)
+    many = due_runs(world, 9, wake_shard=1)
+    taken: list[int] = []
+
+    assert world.tick(hand_over=taken.append) == DispatchResult(dispatched=3, handed_over=1)
+    assert taken == [1]
+    assert not set(many) & world.times_sent().keys()
+
+    assert world.tick(partitions=taken) == DispatchResult(dispatched=9)
+
+
+@pytest.mark.parametrize("partitions", [[-2], [1.0], ["1"], [True], [None]])
+def test_partitions_that_there_cannot_be_are_refused(world: World, partitions: Any):
+    with pytest.raises(InvalidArgumentError, match="partitions must be whole numbers from -1 on"):
+        world.tick(partitions=partitions)

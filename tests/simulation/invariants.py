@@ -182,7 +182,8 @@ class Invariants:
         if step in (("scheduled", "scheduled"), ("queued", "queued")):
             if not (changed := _changes(old, new)) <= LOOKS:
                 self._broken("a look changes no more than the wake-up", f"{run_id}: {sorted(changed)}")
-            if status == "scheduled" or new.get("sends", 1) > old.get("sends", 1):
+            # Who only looks, and lets a message wait, changes no time that a person sees.
+            if new["updated_at"] > old["updated_at"] or new.get("sends", 1) > old.get("sends", 1):
                 self._owe(run_id)
         elif step == ("scheduled", "queued"):
             self._owe(run_id)

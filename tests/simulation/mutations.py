@@ -18,7 +18,7 @@ from kumofire_core.engine import batch_writes, consumer, create, dispatcher, sch
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.model.run import FINAL, Outcome, RunStatus, new_run_id
-from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes
+from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes, wake_ups
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -277,7 +277,7 @@ _mutation(
 
 # The dispatcher
 
-_transition("queue a run before its time", "enqueue", at_most=_without("scheduled_for"))
+_transition("queue a run before its time", "enqueue", at_most=_without("scheduled_for"), equals=_none)
 _transition("queue a run that has ended", "enqueue", source=_any_status)
 _transition("send again what is not queued", "resend", source=_any_status)
 _mutation(
@@ -301,6 +301,15 @@ _mutation(
         ),
     ),
 )
+
+_mutation(
+    "never send a lost message again",
+    (wake_ups, "is_lost", lambda original: lambda sent_ms, **named: False),
+    (wake_ups, "is_overdue_untold", lambda original: lambda sent_ms, **named: False),
+    (wake_ups, "may_probe", lambda original: lambda progress, now_ms: False),
+)
+
+_mutation("take every waiting message for lost", (wake_ups, "is_lost", lambda original: lambda sent_ms, **named: True))
 
 # Persons
 

@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
-from kumofire_core.engine import batch_writes, consumer, dispatcher, run_store, schedules
+from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 from kumofire_core.errors import (
@@ -290,6 +290,7 @@ class Stage:
                 self._jobs[key] = self._make(process, variant)
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
+            found._progress_teller._told_ms = 0
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -382,6 +383,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
+        patch.object(progress, "threading", SimpleNamespace(Lock=SimulatedLock)),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
@@ -428,6 +430,10 @@ class Play:
         self.lasts_ms = 0
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
+        self.calm = False
+        """Nothing goes wrong in this history."""
+        self.copies = 0
+        """Messages that a dispatcher sent while an earlier one of their run still waited."""
 
     # A history
 
@@ -447,6 +453,7 @@ class Play:
     def _plan(self) -> None:
         world, choices = self.world, self.choices
         probability = choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
+        self.calm = not probability
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
             world.faults = Faults(probability, kinds)
@@ -483,6 +490,8 @@ class Play:
             # A backlog, of as long as it takes until a message is taken for lost.
             world.queue.opens_ms = START_MS + choices.of((120_060, 120_600, 125_000))
             self._tick_at(world.queue.opens_ms + choices.of((-8, -20, 3)), self.dispatchers[0])
+        if choices.below(4) == 3:
+            world.queue.eternal = 10
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
         self.disasters = Disasters(self)
@@ -756,6 +765,11 @@ class Play:
 
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
+        if self.calm and self.world.queue.undelivered[body] and running().process in self.dispatchers:
+            self.world.counts["copy of a message that waits"] += 1
+            self.copies += 1
+            if self.copies > 1:  # the probe; no backlog here lasts until the next
+                self.world.violate("a message that waits is not taken for lost", f"{run_id} is one of many")
         if body != message_of(run_id) and json.loads(body) != {"version": 1, "kumofireJobRunId": run_id}:
             self.world.violate("a message is of the protocol", body)
         self.invariants.sent(run_id)
@@ -853,13 +867,7 @@ class Play:
             lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
         event = {
             "Records": [
-                {
-                    "messageId": f"m{index}",
-                    "body": body,
-                    "receiptHandle": receipts[index],
-                    "attributes": {"ApproximateReceiveCount": str(receives)},
-                }
-                for index, (body, receives) in enumerate(batch)
+                self._record(index, body, receives, receipts[index]) for index, (body, receives) in enumerate(batch)
             ]
         }
         try:
@@ -886,6 +894,12 @@ class Play:
             if (batch[index][0] in MALFORMED) != (record.malformed is not None):
                 world.violate("a malformed message is acknowledged, and no other", batch[index][0])
         return [index for index in range(len(batch)) if f"m{index}" not in failed]
+
+    def _record(self, index: int, body: str, receives: int, receipt: str) -> dict[str, Any]:
+        attributes = {"ApproximateReceiveCount": str(receives)}
+        if (sent_ms := self.world.queue.sent_ms.get(body)) is not None:
+            attributes["SentTimestamp"] = str(sent_ms)
+        return {"messageId": f"m{index}", "body": body, "receiptHandle": receipt, "attributes": attributes}
 
     def _not_done(self, process: Process, run_id: str, failure: str, *, alone: bool) -> None:
         if failure.startswith(f"run#{run_id} payload is encrypted") and self.variant.sealed:

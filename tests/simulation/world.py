@@ -500,6 +500,12 @@ class SimulatedQueue:
         self.loses_until_ms = 0
         """Until then what is taken is lost: the queue is being purged."""
         self._purges = 0
+        self.undelivered: Counter[str] = Counter()
+        """Messages that were taken and not yet delivered, by body: whoever sends one of them again makes a copy."""
+        self.sent_ms: dict[str, int] = {}
+        """When the message was sent that was delivered last, by body."""
+        self.eternal = 0
+        """Messages of others that are counted with ours, and never delivered."""
 
     def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> dict[str, str]:
         problem = _send_problem(MessageBody, DelaySeconds)
@@ -527,8 +533,9 @@ class SimulatedQueue:
         return {key: value for key, value in (("Successful", successful), ("Failed", failed)) if value}
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> dict[str, Any]:
-        """Return an estimate that may be far from the truth, as the service's may for a while."""
-        guess = self._world.choices.of(BACKLOGS) if self._world.faults.probability else BACKLOGS[0]
+        """Return an estimate that may be far from the truth while things go wrong, as the service's may for a while."""
+        waiting = str(self.undelivered.total() + self.eternal)
+        guess = self._world.choices.of(BACKLOGS) if self._world.faults.probability else waiting
         return {"Attributes": dict.fromkeys(AttributeNames, guess)}
 
     def change_message_visibility_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -593,10 +600,13 @@ class SimulatedQueue:
             return
         self._deliver_at(self._world.now + visible_in_ms, body, receives + 1)
 
-    def _deliver_at(self, when_ms: int, body: str, receives: int) -> None:
+    def _deliver_at(self, when_ms: int, body: str, receives: int, sent_ms: int | None = None) -> None:
         kept = self.kept()
 
         def deliver() -> None:
+            if sent_ms is not None:
+                self.undelivered[body] -= 1
+                self.sent_ms[body] = sent_ms
             if kept():
                 self.deliver(body, receives)
             else:
@@ -610,7 +620,7 @@ class SimulatedQueue:
         self.taken(body)
         if world.now < self.loses_until_ms:
             return
-        copies = 1
+        copies, sent_ms = 1, world.now
         if world.choices.chance(world.faults.probability):
             world.counts["duplicate"] += 1
             copies = 2
@@ -619,7 +629,8 @@ class SimulatedQueue:
             if world.choices.chance(world.faults.probability):
                 on_its_way = world.choices.of((30, 900, 20_000, 150_000))
             visible = world.now + delay_seconds * 1000 + on_its_way
-            self._deliver_at(max(visible, self.opens_ms), body, 1)
+            self.undelivered[body] += 1
+            self._deliver_at(max(visible, self.opens_ms), body, 1, sent_ms)
 
 
 class SimulatedStatements:

@@ -114,6 +114,21 @@ def test_a_backlog_drains_by_what_consumers_can_do_more():
     assert backlog.copies_a_run == 0
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("factor", [1.05, 1.25, 1.5, 2, 3, 5])
+def test_consumers_faster_than_the_arrivals_drain_an_hours_backlog_with_few_copies(factor: float, seconds: float):
+    backlog = growth.drain(capacity=factor, outage_seconds=3600, handler_seconds=seconds)
+
+    assert backlog.drained_after_seconds is not None
+    assert backlog.drained_after_seconds <= 1.05 * 3600 / (factor - 1) + 60
+    assert backlog.copies_a_run <= 0.1
+
+
+def test_a_million_runs_due_in_one_minute_are_sent_within_two():
+    assert growth.seconds_to_send(1_000_000, shards=32) <= 120
+    assert growth.seconds_to_send(1_000_000, shards=8, spread=False) > 1800
+
+
 @pytest.mark.parametrize("name", ["growth-cost.svg", "growth-payload.svg"])
 def test_plots_are_well_formed(name: str):
     ElementTree.fromstring(growth.plots(growth.Prices())[name])
