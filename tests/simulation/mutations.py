@@ -654,3 +654,15 @@ _mutation(
 )
 _mutation("let a retried run expire", _changed(run_writes, "retry", removes=_without("expires_at")))
 _transition("fence by the number alone", "succeed", "reschedule", "fail", equals=_without("lease_token"))
+
+
+def _refuse_what_is_damaged(original: Any) -> Mutant:
+    def mutant(self: Any, claimed: Any, error: Any) -> Any:
+        return (
+            self._refuse(claimed, str(error), "damaged") if "damaged" in str(error) else original(self, claimed, error)
+        )
+
+    return mutant
+
+
+_mutation("fail a run of which the key has changed", (consumer.Consumer, "_release", _refuse_what_is_damaged))
