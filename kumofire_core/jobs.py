@@ -67,7 +67,8 @@ class Jobs:
     that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
     records attempts that end together in another (docs/protocol.md, "Batched writes"). ``cipher`` encrypts and decrypts
     payloads and outputs (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
-    Raises ``ConfigurationError``, which names every wrong argument.
+    Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
+    botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
 
     def __init__(
@@ -266,6 +267,8 @@ class Jobs:
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and no other consumer holds its lease.
 
+        A message that comes before its run is due is ignored; the result's ``early_seconds`` says how early it is.
+
         ``deadline`` (an aware datetime) is when this process ends. The attempt times out before it, and the lease ends
         after it. Without a deadline the lease lasts for ``lease`` plus 5 seconds, and only a job's own timeout limits
         the attempt.
@@ -281,9 +284,11 @@ class Jobs:
     def consume_batch(self, event: object, context: LambdaContext | None = None) -> dict[str, list[dict[str, str]]]:
         """Consume an SQS event and return Lambda's partial batch response; a record's content never makes it raise.
 
-        Malformed records are logged and acknowledged. Only records at which the runtime itself failed are returned for
-        another delivery. With ``context``, Lambda's context object, attempts that run until shortly before the
-        function's deadline time out, and their runs are rescheduled or failed. The response:
+        Malformed records are logged and acknowledged. Returned for another delivery are records at which the runtime
+        itself failed, and messages that came up to five minutes before their run is due. SQS is asked to deliver each
+        again when that makes sense (docs/protocol.md, "When a record comes again"). With ``context``, Lambda's context
+        object, attempts that run until shortly before the function's deadline time out, and their runs are rescheduled
+        or failed. The response:
         https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
         """
         return self.run_batch(event, context).response()

@@ -114,6 +114,37 @@ class Queue:
                 again.append(run_id)
         return again
 
+    def try_hide(self, seconds: Mapping[str, int]) -> None:
+        """Let SQS deliver received messages again after these seconds, by their receipt handles; one request for ten.
+
+        What fails is logged, and delivered again when the queue's visibility timeout is over.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibilityBatch.html
+        """
+        receipts = list(seconds)
+        for start in range(0, len(receipts), BATCH_SIZE):
+            entries = [
+                {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": seconds[receipt]}
+                for index, receipt in enumerate(receipts[start : start + BATCH_SIZE])
+            ]
+            permanent = False
+            try:
+                failed = self._change_visibility(entries).get("Failed", ())
+            except Exception as error:  # the batch must be answered, whatever this is
+                from kumofire_core.aws.error_notes import is_permanent
+
+                permanent = is_permanent(error)
+                count, why = len(entries), f"({error_name(error)}). {note_of(error)}"
+            else:
+                count, why = len(failed), f"({', '.join(sorted({str(entry.get('Code')) for entry in failed}))})"
+            if count:
+                log.log(
+                    logging.ERROR if permanent else logging.WARNING,
+                    "%d records come again after the queue's visibility timeout only %s",
+                    count,
+                    why,
+                    extra={"permanent": permanent},
+                )
+
     def _told_as_permanent(self, error: BaseException | str | None, *, messages: int, **fields: str) -> bool:
         """Log and count messages whose sending can't succeed until a person acts; ``False`` where it may pass."""
         from kumofire_core.aws.error_notes import advice_for, is_permanent, is_permanent_code
@@ -146,3 +177,7 @@ class Queue:
     @explained
     def _attributes(self, names: Any) -> Any:
         return self._client().get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
+
+    @explained
+    def _change_visibility(self, entries: Any) -> Any:
+        return self._client().change_message_visibility_batch(QueueUrl=self.url, Entries=entries)

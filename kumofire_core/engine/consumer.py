@@ -30,9 +30,9 @@ from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
-from kumofire_core.model.run import Outcome
+from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
-from kumofire_core.model.times import duration_ms
+from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class ConsumeResult(NamedTuple):
     """How long the handler took, where one was called."""
     reason: str | None = None
     """Why the message was ignored, or what the attempt failed with: the error's type, never its text."""
+    early_seconds: int | None = None
+    """How many seconds before its run is due the message came, by this process's clock, where that is why it was
+    ignored."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConsumeResult) and self[:2] == other[:2]
@@ -144,7 +147,10 @@ class Consumer:
             return found
         reason = decisions.claim_refused(found, now_ms=now_ms)
         if reason is not None:
-            return _ignored(run_id, reason, found)
+            ignored = _ignored(run_id, reason, found)
+            if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
+                return ignored
+            return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
         if found.timeout_ms is not None:
             longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
         return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms)
@@ -157,7 +163,11 @@ class Consumer:
         if end.outcome is not Outcome.RETRIED:
             if not self._store.apply(expired.id, end.write).applied:
                 return _ignored(expired.id, "taken over by another consumer", expired)
-            log.error("the worker of a run was lost; the run ended %s", end.outcome, extra=log_fields(expired))
+            log.error(
+                "the worker of a run was lost; the run ended %s",
+                end.outcome,
+                extra={**log_fields(expired), **_end_fields(end)},
+            )
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
             )
@@ -277,11 +287,12 @@ class Consumer:
         if not answer.applied:
             return self._lost_lease(claimed, taken)
         # The error's own text may quote the payload. It is in the table, for those who may read that.
-        log.warning(
+        log.log(
+            logging.ERROR if end.outcome is Outcome.FAILED else logging.WARNING,
             "attempt failed with %s; the run is %s",
             end.error_type,
             end.write.target,
-            extra={**log_fields(claimed), "error_type": end.error_type, **_whence(error)},
+            extra={**log_fields(claimed), **_end_fields(end), "error_type": end.error_type, **_whence(error)},
         )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
@@ -322,7 +333,8 @@ class Consumer:
         answer = self._store.apply(claimed.id, end)
         if not answer.applied:
             return self._unattempted(claimed, answer)
-        log.error("the run failed without an attempt: %s", reason, extra=log_fields(claimed))
+        fields = {"status": end.target.value, "outcome": Outcome.FAILED.value}
+        log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
     def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
@@ -379,6 +391,11 @@ def _cancellation_came_between(claimed: StoredRun, answer: Answer) -> bool:
     """Say whether the write was refused for a cancellation alone: the lease is still ours."""
     found = answer.item
     return found is not None and found.get("lease_token") == claimed.lease_token and "cancel_requested_at" in found
+
+
+def _end_fields(end: decisions.AttemptEnd) -> dict[str, str]:
+    """Return the log fields that tell a final failure from a retry."""
+    return {"status": end.write.target.value, "outcome": end.outcome.value}
 
 
 def _output_too_large(claimed: StoredRun, output: str) -> InvalidJSONError:

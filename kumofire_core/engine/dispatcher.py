@@ -291,7 +291,7 @@ class Dispatcher:
             return
         if answer.item is None:
             return  # the index still shows what is deleted
-        found = self._store.read(run_id, answer.item)
+        found = self._store.read(run_id, answer.item, payload_required=False)  # the consumer decides about a payload
         if found.status is RunStatus.RUNNING:
             self._look_at_running(found, token, now_ms, delays, tally)
             return

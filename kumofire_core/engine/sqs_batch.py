@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.errors import note_of
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
-from kumofire_core.errors import KumofireError, MalformedMessageError
+from kumofire_core.errors import DeadlineTooCloseError, KumofireError, MalformedMessageError
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.model.error_text import error_name, error_places
 from kumofire_core.model.message import decode_body
+from kumofire_core.rules.redelivery import seconds_to_keep, seconds_until_redelivery
 
 if TYPE_CHECKING:
     from kumofire_core.engine.batch_writes import BatchClaim
@@ -32,12 +33,15 @@ UNDONE = "not done before the deadline"
 ANSWER_SECONDS = 0.3
 """How long before the process's end the batch is answered, whatever is still under way."""
 
+LAST_SECONDS = 0.1
+"""How long before the process's end nothing is waited for any more, and the answer is given."""
+
 STRAY_PATIENCE_SECONDS = 0.5
 """How long a handler that was cut is waited for to stop."""
 
 
 class RecordReport(NamedTuple):
-    """What became of one record. Exactly one of the last three is set."""
+    """What became of one record. Exactly one of ``result``, ``malformed`` and ``failure`` is set."""
 
     message_id: str | None
     job_run_id: str | None = None
@@ -46,6 +50,9 @@ class RecordReport(NamedTuple):
     """Why it is no message of ours. It is acknowledged: it would be malformed for ever."""
     failure: str | None = None
     """What kept the runtime from consuming it. It is reported, and SQS delivers it again."""
+    again_in: int | None = None
+    """Seconds until SQS is to deliver it again: a failure by its receive count, and a message that came before its run
+    is due at that time. ``None`` leaves a failure to the queue's visibility timeout."""
 
 
 class SqsBatchReport(NamedTuple):
@@ -67,7 +74,7 @@ class SqsBatchReport(NamedTuple):
             "batchItemFailures": [
                 {"itemIdentifier": record.message_id}
                 for record in self.records
-                if record.failure is not None and record.message_id is not None
+                if (record.failure is not None or record.again_in is not None) and record.message_id is not None
             ]
         }
 
@@ -79,24 +86,26 @@ def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, c
         return SqsBatchReport()
     records: list[Any] = event["Records"]
     batch = _Batch(len(records))
-    todo: deque[tuple[int, str, str]] = deque()
+    todo: deque[tuple[int, _Delivery]] = deque()
+    receipts: list[str | None] = [None] * len(records)
     for index, record in enumerate(records):
-        report, run_id = _parse(record)
+        report, delivery = _parse(record)
         batch.reports[index] = report
-        if run_id is not None and report.message_id is not None:
-            todo.append((index, report.message_id, run_id))
+        if delivery is not None:
+            todo.append((index, delivery))
+            receipts[index] = delivery.receipt
 
     def work() -> None:
         while not batch.closed:
             try:
-                index, message_id, run_id = todo.popleft()
+                index, delivery = todo.popleft()
             except IndexError:
                 return
-            batch.settle(index, _consume(consumer, message_id, run_id, deadline, early.pop(run_id, None)))
+            batch.settle(index, _consume(consumer, delivery, deadline, early.pop(delivery.run_id, None)))
 
     loops = min(concurrency, len(todo))
     # Only what is begun at once: a claim that had to wait for its turn might find no time left.
-    early = consumer.claim_early([run_id for _, _, run_id in itertools.islice(todo, loops)], deadline)
+    early = consumer.claim_early([delivery.run_id for _, delivery in itertools.islice(todo, loops)], deadline)
     if deadline is None and loops == 1:
         work()
     elif loops:
@@ -119,6 +128,13 @@ def run_batch(event: object, consumer: Consumer, *, deadline: Deadline | None, c
                 UNDONE,
                 extra={"message_id": report.message_id, "job_run_id": report.job_run_id},
             )
+    hidden = {
+        receipt: report.again_in
+        for receipt, report in zip(receipts, reports, strict=True)
+        if receipt is not None and report.again_in is not None
+    }
+    if hidden:
+        _give_back(consumer, hidden, deadline)
     patience = STRAY_PATIENCE_SECONDS
     if deadline is not None:
         patience = min(patience, deadline.seconds_left() / 4)
@@ -148,8 +164,41 @@ class _Batch:
             return list(self.reports)
 
 
-def _parse(record: object) -> tuple[RecordReport, str | None]:
-    """Return a record's run id with the report it has until it is consumed, or what is malformed about it."""
+class _Delivery(NamedTuple):
+    """A message that SQS delivered."""
+
+    message_id: str
+    run_id: str
+    receipt: str | None
+    """By which its visibility can be changed; ``None`` where the event has none."""
+    receives: int
+    """How often it was received, this time included; about, says SQS."""
+
+    def again_in(self, *, time_was_short: bool = False) -> int | None:
+        """Return for how many seconds it is to stay hidden when it is given back."""
+        if self.receipt is None:
+            return None
+        return seconds_until_redelivery(self.message_id, receives=self.receives, time_was_short=time_was_short)
+
+
+def _give_back(consumer: Consumer, hidden: dict[str, int], deadline: Deadline | None) -> None:
+    """Let SQS deliver records again when it makes sense, instead of after the queue's visibility timeout.
+
+    As good as can be: what fails here only comes later. Near the deadline the answer does not wait for it.
+    """
+    if deadline is None:
+        consumer.queue.try_hide(hidden)
+        return
+    try:
+        call = consumer.pool.start(lambda: consumer.queue.try_hide(hidden))
+    except RuntimeError as error:
+        log.warning("a thread could not be started: %s", error)
+        return
+    call.wait(deadline.seconds_left() - min(LAST_SECONDS, deadline.reserve / 12))
+
+
+def _parse(record: object) -> tuple[RecordReport, _Delivery | None]:
+    """Return a record's delivery with the report it has until it is consumed, or what is malformed about it."""
     message_id = record.get("messageId") if isinstance(record, dict) else None
     if not isinstance(message_id, str) or not message_id:
         message_id = None
@@ -165,12 +214,23 @@ def _parse(record: object) -> tuple[RecordReport, str | None]:
             extra={"message_id": message_id, "excerpt": _excerpt(body)},
         )
         return RecordReport(message_id=message_id, malformed=str(error)), None
-    return RecordReport(message_id=message_id, job_run_id=run_id, failure=UNDONE), run_id
+    delivery = _Delivery(message_id, run_id, *_receipt(record))
+    again_in = delivery.again_in(time_was_short=True)
+    return RecordReport(message_id=message_id, job_run_id=run_id, failure=UNDONE, again_in=again_in), delivery
+
+
+def _receipt(record: Any) -> tuple[str | None, int]:
+    """Return a record's receipt handle and how often it was received, for as far as the event tells."""
+    receipt, attributes = record.get("receiptHandle"), record.get("attributes")
+    count = attributes.get("ApproximateReceiveCount") if isinstance(attributes, dict) else None
+    receives = int(count) if isinstance(count, str) and count.isascii() and count.isdecimal() and len(count) < 10 else 1
+    return receipt if isinstance(receipt, str) and receipt else None, receives
 
 
 def _consume(
-    consumer: Consumer, message_id: str, run_id: str, deadline: Deadline | None, early: BatchClaim | None
+    consumer: Consumer, delivery: _Delivery, deadline: Deadline | None, early: BatchClaim | None
 ) -> RecordReport:
+    message_id, run_id = delivery.message_id, delivery.run_id
     try:
         result = consumer.consume(run_id, deadline, early)
     except (Exception, SystemExit) as error:
@@ -182,8 +242,10 @@ def _consume(
             f"{failure}. {note}" if note else failure,
             extra={"message_id": message_id, "job_run_id": run_id, "error_at": error_places(error)},
         )
-        return RecordReport(message_id=message_id, job_run_id=run_id, failure=failure)
-    return RecordReport(message_id=message_id, job_run_id=run_id, result=result)
+        again_in = delivery.again_in(time_was_short=isinstance(error, DeadlineTooCloseError))
+        return RecordReport(message_id=message_id, job_run_id=run_id, failure=failure, again_in=again_in)
+    keep = None if delivery.receipt is None else seconds_to_keep(result.early_seconds)
+    return RecordReport(message_id=message_id, job_run_id=run_id, result=result, again_in=keep)
 
 
 def _excerpt(body: object) -> str:

@@ -313,7 +313,7 @@ def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: st
             "wake_shard": wake_shard(ended.id, shards),
             "wake_at": resend_at(now_ms, sends=1),
         },
-        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason"),
+        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason", "no_handler_since"),
         write_token=("retried_by", token),
     )
 
@@ -368,6 +368,8 @@ def _settle_expired(
     not_exists: tuple[str, ...] = (),
 ) -> Transition:
     """End an attempt in place of its lost worker: only once the lease is over, and only if it is still that lease."""
+    if expired.no_handler_since is not None:
+        removes += ("no_handler_since",)
     return Transition(
         source=_RUNNING,
         target=target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -345,6 +346,57 @@ def test_what_a_killed_process_left_is_not_taken_for_a_running_local_aws(tmp_pat
         running.find(tmp_path)
 
 
+THROTTLED = """
+import json
+
+from botocore.exceptions import ClientError
+from kumofire_core import Jobs
+
+jobs = Jobs.from_env()
+jobs.make_clients()
+throttled = []
+hidden = []
+
+def throttle_once(**_):
+    if not throttled:
+        throttled.append(True)
+        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "too fast"}}, "UpdateItem")
+
+def note(params, **_):
+    hidden.append([entry["VisibilityTimeout"] for entry in json.loads(params["body"])["Entries"]])
+
+jobs._clients.dynamodb().meta.events.register("before-call.dynamodb.UpdateItem", throttle_once)
+jobs._clients.sqs().meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", note)
+
+@jobs.handler("greet")
+def greet(ctx):
+    return hidden
+"""
+
+
+def test_a_run_hit_by_one_throttle_and_one_whose_creator_is_ahead_start_long_before_the_visibility_timeout(
+    ministack: LocalAws, artifact: Path
+) -> None:
+    with contextlib.suppress(ministack.client("s3").exceptions.BucketAlreadyOwnedByYou):
+        ministack.client("s3").create_bucket(Bucket=BUCKET)
+    code = upload(ministack, artifact, "throttled.zip", deployed=THROTTLED)
+    stack = deploy(ministack, "throttled", packaged(code), PARAMETERS)
+
+    # Nothing dispatches here: without the change of its visibility a run would start after 360 seconds, if ever.
+    throttled = stack.ended(stack.jobs().create("greet"))
+    ahead = stack.jobs(clock=lambda: datetime.now(UTC) + timedelta(seconds=3))
+    early = stack.ended(ahead.create("greet"))
+
+    # Each process is throttled once, and there may be two.
+    assert throttled.output in ([[1]], [[1], [2]], [[2]])
+    assert (throttled.status, throttled.attempt) == ("succeeded", 0)
+    assert early.status == "succeeded"
+    assert early.started_at is not None
+    assert early.started_at >= early.scheduled_for - timedelta(seconds=1)
+    sqs, url = ministack.client("sqs"), stack.outputs["DeadLetterQueueUrl"]
+    assert "Messages" not in sqs.receive_message(QueueUrl=url)
+
+
 def test_a_stack_with_a_payload_key_keeps_payloads_and_outputs_from_the_table(
     ministack: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,8 +457,9 @@ def enforced(function: str) -> list[str]:
     for statement in policy["PolicyDocument"]["Statement"]:
         named = statement["Action"]
         actions += [named] if isinstance(named, str) else named
-    pollers = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
-    return [action for action in actions if action not in pollers and not action.startswith("logs:")]
+    # Lambda's own, and the one without which records that are given back only come later.
+    others = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"}
+    return [action for action in actions if action not in others and not action.startswith("logs:")]
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from samtranslator.translator.transform import transform
 from examples.deployment import PROJECT, load_template
 from kumofire_core import JobContext, jobs
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
+from kumofire_core.rules.redelivery import seconds_until_redelivery
 from kumofire_core.rules.retry import DEFAULT_MAX_ATTEMPTS
-from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures
 
 EDGE_SETTINGS = {
     "KUMOFIRE_JOBS",
@@ -182,8 +183,16 @@ def test_a_message_stays_hidden_for_six_times_the_time_its_consumer_may_take_and
 def test_a_message_that_no_consumer_can_take_ends_on_the_dead_letter_queue(resources: dict[str, Any]) -> None:
     redrive = properties(resources, "Queue")["RedrivePolicy"]
 
-    assert redrive == {"deadLetterTargetArn": {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}, "maxReceiveCount": 5}
+    assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
     assert "RedrivePolicy" not in properties(resources, "DeadLetterQueue")
+
+
+def test_a_record_that_is_given_back_outlasts_an_outage_of_hours(resources: dict[str, Any]) -> None:
+    receives = properties(resources, "Queue")["RedrivePolicy"]["maxReceiveCount"]
+
+    for message_id in ("m1", "m2", "m3"):
+        waits = [seconds_until_redelivery(message_id, receives=number) for number in range(1, receives)]
+        assert timedelta(hours=8) < timedelta(seconds=sum(waits)) < timedelta(days=1)
 
 
 @pytest.mark.parametrize("queue", ["Queue", "DeadLetterQueue"])
@@ -331,7 +340,7 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
         service, operation = model.service_model.service_name, model.name
         request = json.loads(params["body"])
         if service == "sqs":
-            needed.add(("sqs:SendMessage" if operation == "SendMessageBatch" else f"sqs:{operation}", "Queue"))
+            needed.add((f"sqs:{operation.removesuffix('Batch')}", "Queue"))
         elif operation == "BatchExecuteStatement":
             for statement in request["Statements"]:
                 needed.add((f"dynamodb:PartiQL{statement['Statement'].split()[0].capitalize()}", "Table"))
@@ -374,6 +383,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     ]
     answer = jobs.consume_batch(event(*runs), LambdaContext())
     assert answer == {"batchItemFailures": []}
+    assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=2)), LambdaContext())) == ["m-newer"]
 
 
 def every_way_to_dispatch(aws: Aws) -> None:
@@ -650,6 +660,7 @@ ALARMS = {
     "DispatchErrorsAlarm": ("Kumofire", "DispatchErrors", "AWS::StackName"),
     "MessagesRefusedAlarm": ("Kumofire", "MessagesRefused", "AWS::StackName"),
     "RunsFailedAlarm": ("Kumofire", "RunsFailed", "AWS::StackName"),
+    "RecordsFailingAlarm": ("Kumofire", "RecordsToRedeliver", "AWS::StackName"),
     "MalformedRecordsAlarm": ("Kumofire", "MalformedRecords", "AWS::StackName"),
 }
 METRICS_OF_THE_CODE = set(re.findall(r'"([A-Z][A-Za-z]+)"', (PROJECT / "kumofire_core/edge/telemetry.py").read_text()))

@@ -209,6 +209,22 @@ def test_the_application_s_jobs_are_executed(edge: Invocation):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "level", "status", "outcome"),
+    [
+        ("attempt failed with ValueError; the run is scheduled", "WARNING", "scheduled", "retried"),
+        ("attempt failed with ValueError; the run is failed", "ERROR", "failed", "failed"),
+        ("the run failed without an attempt", "ERROR", "failed", "failed"),
+    ],
+)
+def test_a_final_failure_is_told_from_a_retry_by_its_level_and_by_fields(
+    edge: Invocation, text: str, level: str, status: str, outcome: str
+):
+    line = edge.said(text)
+
+    assert (line["level"], line["status"], line["outcome"]) == (level, status, outcome)
+
+
 def test_every_line_is_json_and_comes_once(edge: Invocation):
     assert edge.stderr == ""
     for line in edge.lines:

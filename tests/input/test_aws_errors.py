@@ -279,3 +279,16 @@ def _impatient() -> Any:
     from botocore.config import Config
 
     return Config(connect_timeout=1, retries={"total_max_attempts": 1})
+
+
+@pytest.mark.parametrize("refused_messages", [0, 3])
+def test_messages_that_sqs_refuses_for_good_are_a_metric_of_the_consumer(
+    capsys: pytest.CaptureFixture[str], refused_messages: int
+):
+    from kumofire_core.edge.telemetry import record_batch
+    from kumofire_core.engine.sqs_batch import SqsBatchReport
+
+    record_batch(SqsBatchReport(refused_messages=refused_messages))
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["MessagesRefused"] for line in lines] == ([[3.0]] if refused_messages else [])

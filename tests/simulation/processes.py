@@ -66,6 +66,7 @@ from tests.simulation.world import (
 MINUTE_MS = 60_000
 SETTLE_ROUNDS = 120
 CONSUMERS = 4
+AHEAD_MS = (1_501, 20_000, 250_000)
 VISIBILITY_MS = (60_000, 7_000, 31_000, 360_000)
 NO_JSON = ("", "{", "\0")
 MALFORMED = ("", "{", "[]", "null", '{"version":2,"kumofireJobRunId":"a"}', '{"version":1,"kumofireJobRunId":7}', "\0")
@@ -457,6 +458,9 @@ class Play:
             world.faults = Faults(probability, kinds)
             for process in (*self.consumers, *self.dispatchers, *self.persons):
                 process.skew_ms = choices.of((0, SKEW_MS, -SKEW_MS))
+            if choices.below(4) == 3:
+                # A creator's clock is further ahead than a claim forgives, so that its messages come too early.
+                self.persons[1].skew_ms = choices.of(AHEAD_MS)
         if self.variant.batch_writes:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
         if self.variant.sealed and probability:
@@ -783,22 +787,15 @@ class Play:
         batch, self.inbox = self.inbox[:size], self.inbox[size:]
         if self.inbox:
             self.world.at(self.world.now, self._poll)
-        deleted: set[int] = set()
-        for index, (body, receives) in enumerate(batch):
-            visible_in = VISIBILITY_MS[0] if self.settling else self.choices.of(VISIBILITY_MS)
-            self.world.at(self.world.now + visible_in, self._visible_again(index, body, receives, deleted))
-        self.world.start(process, lambda: self._invoke(process, batch, deleted, direct=direct))
+        receipts = [
+            self.world.queue.receive(
+                body, receives, VISIBILITY_MS[0] if self.settling else self.choices.of(VISIBILITY_MS)
+            )
+            for body, receives in batch
+        ]
+        self.world.start(process, lambda: self._invoke(process, batch, receipts, direct=direct))
 
-    def _visible_again(self, index: int, body: str, receives: int, deleted: set[int]) -> Callable[[], None]:
-        kept = self.world.queue.kept()
-
-        def visible() -> None:
-            if index not in deleted and kept():
-                self.world.queue.put_back(body, receives, 0)
-
-        return visible
-
-    def _invoke(self, process: Process, batch: list[tuple[str, int]], deleted: set[int], *, direct: bool) -> None:
+    def _invoke(self, process: Process, batch: list[tuple[str, int]], receipts: list[str], *, direct: bool) -> None:
         world, remaining_ms = self.world, self.variant.remaining_ms
         if world.lines is not None:
             world.tell(process, f"receives {[body for body, _ in batch]}{' by itself' if direct else ''}")
@@ -817,14 +814,14 @@ class Play:
         if direct and batch[0][0] not in NO_JSON:
             done = self._consume_alone(process, batch[0][0], ends)
         else:
-            done = self._consume_batch(process, batch, ends)
+            done = self._consume_batch(process, batch, receipts, ends)
         lives[0] = False
         for task in list(process.tasks):
             if task is not running():
                 world.end(task)
         for index in done:
             if not (world.faults.probability and self.choices.chance(0.1)):
-                deleted.add(index)
+                world.queue.delete(receipts[index])
 
     def _consume_alone(self, process: Process, body: str, ends: int | None) -> list[int]:
         """Consume one message without a batch; return the records to delete."""
@@ -853,12 +850,24 @@ class Play:
         self.invariants.consumed(process, result.job_run_id, result.outcome, result.reason, alone=True)
         return [0]
 
-    def _consume_batch(self, process: Process, batch: list[tuple[str, int]], ends: int | None) -> list[int]:
+    def _consume_batch(
+        self, process: Process, batch: list[tuple[str, int]], receipts: list[str], ends: int | None
+    ) -> list[int]:
         """Consume a batch as a function does; return the records that the event source mapping deletes."""
         world, lambda_context = self.world, None
         if ends is not None:
             lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
-        event = {"Records": [{"messageId": f"m{index}", "body": body} for index, (body, _) in enumerate(batch)]}
+        event = {
+            "Records": [
+                {
+                    "messageId": f"m{index}",
+                    "body": body,
+                    "receiptHandle": receipts[index],
+                    "attributes": {"ApproximateReceiveCount": str(receives)},
+                }
+                for index, (body, receives) in enumerate(batch)
+            ]
+        }
         try:
             report = STAGE.jobs(process, self.variant).run_batch(event, lambda_context)
         except Exception as error:
@@ -869,6 +878,8 @@ class Play:
             result, run_id = record.result, record.job_run_id
             outcome = "none" if result is None else result.outcome
             world.counts["outcome", outcome] += 1
+            if result is not None and record.again_in is not None:
+                world.counts["kept until it is due"] += 1
             if world.lines is not None:
                 world.tell(process, f"has consumed {run_id}: {result or record.malformed or record.failure}")
             if run_id is not None:

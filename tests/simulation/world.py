@@ -466,6 +466,19 @@ class SQS:
         world.tries(task.process, [run_id_in(entry["MessageBody"]) for entry in parameters["Entries"]])
         return world.request("send_message_batch", world.queue.send_message_batch, parameters)
 
+    def change_message_visibility_batch(self, **parameters: Any) -> Any:
+        world = self.world
+        return world.request("change_message_visibility_batch", world.queue.change_message_visibility_batch, parameters)
+
+
+class Hidden:
+    """A message that was received, and stays hidden until it is deleted or its time is over."""
+
+    def __init__(self, body: str, receives: int) -> None:
+        self.body = body
+        self.receives = receives
+        self.changes = 0
+
 
 class SimulatedQueue:
     """A queue that never loses what it took, and otherwise promises nothing: not once, not in order, not at once."""
@@ -481,6 +494,9 @@ class SimulatedQueue:
         self.opens_ms = START_MS
         """Before this time nothing is delivered: a backlog."""
         self.dead: list[str] = []
+        self.hidden: dict[str, Hidden] = {}
+        """What was received, by receipt handle."""
+        self._receipts = 0
         self.loses_until_ms = 0
         """Until then what is taken is lost: the queue is being purged."""
         self._purges = 0
@@ -514,6 +530,49 @@ class SimulatedQueue:
         """Return an estimate that may be far from the truth, as the service's may for a while."""
         guess = self._world.choices.of(BACKLOGS) if self._world.faults.probability else BACKLOGS[0]
         return {"Attributes": dict.fromkeys(AttributeNames, guess)}
+
+    def change_message_visibility_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:
+        name = "ChangeMessageVisibilityBatch"
+        if not 1 <= len(Entries) <= 10 or len({entry["Id"] for entry in Entries}) < len(Entries):
+            raise ClientError({"Error": {"Code": "InvalidBatch", "Message": "size or ids"}}, name)
+        failed = []
+        for entry in Entries:
+            seconds = entry["VisibilityTimeout"]
+            if not isinstance(seconds, int) or not 0 <= seconds <= 43_200:
+                self._world.violate("every request is valid", f"{name}: VisibilityTimeout is {seconds}")
+            if entry["ReceiptHandle"] not in self.hidden:
+                failed.append({"Id": entry["Id"], "SenderFault": True, "Code": "ReceiptHandleIsInvalid"})
+            else:
+                self._world.counts["visibility changed"] += 1
+                self.hide(entry["ReceiptHandle"], seconds * 1000)
+        return {"Failed": failed} if failed else {}
+
+    def receive(self, body: str, receives: int, visible_in_ms: int) -> str:
+        """Hide a message that is received now; return its receipt handle."""
+        self._receipts += 1
+        receipt = f"receipt-{self._receipts}"
+        self.hidden[receipt] = Hidden(body, receives)
+        self.hide(receipt, visible_in_ms)
+        return receipt
+
+    def hide(self, receipt: str, length_ms: int) -> None:
+        """Let a message that was received become visible again after this time, and at no other."""
+        held = self.hidden[receipt]
+        held.changes += 1
+        change = held.changes
+        kept = self.kept()
+
+        def visible() -> None:
+            if self.hidden.get(receipt) is held and held.changes == change:
+                del self.hidden[receipt]
+                if kept():
+                    self.put_back(held.body, held.receives, 0)
+
+        self._world.at(self._world.now + length_ms, visible)
+
+    def delete(self, receipt: str) -> None:
+        """Forget a message, unless it was received again since."""
+        self.hidden.pop(receipt, None)
 
     def purge(self, until_ms: int) -> None:
         """Lose all that is in the queue, and what is taken up to a time."""
@@ -658,6 +717,8 @@ def _what(parameters: dict[str, Any]) -> str:
             return str(parameters[name]["pk"]["S"])
     if "MessageBody" in parameters:
         return f"{parameters['MessageBody']} in {parameters['DelaySeconds']} s"
+    if "Entries" in parameters and "VisibilityTimeout" in parameters["Entries"][0]:
+        return ", ".join(f"{each['ReceiptHandle']} in {each['VisibilityTimeout']} s" for each in parameters["Entries"])
     if "Entries" in parameters:
         return ", ".join(f"{entry['MessageBody']} in {entry['DelaySeconds']} s" for entry in parameters["Entries"])
     if "Statements" in parameters:

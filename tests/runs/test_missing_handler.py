@@ -52,9 +52,13 @@ def test_the_waits_grow_and_end_after_a_day(old: Jobs, clock: Clock):
 
 def test_a_person_s_retry_lets_it_wait_for_another_day(old: Jobs, aws: Aws, clock: Clock):
     run_id = aws.a_run(no_handler_since=NOW_MS - 86_400_000)
+    canceled = aws.a_run(no_handler_since=NOW_MS - 86_400_000)
 
     assert old.consume(message(run_id)).outcome == "failed"
+    assert old.cancel(canceled)
     assert old.retry(run_id)
+    assert old.retry(canceled)
+    assert old.consume(message(canceled)).outcome == "retried"
     assert old.consume(message(run_id)).outcome == "retried"
 
 
