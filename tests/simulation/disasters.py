@@ -59,6 +59,8 @@ class Disasters:
         """Let it happen at its time."""
         if self._play.variant.retention < FOR_LONG:
             self._world.observers.append(self._wrote)
+        if self._play.variant.rolling:
+            self._world.observers.append(self._cancel_without_handler)
         if self.kind == NONE:
             return
         choices = self._play.choices
@@ -178,6 +180,14 @@ class Disasters:
                 play._cancel_at(at, run_id)
             else:
                 play._retry_at(at, run_id)
+
+    def _cancel_without_handler(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
+        """Let a person cancel a run in the instant in which a consumer finds that it has no handler for it."""
+        play, found = self._play, new or {}
+        if found.get("job_name") == "absent" and found["status"] == "running" and self._returns < MOST_RETURNS:
+            self._returns += 1
+            if play.choices.below(2):
+                play._cancel_at(self._world.now + play.choices.of((1, 2, 4)), key[0].removeprefix("run#"))
 
     def _delete(self, key: Key) -> None:
         world = self._world

@@ -108,6 +108,8 @@ class Invariants:
         self.by_dedupe_key: dict[str, str] = {}
         self.gone: set[str] = set()
         """Runs that DynamoDB has deleted, or of which a restored table knows nothing."""
+        self.restored_at = 0
+        """When the table was restored."""
         self.retention_ms = 0
         """How long a finished run is kept."""
         self.deleted: set[str] = set()
@@ -213,6 +215,7 @@ class Invariants:
 
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time: what happened since is not in it."""
+        self.restored_at = self._world.now
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             token = None if item is None else item.get("lease_token")
@@ -471,7 +474,7 @@ class Invariants:
             self._broken("a handler is called under a lease", f"{run_id} in {process}")
             return Attempt(run_id, "", process, process.incarnation, 0, 0, process.invocations, "running")
         if ledger.undone:  # after the table was restored, numbers come again
-            found = [each for each in found if each.process is process] or found
+            found = [each for each in found if each.process is process and each.state == "claimed"] or found
         attempt = found[-1]
         if attempt.token in ledger.undone:
             attempt.state = "running"  # a claim that was made before the table was restored can't be taken back

@@ -543,7 +543,7 @@ class Play:
     def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
         """Check what is stored of a run of which somebody was just told that it is."""
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
-        if stored is None and run_id in self.invariants.gone:
+        if (stored is None and run_id in self.invariants.gone) or self.invariants.restored_at >= running().begun:
             return
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
