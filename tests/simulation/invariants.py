@@ -324,6 +324,9 @@ class Invariants:
         if world.writer is None:
             raise AssertionError("a claim without a process")
         first = ledger.attempts.get(token)
+        if first is not None and token in ledger.undone and first.claims == new["claims"]:
+            self._claimed_again(ledger, first, new["lease_until"])
+            return
         ledger.attempts[token] = Attempt(
             run_id,
             token,
@@ -335,6 +338,16 @@ class Invariants:
         )
         if first is not None:  # a late copy claims once more what has ended, or waits again
             ledger.attempts[token].recorded = first.recorded
+
+    @staticmethod
+    def _claimed_again(ledger: Ledger, first: Attempt, lease_until: int) -> None:
+        """Take note that a copy of a claim which the restored table did not have was made in it: it is leased again."""
+        ledger.undone.discard(first.token)
+        ledger.held_again, first.lease_until = first.token, lease_until
+        if first.state == "running":
+            ledger.running.append(first)
+        elif first.state == "given back":
+            first.state = "claimed"
 
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
