@@ -196,7 +196,9 @@ class Disasters:
             world.counts["item expired"] += 1
 
     def _restore(self, begins: int) -> None:
-        """Restore the table to an earlier time, while messages, consumers and passes of now are under way.
+        """Restore the table to an earlier time, while messages of now are under way.
+
+        DynamoDB restores into a new table. So whoever used the old one is started anew, and messages go on.
 
         Most often to the time before a run was claimed, while its handler is executing.
         """
@@ -220,6 +222,8 @@ class Disasters:
         if play.settling:
             return
         self._tell(f"the table is as it was {world.now - at_ms} ms ago")
+        for process in (*play.consumers, *play.dispatchers, *play.persons):
+            world.kill(process)
         world.table.restore(at_ms)
         play.invariants.restored()
         for kind, _, id in [key[0].partition("#") for key in world.table.items]:

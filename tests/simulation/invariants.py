@@ -107,6 +107,8 @@ class Invariants:
         self.schedules: dict[str, KnownSchedule] = {}
         self.by_dedupe_key: dict[str, str] = {}
         self.gone: set[str] = set()
+        self._undone_in: set[tuple[str, str]] = set()
+        """Runs, and the processes that had claimed them before the table was restored."""
         """Runs that DynamoDB has deleted, or of which a restored table knows nothing."""
         self.restored_at = 0
         """When the table was restored."""
@@ -220,6 +222,7 @@ class Invariants:
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             token = None if item is None else item.get("lease_token")
             ledger.undone.update(each for each in ledger.attempts if each != token)
+            self._undone_in |= {(run_id, ledger.attempts[each].process.name) for each in ledger.undone}
             ledger.running = [attempt for attempt in ledger.running if attempt.token == token]
             if item is None:
                 self.gone.add(run_id)
@@ -483,6 +486,9 @@ class Invariants:
                 process, f"  handler of {run_id} called, attempt {context.attempt}, fence {context.fencing_token}"
             )
         found = [each for each in ledger.attempts.values() if each.claims == context.fencing_token]
+        undone = (run_id, process.name) in self._undone_in and all(each.process is not process for each in found)
+        if undone:  # claimed before the table was restored, of a run whose key made another one since
+            return Attempt(run_id, "", process, process.incarnation, 0, 0, process.invocations, "running")
         if not found:
             self._broken("a handler is called under a lease", f"{run_id} in {process}")
             return Attempt(run_id, "", process, process.incarnation, 0, 0, process.invocations, "running")
