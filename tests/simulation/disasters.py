@@ -27,6 +27,7 @@ MOST_RETURNS = 3
 """How often somebody comes back to a run about when it is deleted."""
 
 NONE = "nothing"
+CHANGES_KEY = "key changes"
 KINDS = (
     *(NONE,) * 12,
     "table refuses",
@@ -51,13 +52,15 @@ class Disasters:
     def __init__(self, play: Play) -> None:
         self._play = play
         self._world = play.world
-        self.kind = play.choices.of(KINDS)
+        self.kind = play.choices.of((NONE, *(CHANGES_KEY,) * 2, *KINDS) if play.variant.sealed else KINDS)
         self._returns = 0
 
     def plan(self) -> None:
         """Let it happen at its time."""
         if self._play.variant.retention < FOR_LONG:
             self._world.observers.append(self._wrote)
+        if self._play.variant.rolling:
+            self._world.observers.append(self._cancel_without_handler)
         if self.kind == NONE:
             return
         choices = self._play.choices
@@ -78,6 +81,9 @@ class Disasters:
                 self._world.at(
                     START_MS + choices.of((HOUR_MS, 3 * MINUTE_MS, DEAD_RETENTION_MS - HOUR_MS)), self._redrive
                 )
+            case "key changes":
+                self._world.at(begins, lambda: self._change_key(changed=True))
+                self._world.at(begins + lasts_ms, lambda: self._change_key(changed=False))
             case "table restored":
                 self._restore(begins)
             case _:
@@ -88,6 +94,7 @@ class Disasters:
         self._world.refuses = None
         self._index(refuses=False)
         self._world.queue.loses_until_ms = 0
+        self._play.key_changed = False
 
     def _tell(self, text: str) -> None:
         self._world.counts["disaster: " + self.kind] += 1
@@ -139,6 +146,12 @@ class Disasters:
         self._world.queue.purge(until_ms)
         self._play.inbox.clear()
 
+    def _change_key(self, *, changed: bool) -> None:
+        """Let all processes have another key, which reads nothing that was encrypted before; or both keys again."""
+        if changed and not self._play.settling:
+            self._tell("the key is another one")
+        self._play.key_changed = changed and not self._play.settling
+
     def _redrive(self) -> None:
         """Let a person move the dead letters back to the queue, those that are kept still.
 
@@ -167,6 +180,14 @@ class Disasters:
                 play._cancel_at(at, run_id)
             else:
                 play._retry_at(at, run_id)
+
+    def _cancel_without_handler(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
+        """Let a person cancel a run in the instant in which a consumer finds that it has no handler for it."""
+        play, found = self._play, new or {}
+        if found.get("job_name") == "absent" and found["status"] == "running" and self._returns < MOST_RETURNS:
+            self._returns += 1
+            if play.choices.below(2):
+                play._cancel_at(self._world.now + play.choices.of((1, 2, 4)), key[0].removeprefix("run#"))
 
     def _delete(self, key: Key) -> None:
         world = self._world

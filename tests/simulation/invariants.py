@@ -110,6 +110,8 @@ class Invariants:
         self._undone_in: set[tuple[str, str]] = set()
         """Runs, and the processes that had claimed them before the table was restored."""
         """Runs that DynamoDB has deleted, or of which a restored table knows nothing."""
+        self.restored_at = 0
+        """When the table was restored."""
         self.retention_ms = 0
         """How long a finished run is kept."""
         self.deleted: set[str] = set()
@@ -216,6 +218,7 @@ class Invariants:
 
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time: what happened since is not in it."""
+        self.restored_at = self._world.now
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             token = None if item is None else item.get("lease_token")
@@ -325,6 +328,9 @@ class Invariants:
         if world.writer is None:
             raise AssertionError("a claim without a process")
         first = ledger.attempts.get(token)
+        if first is not None and token in ledger.undone and first.claims == new["claims"]:
+            self._claimed_again(ledger, first, new["lease_until"])
+            return
         ledger.attempts[token] = Attempt(
             run_id,
             token,
@@ -336,6 +342,16 @@ class Invariants:
         )
         if first is not None:  # a late copy claims once more what has ended, or waits again
             ledger.attempts[token].recorded = first.recorded
+
+    @staticmethod
+    def _claimed_again(ledger: Ledger, first: Attempt, lease_until: int) -> None:
+        """Take note that a copy of a claim which the restored table did not have was made in it: it is leased again."""
+        ledger.undone.discard(first.token)
+        ledger.held_again, first.lease_until = first.token, lease_until
+        if first.state == "running":
+            ledger.running.append(first)
+        elif first.state == "given back":
+            first.state = "claimed"
 
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
@@ -478,7 +494,7 @@ class Invariants:
             self._broken("a handler is called under a lease", f"{run_id} in {process}")
             return Attempt(run_id, "", process, process.incarnation, 0, 0, process.invocations, "running")
         if ledger.undone:  # after the table was restored, numbers come again
-            found = [each for each in found if each.process is process] or found
+            found = [each for each in found if each.process is process and each.state == "claimed"] or found
         attempt = found[-1]
         if attempt.token in ledger.undone:
             attempt.state = "running"  # a claim that was made before the table was restored can't be taken back

@@ -137,24 +137,28 @@ class KeyOutOfReachError(Exception):
 class SimulatedCipher:
     """Turns bytes round; now and then its key is out of reach."""
 
-    MARK = b"key"
+    MARKS = (b"key", b"new")
+    """How a ciphertext begins, by the key that it was made with."""
 
     def encrypt(self, plaintext: bytes) -> bytes:
         """Return a ciphertext; ``KeyOutOfReachError``."""
         STAGE.play.reach_key()
-        return self.MARK + plaintext[::-1]
+        return self.MARKS[STAGE.play.key_changed] + plaintext[::-1]
 
     def decrypt(self, ciphertext: bytes) -> bytes:
         """Return the plaintext; ``KeyOutOfReachError``."""
         STAGE.play.reach_key()
+        if STAGE.play.key_changed and ciphertext.startswith(self.MARKS[0]):
+            STAGE.world.counts["key is another"] += 1
+            raise ValueError("it was made with another key")
         return decrypted(ciphertext)
 
 
 def decrypted(ciphertext: bytes) -> bytes:
     """Return a plaintext, without the need to reach for a key."""
-    if not ciphertext.startswith(SimulatedCipher.MARK):
+    if not ciphertext.startswith(SimulatedCipher.MARKS):
         raise ValueError("no ciphertext of the simulation's")
-    return ciphertext[len(SimulatedCipher.MARK) :][::-1]
+    return ciphertext[3:][::-1]
 
 
 def opened_text(stored: str) -> str:
@@ -427,6 +431,8 @@ class Play:
         self.interventions = 0
         self.settling = False
         self.inbox: list[tuple[str, int]] = []
+        self.key_changed = False
+        """Processes have another key than before; once it is back, they have both."""
         self.lasts_ms = 0
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
@@ -546,7 +552,7 @@ class Play:
     def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
         """Check what is stored of a run of which somebody was just told that it is."""
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
-        if stored is None and run_id in self.invariants.gone:
+        if (stored is None and run_id in self.invariants.gone) or self.invariants.restored_at >= running().begun:
             return
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
