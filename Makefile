@@ -9,7 +9,7 @@ AUDIT_VENV ?= .venv-audit
 RUNTIME ?= python3.13
 ARCHITECTURE ?= arm64
 # The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large.
-BOTO3_SERVICES ?= dynamodb sqs sts
+BOTO3_SERVICES ?= dynamodb sqs sts lambda
 # true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
 ENCRYPTION ?= false
 # Where your jobs are, which must be the template's JobsModule. Its package is shipped, and those that PACKAGES names.

@@ -167,7 +167,7 @@ def _artifact(folder: Path) -> tuple[list[str] | None, str]:
         "--architecture",
         architecture,
     ]
-    command += ["--services", "dynamodb sqs sts"]
+    command += ["--services", "dynamodb sqs sts lambda"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         return None, f"it could not be built ({(done.stderr or done.stdout).strip()[-200:]})"

@@ -11,7 +11,7 @@ from examples.deployment import PROJECT
 
 RUNTIME = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 ARCHITECTURE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
-SERVICES = "dynamodb sqs sts"
+SERVICES = "dynamodb sqs sts lambda"
 
 
 def build_artifact(target: Path, *, encryption: bool = False, **files: str) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from kumofire_core.aws.functions import invoke_async
 from kumofire_core.edge import load_jobs
 from kumofire_core.edge.telemetry import begin_invocation, record_dispatch, set_up_logging
 from kumofire_core.engine.dispatcher import PartlyDispatchedError
@@ -58,13 +59,6 @@ def _handing_over(function: str) -> Callable[[int], None]:
     """Return what invokes this function for one partition, and does not wait for it."""
 
     def hand_over(partition: int) -> None:
-        _invoke(function, json.dumps({"partitions": [partition]}).encode())
+        invoke_async(function, json.dumps({"partitions": [partition]}).encode())
 
     return hand_over
-
-
-def _invoke(function: str, payload: bytes) -> None:
-    """Invoke a function asynchronously; errors leave as botocore raised them."""
-    import boto3  # few ticks hand anything over, and a client costs time
-
-    boto3.client("lambda").invoke(FunctionName=function, InvocationType="Event", Payload=payload)

@@ -34,6 +34,7 @@ CALLS = {
     ),
     "sqs": ("send_message", "send_message_batch"),
     "sts": ("assume_role", "assume_role_with_web_identity"),
+    "lambda": ("invoke",),
 }
 EXPECTED_PACKAGES = {
     "aws_lambda_powertools",

@@ -97,7 +97,7 @@ def test_a_tick_invokes_itself_for_a_partition_with_much_to_do_and_that_invocati
     edge: ModuleType, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ):
     invoked: list[tuple[str, Any]] = []
-    monkeypatch.setattr(edge_dispatcher, "_invoke", lambda function, payload: invoked.append((function, payload)))
+    monkeypatch.setattr(edge_dispatcher, "invoke_async", lambda function, payload: invoked.append((function, payload)))
     monkeypatch.setattr(dispatcher, "PAGE_SIZE", 3)
     past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
     for shard in (0, 0, 2, 2, 2, 2, 5, 5, 5):
@@ -118,7 +118,7 @@ def test_a_partition_that_cannot_be_handed_over_is_handled_by_the_tick(
     def refused(function: str, payload: bytes) -> None:
         raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "Invoke")
 
-    monkeypatch.setattr(edge_dispatcher, "_invoke", refused)
+    monkeypatch.setattr(edge_dispatcher, "invoke_async", refused)
     monkeypatch.setattr(dispatcher, "PAGE_SIZE", 2)
     past = int((datetime.now(UTC) - timedelta(seconds=5)).timestamp() * 1000)
     for _ in range(3):
