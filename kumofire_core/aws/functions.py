@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def invoke_async(function: str, payload: bytes) -> None:
     """Ask Lambda to invoke a function with this event, and do not wait for it; errors leave as botocore raised them.
@@ -13,5 +15,5 @@ def invoke_async(function: str, payload: bytes) -> None:
 
     # Few passes hand anything over, so the client is made here. It gives up well before the function's deadline.
     config = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2})
-    client = get_session().create_client("lambda", config=config)
+    client: Any = get_session().create_client("lambda", config=config)
     client.invoke(FunctionName=function, InvocationType="Event", Payload=payload)
