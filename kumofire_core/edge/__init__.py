@@ -66,7 +66,8 @@ def find_jobs() -> Jobs:
     from kumofire_core.errors import ConfigurationError
     from kumofire_core.jobs import Jobs
 
-    place = os.environ.get("KUMOFIRE_JOBS") or DEFAULT_JOBS
+    given = os.environ.get("KUMOFIRE_JOBS")
+    place, names = given or DEFAULT_JOBS, "names" if given else "is not set, and its default names"
     module_name, _, attribute = place.partition(":")
     if not module_name or module_name.startswith(".") or not attribute:
         raise ConfigurationError(
@@ -78,7 +79,7 @@ def find_jobs() -> Jobs:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
         raise ConfigurationError(
-            [f"KUMOFIRE_JOBS names the module {module_name!r}, which is not in the package"]
+            [f"KUMOFIRE_JOBS {names} the module {module_name!r}, which is not in the package"]
         ) from None
     jobs = getattr(module, attribute, None)
     if not isinstance(jobs, Jobs):

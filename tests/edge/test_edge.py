@@ -500,6 +500,18 @@ def test_a_place_of_jobs_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch,
     assert problem in str(caught.value)
 
 
+def test_a_default_place_of_jobs_that_is_not_there_is_told_as_a_variable_that_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from kumofire_core import edge
+
+    monkeypatch.delenv("KUMOFIRE_JOBS", raising=False)
+    monkeypatch.setattr(edge, "DEFAULT_JOBS", "no_such_module_here:jobs")
+
+    with pytest.raises(ConfigurationError, match="KUMOFIRE_JOBS is not set, and its default names the module"):
+        edge.find_jobs()
+
+
 def test_the_jobs_of_an_application_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "an_application.py").write_text(
         "from kumofire_core import Jobs\nwork = Jobs(table='t', queue_url='q')\n"
