@@ -360,8 +360,12 @@ class Jobs:
         more than 500 are due, and starts a ``dispatch(partitions=[…])`` of its own for it elsewhere; the pass then
         leaves that partition out, unless the call raised. It has no effect together with ``limit``.
         """
-        if partitions is not None and not all(type(each) is int and each >= -1 for each in partitions):
+        if partitions is not None and not (
+            isinstance(partitions, Collection) and all(type(each) is int and each >= -1 for each in partitions)
+        ):
             raise InvalidArgumentError(f"partitions must be whole numbers from -1 on, not {short_repr(partitions)}")
+        if hand_over is not None and not callable(hand_over):
+            raise InvalidArgumentError(f"hand_over must be callable, not {type(hand_over).__name__}")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InvalidArgumentError(f"limit must be a whole number of at least 1, not {short_repr(limit)}")
         return self._dispatcher.dispatch(

@@ -51,7 +51,7 @@ EXPECTED_PACKAGES = {
     "tzdata",
     "urllib3",
 }
-MAX_ZIPPED_BYTES = 5_000_000
+MAX_ZIPPED_BYTES = 5_100_000
 ENCRYPTION_PACKAGES = {
     "_cffi_backend",
     "attr",
@@ -277,6 +277,7 @@ PARAMETERS = {
     "send_message": {"QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "MessageBody": "x"},
     "send_message_batch": {
         "QueueUrl": "https://sqs.eu-central-1.amazonaws.com/1/q", "Entries": [{"Id": "0", "MessageBody": "x"}]},
+    "invoke": {"FunctionName": "f", "InvocationType": "Event", "Payload": b"{}"},
     "assume_role": {"RoleArn": "arn:aws:iam::123456789012:role/r", "RoleSessionName": "session"},
     "assume_role_with_web_identity": {
         "RoleArn": "arn:aws:iam::123456789012:role/r", "RoleSessionName": "session", "WebIdentityToken": "token"},

@@ -584,7 +584,7 @@ def test_a_lost_message_is_sent_again_whatever_number_of_sends_is_stored(jobs: J
 
 def test_corrupt_items_at_the_front_keep_no_limited_pass_from_the_others(jobs: Jobs, aws: Aws):
     for number in range(20):
-        aws.a_run(payload="{", wake_at=NOW_MS - 10_000 + number)
+        aws.a_run(attempt="many", wake_at=NOW_MS - 10_000 + number)
     healthy = aws.a_run(wake_at=NOW_MS - 1)
 
     for _ in range(5):
@@ -606,9 +606,10 @@ def test_the_message_of_any_stored_id_names_that_id(jobs: Jobs, aws: Aws):
 def test_an_id_that_no_message_may_carry_is_told_by_its_key_and_never_sent(
     jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, length: int
 ):
-    strange = aws.a_run("x" * length, wake_at=NOW_MS - 2)
+    due = {"status": "scheduled", "scheduled_for": NOW_MS - 2, "wake_at": NOW_MS - 2}
+    strange = aws.a_run("x" * length, **due)
     a_stored_schedule(aws, "y" * length, next_run_at=NOW_MS - 1, wake_at=NOW_MS - 1, missed="skip")
-    healthy = aws.a_run(wake_at=NOW_MS - 1)
+    healthy = aws.a_run(**due)
 
     result = jobs.dispatch()
 

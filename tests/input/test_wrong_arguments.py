@@ -56,6 +56,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "allow_unknown_jobs": FLAG,
             "batch_writes": FLAG,
             "cipher": [5, "x", object()],
+            "missing_handler": [None, 5, "wait", True],
         },
     ),
     "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),
@@ -81,7 +82,15 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "get_status": ({}, {"run_id": TEXT}),
     "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"]}),
     "retry": ({}, {"run_id": TEXT}),
-    "dispatch": ({}, {"limit": COUNT[:-1], "deadline": TIME}),
+    "dispatch": (
+        {},
+        {
+            "limit": COUNT[:-1],
+            "deadline": TIME,
+            "partitions": [5, "x", ["0"], [-2], [True], [1.5]],
+            "hand_over": [5, "x", [print]],
+        },
+    ),
     "create_schedule": (
         {"name": "email", **HOURLY},
         {"name": TEXT, "payload": NOT_JSON, "schedule_key": [*KEY, ""], **SCHEDULE},

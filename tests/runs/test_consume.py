@@ -21,6 +21,7 @@ from kumofire_core import (
     RunStatus,
     UnsupportedMessageVersionError,
 )
+from kumofire_core.model.error_text import MAX_ERROR_BYTES
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
 from tests.faults import Outage, Refused
 
@@ -438,7 +439,7 @@ def test_the_last_error_is_bounded(aws: Aws):
 
     jobs.consume(message(run_id))
 
-    assert len(jobs.get_status(run_id).last_error.encode()) == 1000
+    assert len(jobs.get_status(run_id).last_error.encode()) == MAX_ERROR_BYTES
 
 
 def test_a_run_without_a_handler_has_failed(aws: Aws):

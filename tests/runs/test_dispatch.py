@@ -583,7 +583,8 @@ def test_a_pass_asks_once_how_long_the_queue_is_and_how_far_consumers_are(world:
     assert world.tick() == DispatchResult(postponed=29, resent=1)
 
     asked = [operation for operation, _ in world.queue.requests].count("get_queue_attributes")
-    assert (asked, world.aws.dynamodb.count()["get_item"]) == (1, 1)
+    # One for how far consumers are, and one for the number of partitions.
+    assert (asked, world.aws.dynamodb.count()["get_item"]) == (1, 2)
 
 
 def test_where_no_consumer_tells_how_far_it_is_what_was_queued_for_half_an_hour_is_sent_again_hourly(world: World):
@@ -973,7 +974,6 @@ def test_entries_that_are_none_of_ours_or_of_no_schedule_are_passed_over(world: 
     [
         {"status": "queued", "without": ("payload",)},
         {"status": "sleeping"},
-        {"status": "queued", "payload": "{"},
         {"status": "queued", "attempt": "many"},
         {"status": "running", "lease_token": "t", "lease_until": "never"},
         {"status": "scheduled", "schema": 2},
@@ -993,6 +993,14 @@ def test_a_corrupt_item_fails_alone_and_is_named_in_the_log(
     assert world.aws.item(bad) == stored
     assert "run#bad" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_run_whose_payload_is_not_json_is_sent_again_so_that_its_consumer_fails_it(world: World):
+    bad = world.aws.a_run("bad", status="queued", payload="{", wake_at=NOW_MS)
+
+    assert world.tick() == DispatchResult(resent=1)
+
+    assert world.times_sent() == {bad: 1}
 
 
 def test_a_schedule_that_cannot_be_read_fails_alone(world: World, caplog: pytest.LogCaptureFixture):
