@@ -173,7 +173,6 @@ SEEDS: dict[str, int] = {
     "ask for another delivery of a run that is gone": 2,
     "let a finished run expire at once": 2,
     "let a retried run expire": 3,
-    "fence by the number alone": 3302,
     "fail a run of which the key has changed": 1335,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
@@ -693,7 +692,6 @@ _mutation(
     (RunStore, "expires_at", lambda original: lambda self, now_ms: now_ms // 1000 + 1),
 )
 _mutation("let a retried run expire", _changed(run_writes, "retry", removes=_without("expires_at")))
-_transition("fence by the number alone", "succeed", "reschedule", "fail", equals=_without("lease_token"))
 
 
 def _refuse_what_is_damaged(original: Any) -> Mutant:
