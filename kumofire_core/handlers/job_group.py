@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kumofire_core.errors import ConfigurationError
 from kumofire_core.handlers.registry import Handler, Registry
@@ -17,9 +17,8 @@ AnyHandler = TypeVar("AnyHandler", bound=Handler)
 class _Collected(NamedTuple):
     name: str
     handler: Handler
-    max_attempts: int | None
-    retry: RetryPolicy | None
-    timeout: timedelta | None
+    options: dict[str, Any]
+    """What ``Registry.register`` takes beside name and handler."""
 
 
 class JobGroup:
@@ -67,8 +66,10 @@ class JobGroup:
                 [f"the group of job {name!r} was included already; include it after its last handler is defined"]
             )
 
+        options = {"max_attempts": max_attempts, "retry": retry, "timeout": timeout}
+
         def collect(function: AnyHandler) -> AnyHandler:
-            self._collected.append(_Collected(name, function, max_attempts, retry, timeout))
+            self._collected.append(_Collected(name, function, options))
             return function
 
         return collect
@@ -82,13 +83,9 @@ class JobGroup:
             if names.count(name) > 1
         ]
         for each in self._collected:
-            problems += registry.problems(
-                each.name, each.handler, max_attempts=each.max_attempts, retry=each.retry, timeout=each.timeout
-            )
+            problems += registry.problems(each.name, each.handler, **each.options)
         if problems:
             raise ConfigurationError(problems)
         for each in self._collected:
-            registry.register(
-                each.name, each.handler, max_attempts=each.max_attempts, retry=each.retry, timeout=each.timeout
-            )
+            registry.register(each.name, each.handler, **each.options)
         self._included = True
