@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
 from kumofire_core.engine.run_store import RUN, RunStore, run_key
@@ -37,7 +37,7 @@ PAGE_LIMIT = 100
 
 MOST_EXAMINED = 5_000
 MOST_READ = 500
-"""Index entries that one page looks at, and items that it reads, about. A filter that fits hardly any run ends it early."""
+"""Index entries that one page looks at, and items that it reads, about. A filter that fits few runs ends it early."""
 
 BARRIER = "\U0010ffff"
 """Stands for a run's id in a place behind which a partition was not looked at. It is behind every id."""
@@ -127,7 +127,7 @@ def run_filter(
     """Return the filter that these arguments mean; ``InvalidArgumentError`` for one that can't be meant."""
     if status is not None:
         try:
-            status = RunStatus(status)  # type: ignore[arg-type]
+            status = RunStatus(status)  # type: ignore[arg-type,unused-ignore]
         except ValueError:
             known = ", ".join(RunStatus)
             raise InvalidArgumentError(f"status must be one of {known}, not {short_repr(status)}") from None
@@ -160,7 +160,8 @@ class Place(NamedTuple):
 class _Stream(NamedTuple):
     """One partition of an index."""
 
-    index: str
+    name: str
+    """The index."""
     partition: tuple[str, Value]
     sort: str
     filters: dict[str, Value]
@@ -314,13 +315,13 @@ class _Merged:
 
     def _ask(self, stream: _Stream, after: Attributes | None) -> tuple[list[Place], Attributes | None]:
         """Return the next entries of one partition."""
-        latest = LAST_MS if stream.index == WAKE_INDEX else self._until_ms
+        latest = LAST_MS if stream.name == WAKE_INDEX else self._until_ms
         if self._after is not None:
             latest = min(latest, self._after.at_ms)
         if latest < self._since_ms:
             return [], None
         items, last = self._store.table.index_page(
-            stream.index,
+            stream.name,
             stream.partition,
             stream.sort,
             between=(self._since_ms, latest),
@@ -365,7 +366,8 @@ def _decode_page(page: object) -> Place | None:
         return None
     if isinstance(page, str):
         try:
-            at_ms, run_id = json_codec.decode(base64.b64decode(page.encode(), altchars=b"-_", validate=True).decode())
+            found: Any = json_codec.decode(base64.b64decode(page.encode(), altchars=b"-_", validate=True).decode())
+            at_ms, run_id = found
             if type(at_ms) is int and 0 <= at_ms <= LAST_MS and isinstance(run_id, str):
                 return Place(at_ms, run_id)
         except (binascii.Error, ValueError, TypeError):

@@ -173,7 +173,7 @@ class StoredRun:
             if attempts and last_error is not None and last_error == get("error_type") == attempts[-1].error_type:
                 # With a cipher the item says no more than the type, and the attempt has the encrypted text.
                 message = attempts[-1].message
-                last_error = last_error if message is None else f"{last_error}: {message}"
+                last_error = f"{last_error}: {message}" if message else last_error
             self._run = Run(
                 id=self.id,
                 job_name=self.job_name,
