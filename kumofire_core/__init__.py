@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
-    from kumofire_core.engine.queries import RunPage
+    from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.errors import (
@@ -68,6 +69,7 @@ __all__ = [
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "BulkOperation",
     "Cancel",
     "Cipher",
     "ConfigurationError",
@@ -100,6 +102,7 @@ __all__ = [
     "RetryAfter",
     "RetryPolicy",
     "Run",
+    "RunFilter",
     "RunPage",
     "RunProgress",
     "RunRequest",
@@ -122,10 +125,12 @@ _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "RetryAfter": "model.steering",
+    "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
     "RunProgress": "model.run",
     "Snooze": "model.steering",

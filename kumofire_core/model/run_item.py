@@ -87,6 +87,7 @@ _TEXTS = (
     "list_shard",
     "parked",
     "progress",
+    "bulk",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -256,6 +257,11 @@ class StoredRun:
     def retries(self) -> int:
         """How often a person has retried it."""
         return int(self._item.get("retries", 0))
+
+    @property
+    def bulk(self) -> str | None:
+        """The latest operation over many runs that canceled or retried it."""
+        return self._item.get("bulk")
 
     @property
     def log(self) -> str | None:

@@ -6,6 +6,7 @@ SDK repeats a request whose reply was lost, so a write can be refused by its own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kumofire_core.model.error_text import cut_to_bytes
@@ -361,15 +362,26 @@ def look_again(running: StoredRun, token: str) -> Transition:
     )
 
 
-def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
-    """Cancel a run that waits."""
+def cancel(
+    run_id: str,
+    token: str,
+    *,
+    now_ms: int,
+    reason: str | None,
+    expires_at: int | None,
+    equals: Mapping[str, Value] = NOTHING,
+    bulk: str | None = None,
+) -> Transition:
+    """Cancel a run that waits. ``bulk`` is the operation over many runs that this belongs to."""
     return Transition(
         source=_WAITING,
         target=RunStatus.CANCELED,
+        equals=equals,
         sets=present(
             {
                 "canceled_by": token,
                 "cancel_reason": reason,
+                "bulk": bulk,
                 "updated_at": now_ms,
                 **_ended(now_ms, expires_at),
                 **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
@@ -380,13 +392,16 @@ def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_
     )
 
 
-def request_cancel(token: str, *, now_ms: int, reason: str | None) -> Transition:
+def request_cancel(
+    token: str, *, now_ms: int, reason: str | None, equals: Mapping[str, Value] = NOTHING, bulk: str | None = None
+) -> Transition:
     """Ask for the cancellation of a run that is executing: its handler can see it, and no attempt follows."""
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
+        equals=equals,
         not_exists=("cancel_requested_at",),
-        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms}),
+        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms, "bulk": bulk}),
         write_token=("canceled_by", token),
     )
 
