@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.consumer import ConsumeResult
-    from kumofire_core.engine.create import RunRequest
+    from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CorruptItemError,
         DeadlineTooCloseError,
         DecryptionError,
+        DedupeContentionError,
         DedupeKeyConflictError,
         InvalidArgumentError,
         InvalidJSONError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         PartlyCreatedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
     )
@@ -77,6 +79,8 @@ __all__ = [
     "CorruptItemError",
     "DeadlineTooCloseError",
     "DecryptionError",
+    "Dedupe",
+    "DedupeContentionError",
     "DedupeKeyConflictError",
     "DispatchResult",
     "Fail",
@@ -117,6 +121,7 @@ __all__ = [
     "SealedError",
     "Snooze",
     "SqsBatchReport",
+    "SupersededRunError",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]
@@ -138,6 +143,7 @@ _PLACES = {
     "AttemptLogFilter": "handlers.context",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
+    "Dedupe": "engine.create",
     "DispatchResult": "engine.dispatcher",
     "JobContext": "handlers.context",
     "JobGroup": "handlers.job_group",

@@ -280,6 +280,7 @@ class Jobs:
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
+        dedupe: public.Dedupe | None = None,
     ) -> str:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
@@ -289,16 +290,28 @@ class Jobs:
         call with the same ``dedupe_key`` does not make a run: it returns the first run's id, while that run is kept,
         and does not change that run. If the first run is of another job, it raises ``DedupeKeyConflictError``.
 
+        ``dedupe`` changes for how long that holds; ``None`` means ``"kept"``, as above. ``"unfinished"``: until the
+        key's run has ended; then a call makes a new run. A timedelta: for that time since the key's run was created.
+        ``"debounce"``: until the key's run has started, and each call gives it the call's payload and time. These take
+        a request more, or two or three (docs/dedupe.md). The id of a key's later runs differs from the first one's;
+        ``find_run`` finds the latest.
+
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
         before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
         so calling again is safe only with a ``dedupe_key``.
         """
-        new_run = self._creator.prepare(
-            name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
+        return self._creator.create(
+            self._creator.prepare(
+                name,
+                payload,
+                run_at=run_at,
+                delay=delay,
+                max_attempts=max_attempts,
+                dedupe_key=dedupe_key,
+                dedupe=dedupe,
+            )
         )
-        self._store.add(new_run)
-        return new_run.id
 
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
@@ -358,7 +371,10 @@ class Jobs:
         return None if found is None else self._readable(found)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
-        """Return the run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does."""
+        """Return the latest run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does.
+
+        One request to the table; two where the key has made several runs.
+        """
         found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
         return None if found is None else self._readable(found)
 
@@ -461,7 +477,8 @@ class Jobs:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
-        other status and for an unknown id.
+        other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
+        ``dedupe="unfinished"`` and is not the latest of its key.
         """
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control

@@ -18,12 +18,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
+from kumofire_core.engine.dedupe import find_latest
 from kumofire_core.engine.run_store import RUN, RunStore, run_key
 from kumofire_core.errors import InvalidArgumentError, KumofireError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
-from kumofire_core.model.run import FINAL, Run, RunStatus, derived_run_id
+from kumofire_core.model.run import FINAL, Run, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
@@ -75,6 +76,8 @@ UNREAD_NAMES = (
     "wake_at",
     "timeout_ms",
     "bulk",
+    "dedupe_mode",
+    "generation",
 )
 """What is asked for of a run that is listed without its payload and output."""
 
@@ -264,8 +267,8 @@ class RunQueries:
         return runs
 
     def find_by_key(self, dedupe_key: str) -> StoredRun | None:
-        """Return the run that has this key, or ``None``."""
-        return self._store.find(derived_run_id("dedupe_key", dedupe_key))
+        """Return the latest run that has this key, or ``None``."""
+        return find_latest(self._store, dedupe_key)
 
 
 class _Merged:

@@ -65,7 +65,10 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
 
 
 def retry(store: RunStore, run_id: str) -> bool:
-    """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so."""
+    """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so.
+
+    Raises ``SupersededRunError`` where its ``dedupe_key`` allows one unfinished run, and has begun a newer one.
+    """
     found = store.find(run_id)
     return found is not None and retry_found(store, found)
 
@@ -86,6 +89,10 @@ def retry_unsent(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: 
     """Do what ``retry_found`` does, but leave it to the caller to send the message; return when the run is due."""
     if found.status not in (RunStatus.FAILED, RunStatus.CANCELED):
         return None
+    if found.dedupe_mode is not None:
+        from kumofire_core.engine.dedupe import require_latest
+
+        require_latest(store, found)
     now_ms = store.now_ms()
     due_ms = now_ms + delay_ms
     again = run_writes.retry(

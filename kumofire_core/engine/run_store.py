@@ -257,6 +257,10 @@ class RunStore:
 
         Raises ``DedupeKeyConflictError`` where it exists because another job's run has the same ``dedupe_key``.
         """
+        return self.try_put(new_run).applied
+
+    def try_put(self, new_run: NewRun) -> Answer:
+        """Do what ``put`` does; where the id exists, the answer has the run that has it."""
         job = self.registry.get(new_run.job_name)
         attributes = run_writes.create(
             new_run,
@@ -272,7 +276,7 @@ class RunStore:
                 raise DedupeKeyConflictError(
                     new_run.dedupe_key, job_name=new_run.job_name, run_id=new_run.id, found_job_name=found_name
                 )
-        return answer.applied
+        return answer
 
     def add(self, new_run: NewRun) -> bool:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""

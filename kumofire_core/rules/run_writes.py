@@ -89,6 +89,8 @@ def create(
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
         "dedupe_key": new_run.dedupe_key,
+        "dedupe_mode": new_run.dedupe_mode,
+        "generation": new_run.generation,
     }
     return present(attributes)
 
@@ -464,6 +466,31 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, now_ms: int)
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={"changed_by": token, "payload": payload, "updated_at": now_ms},
+        write_token=("changed_by", token),
+    )
+
+
+def debounce(token: str, *, payload: str, due_ms: int, now_ms: int) -> Transition:
+    """Replace payload and time of a run that has not started, as a later call for its key asked.
+
+    Refused where its handler was called, and to a late copy of an earlier call.
+    """
+    due_now = due_ms <= now_ms
+    return Transition(
+        source=_WAITING,
+        target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
+        equals={"attempt": 0},
+        at_most={"updated_at": now_ms},
+        not_exists=("attempts", "history"),
+        sets={
+            "changed_by": token,
+            "payload": payload,
+            "scheduled_for": max(due_ms, now_ms),
+            "updated_at": now_ms,
+            "sends": 1,
+            "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
+        },
+        removes=_PUT_ASIDE,
         write_token=("changed_by", token),
     )
 

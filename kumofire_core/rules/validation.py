@@ -77,6 +77,23 @@ def require_key(name: str, key: object) -> None:
         raise InvalidArgumentError(problem)
 
 
+def dedupe_rule(dedupe: object, dedupe_key: object) -> tuple[str | None, int | None]:
+    """Return what ``dedupe`` means: the mode, and the period in milliseconds; ``InvalidArgumentError`` otherwise."""
+    if isinstance(dedupe, timedelta):
+        if dedupe < timedelta(milliseconds=1):
+            raise InvalidArgumentError(f"dedupe must be a time of at least a millisecond, not {short_repr(dedupe)}")
+        rule: tuple[str | None, int | None] = "period", duration_ms(dedupe)
+    elif isinstance(dedupe, str) and dedupe in ("kept", "unfinished", "debounce"):
+        rule = (None if dedupe == "kept" else dedupe), None
+    else:
+        raise InvalidArgumentError(
+            f"dedupe must be 'kept', 'unfinished', 'debounce' or a timedelta, not {short_repr(dedupe)}"
+        )
+    if dedupe_key is None:
+        raise InvalidArgumentError(f"dedupe={short_repr(dedupe)} needs a dedupe_key")
+    return rule
+
+
 def may_be_key(name: str, key: object) -> bool:
     """Return whether ``key`` can be a key; raises ``InvalidArgumentError`` if it is not a string."""
     problem = _key_problem(name, key)

@@ -34,7 +34,16 @@ SCHEDULE: dict[str, list[Any]] = {
     "start_at": TIME,
     "end_at": TIME,
 }
-CREATE = {"name": TEXT, "payload": NOT_JSON, "run_at": TIME, "delay": LENGTH, "max_attempts": COUNT, "dedupe_key": KEY}
+DEDUPE = [5, "once", b"kept", ["kept"], timedelta(0), timedelta(-1), "debounce"]  # the last without a key
+CREATE = {
+    "dedupe": DEDUPE,
+    "name": TEXT,
+    "payload": NOT_JSON,
+    "run_at": TIME,
+    "delay": LENGTH,
+    "max_attempts": COUNT,
+    "dedupe_key": KEY,
+}
 ERRORS: list[Any] = [5, "ValueError", ValueError("x"), (), (ValueError, 5), [ValueError], int]
 FILTER: dict[str, list[Any]] = {
     "status": [5, "waiting", ["failed"], True],
