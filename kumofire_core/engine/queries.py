@@ -143,10 +143,10 @@ def run_filter(
         raise InvalidArgumentError(f"since ({begin.isoformat()}) is after until ({end.isoformat()})")
     return RunFilter(
         status=status,  # type: ignore[arg-type]
-        job_name=job_name,  # type: ignore[arg-type]
+        job_name=job_name,
         since=begin,
         until=end,
-        error_type=error_type,  # type: ignore[arg-type]
+        error_type=error_type,
     )
 
 
@@ -211,12 +211,17 @@ class RunQueries:
         streams = self._streams(wanted)
         since_ms = 0 if wanted.since is None else to_ms(wanted.since)
         until_ms = LAST_MS if wanted.until is None else to_ms(wanted.until)
-        filtered = wanted.job_name is not None or wanted.error_type is not None
-        size = 200 if filtered else max(5, limit * 3 // (2 * max(1, len(streams))))
+        size = self._page_size(wanted, limit, len(streams))
         merged = _Merged(
             self._store, self._pool, streams, since_ms=since_ms, until_ms=until_ms, page_size=size, after=after
         )
         return merged.entries()
+
+    def _page_size(self, wanted: RunFilter, limit: int, streams: int) -> int:
+        """Return how many entries to ask a partition for at once: a little more than its share of a page."""
+        if wanted.job_name is not None or wanted.error_type is not None:
+            return 200
+        return max(5, limit * 3 // (2 * max(1, streams)))
 
     def _streams(self, wanted: RunFilter) -> list[_Stream]:
         """Return the partitions that can hold what is wanted."""
