@@ -768,6 +768,7 @@ def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
         "DeadLetterQueueArn": {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]},
         "ConsumerFunction": {"Ref": "Consumer"},
         "DispatcherFunction": {"Ref": "Dispatcher"},
+        "DispatcherRule": {"Ref": "DispatcherTick"},
         # A role's Ref is its name.
         "ConsumerRoleName": {"Ref": "ConsumerRole"},
         "ConsumerLogGroup": {"Ref": "ConsumerLogs"},
