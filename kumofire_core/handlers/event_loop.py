@@ -56,13 +56,12 @@ class HandlerLoop:
 
     def retire(self) -> None:
         """Let later runs have another loop, because a handler blocks this one; say which one."""
-        global _current
         with _lock:
             if self.retired:
                 return
             self.retired = True
-            if _current is self:
-                _current = None
+            if _process.loop is self:
+                _process.loop = None
         fields = self._blocking_attempt()
         log.error(
             "the handler of job %r blocks the event loop: it does not await; later runs get another loop",
@@ -186,18 +185,24 @@ class LoopCall:
         self._done.release()
 
 
+class _Process:
+    """What belongs to this process."""
+
+    loop: HandlerLoop | None = None
+    """The loop of later runs, once there is one."""
+
+
 _lock = threading.Lock()
-_current: HandlerLoop | None = None
+_process = _Process()
 _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
     """Return this process's loop, made where there is none that answers."""
-    global _current
     with _lock:
-        if _current is None:
-            _current = HandlerLoop()
-        return _current
+        if _process.loop is None:
+            _process.loop = HandlerLoop()
+        return _process.loop
 
 
 def _after_fork() -> None:
@@ -205,16 +210,16 @@ def _after_fork() -> None:
 
     The parent's loop is kept as it is, because to close it here would change the selector that they share.
     """
-    global _current, _lock
+    global _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _of_the_parent.append(_current)
-        _current = None
+    if _process.loop is not None:
+        _of_the_parent.append(_process.loop)
+        _process.loop = None
 
 
 def _at_exit() -> None:
-    if _current is not None:
-        _current.close(patience_seconds=EXIT_SECONDS)
+    if _process.loop is not None:
+        _process.loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):
