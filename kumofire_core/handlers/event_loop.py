@@ -45,6 +45,8 @@ class HandlerLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.retired = False
+        self.unended = 1
+        """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
         self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
@@ -73,7 +75,9 @@ class HandlerLoop:
 
     def stop_if_idle(self) -> None:
         """End a retired loop after its last handler; to be called in its thread."""
-        if self.retired and not self.calls:
+        with _lock:  # a thread may have been given the loop before it was retired, and not have started its call yet
+            is_idle = self.retired and not self.unended
+        if is_idle:
             self.loop.stop()
 
     def close(self, *, patience_seconds: float) -> None:
@@ -181,6 +185,8 @@ class LoopCall:
             if (close := getattr(self._awaitable, "close", None)) is not None:
                 close()
         self._owner.calls.discard(self)
+        with _lock:
+            self._owner.unended -= 1
         self._owner.stop_if_idle()
         self._done.release()
 
@@ -198,10 +204,12 @@ _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
-    """Return this process's loop, made where there is none that answers."""
+    """Return this process's loop for one call, made where there is none that answers."""
     with _lock:
         if _process.loop is None:
             _process.loop = HandlerLoop()
+        else:
+            _process.loop.unended += 1
         return _process.loop
 
 

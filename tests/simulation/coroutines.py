@@ -7,7 +7,7 @@ import json
 import sys
 from asyncio import events
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from math import ceil
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import Play
 
 SKEW_MS = 500
-HELD_UP_MS = (1, 400, 700, 3_000)
+HELD_UP_MS = (1, 400, 700, 3_000, 9_000)
 """For how long a thread may not go on, because others do or its process is frozen."""
 SHOWS_BLOCKED_TASK = sys.version_info < (3, 14)
 """Later, a task that is under way is found by its thread, and all threads of the world are one."""
@@ -48,6 +48,7 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
         self._made: list[asyncio.Task[Any]] = []
         self.blocker: AsyncHandler | None = None
         """Who blocks it now."""
+        self.blamed: tuple[str | None, ...] = ()
         self.blocks = 0
         """How often it was blocked."""
         self.freed_ms = 0
@@ -82,15 +83,13 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
 
     def call_soon_threadsafe(self, callback: Any, *given: Any, context: Context | None = None) -> asyncio.Handle:
         """Call something in the loop; the thread that asks for it may be held up before."""
-        world, choices = self._world, self._world.choices
-        if choices.below(16) == 15:
-            world.pause(choices.of(HELD_UP_MS))
-            must_live()
-        call = running().call
+        world, choices, call = self._world, self._world.choices, must_live().call
         if call is not None and call.coroutine is not None and call.coroutine.loop is None:
             call.coroutine.loop = self
             if self.must_be_left:
                 world.violate("a run gets a loop that answers", f"{call.coroutine} is started in one that is blocked")
+        if choices.below(8) == 7:
+            world.pause(choices.of(HELD_UP_MS))
         return super().call_soon_threadsafe(callback, *given, context=context)
 
     def _write_to_self(self) -> None:
@@ -101,16 +100,16 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
     def select(self, timeout: float | None) -> tuple[()]:
         """Wait for ``timeout`` seconds, or until it is called."""
         events._set_running_loop(None)
+        task = must_live()  # a coroutine may have caught the end of its process
         if timeout == 0:
             self._world.pause(0)  # for others to go on at the same time
         else:
-            self._sleeper = running()
+            self._sleeper = task
             if timeout is None:
                 self._world.suspend()
             else:
                 self._world.pause(ceil(timeout * 1000 - 0.01))
             self._sleeper = None
-        must_live()
         events._set_running_loop(self)
         return ()
 
@@ -118,10 +117,12 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
         """Do nothing: it has no sockets."""
 
     @contextmanager
-    def blocked(self, by: AsyncHandler) -> Iterator[None]:
+    def blocked(self, by: AsyncHandler, *, in_a_task_of_it: bool) -> Iterator[None]:
         """Let a coroutine wait without giving way to others."""
         task = asyncio.current_task(self)
         self.blocker, self.is_told = by, False
+        # Before Python 3.12 a task that a handler has made does not tell whose it is.
+        self.blamed = (by.attempt.run_id, None) if in_a_task_of_it else (by.attempt.run_id,)
         self.blocks += 1
         events._set_running_loop(None)
         if not SHOWS_BLOCKED_TASK and task is not None:
@@ -173,7 +174,7 @@ class Told:
         process, blamed = running().process, extra.get("job_run_id")
         blocked = [loop for loop in process.loops if loop.blocker is not None and not loop.is_told]
         for loop in blocked:
-            if not SHOWS_BLOCKED_TASK or loop.blocker.attempt.run_id == blamed:
+            if not SHOWS_BLOCKED_TASK or blamed in loop.blamed:
                 loop.is_told = True
                 return
         if blocked:
@@ -305,6 +306,8 @@ class AsyncHandler:
                 raise RuntimeError("boom")
             return f"done by {claims}"
         what = choices.below(24)
+        if choices.below(8) == 7:
+            self._left_behind = asyncio.create_task(self._block_later(choices.of((1, 20, 900, 4_000))))
         if self._context.fencing_token > 1 and choices.below(4):
             what = 3  # the one it was taken from may come back meanwhile
         elif play.variant.batch_writes and choices.below(2):
@@ -315,7 +318,7 @@ class AsyncHandler:
             return None if what == 2 else f"done by {claims}"
         if what < 6:
             await self._sleep(3)
-            raise choices.of((RuntimeError, SystemExit, KeyboardInterrupt))("boom")
+            raise choices.of((RuntimeError, SystemExit))("boom")
         if what < 12:
             return await self._take_long()
         if what < 14:
@@ -346,6 +349,12 @@ class AsyncHandler:
         if choices.below(2):
             raise RuntimeError("late boom")
         return {"late by": [claims]}
+
+    async def _block_later(self, wait_ms: int) -> None:
+        """Block the loop, perhaps after the handler itself has ended."""
+        await asyncio.sleep(wait_ms / 1000)
+        with suppress(DiedError), self._blocked(in_a_task_of_it=True):
+            self._world.pause(self._world.choices.of((100, 600, 5_000)))
 
     async def _take_long(self) -> Any:
         """Wait for about as long as the lease, and answer a cancellation in one way or another."""
@@ -390,7 +399,8 @@ class AsyncHandler:
         finally:
             if self._incarnation == self.process.incarnation:
                 self._check_context()
-        if self._must_be_told and not self._is_told:
+        # Where the loop was blocked, it may have been about to go on.
+        if self._must_be_told and not self._is_told and self.loop is not None and self.loop.freed_ms < self._world.now:
             self._world.violate("a coroutine that is cut is canceled", f"{self} goes on")
 
     def _check_context(self) -> None:
@@ -408,11 +418,11 @@ class AsyncHandler:
             else:
                 self._world.pause(length_ms)
 
-    def _blocked(self) -> Any:
+    def _blocked(self, *, in_a_task_of_it: bool = False) -> Any:
         if self.loop is None:
             raise AssertionError("a coroutine without a loop")
         self._world.counts["event loop blocked"] += 1
-        return self.loop.blocked(self)
+        return self.loop.blocked(self, in_a_task_of_it=in_a_task_of_it)
 
     def _asks_for_cancellation(self) -> bool:
         with self._blocked():  # by a request
