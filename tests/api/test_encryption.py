@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -233,3 +234,33 @@ def test_the_attempts_of_a_long_encrypted_error_keep_within_their_room(aws: Aws,
         attempts = jobs.get_status(run_id).attempts
         assert attempts[-1].number == number
         assert attempts[-1].message.startswith("😀")
+
+
+def test_a_key_that_does_not_answer_near_the_deadline_does_not_keep_an_attempts_end_from_being_recorded(
+    aws: Aws, cipher: EnvelopeCipher
+):
+    answered = threading.Event()
+
+    class Hanging:
+        hangs = False
+
+        def encrypt(self, plaintext: bytes) -> bytes:
+            if self.hangs:
+                answered.wait(30)
+            return cipher.encrypt(plaintext)
+
+        def decrypt(self, ciphertext: bytes) -> bytes:
+            return cipher.decrypt(ciphertext)
+
+    hanging = Hanging()
+    jobs = aws.jobs(cipher=hanging, handlers={"email": raises(ValueError(SECRET))})
+    run_id = jobs.create("email", {"card": SECRET})
+    hanging.hangs = True
+
+    report = jobs.run_batch(event(run_id), LambdaContext(remaining_ms=1_500))
+    answered.set()
+
+    assert report.records[0].result.outcome == "retried"
+    assert report.stray_handlers == 0
+    run = jobs.get_status(run_id)
+    assert (run.attempts[0].error_type, run.attempts[0].message, run.last_error) == ("ValueError", None, "ValueError")
