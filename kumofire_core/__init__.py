@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
+    from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import Outcome, RetriedRun, Run, RunStatus
@@ -54,6 +55,7 @@ __all__ = [
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "CallNext",
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
@@ -72,6 +74,7 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "Middleware",
     "Missed",
     "NewerSchemaError",
     "Outcome",
@@ -102,6 +105,7 @@ _ERRORS = "errors"
 _PLACES = {
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
+    "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
     "DispatchResult": "engine.dispatcher",
@@ -109,6 +113,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Middleware": "handlers.middleware",
     "Missed": "model.schedule",
     "Outcome": "model.run",
     "Overlap": "model.schedule",

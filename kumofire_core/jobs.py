@@ -52,6 +52,7 @@ else:  # so that annotations can be resolved at run time, where the stubs need n
     DynamoDBClient = SQSClient = Any
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
 
 
 class Jobs:
@@ -219,8 +220,36 @@ class Jobs:
 
         return register
 
+    def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
+        """Put the decorated function around the handlers of all jobs, those that are registered later too.
+
+        ::
+
+            @jobs.middleware
+            def timed(ctx: JobContext, call_next: CallNext) -> Any:
+                started = time.monotonic()
+                try:
+                    return call_next(ctx)
+                finally:
+                    ctx.logger.info("took %.3f s", time.monotonic() - started)
+
+        The first that is registered is the outermost. A middleware sees what the handler returns and raises; it may
+        return or raise something else, or not call the handler. An ``async`` one writes ``await call_next(ctx)``.
+        Plain middleware runs in the attempt's thread and ``async`` middleware in the event loop of the handlers, around
+        plain and ``async`` handlers alike (docs/observe.md). What it takes counts in the attempt's time. Raises
+        ``ConfigurationError`` for what can't be called with a context and ``call_next``.
+        """
+        from kumofire_core.handlers.middleware import require_middleware
+
+        require_middleware(function)
+        self._registry.add_middleware(function)
+        return function
+
     def include(self, group: public.JobGroup) -> None:
-        """Register all handlers of a ``JobGroup``, or none: ``ConfigurationError`` names every problem."""
+        """Register all handlers of a ``JobGroup`` with their middleware, or none.
+
+        Raises ``ConfigurationError``, which names every problem.
+        """
         from kumofire_core.handlers.job_group import JobGroup
 
         if not isinstance(group, JobGroup):

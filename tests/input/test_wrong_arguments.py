@@ -70,6 +70,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "timeout": [5, "5", -timedelta(1)],
         },
     ),
+    "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
     "include": ({}, {"group": [None, 5, "mail", Jobs, {}]}),
     "create": ({"name": "email"}, CREATE),
     "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
@@ -122,6 +123,7 @@ WORDS = {
     "schedule_id": "schedule id",
     "environment": "environment|KUMOFIRE_",
     "requests": "create_many",
+    "function": "middleware",
     "handlers": "handlers|handler|job's name",
 }
 """How an error names an argument, other than by its name."""
