@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.hooks import RunEvent
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.errors import (
@@ -86,6 +87,7 @@ __all__ = [
     "RetriedRun",
     "RetryPolicy",
     "Run",
+    "RunEvent",
     "RunRequest",
     "RunStatus",
     "Schedule",
@@ -122,6 +124,7 @@ _PLACES = {
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
     "Run": "model.run",
+    "RunEvent": "engine.hooks",
     "RunRequest": "engine.create",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",
