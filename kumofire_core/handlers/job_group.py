@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import kumofire_core as public
 from kumofire_core.errors import ConfigurationError
 from kumofire_core.handlers.registry import Handler, Registry
 from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.validation import name_problem
+
+if TYPE_CHECKING:
+    from kumofire_core.handlers.middleware import Middleware
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
@@ -46,7 +48,7 @@ class JobGroup:
 
     def __init__(self) -> None:
         self._collected: list[_Collected] = []
-        self._middleware: list[public.Middleware] = []
+        self._middleware: list[Middleware] = []
         self._included = False
 
     def handler(
