@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.errors import (
@@ -36,8 +37,18 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
-    from kumofire_core.model.run import Outcome, RetriedRun, Run, RunStatus
+    from kumofire_core.model.run import (
+        NOT_READ,
+        Attempt,
+        AttemptEnding,
+        Outcome,
+        RetriedRun,
+        Run,
+        RunProgress,
+        RunStatus,
+    )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
+    from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -50,10 +61,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENCRYPTED",
+    "NOT_READ",
     "SEALED",
+    "Attempt",
+    "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "Cancel",
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
@@ -62,6 +77,7 @@ __all__ = [
     "DecryptionError",
     "DedupeKeyConflictError",
     "DispatchResult",
+    "Fail",
     "InvalidArgumentError",
     "InvalidJSONError",
     "InvalidScheduleError",
@@ -81,8 +97,11 @@ __all__ = [
     "PastRun",
     "RecordReport",
     "RetriedRun",
+    "RetryAfter",
     "RetryPolicy",
     "Run",
+    "RunPage",
+    "RunProgress",
     "RunRequest",
     "RunStatus",
     "Schedule",
@@ -93,6 +112,7 @@ __all__ = [
     "ScheduleSettings",
     "ScheduleType",
     "SealedError",
+    "Snooze",
     "SqsBatchReport",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -100,6 +120,15 @@ __all__ = [
 
 _ERRORS = "errors"
 _PLACES = {
+    "Attempt": "model.run",
+    "AttemptEnding": "model.run",
+    "Cancel": "model.steering",
+    "Fail": "model.steering",
+    "NOT_READ": "model.run",
+    "RetryAfter": "model.steering",
+    "RunPage": "engine.queries",
+    "RunProgress": "model.run",
+    "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
     "Cipher": "model.encrypted_text",

@@ -140,19 +140,25 @@ def test_every_parameter_explains_itself_and_is_used() -> None:
         assert re.search(rf"!Ref {name}\b", text), name
 
 
-def test_the_table_has_the_keys_and_the_index_of_the_protocol(resources: dict[str, Any]) -> None:
+def test_the_table_has_the_keys_and_the_indexes_of_the_protocol(resources: dict[str, Any]) -> None:
     table = properties(resources, "Table")
     types = {a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]}
-    [index] = table["GlobalSecondaryIndexes"]
+    wake, listing = table["GlobalSecondaryIndexes"]
 
     assert [(k["AttributeName"], k["KeyType"]) for k in table["KeySchema"]] == [("pk", "HASH"), ("sk", "RANGE")]
-    assert index["IndexName"] == "wake"
-    assert [(k["AttributeName"], k["KeyType"]) for k in index["KeySchema"]] == [
+    assert wake["IndexName"] == "wake"
+    assert [(k["AttributeName"], k["KeyType"]) for k in wake["KeySchema"]] == [
         ("wake_shard", "HASH"),
         ("wake_at", "RANGE"),
     ]
-    assert index["Projection"] == {"ProjectionType": "KEYS_ONLY"}
-    assert types == {"pk": "S", "sk": "S", "wake_shard": "N", "wake_at": "N"}
+    assert wake["Projection"] == {"ProjectionType": "KEYS_ONLY"}
+    assert listing["IndexName"] == "listing"
+    assert [(k["AttributeName"], k["KeyType"]) for k in listing["KeySchema"]] == [
+        ("list_shard", "HASH"),
+        ("list_at", "RANGE"),
+    ]
+    assert listing["Projection"] == {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["job_name", "error_type"]}
+    assert types == {"pk": "S", "sk": "S", "wake_shard": "N", "wake_at": "N", "list_shard": "S", "list_at": "N"}
     assert table["BillingMode"] == "PAY_PER_REQUEST"
 
 
