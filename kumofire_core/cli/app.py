@@ -26,6 +26,7 @@ app = App(
     help_formatter=HelpPages(),
     result_action="return_value",
     help_on_error=False,
+    suppress_keyboard_interrupt=False,
 )
 app.command("kumofire_core.cli.runs:app", name="runs", help="Look at runs, create them, and steer them.")
 app.command("kumofire_core.cli.schedules:app", name="schedules", help="Look at schedules, and change them.")
@@ -33,6 +34,7 @@ app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Mak
 app.command("kumofire_core.cli.completion:install", name="--install-completion", help="Install completion for a shell.")
 app.command("kumofire_core.cli.completion:show", name="--show-completion", help="Print a shell's completion script.")
 
+app.meta.suppress_keyboard_interrupt = False
 app.meta.group_parameters = Group("Options of every command")
 
 Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core.cli.text import iso
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import RetriedRun, Run
+    from kumofire_core.model.run import Attempt, RetriedRun, Run, RunProgress
     from kumofire_core.model.schedule import Schedule
 
 
@@ -28,6 +28,10 @@ def run_form(run: Run) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),
         "last_error": run.last_error,
+        "error_type": run.error_type,
+        "retries": run.retries,
+        "paused": run.paused,
+        "progress": None if run.progress is None else _progress_form(run.progress),
         "schedule_id": run.schedule_id,
         "dedupe_key": run.dedupe_key,
         "cancel_requested": run.cancel_requested,
@@ -37,7 +41,10 @@ def run_form(run: Run) -> dict[str, Any]:
 
 def whole_run_form(run: Run, *, payload: bool, output: bool) -> dict[str, Any]:
     """Return all that is known of a run. Its payload and its output are in it where they were asked for."""
-    form = run_form(run) | {"history": [_ending_form(ending) for ending in run.history]}
+    form = run_form(run) | {
+        "attempts": [_attempt_form(attempt) for attempt in run.attempts],
+        "history": [_ending_form(ending) for ending in run.history],
+    }
     if payload:
         form["payload"] = _value(run.payload)
     if output:
@@ -66,6 +73,25 @@ def schedule_form(schedule: Schedule, *, payload: bool = False) -> dict[str, Any
         "updated_at": iso(schedule.updated_at),
     }
     return form | {"payload": _value(schedule.payload)} if payload else form
+
+
+def _attempt_form(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "retries": attempt.retries,
+        "started_at": iso(attempt.started_at),
+        "ended_at": iso(attempt.ended_at),
+        "ended": None if attempt.ended is None else attempt.ended.value,
+        "error_type": attempt.error_type,
+        "message": attempt.message,
+        "traceback": attempt.traceback,
+        "request_id": attempt.request_id,
+        "log_stream": attempt.log_stream,
+    }
+
+
+def _progress_form(progress: RunProgress) -> dict[str, Any]:
+    return {"fraction": progress.fraction, "note": progress.note, "at": iso(progress.at)}
 
 
 def _ending_form(ending: RetriedRun) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from kumofire_core.cli.display import Cell, Column, colors, field_lines, styled, table_lines, width_of
-from kumofire_core.cli.exits import Exit, NotDoneError, UsageError
+from kumofire_core.cli.exits import CommandError, Exit, NotDoneError, UsageError
 from kumofire_core.cli.text import as_json, plain
 
 if TYPE_CHECKING:
+    from kumofire_core.deployment.discovery import Deployment
     from kumofire_core.jobs import Jobs
 
 STACK_NAME = "KUMOFIRE_STACK_NAME"
+KEY = "KUMOFIRE_PAYLOAD_KEY_ARN"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,7 @@ class Invocation:
     queue_url: str | None = None
     as_json: bool = False
 
-    @staticmethod
-    def wait(seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Wait before the next look at what is watched."""
         time.sleep(seconds)
 
@@ -47,17 +48,19 @@ class Invocation:
         return datetime.now(UTC)
 
     @cached_property
-    def jobs(self) -> Jobs:
-        """The deployment's ``Jobs``. Raises ``UsageError`` where no deployment is named."""
+    def deployment(self) -> Deployment:
+        """The deployment that is named, which takes a request where it is named by its stack.
+
+        Raises ``UsageError`` where none is named, ``DiscoveryError`` where there is no such stack.
+        """
         if self.stack_name and (self.table or self.queue_url):
             raise UsageError(
                 "--stack-name is given together with --table or --queue-url, which could mean two deployments; "
                 "give the stack's name alone, or the table and the queue"
             )
-        named = bool(self.table or self.queue_url or os.environ.get("KUMOFIRE_TABLE"))
-        if self.stack_name or (not named and os.environ.get(STACK_NAME)):
-            return self._jobs_of_stack
-        given: dict[str, Any] = {"table": self.table, "queue_url": self.queue_url}
+        stack_name = self.stack_name
+        if not (self.table or self.queue_url or os.environ.get("KUMOFIRE_TABLE")):
+            stack_name = stack_name or os.environ.get(STACK_NAME)
         missing = [
             f"{option} (or {variable})"
             for option, value, variable in (
@@ -66,19 +69,46 @@ class Invocation:
             )
             if not value and not os.environ.get(variable)
         ]
-        if missing:
+        if missing and not stack_name:
             raise UsageError(
                 f"no deployment is named ({' and '.join(missing)} missing); "
                 "name its stack with --stack-name, or its table and its queue"
             )
+        from kumofire_core.deployment.discovery import find_deployment
+
+        return find_deployment(stack_name=stack_name, table=self.table, queue_url=self.queue_url)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The deployment's ``Jobs``. Without the encryption library, what is encrypted reads as ``ENCRYPTED``."""
         from kumofire_core.jobs import Jobs
 
-        given = {name: value for name, value in given.items() if value}
-        return Jobs.from_env(allow_unknown_jobs=True, clock=self.now, **given)
+        found = self.deployment
+        settings = {"KUMOFIRE_TABLE": found.table, "KUMOFIRE_QUEUE_URL": found.queue_url, KEY: found.payload_key_arn}
+        environment = {**os.environ, **{name: value or "" for name, value in settings.items()}}
+        if not self._can_encrypt:
+            environment.pop(KEY)
+        # Jobs makes its clients itself, without boto3, from AWS's variables, which the global options have set.
+        return Jobs.from_env(environment, allow_unknown_jobs=True, clock=self.now)
 
     @property
-    def _jobs_of_stack(self) -> Jobs:
-        raise UsageError("stacks are not found yet")
+    def writing_jobs(self) -> Jobs:
+        """The ``Jobs`` of a command that stores a payload; it must be able to encrypt where the deployment does.
+
+        Raises ``CommandError`` where it is not.
+        """
+        if self.deployment.payload_key_arn and not self._can_encrypt:
+            raise CommandError(
+                "this deployment encrypts payloads, and the library for it is not installed, so nothing was stored; "
+                "install it with: pip install 'kumofire-jobs[cli,encryption]'"
+            )
+        return self.jobs
+
+    @cached_property
+    def _can_encrypt(self) -> bool:
+        from importlib.util import find_spec
+
+        return find_spec("aws_encryption_sdk") is not None
 
     def say(self, text: str) -> None:
         """Write a sentence to standard error: it is no part of the result."""

@@ -124,7 +124,9 @@ def create(
     )
     if "schedule_expr" not in changes:
         raise UsageError("it is not said when the schedule runs; give --cron, --every or --at")
-    schedule_id = here.jobs.create_schedule(job, payload_of(payload), schedule_key=key, enabled=not disabled, **changes)
+    schedule_id = here.writing_jobs.create_schedule(
+        job, payload_of(payload), schedule_key=key, enabled=not disabled, **changes
+    )
     if here.as_json:
         here.emit({"id": schedule_id})
     else:
@@ -383,10 +385,11 @@ def _id_of(here: Invocation, schedule_id: str | None, key: str | None) -> str:
 
 def _changed(here: Invocation, schedule_id: str | None, key: str | None, **changes: Any) -> Schedule:
     _require_one(schedule_id, key)
+    jobs = here.writing_jobs if "payload" in changes else here.jobs
     if key is not None:
-        schedule = here.jobs.update_schedule_by_key(key, **changes)
+        schedule = jobs.update_schedule_by_key(key, **changes)
     else:
-        schedule = here.jobs.update_schedule(str(schedule_id), **changes)
+        schedule = jobs.update_schedule(str(schedule_id), **changes)
     if schedule is None:
         raise _unknown(schedule_id, key)
     return schedule

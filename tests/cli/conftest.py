@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def kumofire(aws: Aws, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kumofire:
+def kumofire(
+    aws: Aws, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Kumofire]:
     """Return a function that runs a command line, given as its words, on the table and the queue of ``aws``.
 
     ``typed`` is what standard input holds, and ``terminal`` says whether a person types it.
     """
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # whatever the program sets ends with the test
+    before = os.environ.copy()
     for name in list(os.environ):
         if name.startswith(("KUMOFIRE_", "AWS_REGION", "AWS_PROFILE", "NO_COLOR")):
             monkeypatch.delenv(name)
@@ -64,4 +66,6 @@ def kumofire(aws: Aws, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: py
         captured = capsys.readouterr()
         return Ended(code, captured.out, captured.err)
 
-    return run
+    yield run
+    os.environ.clear()  # the program sets variables for its clients
+    os.environ.update(before)
