@@ -158,6 +158,11 @@ Here = Annotated[Invocation, Parameter(parse=False)]
 Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative=(), help="Do not ask.")]
 
 
+def number(count: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def outcome(done: Sequence[object], not_done: Sequence[object]) -> int:
     """Return the exit code of a command that was given several things to do."""
     return Exit.NOT_DONE if not_done or not done else Exit.DONE

@@ -11,7 +11,7 @@ from kumofire_core.cli.exits import Exit, NotDoneError, UsageError
 from kumofire_core.cli.filters import NO_FILTER, Filter, each_page
 from kumofire_core.cli.forms import run_form, whole_run_form
 from kumofire_core.cli.inputs import At, Delay, Payload, moment_of, payload_of
-from kumofire_core.cli.invocation import Here, Invocation, Yes, outcome
+from kumofire_core.cli.invocation import Here, Invocation, Yes, number, outcome
 from kumofire_core.cli.run_views import RUN_COLUMNS, run_row, show_run
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def retry(*run_ids: RunIds, here: Here) -> int:
 def delete(*run_ids: RunIds, yes: Yes = False, here: Here) -> int:
     """Delete runs that have ended. Their dedupe keys are free again."""
     if run_ids:
-        here.confirm(f"Delete {_number(len(set(run_ids)), 'run')}?", yes=yes)
+        here.confirm(f"Delete {number(len(set(run_ids)), 'run')}?", yes=yes)
     return _each(here, run_ids, lambda run_id: here.jobs.delete(run_id), "deleted")
 
 
@@ -191,10 +191,6 @@ def _watched(here: Invocation, which: Filter) -> list[str]:
     if not ids:
         raise NotDoneError("there are no such runs")
     return ids
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _each(here: Invocation, run_ids: tuple[str, ...], change: Callable[[str], bool], done: str) -> int:
