@@ -68,9 +68,9 @@ class Jobs:
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler in this process. ``missing_handler`` decides
     about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
     that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
-    records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` puts succeeded
-    runs into the listing index too, for one more write unit each. ``cipher`` encrypts and decrypts
-    payloads and outputs (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
+    records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists
+    succeeded runs as well, for one more write unit each. ``cipher`` encrypts and decrypts payloads, outputs and the
+    texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
     Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
     botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
@@ -225,8 +225,9 @@ class Jobs:
         ends, the attempt has failed, even if the handler goes on. ``retry_on`` and ``fail_on`` are exception types, one
         or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
-        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason. Raises ``ConfigurationError`` for a wrong argument,
-        or a name that has a handler already.
+        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason.
+
+        Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
 
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
@@ -342,7 +343,7 @@ class Jobs:
         return None if found is None else self._readable(found)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
-        """Return the run that was created with this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status``."""
+        """Return the run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does."""
         found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
         return None if found is None else self._readable(found)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
 from kumofire_core.engine.run_store import RUN, RunStore, run_key
@@ -37,7 +37,7 @@ PAGE_LIMIT = 100
 
 MOST_EXAMINED = 5_000
 MOST_READ = 500
-"""Index entries that one page looks at, and items that it reads, about. A filter that fits hardly any run ends it early."""
+"""Index entries that one page looks at, and items that it reads, about. A filter that fits few runs ends it early."""
 
 BARRIER = "\U0010ffff"
 """Stands for a run's id in a place behind which a partition was not looked at. It is behind every id."""
@@ -127,7 +127,7 @@ def run_filter(
     """Return the filter that these arguments mean; ``InvalidArgumentError`` for one that can't be meant."""
     if status is not None:
         try:
-            status = RunStatus(status)  # type: ignore[arg-type]
+            status = RunStatus(status)  # type: ignore[arg-type,unused-ignore]
         except ValueError:
             known = ", ".join(RunStatus)
             raise InvalidArgumentError(f"status must be one of {known}, not {short_repr(status)}") from None
@@ -143,10 +143,10 @@ def run_filter(
         raise InvalidArgumentError(f"since ({begin.isoformat()}) is after until ({end.isoformat()})")
     return RunFilter(
         status=status,  # type: ignore[arg-type]
-        job_name=job_name,  # type: ignore[arg-type]
+        job_name=job_name,
         since=begin,
         until=end,
-        error_type=error_type,  # type: ignore[arg-type]
+        error_type=error_type,
     )
 
 
@@ -160,7 +160,8 @@ class Place(NamedTuple):
 class _Stream(NamedTuple):
     """One partition of an index."""
 
-    index: str
+    name: str
+    """The index."""
     partition: tuple[str, Value]
     sort: str
     filters: dict[str, Value]
@@ -210,12 +211,17 @@ class RunQueries:
         streams = self._streams(wanted)
         since_ms = 0 if wanted.since is None else to_ms(wanted.since)
         until_ms = LAST_MS if wanted.until is None else to_ms(wanted.until)
-        filtered = wanted.job_name is not None or wanted.error_type is not None
-        size = 200 if filtered else max(5, limit * 3 // (2 * max(1, len(streams))))
+        size = self._page_size(wanted, limit, len(streams))
         merged = _Merged(
             self._store, self._pool, streams, since_ms=since_ms, until_ms=until_ms, page_size=size, after=after
         )
         return merged.entries()
+
+    def _page_size(self, wanted: RunFilter, limit: int, streams: int) -> int:
+        """Return how many entries to ask a partition for at once: a little more than its share of a page."""
+        if wanted.job_name is not None or wanted.error_type is not None:
+            return 200
+        return max(5, limit * 3 // (2 * max(1, streams)))
 
     def _streams(self, wanted: RunFilter) -> list[_Stream]:
         """Return the partitions that can hold what is wanted."""
@@ -314,13 +320,13 @@ class _Merged:
 
     def _ask(self, stream: _Stream, after: Attributes | None) -> tuple[list[Place], Attributes | None]:
         """Return the next entries of one partition."""
-        latest = LAST_MS if stream.index == WAKE_INDEX else self._until_ms
+        latest = LAST_MS if stream.name == WAKE_INDEX else self._until_ms
         if self._after is not None:
             latest = min(latest, self._after.at_ms)
         if latest < self._since_ms:
             return [], None
         items, last = self._store.table.index_page(
-            stream.index,
+            stream.name,
             stream.partition,
             stream.sort,
             between=(self._since_ms, latest),
@@ -365,7 +371,8 @@ def _decode_page(page: object) -> Place | None:
         return None
     if isinstance(page, str):
         try:
-            at_ms, run_id = json_codec.decode(base64.b64decode(page.encode(), altchars=b"-_", validate=True).decode())
+            found: Any = json_codec.decode(base64.b64decode(page.encode(), altchars=b"-_", validate=True).decode())
+            at_ms, run_id = found
             if type(at_ms) is int and 0 <= at_ms <= LAST_MS and isinstance(run_id, str):
                 return Place(at_ms, run_id)
         except (binascii.Error, ValueError, TypeError):

@@ -157,7 +157,7 @@ class StoredRun:
             self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
             self.payload = UNREADABLE
-        self.output = None if output is None else encrypted_text.read(output)
+        self.output = NOT_READ if self.payload is NOT_READ else None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
         attempts = get("attempts")
         self._records = [] if attempts is None else read_records(attempts)
@@ -173,7 +173,7 @@ class StoredRun:
             if attempts and last_error is not None and last_error == get("error_type") == attempts[-1].error_type:
                 # With a cipher the item says no more than the type, and the attempt has the encrypted text.
                 message = attempts[-1].message
-                last_error = last_error if message is None else f"{last_error}: {message}"
+                last_error = f"{last_error}: {message}" if message else last_error
             self._run = Run(
                 id=self.id,
                 job_name=self.job_name,
