@@ -32,6 +32,7 @@ app.command("kumofire_core.cli.runs:app", name="runs", help="Look at runs, creat
 app.command("kumofire_core.cli.schedules:app", name="schedules", help="Look at schedules, and change them.")
 app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead letters, and send them back.")
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")
+app.command("kumofire_core.cli.checkup:doctor", name="doctor", help="Say what is wrong with a deployment.")
 app.command("kumofire_core.cli.completion:install", name="--install-completion", help="Install completion for a shell.")
 app.command("kumofire_core.cli.completion:show", name="--show-completion", help="Print a shell's completion script.")
 

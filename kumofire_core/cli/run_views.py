@@ -83,6 +83,7 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
             ("dedupe key", run.dedupe_key),
             ("cancellation", "asked for" if run.cancel_requested and run.finished_at is None else None),
             ("reason", run.cancel_reason),
+            ("log group", here.deployment.consumer_log_group if run.attempts else None),
         ]
     )
     if run.last_error and not any(attempt.message for attempt in run.attempts[-1:]):

@@ -10,10 +10,6 @@ from typing import Any
 
 from kumofire_core.cli.exits import UsageError
 
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of characters that a terminal obeys, or does not show: control, format (among them those that turn the
-direction of writing), surrogates, private, unassigned, and the separators of lines and paragraphs."""
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LENGTH = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,6})?[smhdw])+", re.ASCII)
 _PART = re.compile(r"([0-9.]+)([smhdw])")
@@ -31,10 +27,9 @@ def plain_lines(text: object) -> list[str]:
 
 
 def _shown(character: str) -> str:
-    if character.isascii():
-        if character.isprintable():
-            return character
-    elif unicodedata.category(character) not in _HIDDEN:
+    # Not printable are control and format characters (among them those that turn the direction of writing), surrogates,
+    # private and unassigned ones, and separators, of which the blanks ("Zs") do no harm.
+    if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     code = ord(character)
     if character in "\n\r\t":
@@ -60,7 +55,9 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def length(seconds: float) -> str:
-    """Return a duration in one or two units: ``45s``, ``3m``, ``2h 5m``, ``4d``."""
+    """Return a duration in one or two units: ``8ms``, ``1.5s``, ``45s``, ``3m``, ``2h 5m``, ``4d``."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
     if seconds < 10:
         return f"{seconds:.1f}s".replace(".0s", "s")
     whole = round(seconds)
@@ -68,7 +65,7 @@ def length(seconds: float) -> str:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m"
-    if whole < 86400:
+    if whole < 172800:
         hours, rest = divmod(whole, 3600)
         return f"{hours}h {rest // 60}m" if rest >= 60 and hours < 10 else f"{hours}h"
     return f"{whole // 86400}d"
@@ -76,8 +73,8 @@ def length(seconds: float) -> str:
 
 def relative(moment: datetime, now: datetime) -> str:
     """Return how long ago a time was, or how soon it is."""
-    seconds = (moment - now).total_seconds()
-    if abs(seconds) < 1:
+    seconds = round((moment - now).total_seconds())
+    if seconds == 0:
         return "now"
     return f"in {length(seconds)}" if seconds > 0 else f"{length(-seconds)} ago"
 
