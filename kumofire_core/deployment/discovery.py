@@ -45,7 +45,7 @@ class AwsClients:
         self, *, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None
     ) -> None:
         self._region, self._profile, self._endpoint_url = region, profile, endpoint_url
-        self._made: dict[str, Any] = {}
+        self._made: dict[tuple[str, str | None], Any] = {}
 
     @cached_property
     def session(self) -> Any:
@@ -77,18 +77,24 @@ class AwsClients:
         """The region that is asked."""
         return str(self.session.region_name)
 
-    def client(self, service: str) -> Any:
-        """Return the client for a service. Each request ends after 30 seconds at most: a person waits for it."""
-        if service not in self._made:
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        """Return the client for a service, in the session's region unless another is given.
+
+        Each request ends after 30 seconds at most: a person waits for it.
+        """
+        key = (service, region)
+        if key not in self._made:
             from botocore.config import Config
 
             # A receive waits for a second at SQS, so its answer may take longer than others'.
             config = Config(connect_timeout=3, read_timeout=8, retries={"mode": "standard", "total_max_attempts": 3})
             try:
-                self._made[service] = self.session.client(service, endpoint_url=self._endpoint_url, config=config)
+                self._made[key] = self.session.client(
+                    service, endpoint_url=self._endpoint_url, region_name=region, config=config
+                )
             except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
                 raise DiscoveryError(f"the client for {service} can't be made ({error}): {advice(error)}") from error
-        return self._made[service]
+        return self._made[key]
 
 
 @dataclass(frozen=True, kw_only=True)

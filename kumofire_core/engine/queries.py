@@ -118,16 +118,17 @@ class RunFilter:
 
 def run_filter(
     *,
-    status: object = None,
-    job_name: object = None,
-    since: object = None,
-    until: object = None,
-    error_type: object = None,
+    status: RunStatus | str | None = None,
+    job_name: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    error_type: str | None = None,
 ) -> RunFilter:
     """Return the filter that these arguments mean; ``InvalidArgumentError`` for one that can't be meant."""
+    wanted = None
     if status is not None:
         try:
-            status = RunStatus(status)  # type: ignore[arg-type,unused-ignore]
+            wanted = RunStatus(status)
         except ValueError:
             known = ", ".join(RunStatus)
             raise InvalidArgumentError(f"status must be one of {known}, not {short_repr(status)}") from None
@@ -142,7 +143,7 @@ def run_filter(
     if begin is not None and end is not None and begin > end:
         raise InvalidArgumentError(f"since ({begin.isoformat()}) is after until ({end.isoformat()})")
     return RunFilter(
-        status=status,  # type: ignore[arg-type]
+        status=wanted,
         job_name=job_name,
         since=begin,
         until=end,

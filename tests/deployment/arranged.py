@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +58,21 @@ def deployed(aws: LocalAws) -> Deployed:
     queue = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
     deployment = Deployment(table=name, queue_url=queue, dead_letter_queue_url=dead, clients=clients_of(aws))
     return Deployed(aws=aws, deployment=deployment, dead_letter_queue_url=dead)
+
+
+@contextlib.contextmanager
+def answering(client: Any, operation: str, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Change what a client answers to an operation: to what no emulator can be brought to say."""
+
+    def changed(parsed: dict[str, Any], **_: Any) -> None:
+        change(parsed)
+
+    event = f"after-call.{client.meta.service_model.service_id.hyphenize()}.{operation}"
+    client.meta.events.register(event, changed)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister(event, changed)
 
 
 @contextlib.contextmanager
