@@ -68,17 +68,29 @@ def show(
     here: Here,
 ) -> None:
     """Show a run: its status, its times, each of its attempts, and how it ended before it was retried."""
-    if (run_id is None) == (dedupe_key is None):
-        raise UsageError("a run is named by its id or by --dedupe-key; give one of them")
-    run = here.jobs.get_status(run_id) if run_id is not None else here.jobs.find_run(dedupe_key=str(dedupe_key))
-    if run is None:
-        raise NotDoneError(
-            f"there is no run {run_id!r}" if run_id is not None else f"no run has the dedupe_key {dedupe_key!r}"
-        )
+    run = _found(here, run_id, dedupe_key)
     if here.as_json:
         here.emit(whole_run_form(run, payload=payload, output=output))
     else:
         show_run(here, run, payload=payload, output=output)
+
+
+@app.command
+def logs(
+    run_id: Annotated[str | None, Parameter(help="The run's id.")] = None,
+    /,
+    *,
+    dedupe_key: Annotated[str | None, Parameter(help="The run's dedupe_key, in place of its id.")] = None,
+    attempt: Annotated[
+        int | None, Parameter(help="All that its consumer logged during this attempt, other runs' lines too.")
+    ] = None,
+    limit: Annotated[int, Parameter(help="Show so many lines of each function at most.")] = 200,
+    here: Here,
+) -> None:
+    """Show what the functions logged about a run. The deployment must be named by its stack."""
+    from kumofire_core.cli.logs import show_logs
+
+    show_logs(here, _found(here, run_id, dedupe_key), attempt=attempt, limit=limit)
 
 
 @app.command
@@ -182,6 +194,17 @@ def watch(
         here.say(counts(found))
     succeeded = all(run.status.value == "succeeded" for run in found)
     return Exit.DONE if succeeded and not missing else Exit.NOT_DONE
+
+
+def _found(here: Invocation, run_id: str | None, dedupe_key: str | None) -> Run:
+    if (run_id is None) == (dedupe_key is None):
+        raise UsageError("a run is named by its id or by --dedupe-key; give one of them")
+    run = here.jobs.get_status(run_id) if run_id is not None else here.jobs.find_run(dedupe_key=str(dedupe_key))
+    if run is None:
+        raise NotDoneError(
+            f"there is no run {run_id!r}" if run_id is not None else f"no run has the dedupe_key {dedupe_key!r}"
+        )
+    return run
 
 
 def _watched(here: Invocation, which: Filter) -> list[str]:

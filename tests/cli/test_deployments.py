@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 
 from examples.local_aws import LocalAws
 from kumofire_core.cli.invocation import Invocation
+from tests.builders import NOW_MS, Aws, Clock
 from tests.cli.conftest import Kumofire
 from tests.deployment.arranged import Deployed, deployed
 from tests.deployment.test_discovery import a_stack
@@ -83,3 +87,53 @@ def test_an_endpoint_that_nobody_answers_at_is_trouble(kumofire: Kumofire) -> No
     assert (ended.code, ended.out) == (3, "")
     assert "127.0.0.1:1" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_the_log_of_a_run_is_shown_by_its_parts_and_made_safe(kumofire: Kumofire, stack: Deployed) -> None:
+    group = f"/aws/lambda/{stack.deployment.table}"
+    outputs = {"TableName": stack.deployment.table, "QueueUrl": stack.deployment.queue_url}
+    name = a_stack(stack.aws, outputs | {"ConsumerLogGroup": group, "DispatcherLogGroup": group + "-dispatcher"})
+    where = ["--stack-name", name, "--endpoint-url", stack.aws.endpoint_url]
+    run_id = stack.deployment.jobs(clock=Clock()).create("email")
+    logs = stack.aws.client("logs")
+    for each in (group, group + "-dispatcher"):
+        logs.create_log_group(logGroupName=each)
+        logs.create_log_stream(logGroupName=each, logStreamName="s")
+    told = json.dumps({"level": "ERROR", "message": "attempt \x1b[2J failed", "attempt": 2, "job_run_id": run_id})
+    texts = [told, f"{run_id} in plain \u202e words", "of another run"]
+    logs.put_log_events(
+        logGroupName=group,
+        logStreamName="s",
+        logEvents=[{"timestamp": NOW_MS + 1000 + number, "message": text} for number, text in enumerate(texts)],
+    )
+
+    shown, form = kumofire("runs", "logs", run_id, *where), kumofire("runs", "logs", run_id, *where, "--json").form
+
+    assert shown.out.splitlines()[0].split() == ["TIME", "LEVEL", "ATTEMPT", "MESSAGE"]
+    assert [line.split(maxsplit=5)[3:] for line in shown.out.splitlines()[1:2]] == [
+        ["ERROR", "2", "attempt \\x1b[2J failed"]
+    ]
+    assert "in plain \\u202e words" in shown.out
+    assert [line["text"] for line in form["lines"]] == texts[:2]
+    assert kumofire("runs", "logs", run_id, "--attempt", "9", *where).code == 1
+
+
+def test_a_log_needs_the_stack(kumofire: Kumofire, aws: Aws) -> None:
+    ended = kumofire("runs", "logs", aws.a_run())
+
+    assert (ended.code, ended.out) == (3, "")
+    assert "--stack-name" in ended.err
+
+
+def test_doctor_ends_with_4_where_it_finds_something(kumofire: Kumofire, stack: Deployed, clock: Clock) -> None:
+    clock.now = datetime.now(UTC)
+    where = ["--stack-name", stack_of(stack), "--endpoint-url", stack.aws.endpoint_url]
+
+    shown, form = kumofire("doctor", *where), kumofire("doctor", *where, "--json")
+
+    assert shown.code == form.code == 4
+    assert form.form["healthy"] is False
+    assert form.form["passed"]
+    for finding in form.form["findings"]:
+        assert set(finding) == {"severity", "check", "what", "do"}
+        assert f"  {finding['what']}\n  {finding['do']}\n" in shown.out
