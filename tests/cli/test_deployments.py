@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from botocore.session import get_session
 
 from examples.local_aws import LocalAws
 from kumofire_core.cli.invocation import Invocation
@@ -70,14 +72,22 @@ def test_a_payload_is_not_stored_in_the_clear_where_the_deployment_encrypts(
 
 
 def test_a_profile_on_the_line_counts_more_than_the_environments_credentials(
-    kumofire: Kumofire, monkeypatch: pytest.MonkeyPatch
+    kumofire: Kumofire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile mine]\naws_access_key_id = of-the-profile\naws_secret_access_key = s\nregion = eu-west-3\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-environment")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
 
-    ended = kumofire("runs", "show", "x", "--profile", "no-such-profile")
+    kumofire("schedules", "next", "--every", "5m", "--profile", "mine")
 
-    assert ended.code == 3
-    assert "no-such-profile" in ended.err
+    session = get_session()  # as the program's clients make theirs
+    assert session.get_credentials().access_key == "of-the-profile"
+    assert session.get_config_variable("region") == "eu-west-3"
+    assert "no-such" in kumofire("runs", "show", "x", "--profile", "no-such").err
 
 
 def test_an_endpoint_that_nobody_answers_at_is_trouble(kumofire: Kumofire) -> None:
