@@ -30,6 +30,7 @@ app = App(
 )
 app.command("kumofire_core.cli.runs:app", name="runs", help="Look at runs, create them, and steer them.")
 app.command("kumofire_core.cli.schedules:app", name="schedules", help="Look at schedules, and change them.")
+app.command("kumofire_core.cli.counts:stats", name="stats", help="Count runs, messages, and what happened lately.")
 app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead letters, and send them back.")
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")
 app.command("kumofire_core.cli.checkup:doctor", name="doctor", help="Say what is wrong with a deployment.")
@@ -71,8 +72,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(result or 0)
     except BrokenPipeError:
-        # The reader has gone. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
         print(file=sys.stderr)
