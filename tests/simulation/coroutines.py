@@ -318,17 +318,17 @@ class AsyncHandler:
         elif play.variant.batch_writes and choices.below(2):
             what = choices.of((0, 1, 2, 4))  # soon, as the others of its batch
         elif any(each is not self and not each.finished for each in self.process.coroutines) and choices.below(4):
-            what = choices.of((14, 6, 14))  # one blocks the loop while the other waits in it
+            what = choices.of((15, 6, 15))  # one blocks the loop while the other waits in it
         if what < 4:
             for _ in range(choices.of((1, 2, 3))):
                 await self._sleep(choices.of((5, 0, 50, 1_000)))
             return None if what == 2 else f"done by {claims}"
-        if what < 6:
+        if what == 4:
             await self._sleep(3)
             raise choices.of((RuntimeError, SystemExit))("boom")
-        if what < 12:
+        if what < 13:
             await self._take_long()
-        elif what < 14:
+        elif what < 15:
             left_ms = int(self._context.time_left().total_seconds() * 1000)
             await self._sleep(max(0, left_ms + choices.of((0, -1, 1))))
         elif what < 18:
