@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.errors import (
@@ -34,10 +36,21 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
+    from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
-    from kumofire_core.model.run import Outcome, RetriedRun, Run, RunStatus
+    from kumofire_core.model.run import (
+        NOT_READ,
+        Attempt,
+        AttemptEnding,
+        Outcome,
+        RetriedRun,
+        Run,
+        RunProgress,
+        RunStatus,
+    )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
+    from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -50,10 +63,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENCRYPTED",
+    "NOT_READ",
     "SEALED",
+    "Attempt",
+    "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "CallNext",
+    "Cancel",
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
@@ -62,6 +80,7 @@ __all__ = [
     "DecryptionError",
     "DedupeKeyConflictError",
     "DispatchResult",
+    "Fail",
     "InvalidArgumentError",
     "InvalidJSONError",
     "InvalidScheduleError",
@@ -72,6 +91,7 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "Middleware",
     "Missed",
     "NewerSchemaError",
     "Outcome",
@@ -81,8 +101,12 @@ __all__ = [
     "PastRun",
     "RecordReport",
     "RetriedRun",
+    "RetryAfter",
     "RetryPolicy",
     "Run",
+    "RunEvent",
+    "RunPage",
+    "RunProgress",
     "RunRequest",
     "RunStatus",
     "Schedule",
@@ -93,6 +117,7 @@ __all__ = [
     "ScheduleSettings",
     "ScheduleType",
     "SealedError",
+    "Snooze",
     "SqsBatchReport",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -100,8 +125,18 @@ __all__ = [
 
 _ERRORS = "errors"
 _PLACES = {
+    "Attempt": "model.run",
+    "AttemptEnding": "model.run",
+    "Cancel": "model.steering",
+    "Fail": "model.steering",
+    "NOT_READ": "model.run",
+    "RetryAfter": "model.steering",
+    "RunPage": "engine.queries",
+    "RunProgress": "model.run",
+    "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
+    "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
     "DispatchResult": "engine.dispatcher",
@@ -109,6 +144,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Middleware": "handlers.middleware",
     "Missed": "model.schedule",
     "Outcome": "model.run",
     "Overlap": "model.schedule",
@@ -117,6 +153,7 @@ _PLACES = {
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
     "Run": "model.run",
+    "RunEvent": "engine.hooks",
     "RunRequest": "engine.create",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",
