@@ -16,7 +16,14 @@ from unittest.mock import patch
 
 from kumofire_core.handlers import event_loop, handler_pool
 from kumofire_core.handlers.context import attempt_fields
-from tests.simulation.threads import CurrentCall, SimulatedEvent, SimulatedLock, SimulatedThread, must_live
+from tests.simulation.threads import (
+    CurrentCall,
+    SimulatedEvent,
+    SimulatedLock,
+    SimulatedThread,
+    current_thread,
+    must_live,
+)
 from tests.simulation.world import START_MS, DiedError, Process, Task, running
 
 if TYPE_CHECKING:
@@ -186,7 +193,9 @@ class Told:
 @contextmanager
 def simulated_event_loops() -> Iterator[None]:
     """Let the engine run coroutines in the simulation."""
-    threading = SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent, Thread=SimulatedThread)
+    threading = SimpleNamespace(
+        Lock=SimulatedLock, Event=SimulatedEvent, Thread=SimulatedThread, current_thread=current_thread
+    )
     with ExitStack() as stack:
         for owner, name, replacement in (
             (event_loop, "asyncio", Asyncio()),

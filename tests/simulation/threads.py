@@ -206,3 +206,9 @@ class SimulatedThread:
         """Begin it."""
         current = running()
         self._task = current.world.start(current.process, self._target, background=True)
+        self._task.thread = self
+
+
+def current_thread() -> Any:
+    """Return the thread that the running task is; ``None`` where it is another one."""
+    return running().thread
