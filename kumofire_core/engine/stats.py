@@ -33,7 +33,7 @@ from kumofire_core.errors import InvalidArgumentError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.run import FINAL, RunStatus
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, text_bytes
 from kumofire_core.rules.listing import PARKED, list_shards
@@ -392,14 +392,18 @@ def _status_count(jobs: Counter[str], *, complete: bool) -> StatusCount:
     return StatusCount(jobs.total(), by_job, complete)
 
 
+_FIELDS = {**{outcome.value: outcome.value for outcome in Outcome}, MILLISECONDS: "milliseconds"}
+"""Of ``OutcomeCounts``, by what the names of the counters begin with."""
+
+
 def _outcomes(items: list[Attributes]) -> dict[str, OutcomeCounts]:
     """Return the sum of a minute's items, by job. What is none of our numbers is passed over."""
     sums: dict[str, dict[str, int]] = {}
     for item in items:
         for name, value in item.items():
             outcome, separator, job = name.partition("|")
-            field = "milliseconds" if outcome == MILLISECONDS else outcome
-            if separator and field in OutcomeCounts._fields and isinstance(value, int):
+            field = _FIELDS.get(outcome)
+            if separator and field is not None and isinstance(value, int):
                 counts = sums.setdefault(job, {})
                 counts[field] = counts.get(field, 0) + value
     return {job: OutcomeCounts(**counts) for job, counts in sorted(sums.items())}
