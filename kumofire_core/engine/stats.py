@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
 from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, note_of
-from kumofire_core.aws.sqs import QueueLengths
 from kumofire_core.engine.counts import (
     COUNTS,
     KEPT_MINUTES,
@@ -98,6 +97,17 @@ class DueRun(NamedTuple):
     run_id: str
     job_name: str
     since: datetime
+
+
+class QueueLengths(NamedTuple):
+    """About how many messages the queue has, as SQS estimates it."""
+
+    waiting: int
+    """To be received now."""
+    in_flight: int
+    """Received, and not deleted yet."""
+    delayed: int
+    """Sent with a delay that is not over."""
 
 
 class ConsumerProgress(NamedTuple):
@@ -325,7 +335,8 @@ class StatsReader:
         """Return what waits in the queue and in its dead-letter queue, each where SQS says so to this process."""
         lengths, dead_letters = None, None
         try:
-            lengths, dead_letter_url = self._store.queue.lengths()
+            found, dead_letter_url = self._store.queue.lengths()
+            lengths = QueueLengths(*found)
             if dead_letter_url is not None:
                 dead_letters = self._store.queue.length_of(dead_letter_url)
         except AWS_ERRORS as error:
