@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kumofire_core.aws.sqs import QueueLengths
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
         DueRun,
         MinuteCounts,
         OutcomeCounts,
+        QueueLengths,
         Stats,
         StatusCount,
         UnfinishedCount,
@@ -171,7 +171,7 @@ _PLACES = {
     "OutcomeCounts": "engine.stats",
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
-    "QueueLengths": "aws.sqs",
+    "QueueLengths": "engine.stats",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
