@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
@@ -95,6 +96,7 @@ __all__ = [
     "PartlyCreatedError",
     "PartlyDispatchedError",
     "PastRun",
+    "Pause",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
@@ -125,6 +127,7 @@ _PLACES = {
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
+    "Pause": "engine.pauses",
     "RetryAfter": "model.steering",
     "RunPage": "engine.queries",
     "RunProgress": "model.run",

@@ -65,7 +65,7 @@ def test_it_costs_no_request_more(aws: Aws, cipher: EnvelopeCipher):
 
     jobs.consume(message(jobs.create("email", {"card": SECRET})))
 
-    assert aws.dynamodb.count() == {"put_item": 1, "update_item": 2}
+    assert aws.dynamodb.count() == {"put_item": 1, "get_item": 1, "update_item": 2}, "one read as without a cipher"
 
 
 def test_a_process_without_the_key_sees_the_status_and_nothing_else(aws: Aws, cipher: EnvelopeCipher):
