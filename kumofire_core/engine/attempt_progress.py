@@ -30,8 +30,8 @@ NOTE_LENGTH = 200
 NOTE_BYTES = 400
 OTHER_BYTES = 64
 """The number of the claim, the fraction, the time and JSON's own characters."""
-SHORT_NOTE_BYTES = 80
-"""What of a note is stored where all of it has no room once it is encrypted."""
+SHORTER_NOTES = (200, 80)
+"""To how many bytes a note is cut where all of it has no room once it is encrypted."""
 
 log = logging.getLogger("kumofire_core")
 
@@ -146,15 +146,17 @@ class AttemptProgress:
 
     def _stored(self, thousandths: int, note: str | None, at_ms: int) -> str:
         """Return the stored form: at most ``PROGRESS_BYTES``, the note encrypted where there is a cipher."""
-        store, run_id = self._writer.store, self._claimed.id
-        if note is not None and store.cipher is not None:
-            room, whole = PROGRESS_BYTES - OTHER_BYTES, note
-            note = store.encrypted_text(run_id, whole, most_bytes=room)
-            if note is None and text_bytes(whole) > SHORT_NOTE_BYTES:
-                note = store.encrypted_text(run_id, cut_to_bytes(whole, SHORT_NOTE_BYTES), most_bytes=room)
-        stored = json_codec.encode("the progress", [self._claimed.claims, thousandths, note, at_ms])
-        if text_bytes(stored) > PROGRESS_BYTES:  # a note of characters that JSON escapes at six bytes each
-            stored = json_codec.encode("the progress", [self._claimed.claims, thousandths, None, at_ms])
+        if note is not None and self._writer.store.cipher is not None:
+            note = self._encrypted(note)
+        # JSON escapes a character by six bytes at most, so that a note in plain text has room as well.
+        return json_codec.encode("the progress", [self._claimed.claims, thousandths, note, at_ms])
+
+    def _encrypted(self, note: str) -> str | None:
+        store, room = self._writer.store, PROGRESS_BYTES - OTHER_BYTES
+        stored = store.encrypted_text(self._claimed.id, note, most_bytes=room)
+        for most in SHORTER_NOTES:
+            if stored is None and text_bytes(note) > most:
+                stored = store.encrypted_text(self._claimed.id, cut_to_bytes(note, most), most_bytes=room)
         return stored
 
     def _warn(self, text: str, *values: str) -> None:

@@ -159,8 +159,8 @@ class JobContext:
         the attempt is still on then. A run that has ended keeps what was written last.
 
         It never raises. A fraction outside 0 to 1 is taken for the nearer of the two, and NaN for 0. Of ``note``, 200
-        characters in at most 400 bytes are kept, and about 80 bytes where a cipher leaves no more room. A wrong type,
-        and a write that fails, are logged once for an attempt.
+        characters in at most 400 bytes are kept, and 200 bytes where a cipher leaves no more room. A wrong type, and a
+        write that fails, are logged once for an attempt.
         """
         self._tell_progress(fraction, note)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
 from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
 from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
 
-from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError
+from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError, JobContext
 from kumofire_core.encryption import EnvelopeCipher
+from kumofire_core.model.run_item import PROGRESS_BYTES
 from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
 SECRET = "4111 1111 1111 1111"
@@ -179,3 +181,49 @@ def test_the_dispatcher_needs_no_key(aws: Aws, cipher: EnvelopeCipher):
 def test_a_cipher_that_is_none_is_refused(aws: Aws):
     with pytest.raises(ConfigurationError, match="cipher must have encrypt and decrypt"):
         aws.jobs(cipher="key")
+
+
+class AsLongAsWithKms:
+    """Adds what the header of a message has more where the data key is encrypted by KMS: 184 bytes and a key's ARN."""
+
+    def __init__(self, cipher: EnvelopeCipher) -> None:
+        self._cipher = cipher
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        return self._cipher.encrypt(plaintext) + bytes(190)
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        return self._cipher.decrypt(ciphertext[:-190])
+
+
+@pytest.mark.parametrize(
+    ("note", "seen"),
+    [
+        (SECRET, SECRET),
+        (SECRET + "x" * 181, SECRET + "x" * 181),
+        (SECRET + "é" * 181, SECRET + "é" * 89 + "…"),
+    ],
+    ids=["short", "as long as it may be", "of more bytes"],
+)
+def test_the_note_of_a_progress_is_encrypted_and_cut_where_it_has_no_room(
+    aws: Aws, cipher: EnvelopeCipher, note: str, seen: str
+):
+    written: list[str] = []
+
+    def handler(ctx: JobContext) -> None:
+        ctx.progress(0.5, note)
+        give_up = time.monotonic() + 20
+        while not written and time.monotonic() < give_up:
+            written.extend(filter(None, [aws.item(ctx.run.id).get("progress")]))
+            time.sleep(0.002)
+
+    jobs = aws.jobs(cipher=AsLongAsWithKms(cipher), handlers={"email": handler})
+    run_id = jobs.create("email")
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+    [stored] = written
+    assert SECRET not in stored
+    assert len(stored) <= PROGRESS_BYTES
+    progress = jobs.get_status(run_id).progress
+    assert (progress.fraction, progress.note) == (0.5, seen)
+    assert aws.jobs().get_status(run_id).progress.note is None, "without the key"
