@@ -16,8 +16,6 @@ from botocore.exceptions import ClientError
 
 from examples.deployment import load_template
 
-CONDITIONS = {"Payloads": "EncryptsPayloads"}
-
 
 class Right(NamedTuple):
     """One action on one resource, where the statement has leading keys under one of them."""
@@ -163,6 +161,8 @@ def _name(resource: Any) -> str:
     match resource:
         case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
             return str(name)
+        case {"Fn::Sub": str(text)} if text.endswith(":stack/${AWS::StackName}/*"):
+            return "Stack"
         case {"Fn::Sub": str(text)}:
             return text.replace("${Table.Arn}", "Table").replace("${Consumer.Arn}", "Consumer")
         case "*":

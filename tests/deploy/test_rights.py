@@ -190,7 +190,7 @@ def world(ministack: LocalAws) -> Iterator[World]:
             functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
         guard = Guard(
             {
-                STACK: "AWS::StackId",
+                STACK: "Stack",
                 others.table: "Table",
                 others.queue_url.rpartition("/")[2]: "Queue",
                 str(others.dead_letter_queue_url).rpartition("/")[2]: "DeadLetterQueue",
