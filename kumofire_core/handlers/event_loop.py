@@ -1,4 +1,6 @@
-"""The one event loop in which all ``async`` handlers of a process run. Imported where the first of them is called.
+"""The one event loop in which all ``async`` handlers of a process run, and the one of its ``async`` hooks.
+
+Imported where the first of them is called.
 
 It lives as long as the process, in a daemon thread of its own, so a connection, pool or lock that is bound to the loop
 by one run serves the next one. Python can't interrupt code that blocks a loop. A loop that does not answer when one of
@@ -47,9 +49,10 @@ def leave() -> None:
 
 
 class HandlerLoop:
-    """An event loop in a daemon thread of its own."""
+    """An event loop in a daemon thread of its own. ``serves`` is whose code runs in it: ``handler`` or ``hook``."""
 
-    def __init__(self) -> None:
+    def __init__(self, serves: str = "handler") -> None:
+        self.serves = serves
         self.loop = asyncio.new_event_loop()
         self.retired = False
         self.calls: set[LoopCall] = set()
@@ -67,17 +70,18 @@ class HandlerLoop:
 
     def retire(self) -> None:
         """Let later runs have another loop, because a handler blocks this one; say which one."""
-        global _current
         with _lock:
             if self.retired:
                 return
             self.retired = True
-            if _current is self:
-                _current = None
+            if _current.get(self.serves) is self:
+                del _current[self.serves]
         fields = self._blocking_attempt()
+        who = f"the handler of job {fields.get('job_name', '(unknown)')!r}" if self.serves == "handler" else "a hook"
         log.error(
-            "the handler of job %r blocks the event loop: it does not await; later runs get another loop",
-            fields.get("job_name", "(unknown)"),
+            "%s blocks the event loop: it does not await; later %s get another loop",
+            who,
+            "runs" if self.serves == "handler" else "hooks",
             extra={**fields, "blocked_at": self._places()},
         )
         with contextlib.suppress(RuntimeError):  # it has ended meanwhile
@@ -201,19 +205,27 @@ class LoopCall:
 
 
 _lock = threading.Lock()
-_current: HandlerLoop | None = None
+_current: dict[str, HandlerLoop] = {}
 _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
     """Return this process's loop, made where there is none that answers; for a thread beside a loop, that one."""
-    global _current
     if (beside := _left.get()) is not None and not beside.loop.is_closed():
         return beside
+    return _loop("handler")
+
+
+def hook_loop() -> HandlerLoop:
+    """Return the loop of this process's hooks, which can therefore not hold up a handler."""
+    return _loop("hook")
+
+
+def _loop(serves: str) -> HandlerLoop:
     with _lock:
-        if _current is None:
-            _current = HandlerLoop()
-        return _current
+        if serves not in _current:
+            _current[serves] = HandlerLoop(serves)
+        return _current[serves]
 
 
 def _after_fork() -> None:
@@ -221,16 +233,15 @@ def _after_fork() -> None:
 
     The parent's loop is kept as it is, because to close it here would change the selector that they share.
     """
-    global _current, _lock
+    global _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _of_the_parent.append(_current)
-        _current = None
+    _of_the_parent.extend(_current.values())
+    _current.clear()
 
 
 def _at_exit() -> None:
-    if _current is not None:
-        _current.close(patience_seconds=EXIT_SECONDS)
+    for loop in list(_current.values()):
+        loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):

@@ -510,7 +510,7 @@ def test_hooks_run_in_a_few_threads_at_once_and_in_no_more(aws: Aws, release: th
     assert all(inside.acquire(timeout=0) for _ in range(20 - hooks_module.MOST_THREADS))
 
 
-def test_an_async_hook_runs_in_the_loop_of_the_handlers(aws: Aws):
+def test_async_hooks_share_a_loop_that_is_none_of_the_handlers(aws: Aws):
     loops: list[Any] = []
     jobs = aws.jobs()
 
@@ -523,10 +523,43 @@ def test_an_async_hook_runs_in_the_loop_of_the_handlers(aws: Aws):
     async def email(ctx: JobContext) -> None:
         loops.append(asyncio.get_running_loop())
 
-    jobs.consume(message(aws.a_run()))
-    assert jobs.wait_for_hooks(PATIENCE)
+    for _ in range(2):
+        jobs.consume(message(aws.a_run()))
+        assert jobs.wait_for_hooks(PATIENCE)
 
-    assert loops == [event_loop.handler_loop().loop] * 2
+    assert loops == [event_loop.handler_loop().loop, event_loop.hook_loop().loop] * 2
+
+
+def test_an_async_hook_that_blocks_holds_up_no_async_handler(
+    aws: Aws, release: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(hooks_module, "HOOK_SECONDS", 0.05)
+    jobs = aws.jobs()
+    inside, again = threading.Event(), threading.Event()
+
+    @jobs.on("created")
+    async def blocks(told: RunEvent) -> None:
+        inside.set()
+        release.wait(60)
+
+    @jobs.handler("email")
+    async def email(ctx: JobContext) -> bool:
+        return release.is_set()
+
+    run_id = jobs.create("email")
+    assert inside.wait(30)
+    jobs.consume(message(run_id))
+    assert jobs.get_status(run_id).output is False
+
+    @jobs.on("succeeded")
+    async def later(told: RunEvent) -> None:
+        again.set()
+
+    assert jobs.wait_for_hooks(PATIENCE)  # the first one is given up
+    jobs.consume(message(jobs.create("email")))
+    assert again.wait(30)
+    assert "a hook blocks the event loop: it does not await; later hooks get another loop" in caplog.text
+    assert "the handler of job" not in caplog.text
 
 
 def test_a_hook_sees_no_context_variable_of_a_run(aws: Aws):
@@ -658,6 +691,26 @@ def test_a_process_that_ends_tells_what_it_knows_first():
         inside = threading.Event()
         hooks.add(("created",), lambda told: (inside.wait(0.1), print(told.job_name, flush=True)))
         tell(hooks, "last")
+        """
+    )
+
+    assert output == "last\n"
+
+
+def test_a_process_that_ends_lets_an_async_hook_end_too():
+    output = run_child(
+        """
+        import asyncio
+        inside = threading.Event()
+
+        async def hook(told):
+            inside.set()
+            await asyncio.sleep(0.1)
+            print(told.job_name, flush=True)
+
+        hooks.add(("created",), hook)
+        tell(hooks, "last")
+        inside.wait(30)
         """
     )
 
