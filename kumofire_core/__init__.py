@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.errors import (
@@ -38,8 +39,18 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
-    from kumofire_core.model.run import Outcome, RetriedRun, Run, RunStatus
+    from kumofire_core.model.run import (
+        NOT_READ,
+        Attempt,
+        AttemptEnding,
+        Outcome,
+        RetriedRun,
+        Run,
+        RunProgress,
+        RunStatus,
+    )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
+    from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -52,11 +63,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENCRYPTED",
+    "NOT_READ",
     "SEALED",
+    "Attempt",
+    "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
     "CallNext",
+    "Cancel",
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
@@ -65,6 +80,7 @@ __all__ = [
     "DecryptionError",
     "DedupeKeyConflictError",
     "DispatchResult",
+    "Fail",
     "InvalidArgumentError",
     "InvalidJSONError",
     "InvalidScheduleError",
@@ -85,9 +101,12 @@ __all__ = [
     "PastRun",
     "RecordReport",
     "RetriedRun",
+    "RetryAfter",
     "RetryPolicy",
     "Run",
     "RunEvent",
+    "RunPage",
+    "RunProgress",
     "RunRequest",
     "RunStatus",
     "Schedule",
@@ -98,6 +117,7 @@ __all__ = [
     "ScheduleSettings",
     "ScheduleType",
     "SealedError",
+    "Snooze",
     "SqsBatchReport",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -105,6 +125,15 @@ __all__ = [
 
 _ERRORS = "errors"
 _PLACES = {
+    "Attempt": "model.run",
+    "AttemptEnding": "model.run",
+    "Cancel": "model.steering",
+    "Fail": "model.steering",
+    "NOT_READ": "model.run",
+    "RetryAfter": "model.steering",
+    "RunPage": "engine.queries",
+    "RunProgress": "model.run",
+    "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
     "CallNext": "handlers.middleware",

@@ -47,6 +47,7 @@ OPTIONAL: dict[str, Setting] = {
         "a whole number of seconds from 1 to 43200",
     ),
     "KUMOFIRE_BATCH_WRITES": ("batch_writes", lambda text: _flag(text), "true or false"),
+    "KUMOFIRE_LIST_SUCCEEDED": ("list_succeeded", lambda text: _flag(text), "true or false"),
     "KUMOFIRE_MISSING_HANDLER": (
         "missing_handler",
         lambda text: _one_of(text, MISSING_HANDLER_CHOICES),
@@ -108,6 +109,7 @@ def argument_problems(
     allow_unknown_jobs: object,
     batch_writes: object,
     missing_handler: object,
+    list_succeeded: object,
     cipher: object,
 ) -> list[str]:
     """Return one sentence for each wrong argument of ``Jobs``."""
@@ -132,7 +134,11 @@ def argument_problems(
         problems.append(f"retry must be a RetryPolicy, not {type(retry).__name__}")
     problems += [
         f"{name} must be True or False, not {short_repr(value)}"
-        for name, value in (("allow_unknown_jobs", allow_unknown_jobs), ("batch_writes", batch_writes))
+        for name, value in (
+            ("allow_unknown_jobs", allow_unknown_jobs),
+            ("batch_writes", batch_writes),
+            ("list_succeeded", list_succeeded),
+        )
         if not isinstance(value, bool)
     ]
     if missing_handler not in MISSING_HANDLER_CHOICES:

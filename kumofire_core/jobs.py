@@ -31,13 +31,14 @@ from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
 from kumofire_core.handlers.deadline import Deadline, LambdaContext
-from kumofire_core.handlers.registry import Handler, Registry
+from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
 from kumofire_core.model.message import parse_message
 from kumofire_core.model.run import Run
-from kumofire_core.model.times import require_aware, utc_now
+from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.times import require_aware, to_ms, utc_now
 from kumofire_core.rules.retry import RetryPolicy
-from kumofire_core.rules.validation import UNCHANGED, may_exist, name_problem, require_reason
+from kumofire_core.rules.validation import UNCHANGED, may_be_key, may_exist, name_problem, payload_text, require_reason
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
+    from kumofire_core.engine.queries import RunQueries
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
     from kumofire_core.engine.schedules import Schedules
@@ -69,8 +71,9 @@ class Jobs:
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler in this process. ``missing_handler`` decides
     about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
     that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
-    records attempts that end together in another (docs/protocol.md, "Batched writes"). ``cipher`` encrypts and decrypts
-    payloads and outputs (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
+    records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists
+    succeeded runs as well, for one more write unit each. ``cipher`` encrypts and decrypts payloads, outputs and the
+    texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
     Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
     botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
@@ -92,6 +95,7 @@ class Jobs:
         allow_unknown_jobs: bool = False,
         batch_writes: bool = False,
         missing_handler: Literal["fail", "retry"] = "fail",
+        list_succeeded: bool = False,
         cipher: Cipher | None = None,
     ) -> None:
         problems = argument_problems(
@@ -108,6 +112,7 @@ class Jobs:
             allow_unknown_jobs=allow_unknown_jobs,
             batch_writes=batch_writes,
             missing_handler=missing_handler,
+            list_succeeded=list_succeeded,
             cipher=cipher,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -129,6 +134,7 @@ class Jobs:
             wake_shards=wake_shards,
             cipher=cipher,
             clock=clock,
+            list_succeeded=list_succeeded,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
@@ -140,6 +146,12 @@ class Jobs:
         from kumofire_core.engine.create import RunCreator
 
         return RunCreator(store=self._store, pool=self._consumer.pool, allow_unknown_jobs=self._allow_unknown_jobs)
+
+    @cached_property
+    def _queries(self) -> RunQueries:
+        from kumofire_core.engine.queries import RunQueries
+
+        return RunQueries(self._store, self._consumer.pool)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -171,7 +183,8 @@ class Jobs:
 
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
-        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES`` (``true`` or ``false``) and ``KUMOFIRE_PAYLOAD_KEY_ARN``
+        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES`` and ``KUMOFIRE_LIST_SUCCEEDED`` (``true`` or ``false``),
+        ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
         (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
@@ -205,19 +218,35 @@ class Jobs:
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retry_on: ErrorTypes | None = None,
+        fail_on: ErrorTypes | None = None,
+        expires_after: timedelta | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
         ``max_attempts`` and ``retry`` override the policy of this ``Jobs``. ``timeout`` limits each attempt: when it
-        ends, the attempt has failed, even if the handler goes on. Raises ``ConfigurationError`` for a wrong argument,
-        or a name that has a handler already.
+        ends, the attempt has failed, even if the handler goes on. ``retry_on`` and ``fail_on`` are exception types, one
+        or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
+        timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
+        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason.
+
+        Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
 
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
             raise ConfigurationError([f"{name_problem(name)}; write @jobs.handler('a name')"])
 
         def register(function: AnyHandler) -> AnyHandler:
-            self._registry.register(name, function, max_attempts=max_attempts, retry=retry, timeout=timeout)
+            self._registry.register(
+                name,
+                function,
+                max_attempts=max_attempts,
+                retry=retry,
+                timeout=timeout,
+                retry_on=retry_on,
+                fail_on=fail_on,
+                expires_after=expires_after,
+            )
             return function
 
         return register
@@ -373,7 +402,7 @@ class Jobs:
         """Do what ``consume_batch`` does, and return the result of each record."""
         if context is not None and not callable(getattr(context, "get_remaining_time_in_millis", None)):
             raise InvalidArgumentError(f"context must be Lambda's context object or None, not {short_repr(context)}")
-        deadline = None if context is None else Deadline(context.get_remaining_time_in_millis() / 1000)
+        deadline = None if context is None else Deadline.of_invocation(context)
         return run_batch(
             event, self._consumer, deadline=deadline, concurrency=self._concurrency, teller=self._progress_teller
         )
@@ -385,7 +414,50 @@ class Jobs:
         text that the cipher can't decrypt, and botocore's errors of the table unchanged.
         """
         found = self._store.find(run_id) if may_exist("a run id", run_id) else None
-        return None if found is None else self._store.decrypted(found, required=False).run
+        return None if found is None else self._readable(found)
+
+    def find_run(self, *, dedupe_key: str) -> Run | None:
+        """Return the run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does."""
+        found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
+        return None if found is None else self._readable(found)
+
+    def _readable(self, found: StoredRun) -> Run:
+        return self._store.with_texts(self._store.decrypted(found, required=False)).run
+
+    def list_runs(
+        self,
+        *,
+        status: public.RunStatus | str | None = None,
+        job_name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error_type: str | None = None,
+        limit: int = 100,
+        page: str | None = None,
+        payloads: bool = False,
+    ) -> public.RunPage:
+        """Return up to ``limit`` (at most 100) runs, newest first, and the ``next_page``.
+
+        Listed are failed and canceled runs, by when they ended, and unfinished ones, by when the dispatcher looks at
+        them next, which is about when they are due. Succeeded runs are listed only where their consumers have
+        ``list_succeeded``, from then on; ``status=None`` lists all of these. ``since`` and ``until`` (aware datetimes,
+        inclusive) bound the time at which a run ended, or at which an unfinished one is due. ``error_type`` is the
+        name of the latest error's type, such as ``"ValueError"``. Without ``payloads``, payload and output are
+        ``NOT_READ``.
+
+        A page costs 8 index queries for each status asked for (an unfinished one: one for each partition) and a
+        consistent read of each run that it returns; what it costs does not depend on the table's size. ``job_name`` and
+        ``error_type`` also cost a read unit for about 50 failed or canceled runs that do not fit. For unfinished runs
+        each one that does not fit is read as well. One call looks at 5,000 entries and reads 500 runs at most, so a
+        page may have few runs, or none, and a ``next_page``. The indexes are eventually consistent: a run that changed
+        a moment ago may be missing. Each run that is returned is read as it is now, and fits the filter. A run that
+        changes while pages are read may appear twice or not at all. Runs that failed or were canceled by a release
+        without the index are not listed. Raises ``InvalidArgumentError`` for a wrong argument.
+        """
+        from kumofire_core.engine.queries import run_filter
+
+        wanted = run_filter(status=status, job_name=job_name, since=since, until=until, error_type=error_type)
+        return self._queries.list_runs(wanted, limit=limit, page=page, payloads=payloads)
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run; return whether this call changed it.
@@ -400,6 +472,49 @@ class Jobs:
         from kumofire_core.engine import run_control
 
         return exists and run_control.cancel(self._store, run_id, reason)
+
+    def run_now(self, run_id: str) -> bool:
+        """Let a run that is ``scheduled`` start now; return whether this call changed it.
+
+        That is a run that waits for its time or for its next attempt. Returns ``False`` for any other status.
+        """
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import run_control
+
+        return exists and run_control.move(self._store, run_id, due_ms=None)
+
+    def reschedule(self, run_id: str, run_at: datetime) -> bool:
+        """Let a run that waits start at ``run_at`` (an aware datetime); return whether this call changed it.
+
+        A time in the past means now. Returns ``False`` for a run that executes or has ended, and for an unknown id.
+        """
+        due_ms = to_ms(require_aware("run_at", run_at))
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import run_control
+
+        return exists and run_control.move(self._store, run_id, due_ms=due_ms)
+
+    def update(self, run_id: str, *, payload: Any) -> bool:
+        """Replace the payload of a run that waits; return whether this call changed it.
+
+        A run that waits for another attempt makes it with the new payload. Returns ``False`` for a run that executes or
+        has ended, and for an unknown id. Raises ``InvalidJSONError`` before anything is written.
+        """
+        text = payload_text(payload)
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import run_control
+
+        return exists and run_control.change_payload(self._store, run_id, payload=text)
+
+    def delete(self, run_id: str) -> bool:
+        """Delete a run that has ended; return whether it is gone by this call. Its ``dedupe_key`` is free again.
+
+        Returns ``False`` for an unfinished run and for an unknown id.
+        """
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import run_control
+
+        return exists and run_control.delete(self._store, run_id)
 
     def retry(self, run_id: str) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.

@@ -14,12 +14,13 @@ from botocore.exceptions import ClientError
 
 from kumofire_core.aws.errors import explained, where
 from kumofire_core.aws.expressions import marshal, partiql_statement, typed, typed_key, unmarshal, update_expression
-from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, Write
+from kumofire_core.model.write import NOTHING, SCHEMA, Attributes, Key, Value, Write
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 WAKE_INDEX = "wake"
+LISTING_INDEX = "listing"
 
 
 class Answer(NamedTuple):
@@ -132,9 +133,19 @@ class Table:
         return unmarshal(item) if item else None
 
     @explained
-    def get_many(self, keys: Sequence[Key]) -> dict[Key, Attributes]:
-        """Read up to 100 items as they are now, those that exist; what the service leaves out is asked for again."""
-        request: Any = {self.name: {"Keys": [typed_key(key) for key in keys], "ConsistentRead": True}} if keys else {}
+    def get_many(
+        self, keys: Sequence[Key], *, names: Sequence[str] = (), consistent: bool = True
+    ) -> dict[Key, Attributes]:
+        """Read up to 100 items, those that exist; what the service leaves out is asked for again.
+
+        ``names`` are the attributes to return; all, if empty. An item costs as much to read in either case. Reading
+        that is not ``consistent`` costs half, and may return an item as it was a moment ago.
+        """
+        wanted: dict[str, Any] = {"Keys": [typed_key(key) for key in keys], "ConsistentRead": consistent}
+        if names:
+            wanted["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
+            wanted["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
+        request: Any = {self.name: wanted} if keys else {}
         found: dict[Key, Attributes] = {}
         while request:
             reply = self._client().batch_get_item(RequestItems=request)
@@ -162,6 +173,65 @@ class Table:
         """Delete an item; say whether there was one."""
         reply = self._client().delete_item(TableName=self.name, Key=typed_key(key), ReturnValues="ALL_OLD")
         return bool(reply.get("Attributes"))
+
+    @explained
+    def delete_unchanged(self, key: Key, *, equals: Mapping[str, Value]) -> bool:
+        """Delete an item whose attributes still equal these values; say whether this call, or its first copy, did so.
+
+        A repeated request finds no item, which is what was asked for. Raises ``ClientError`` as botocore raised it.
+        """
+        try:
+            self._client().delete_item(
+                TableName=self.name,
+                Key=typed_key(key),
+                ConditionExpression="attribute_not_exists(pk) OR "
+                + " AND ".join(f"#{name} = :{name}" for name in equals),
+                ExpressionAttributeNames={f"#{name}": name for name in equals},
+                ExpressionAttributeValues={f":{name}": typed(value) for name, value in equals.items()},
+            )
+        except ClientError as refusal:
+            if refusal.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+                raise
+            return False
+        return True
+
+    @explained
+    def index_page(
+        self,
+        index: str,
+        partition: tuple[str, Value],
+        sort: str,
+        *,
+        between: tuple[int, int],
+        limit: int,
+        newest_first: bool = False,
+        after: Mapping[str, Value] | None = None,
+        equals: Mapping[str, Value] = NOTHING,
+    ) -> tuple[list[Attributes], Attributes | None]:
+        """Return one page of an index partition, in the order of its sort key, and what to give as ``after`` next.
+
+        ``between`` bounds the sort key, both ends included. ``limit`` is the number of entries read. Of these, only the
+        ones with the attributes in ``equals`` are returned. A page has at most 1 MB, by DynamoDB's own limit.
+        """
+        names = {"#partition": partition[0], "#sort": sort, **{f"#f_{name}": name for name in equals}}
+        values = {":partition": typed(partition[1]), ":from": typed(between[0]), ":to": typed(between[1])}
+        values |= {f":f_{name}": typed(value) for name, value in equals.items()}
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "IndexName": index,
+            "KeyConditionExpression": "#partition = :partition AND #sort BETWEEN :from AND :to",
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+            "ScanIndexForward": not newest_first,
+            "Limit": limit,
+        }
+        if equals:
+            request["FilterExpression"] = " AND ".join(f"#f_{name} = :f_{name}" for name in equals)
+        if after is not None:
+            request["ExclusiveStartKey"] = marshal(after)
+        reply = self._client().query(**request)
+        last = reply.get("LastEvaluatedKey")
+        return [unmarshal(item) for item in reply["Items"]], None if last is None else unmarshal(last)
 
     def wake_ups(self, shard: int, *, until_ms: int, page_size: int) -> Iterator[list[WakeUp]]:
         """Yield one partition of the wake-up index up to ``until_ms``, the earliest first, a page per request."""

@@ -51,7 +51,9 @@ class BatchWriter:
         self._store = store
         self._failures: Counter[str] = Counter()
 
-    def try_claims(self, run_ids: Sequence[str], *, longest_ms: int) -> dict[str, BatchClaim]:
+    def try_claims(
+        self, run_ids: Sequence[str], *, longest_ms: int, logged: str | None = None
+    ) -> dict[str, BatchClaim]:
         """Try to claim up to 25 different runs; return what is known of each that was tried."""
         wanted = list(dict.fromkeys(run_ids))[:MOST_STATEMENTS]
         if len(wanted) < 2 or not self.batches("claims"):
@@ -59,7 +61,7 @@ class BatchWriter:
         now_ms = self._store.now_ms()
         tokens = {run_id: new_token() for run_id in wanted}
         claims = {
-            run_id: run_writes.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=False)
+            run_id: run_writes.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=False, log=logged)
             for run_id, token in tokens.items()
         }
         claimed = self._tried("claims", lambda: self._store.try_claims(claims))

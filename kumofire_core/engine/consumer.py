@@ -31,8 +31,9 @@ from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import Outcome, RunStatus
-from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, text_bytes
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
+from kumofire_core.model.write import text_bytes
 from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ HIDDEN_IN_TRACEBACKS = True
 log = logging.getLogger("kumofire_core")
 
 MISSING_HANDLER = "missing handler"
+EXPIRED = "expired"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -104,7 +106,7 @@ class Consumer:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
         if self._batch_writer is None or not self._has_time_for_two(deadline):
             return {}
-        return self._batch_writer.try_claims(run_ids, longest_ms=self._longest_ms(deadline))
+        return self._batch_writer.try_claims(run_ids, longest_ms=self._longest_ms(deadline), logged=_log(deadline))
 
     def consume(self, run_id: str, deadline: Deadline | None, early: BatchClaim | None = None) -> ConsumeResult:
         """Execute a run if it is due and nobody else does; two requests to the table, or one when it is ignored.
@@ -143,7 +145,9 @@ class Consumer:
         now_ms, longest_ms = self._store.now_ms(), self._longest_ms(deadline)
         # A run's own timeout may only make the lease shorter than the process lives, and DynamoDB has no minimum.
         heeds_timeout = deadline is None or self._store.registry.has_timeouts_within(longest_ms)
-        claim = run_writes.claim(token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=heeds_timeout)
+        claim = run_writes.claim(
+            token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=heeds_timeout, log=_log(deadline)
+        )
         answer = self._store.apply(run_id, claim, read_back=True)
         if answer.item is None:
             return _ignored(run_id, "no such run")
@@ -159,13 +163,15 @@ class Consumer:
             return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
         if found.timeout_ms is not None:
             longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
-        return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms)
+        return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms, logged=_log(deadline))
 
-    def _rescue(self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int) -> StoredRun | ConsumeResult:
+    def _rescue(
+        self, expired: StoredRun, token: str, *, now_ms: int, longest_ms: int, logged: str | None
+    ) -> StoredRun | ConsumeResult:
         """Take a run over from a lost worker, or end it where that was its last attempt or it is to be canceled."""
-        policy = self._store.registry.policy(expired.job_name)
+        rules = self._store.registry.rules(expired.job_name)
         expires_at = self._store.expires_at(now_ms)
-        end = decisions.after_lost_worker(expired, token, policy, now_ms=now_ms, expires_at=expires_at)
+        end = decisions.after_lost_worker(expired, token, rules, now_ms=now_ms, expires_at=expires_at)
         if end.outcome is not Outcome.RETRIED:
             if not self._store.apply(expired.id, end.write).applied:
                 return _ignored(expired.id, "taken over by another consumer", expired)
@@ -178,7 +184,7 @@ class Consumer:
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
             )
-        rescue = run_writes.rescue(expired, token, now_ms=now_ms, longest_ms=longest_ms, error=end.error)
+        rescue = decisions.rescued(expired, token, end, now_ms=now_ms, longest_ms=longest_ms, log=logged)
         answer = self._store.apply(expired.id, rescue, read_back=True)
         if not answer.applied or answer.item is None:
             return _ignored(expired.id, "taken over by another consumer", expired)
@@ -195,6 +201,9 @@ class Consumer:
             return self._without_handler(claimed)
         if (refusal := decisions.not_attemptable(claimed)) is not None:
             return self._refuse(claimed, *refusal)
+        too_late = decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
+        if too_late is not None:
+            return self._expire(claimed, too_late)
         try:
             claimed = self._store.decrypted(claimed, required=True)
         except DecryptionError as error:  # the key may be out of reach for a while only
@@ -205,11 +214,11 @@ class Consumer:
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
         except _UnusableOutput as unusable:
-            return self._unusable(claimed, unusable.error, timedelta(0, time.monotonic() - begun))
+            return self._unusable(claimed, unusable.error, timedelta(0, time.monotonic() - begun), deadline)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
-            result = self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun))
+            result = self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun), deadline)
             if self.hooks is None or not self.hooks.holds(error):
                 forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
@@ -227,9 +236,15 @@ class Consumer:
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
             if not fit_in_item(claimed.payload_text, output):
-                return self._unusable(claimed, _output_too_large(claimed, output), taken)
+                return self._unusable(claimed, _output_too_large(claimed, output), taken, deadline)
         now_ms = self._store.now_ms()
-        done = run_writes.succeed(claimed, now_ms=now_ms, output=output, expires_at=self._store.expires_at(now_ms))
+        done = run_writes.succeed(
+            claimed,
+            now_ms=now_ms,
+            output=output,
+            expires_at=self._store.expires_at(now_ms),
+            lists=self._store.list_succeeded,
+        )
         recorded = completer is not None and self._has_time_for_two(deadline) and completer.record(claimed.id, done)
         if not recorded and not self._store.apply(claimed.id, done).applied:
             return self._lost_lease(claimed, taken)
@@ -271,19 +286,39 @@ class Consumer:
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
 
-    def _failed(self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta) -> ConsumeResult:
-        """Record an attempt that raised: the run waits for the next one, or has failed, or was to be canceled."""
+    def _failed(
+        self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
+    ) -> ConsumeResult:
+        """Record an attempt that raised: the run waits for the next one, or has failed, or is canceled."""
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
-        end = decisions.after_failure(claimed, error, job.retry, now_ms=now_ms, expires_at=expires_at)
+        end = decisions.after_failure(claimed, error, told, job, now_ms=now_ms, expires_at=expires_at)
         return self._unsuccessful(claimed, end, error, taken)
 
-    def _unusable(self, claimed: StoredRun, error: InvalidJSONError, taken: timedelta) -> ConsumeResult:
+    def _unusable(
+        self, claimed: StoredRun, error: InvalidJSONError, taken: timedelta, deadline: Deadline | None
+    ) -> ConsumeResult:
         """Record an attempt whose return value can't be stored: its run has failed, or was to be canceled."""
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
-        end = decisions.after_unusable_output(claimed, error, now_ms=now_ms, expires_at=expires_at)
+        end = decisions.after_unusable_output(claimed, told, now_ms=now_ms, expires_at=expires_at)
         return self._unsuccessful(claimed, end, error, taken)
+
+    def _told(self, claimed: StoredRun, error: BaseException, deadline: Deadline | None) -> decisions.Told:
+        """Return an error as it is stored. A key that does not answer must not keep the end from being stored."""
+        logged = _log(deadline)
+        if self._store.cipher is None or deadline is None:
+            return self._store.told(claimed.id, error, logged)
+        call = self.pool.start(partial(self._store.told, claimed.id, error, logged))
+        if call.wait(deadline.seconds_left() - deadline.reserve * 3 / 4):
+            told: decisions.Told = call.result()
+            return told
+        log.warning(
+            "the texts of an error could not be encrypted in time; they are left out", extra=log_fields(claimed)
+        )
+        return self._store.told(claimed.id, error, logged, texts=False)
 
     def _unsuccessful(
         self, claimed: StoredRun, end: decisions.AttemptEnd, error: BaseException, taken: timedelta
@@ -297,14 +332,17 @@ class Consumer:
             answer = self._store.apply(claimed.id, end.write)
         if not answer.applied:
             return self._lost_lease(claimed, taken)
-        # The error's own text may quote the payload. It is in the table, for those who may read that.
-        log.log(
-            logging.ERROR if end.outcome is Outcome.FAILED else logging.WARNING,
-            "attempt failed with %s; the run is %s",
-            end.error_type,
-            end.write.target,
-            extra={**log_fields(claimed), **_end_fields(end), "error_type": end.error_type, **_whence(error)},
-        )
+        if end.snoozed:
+            log.info("the run was snoozed", extra={**log_fields(claimed), **_end_fields(end)})
+        else:
+            # The error's own text may quote the payload. It is in the table, for those who may read that.
+            log.log(
+                logging.ERROR if end.outcome is Outcome.FAILED else logging.WARNING,
+                "attempt failed with %s; the run is %s",
+                end.error_type,
+                end.write.target,
+                extra={**log_fields(claimed), **_end_fields(end), "error_type": end.error_type, **_whence(error)},
+            )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
         # Last: the hooks' thread forgets the error's frames.
@@ -343,7 +381,7 @@ class Consumer:
         """Fail a run that can't be attempted."""
         now_ms = self._store.now_ms()
         end = run_writes.fail_unattempted(
-            claimed, now_ms=now_ms, error=error, expires_at=self._store.expires_at(now_ms)
+            claimed, now_ms=now_ms, error=error, error_type=reason, expires_at=self._store.expires_at(now_ms)
         )
         answer = self._store.apply(claimed.id, end)
         if not answer.applied:
@@ -352,6 +390,18 @@ class Consumer:
         log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
         self._store.tell(Outcome.FAILED, claimed, end, error_type=reason)
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
+
+    def _expire(self, claimed: StoredRun, reason: str) -> ConsumeResult:
+        """Cancel a run that is too late to be of use; its handler is not called."""
+        now_ms = self._store.now_ms()
+        end = run_writes.cancel_unattempted(
+            claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms), reason=reason
+        )
+        if not self._store.apply(claimed.id, end).applied:
+            return self._lost_lease(claimed, None)
+        log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
+        self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
+        return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)
 
     def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
         """Cancel a run whose handler was not called, where its cancellation is why something else was refused."""
@@ -397,6 +447,10 @@ def _whence(error: BaseException) -> dict[str, list[str]]:
     causes = error_causes(error)
     places = {"error_at": error_places(error)}
     return places | {"error_causes": causes} if causes else places
+
+
+def _log(deadline: Deadline | None) -> str | None:
+    return None if deadline is None else deadline.log
 
 
 def _least(one: float | None, other: float | None) -> float | None:

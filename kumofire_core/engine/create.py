@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +12,7 @@ from kumofire_core.engine.run_store import RunStore
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr, unknown_names
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
-from kumofire_core.model.times import LAST_MS, duration_ms, require_aware, to_ms
+from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
 from kumofire_core.rules.validation import payload_text, require_job_name, require_key, require_max_attempts
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
@@ -142,17 +141,7 @@ def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: in
         return to_ms(require_aware("run_at", run_at))
     if delay is None:
         return now_ms
-    if isinstance(delay, bool) or not isinstance(delay, int | float | timedelta):
-        raise InvalidArgumentError(f"delay must be a timedelta or a number of seconds, not {type(delay).__name__}")
-    if isinstance(delay, float) and math.isnan(delay):
-        raise InvalidArgumentError("delay must be a number of seconds, and nan is not a number")
-    if delay < (timedelta(0) if isinstance(delay, timedelta) else 0):  # type: ignore[operator]
-        raise InvalidArgumentError(f"delay must not be negative, and is {short_repr(delay)}")
-    try:
-        length = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
-    except OverflowError:
-        raise InvalidArgumentError(f"delay of {short_repr(delay)} seconds is out of range") from None
-    due_ms = now_ms + duration_ms(length)
+    due_ms = now_ms + delay_ms("delay", delay)
     seconds = "" if isinstance(delay, timedelta) else " seconds"
     if due_ms > LAST_MS:
         raise InvalidArgumentError(f"a delay of {short_repr(delay)}{seconds} ends after the year 9999")

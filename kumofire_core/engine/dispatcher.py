@@ -374,8 +374,8 @@ class Dispatcher:
             if found.wake_at is not None and found.wake_at < found.lease_until:
                 self._store.apply(run.id, run_writes.look_again(found, token))
             return
-        policy, expires_at = self._store.registry.policy(run.job_name), self._store.expires_at(now_ms)
-        end = decisions.after_lost_worker(found, token, policy, now_ms=now_ms, expires_at=expires_at)
+        rules, expires_at = self._store.registry.rules(run.job_name), self._store.expires_at(now_ms)
+        end = decisions.after_lost_worker(found, token, rules, now_ms=now_ms, expires_at=expires_at)
         if not self._store.apply(run.id, end.write).applied:
             return  # its consumer came back in this instant, or another took it over
         log.warning("the worker of a run was lost; the run is %s", end.write.target, extra={"job_run_id": run.id})

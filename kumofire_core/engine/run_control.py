@@ -1,21 +1,26 @@
-"""What a person does to a run: cancel it, or retry it after it ended."""
+"""What a person does to a run: cancel it, give it another time or payload, retry or delete it after it ended."""
 
 from __future__ import annotations
 
-from kumofire_core.engine.run_store import RunStore, new_token
-from kumofire_core.model.run import RunStatus
-from kumofire_core.model.run_item import history_with
+from collections.abc import Callable
+
+from kumofire_core.engine.run_store import RunStore, new_token, run_key
+from kumofire_core.model.run import FINAL, RunStatus
+from kumofire_core.model.run_item import StoredRun, history_with
 from kumofire_core.rules import run_writes
+from kumofire_core.rules.run_writes import Transition
 
 TRIES = 10
 """How often a change is tried while the run moves on between two statuses; each round needs it to have moved again."""
+
+_WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 
 
 def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
     """Cancel a run that waits, or ask for it where it is executing; say whether this call did so."""
     for _ in range(TRIES):
         token, now_ms = new_token(), store.now_ms()
-        waiting = run_writes.cancel(token, now_ms=now_ms, reason=reason, expires_at=store.expires_at(now_ms))
+        waiting = run_writes.cancel(run_id, token, now_ms=now_ms, reason=reason, expires_at=store.expires_at(now_ms))
         answer = store.apply(run_id, waiting, read_back=store.has_hooks("canceled"))
         if answer.applied:
             store.tell_of_item("canceled", run_id, answer.item)
@@ -34,13 +39,86 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
 def retry(store: RunStore, run_id: str) -> bool:
     """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so."""
     found = store.find(run_id)
-    if found is None or found.run.status not in (RunStatus.FAILED, RunStatus.CANCELED):
+    return found is not None and retry_found(store, found)
+
+
+def retry_found(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: str | None = None) -> bool:
+    """Queue a run that was read just now again, after ``delay_ms``; ``False`` where it has changed since.
+
+    ``bulk`` is the operation over many runs that asks for it. It is stored with the run, which it retries once.
+    """
+    if found.status not in (RunStatus.FAILED, RunStatus.CANCELED):
         return False
     now_ms = store.now_ms()
+    due_ms = now_ms + delay_ms
     again = run_writes.retry(
-        found, new_token(), now_ms=now_ms, shards=store.shards_to_write(), history=history_with(found.run)
+        found,
+        new_token(),
+        due_ms=due_ms,
+        now_ms=now_ms,
+        shards=store.shards_to_write(),
+        history=history_with(found.run),
+        bulk=bulk,
     )
-    if not store.apply(run_id, again).applied:
+    if not store.apply(found.id, again).applied:
         return False
-    store.send_waiting(run_id, due_ms=now_ms, now_ms=now_ms)
+    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms)
     return True
+
+
+def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
+    """Give a run that waits another time, ``None`` for now; say whether this call did so."""
+
+    def moved(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition | None:
+        if due_ms is None and waiting.status is RunStatus.QUEUED:
+            return None  # its message is under way already
+        at_ms = now_ms if due_ms is None else due_ms
+        return run_writes.move(waiting, new_token(), due_ms=at_ms, now_ms=now_ms, changed_ms=changed_ms)
+
+    now_ms = _change(store, run_id, moved)
+    if now_ms is None:
+        return False
+    store.send_waiting(run_id, due_ms=now_ms if due_ms is None else max(due_ms, now_ms), now_ms=now_ms)
+    return True
+
+
+def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
+    """Replace the payload of a run that waits; say whether this call did so."""
+    stored = store.encrypted_payload(run_id, payload)
+
+    def changed(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition:
+        return run_writes.change_payload(waiting, new_token(), payload=stored, changed_ms=changed_ms)
+
+    return _change(store, run_id, changed) is not None
+
+
+def _change(store: RunStore, run_id: str, change: Callable[[StoredRun, int, int], Transition | None]) -> int | None:
+    """Change a run that waits; return when, or ``None`` where it does not wait, or needs no change."""
+    found = store.find(run_id, payload_required=False)
+    for _ in range(TRIES):
+        if found is None or found.status not in _WAITING:
+            return None
+        now_ms = store.now_ms()
+        write = change(found, now_ms, max(now_ms, found.updated_at + 1))
+        if write is None:
+            return None
+        answer = store.apply(run_id, write)
+        if answer.applied:
+            return now_ms
+        found = None if answer.item is None else store.read(run_id, answer.item, payload_required=False)
+    return None
+
+
+def delete(store: RunStore, run_id: str) -> bool:
+    """Delete a run that has ended; say whether this call did so."""
+    found = store.find(run_id, payload_required=False)
+    return found is not None and delete_found(store, found)
+
+
+def delete_found(store: RunStore, found: StoredRun) -> bool:
+    """Delete a run that was read just now; ``False`` where it has not ended, or has changed since."""
+    if found.status not in FINAL:
+        return False
+    return store.table.delete_unchanged(
+        run_key(found.id), equals={"status": found.status, "updated_at": found.updated_at}
+    )

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kumofire_core.aws.dynamodb import Answer, Table
@@ -17,13 +18,22 @@ from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, is_invalid
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError, KumofireError
 from kumofire_core.handlers.registry import Registry
+from kumofire_core.model.attempts import texts_of
 from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher, decrypt_text, encrypt_text
+from kumofire_core.model.error_text import (
+    attempt_message,
+    attempt_traceback,
+    cut_to_bytes,
+    error_name,
+    error_text,
+    type_name,
+)
 from kumofire_core.model.json_codec import decode
 from kumofire_core.model.run import NewRun
-from kumofire_core.model.run_item import StoredRun, read_run
+from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, StoredRun, read_run
 from kumofire_core.model.times import duration_ms, from_ms, to_ms
-from kumofire_core.model.write import Attributes, Key
-from kumofire_core.rules import run_writes
+from kumofire_core.model.write import Attributes, Key, text_bytes
+from kumofire_core.rules import decisions, run_writes
 from kumofire_core.rules.run_writes import Transition
 from kumofire_core.rules.validation import require_room
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS, message_delay_seconds
@@ -34,6 +44,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("kumofire_core")
 
 RUN = "run"
+
+TEXTS = "attempts"
+"""What the texts of attempts and of progress are encrypted for; see ``text_owner``."""
 
 WAKE_SETTINGS = Key("settings", "wake")
 """The item that holds the largest number of index partitions that any process has spread runs over, ``wake_shards``.
@@ -73,6 +86,7 @@ class RunStore:
         wake_shards: int,
         cipher: Cipher | None,
         clock: Callable[[], datetime],
+        list_succeeded: bool = False,
     ) -> None:
         self.table = table
         self.queue = queue
@@ -81,6 +95,7 @@ class RunStore:
         self._spread_over: int | None = None
         self.cipher = cipher
         self.clock = clock
+        self.list_succeeded = list_succeeded
         self._retention_ms = None if retention is None else duration_ms(retention)
         self.hooks: Hooks | None = None
         self.creating: Callable[[Sequence[NewRun]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
@@ -92,22 +107,67 @@ class RunStore:
         """Return the time by the clock of this ``Jobs``, in epoch milliseconds."""
         return to_ms(self.clock())
 
-    def find(self, run_id: str) -> StoredRun | None:
+    def find(self, run_id: str, *, payload_required: bool = True) -> StoredRun | None:
         """Read a run as it is now, or ``None``. Raises ``CorruptItemError`` or ``NewerSchemaError``."""
         item = self.table.get(run_key(run_id))
-        return None if item is None else self.read(run_id, item)
+        return None if item is None else self.read(run_id, item, payload_required=payload_required)
 
     def cancel_requested(self, run_id: str) -> bool:
         """Read whether the cancellation of a running run was requested."""
         return self.table.get_attribute(run_key(run_id), "cancel_requested_at") is not None
 
-    def read(self, run_id: str, item: Attributes, *, payload_required: bool = True) -> StoredRun:
+    def read(
+        self, run_id: str, item: Attributes, *, payload_required: bool = True, payload_left_out: bool = False
+    ) -> StoredRun:
         """Return the run that an item holds. Where its creator set no limit of attempts, the job's is used.
 
         Raises as ``read_run`` does.
         """
         limit = 0 if "max_attempts" in item else self.registry.max_attempts(str(item.get("job_name")))
-        return read_run(run_id, item, default_max_attempts=limit, payload_required=payload_required)
+        return read_run(
+            run_id,
+            item,
+            default_max_attempts=limit,
+            payload_required=payload_required,
+            payload_left_out=payload_left_out,
+        )
+
+    def with_texts(self, stored: StoredRun) -> StoredRun:
+        """Return a run whose attempts' texts are decrypted when they are asked for, where there is a cipher."""
+        return stored if self.cipher is None else stored.with_texts(partial(self._decrypted_text, stored.id))
+
+    def _decrypted_text(self, run_id: str, stored: str) -> str | None:
+        try:
+            return decrypt_text(self.cipher, stored, owner=text_owner(RUN, run_id, TEXTS))
+        except DecryptionError as error:
+            log.warning("a text of run %s could not be decrypted: %s", run_id, error)
+            return None
+
+    def encrypted_text(self, run_id: str, text: str, *, most_bytes: int) -> str | None:
+        """Return a text of an attempt as it is stored, or ``None`` where it can't be encrypted or is then too large.
+
+        It is told for people. So a key that is out of reach must not keep the end of an attempt from being stored.
+        """
+        if self.cipher is None:
+            return text
+        try:
+            stored = encrypt_text(self.cipher, text, owner=text_owner(RUN, run_id, TEXTS))
+        except Exception as error:
+            log.warning("a text of run %s could not be encrypted (%s) and is left out", run_id, error_name(error))
+            return None
+        return stored if text_bytes(stored) <= most_bytes else None
+
+    def told(self, run_id: str, error: BaseException, logged: str | None, *, texts: bool = True) -> decisions.Told:
+        """Return an error as it is stored with a run and its attempt; encrypted where there is a cipher.
+
+        Without ``texts`` the attempt gets no message and no traceback.
+        """
+        kind = cut_to_bytes(type_name(error), ERROR_TYPE_BYTES)
+        if not texts:
+            return decisions.Told(kind, kind, None, logged)
+        told = texts_of(attempt_message(error), attempt_traceback(error))
+        stored = self.encrypted_text(run_id, told, most_bytes=ATTEMPTS_BYTES - 1024)
+        return decisions.Told(error_text(error) if self.cipher is None else kind, kind, stored, logged)
 
     def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:
         """Return a run with its payload and output decrypted where they are encrypted.

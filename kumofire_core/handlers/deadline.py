@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+LOG_LENGTH = 200
+"""How long request id and log stream are together, at most; longer ones are not kept."""
+
 
 class LambdaContext(Protocol):
     """The part of Lambda's context object that this package uses."""
@@ -22,13 +25,24 @@ class Deadline:
     LEAST_START_SECONDS = 0.75
     """With less time left, an attempt does not start."""
 
-    __slots__ = ("ends", "reserve")
+    __slots__ = ("ends", "log", "reserve")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, log: str | None = None) -> None:
         self.ends = time.monotonic() + seconds
         """On ``time.monotonic``'s scale."""
         self.reserve = min(self.RESERVE_SECONDS, max(0.0, seconds) / 3)
         """In seconds. At most a third of the time, so that a function with a timeout of 3 s can still run attempts."""
+        self.log = log
+        """Where the process logs until then: the invocation's request id and the log stream, with a space between."""
+
+    @classmethod
+    def of_invocation(cls, context: LambdaContext) -> Deadline:
+        """Return the deadline of a Lambda invocation, and where it logs."""
+        places = (getattr(context, name, None) for name in ("aws_request_id", "log_stream_name"))
+        request_id, log_stream = (place if isinstance(place, str) else "" for place in places)
+        log = f"{request_id} {log_stream}"
+        usable = request_id and log.isascii() and log.isprintable() and len(log) <= LOG_LENGTH
+        return cls(context.get_remaining_time_in_millis() / 1000, log if usable else None)
 
     def seconds_left(self) -> float:
         """Return the seconds until the process ends."""

@@ -53,8 +53,11 @@ class HandlerLoop:
 
     def __init__(self, serves: str = "handler") -> None:
         self.serves = serves
+        self._place = "loop" if serves == "handler" else "hook_loop"
         self.loop = asyncio.new_event_loop()
         self.retired = False
+        self.unended = 1
+        """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
         self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
@@ -74,8 +77,8 @@ class HandlerLoop:
             if self.retired:
                 return
             self.retired = True
-            if _current.get(self.serves) is self:
-                del _current[self.serves]
+            if getattr(_process, self._place) is self:
+                setattr(_process, self._place, None)
         fields = self._blocking_attempt()
         who = f"the handler of job {fields.get('job_name', '(unknown)')!r}" if self.serves == "handler" else "a hook"
         log.error(
@@ -89,7 +92,9 @@ class HandlerLoop:
 
     def stop_if_idle(self) -> None:
         """End a retired loop after its last handler; to be called in its thread."""
-        if self.retired and not self.calls:
+        with _lock:  # a thread may have been given the loop before it was retired, and not have started its call yet
+            is_idle = self.retired and not self.unended
+        if is_idle:
             self.loop.stop()
 
     def close(self, *, patience_seconds: float) -> None:
@@ -200,32 +205,47 @@ class LoopCall:
             if (close := getattr(self._awaitable, "close", None)) is not None:
                 close()
         self._owner.calls.discard(self)
+        with _lock:
+            self._owner.unended -= 1
         self._owner.stop_if_idle()
         self._done.release()
 
 
+class _Process:
+    """What belongs to this process."""
+
+    loop: HandlerLoop | None = None
+    """The loop of later runs, once there is one."""
+    hook_loop: HandlerLoop | None = None
+
+
 _lock = threading.Lock()
-_current: dict[str, HandlerLoop] = {}
+_process = _Process()
 _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
-    """Return this process's loop, made where there is none that answers; for a thread beside a loop, that one."""
-    if (beside := _left.get()) is not None and not beside.loop.is_closed():
-        return beside
-    return _loop("handler")
+    """Return this process's loop for one call, made where none answers; for a thread beside a loop, that one."""
+    beside = _left.get()
+    with _lock:
+        if beside is not None and not beside.loop.is_closed():
+            beside.unended += 1
+            return beside
+        if _process.loop is None:
+            _process.loop = HandlerLoop()
+        else:
+            _process.loop.unended += 1
+        return _process.loop
 
 
 def hook_loop() -> HandlerLoop:
-    """Return the loop of this process's hooks, which can therefore not hold up a handler."""
-    return _loop("hook")
-
-
-def _loop(serves: str) -> HandlerLoop:
+    """Return the loop of this process's hooks for one call. It is none of the handlers', which it can't hold up."""
     with _lock:
-        if serves not in _current:
-            _current[serves] = HandlerLoop(serves)
-        return _current[serves]
+        if _process.hook_loop is None:
+            _process.hook_loop = HandlerLoop("hook")
+        else:
+            _process.hook_loop.unended += 1
+        return _process.hook_loop
 
 
 def _after_fork() -> None:
@@ -235,13 +255,14 @@ def _after_fork() -> None:
     """
     global _lock
     _lock = threading.Lock()
-    _of_the_parent.extend(_current.values())
-    _current.clear()
+    _of_the_parent.extend(loop for loop in (_process.loop, _process.hook_loop) if loop is not None)
+    _process.loop = _process.hook_loop = None
 
 
 def _at_exit() -> None:
-    for loop in list(_current.values()):
-        loop.close(patience_seconds=EXIT_SECONDS)
+    for loop in (_process.loop, _process.hook_loop):
+        if loop is not None:
+            loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kumofire_core.errors import ConfigurationError
-from kumofire_core.handlers.registry import Handler, Registry
+from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.validation import name_problem
 
@@ -58,6 +58,9 @@ class JobGroup:
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retry_on: ErrorTypes | None = None,
+        fail_on: ErrorTypes | None = None,
+        expires_after: timedelta | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Collect the decorated function as the handler of the job ``name``; takes the arguments of ``Jobs.handler``.
 
@@ -71,7 +74,14 @@ class JobGroup:
                 [f"the group of job {name!r} was included already; include it after its last handler is defined"]
             )
 
-        options = {"max_attempts": max_attempts, "retry": retry, "timeout": timeout}
+        options = {
+            "max_attempts": max_attempts,
+            "retry": retry,
+            "timeout": timeout,
+            "retry_on": retry_on,
+            "fail_on": fail_on,
+            "expires_after": expires_after,
+        }
 
         def collect(function: AnyHandler) -> AnyHandler:
             self._collected.append(_Collected(name, function, options))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Handler = Callable[[JobContext], Any] | Callable[[JobContext], Awaitable[Any]]
 
 
+ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
+
+
 class Job(NamedTuple):
     """A job: a name, its handler and its options."""
 
@@ -28,6 +31,12 @@ class Job(NamedTuple):
     max_attempts: int
     timeout_ms: int | None = None
     """How long one attempt may take; ``None``: until its process's deadline."""
+    retry_on: tuple[type[BaseException], ...] | None = None
+    """The only errors after which there is another attempt; ``None``: all."""
+    fail_on: tuple[type[BaseException], ...] = ()
+    """The errors after which there is no other attempt."""
+    expires_after_ms: int | None = None
+    """How long after its time a run is of use that has not started; ``None``: for ever."""
 
 
 class Registry:
@@ -36,6 +45,7 @@ class Registry:
     def __init__(self, retry: RetryPolicy) -> None:
         self.retry = retry
         self._jobs: dict[str, Job] = {}
+        self._unknown = Job("", _no_handler, retry, retry.max_attempts)
         self._handlers: dict[str, Handler] = {}
         """The handlers by the names of their jobs, without the middleware around them."""
         self._around_all: list[Middleware] = []
@@ -49,9 +59,21 @@ class Registry:
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retry_on: ErrorTypes | None = None,
+        fail_on: ErrorTypes | None = None,
+        expires_after: timedelta | None = None,
     ) -> None:
         """Add a job; raises ``ConfigurationError``, which names every problem, for example a name that is taken."""
-        if problems := self.problems(name, handler, max_attempts=max_attempts, retry=retry, timeout=timeout):
+        if problems := self.problems(
+            name,
+            handler,
+            max_attempts=max_attempts,
+            retry=retry,
+            timeout=timeout,
+            retry_on=retry_on,
+            fail_on=fail_on,
+            expires_after=expires_after,
+        ):
             raise ConfigurationError(problems)
         policy = retry or self.retry
         self._jobs[name] = Job(
@@ -60,6 +82,9 @@ class Registry:
             retry=policy,
             max_attempts=policy.max_attempts if max_attempts is None else max_attempts,
             timeout_ms=None if timeout is None else duration_ms(timeout),
+            retry_on=None if retry_on is None else _types(retry_on),
+            fail_on=() if fail_on is None else _types(fail_on),
+            expires_after_ms=None if expires_after is None else duration_ms(expires_after),
         )
         self._handlers[name] = handler
         self._wrap(name)
@@ -94,6 +119,9 @@ class Registry:
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retry_on: ErrorTypes | None = None,
+        fail_on: ErrorTypes | None = None,
+        expires_after: timedelta | None = None,
     ) -> list[str]:
         """Return one sentence for each reason why this job can't be added."""
         problems = [] if (problem := name_problem(name)) is None else [problem]
@@ -107,6 +135,15 @@ class Registry:
             problems.append(f"retry of job {name!r} must be a RetryPolicy, not {type(retry).__name__}")
         if timeout is not None and (not isinstance(timeout, timedelta) or duration_ms(timeout) < 1):
             problems.append(f"timeout of job {name!r} must be a timedelta of at least 1 ms, not {short_repr(timeout)}")
+        for option, types in (("retry_on", retry_on), ("fail_on", fail_on)):
+            if types is not None and not _are_types(types):
+                problems.append(
+                    f"{option} of job {name!r} must be an exception type or a tuple of them, not {short_repr(types)}"
+                )
+        if expires_after is not None and (not isinstance(expires_after, timedelta) or duration_ms(expires_after) < 1):
+            problems.append(
+                f"expires_after of job {name!r} must be a timedelta of at least 1 ms, not {short_repr(expires_after)}"
+            )
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
         return problems
@@ -141,12 +178,25 @@ class Registry:
         timeouts = [job.timeout_ms for job in self._jobs.values() if job.timeout_ms is not None]
         return bool(timeouts) and max(timeouts) < milliseconds
 
-    def policy(self, name: str) -> RetryPolicy:
-        """Return the retry policy of a job; the default policy if the job does not have a handler here."""
+    def rules(self, name: str) -> Job:
+        """Return what a job says of its failures; the default policy if the job does not have a handler here."""
         job = self._jobs.get(name)
-        return self.retry if job is None else job.retry
+        return self._unknown if job is None else job
 
     def max_attempts(self, name: str) -> int:
         """Return the ``max_attempts`` of a job's runs that were created without it."""
         job = self._jobs.get(name)
         return self.retry.max_attempts if job is None else job.max_attempts
+
+
+def _no_handler(ctx: JobContext) -> None:
+    raise NotImplementedError
+
+
+def _are_types(types: object) -> bool:
+    found = types if isinstance(types, tuple) else (types,)
+    return bool(found) and all(isinstance(each, type) and issubclass(each, BaseException) for each in found)
+
+
+def _types(types: ErrorTypes) -> tuple[type[BaseException], ...]:
+    return types if isinstance(types, tuple) else (types,)

@@ -6,6 +6,7 @@ An error is told with what led to it: the leaves of an ``ExceptionGroup``, and t
 from __future__ import annotations
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,6 +16,13 @@ from kumofire_core.model.times import from_ms
 
 MAX_ERROR_BYTES = 3 * 1024
 """How long the text of an error is as it is stored, in UTF-8."""
+
+MAX_MESSAGE_BYTES = 600
+MAX_TRACEBACK_BYTES = 1500
+"""How long an error's text and its traceback are with the attempt that it ended, in UTF-8."""
+
+MOST_FRAMES = 100
+"""How many frames of a traceback are looked at: the outermost and the innermost."""
 
 MOST_LEAVES = 4
 """How many errors of a group are told, each with its first cause."""
@@ -116,6 +124,11 @@ def _leaves(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
             yield each
 
 
+def error_leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors of a group that are not groups themselves; the error itself where it is no group."""
+    return list(_leaves(error, {id(error)})) or [error]
+
+
 def _members(error: BaseException) -> list[BaseException]:
     try:
         return list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
@@ -188,6 +201,74 @@ def error_causes(error: BaseException) -> list[str]:
         name = "…" if cause is None else error_name(cause)
         lines.append(f"{'  ' * (depth - 1)}{relation}{name}{''.join(f' at {where}' for where in place)}")
     return lines
+
+
+def attempt_message(error: BaseException) -> str:
+    """Return an error's text, without its type in front, as it is kept with the attempt; its causes follow."""
+    text = error_text(error)
+    rest = text.removeprefix(type_name(error))
+    return cut_to_bytes(rest.removeprefix(":").strip(), MAX_MESSAGE_BYTES)
+
+
+def attempt_traceback(error: BaseException) -> str | None:
+    """Return where an error came from, as Python writes it, in ``MAX_TRACEBACK_BYTES``; ``None`` without any frame.
+
+    The engine's own way to the handler is left out. Where it is too long, the frames of libraries go first, and of each
+    kind those that are the furthest from the error.
+    """
+    walked = [
+        step for step in traceback.walk_tb(error.__traceback__) if not step[0].f_globals.get("HIDDEN_IN_TRACEBACKS")
+    ]
+    if len(walked) > MOST_FRAMES:  # a recursion without an end
+        walked = walked[: MOST_FRAMES // 2] + walked[-MOST_FRAMES // 2 :]
+    frames = traceback.StackSummary.extract(iter(walked))
+    roots = [f"{path}/" for path in sorted(set(sys.path), key=len, reverse=True) if path not in ("", "/")]
+    texts = [_frame_text(place, roots) for place in frames]
+    inward = sorted(range(len(frames)), key=lambda index: (_is_library(frames[index].filename), -index))
+    kept: set[int] = set()
+    size = 0
+    for index in inward:
+        needed = len(texts[index].encode("utf-8", "backslashreplace")) + len(_GAP.encode())
+        if size + needed > MAX_TRACEBACK_BYTES:
+            break
+        kept.add(index)
+        size += needed
+    lines: list[str] = []
+    for index, text in enumerate(texts):
+        if index in kept:
+            lines.append(text)
+        elif not lines or lines[-1] != _GAP:
+            lines.append(_GAP)
+    return cut_to_bytes("\n".join(lines), MAX_TRACEBACK_BYTES) if kept else None
+
+
+_GAP = "  …"
+
+
+def _frame_text(place: traceback.FrameSummary, roots: list[str]) -> str:
+    """Return a frame as Python writes it; its file as seen from the directory that it was imported from."""
+    name = place.filename
+    name = next((name[len(root) :] for root in roots if name.startswith(root)), name)
+    line = (place.line or "").strip()[:160]
+    return f'  File "{name[-200:]}", line {place.lineno}, in {place.name[:100]}' + (f"\n    {line}" if line else "")
+
+
+def _is_library(filename: str) -> bool:
+    """Say whether a file belongs to an installed package or to Python itself."""
+    parts = filename.replace("\\", "/")
+    return (
+        "/site-packages/" in parts
+        or parts.startswith(("<frozen", "/opt/python/", "/var/lang/", "/var/runtime/"))
+        or f"/lib/python{sys.version_info.major}.{sys.version_info.minor}/" in parts
+    )
+
+
+def cut_to_bytes(text: str, most: int) -> str:
+    """Return a text that takes at most ``most`` bytes in an item; one that is cut ends in an ellipsis."""
+    stored = text.encode("utf-8", "backslashreplace")
+    if len(stored) <= most:
+        return stored.decode()
+    return stored[: most - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def forget_frames(error: BaseException) -> None:

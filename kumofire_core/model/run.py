@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 MAX_NAME_LENGTH = 255
 MAX_KEY_LENGTH = 1024
@@ -49,6 +49,73 @@ class Outcome(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
     """The attempt failed, and is not retried because a person had requested cancellation."""
+
+
+class AttemptEnding(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    RAISED = "raised"
+    """The handler raised an error, or returned what can't be stored."""
+    TIMED_OUT = "timed_out"
+    """The handler did not return within its job's timeout, or before its process's deadline."""
+    WORKER_LOST = "worker_lost"
+    """The lease expired without a word from the consumer: its process died or was cut off."""
+    SNOOZED = "snoozed"
+    """The handler raised ``Snooze``. The attempt does not count."""
+    CANCELED = "canceled"
+    """The handler raised ``Cancel``, or it failed after a person had requested cancellation."""
+
+
+class Attempt(NamedTuple):
+    """One call of a run's handler. Times are aware UTC datetimes."""
+
+    number: int
+    """1 for the first. It starts again at 1 when a person retries the run."""
+    started_at: datetime | None
+    ended_at: datetime | None
+    """``None`` while the handler is executing."""
+    ended: AttemptEnding | None
+    """``None`` while the handler is executing."""
+    error_type: str | None = None
+    """The name of the error's type."""
+    message: str | None = None
+    """The error's text, and what led to it; at most 600 bytes. ``None`` where it is encrypted and there is no key, or
+    where it was dropped to make room for later attempts."""
+    traceback: str | None = None
+    """Where the error came from, at most 1,500 bytes; frames of libraries are left out first."""
+    request_id: str | None = None
+    """The Lambda invocation's request id, by which its log lines are found."""
+    log_stream: str | None = None
+    retries: int = 0
+    """How often a person had retried the run before this attempt."""
+
+    def __repr__(self) -> str:
+        # An error's text may quote the payload, so a log that prints a run must not show it.
+        return f"Attempt(number={self.number}, retries={self.retries}, ended={self.ended!r}, error={self.error_type!r})"
+
+
+class RunProgress(NamedTuple):
+    """What a handler told by ``ctx.progress``."""
+
+    fraction: float
+    """From 0 to 1."""
+    note: str | None
+    at: datetime
+
+    def __repr__(self) -> str:
+        return f"RunProgress(fraction={self.fraction}, at={self.at!r})"  # the note may quote the payload
+
+
+class NotRead:
+    """The type of ``NOT_READ``."""
+
+    def __repr__(self) -> str:
+        return "NOT_READ"
+
+
+NOT_READ: Final = NotRead()
+"""The payload and the output of a run in a list that was read without them."""
 
 
 class RetriedRun(NamedTuple):
@@ -94,6 +161,18 @@ class Run:
     """How the run had ended before each retry by a person, oldest first; the last ten only.
 
     Each text is cut to 200 characters, or to fewer if the whole would exceed 4 KB."""
+    attempts: tuple[Attempt, ...] = ()
+    """The last ten attempts, oldest first, those before a person's retry among them; one that is under way is the last.
+
+    They are kept in about 5 KB: the oldest lose their texts first."""
+    error_type: str | None = None
+    """The name of the latest error's type, or why the run failed without an attempt."""
+    retries: int = 0
+    """How often a person has retried it."""
+    paused: bool = False
+    """Whether it waits because its job is paused."""
+    progress: RunProgress | None = None
+    """What the latest attempt told of its progress, at most once a second."""
 
     @property
     def failed_attempts(self) -> int:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text, json_codec
+from kumofire_core.model.attempts import (
+    MOST_ATTEMPTS,
+    AttemptRecord,
+    attempt_of,
+    attempts_with,
+    log_place,
+    read_records,
+)
 from kumofire_core.model.error_text import MAX_ERROR_BYTES
-from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH, RetriedRun, Run, RunStatus
+from kumofire_core.model.run import (
+    MAX_KEY_LENGTH,
+    MAX_NAME_LENGTH,
+    NOT_READ,
+    Attempt,
+    AttemptEnding,
+    RetriedRun,
+    Run,
+    RunProgress,
+    RunStatus,
+)
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
-from kumofire_core.model.write import SCHEMA, Attributes, Write
+from kumofire_core.model.write import SCHEMA, Attributes, Write, text_bytes
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -24,13 +42,16 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024
+FIXED_BYTES = 2 * 1024 + 512
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
+ERROR_TYPE_BYTES = 100
+"""Part of the above, as is where the latest attempt logs."""
 JOB_NAME_BYTES = 4 * MAX_NAME_LENGTH
 DEDUPE_KEY_BYTES = 4 * MAX_KEY_LENGTH
 LAST_ERROR_BYTES = MAX_ERROR_BYTES
 CANCEL_REASON_BYTES = 3 * 1024
 HISTORY_BYTES = 4 * 1024
+PROGRESS_BYTES = 1024
 ATTEMPTS_BYTES = (
     RESERVED_ITEM_BYTES
     - FIXED_BYTES
@@ -39,8 +60,9 @@ ATTEMPTS_BYTES = (
     - LAST_ERROR_BYTES
     - CANCEL_REASON_BYTES
     - HISTORY_BYTES
+    - PROGRESS_BYTES
 )
-"""What is left: 7,172 bytes, kept free for a record of a run's attempts."""
+"""What is left, for the attempts: 5,636 bytes."""
 
 HISTORY_LENGTH = 10
 HISTORY_TEXT_LENGTH = 200
@@ -59,6 +81,12 @@ _TEXTS = (
     "dedupe_key",
     "cancel_reason",
     "history",
+    "attempts",
+    "error_type",
+    "log",
+    "list_shard",
+    "parked",
+    "progress",
     "traceparent",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
@@ -73,6 +101,8 @@ _NUMBERS = (
     "wake_at",
     "timeout_ms",
     "no_handler_since",
+    "list_at",
+    "retries",
 )
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
@@ -88,7 +118,9 @@ class StoredRun:
 
     __slots__ = (
         "_item",
+        "_records",
         "_run",
+        "_texts",
         "attempt",
         "claims",
         "history",
@@ -109,6 +141,7 @@ class StoredRun:
         output, history = get("output"), get("history")
         self._item = item
         self._run: Run | None = None
+        self._texts: Callable[[str], str | None] = _undecrypted
         self.id = run_id
         self.job_name: str = item["job_name"]
         self.status = _STATUSES.get(item["status"]) or RunStatus(item["status"])
@@ -119,14 +152,16 @@ class StoredRun:
         self.claims: int = get("claims", 0)
         """Raised by every claim: the fencing number."""
         self.timeout_ms: int | None = get("timeout_ms")
-        self.payload_text: str = item["payload"]
-        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, or ``UNREADABLE``."""
+        self.payload_text: str = get("payload", "")
+        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, or ``NOT_READ``."""
         try:
-            self.payload = encrypted_text.read(self.payload_text)
+            self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
             self.payload = UNREADABLE
-        self.output = None if output is None else encrypted_text.read(output)
+        self.output = NOT_READ if self.payload is NOT_READ else None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
+        attempts = get("attempts")
+        self._records = [] if attempts is None else read_records(attempts)
 
     @property
     def run(self) -> Run:
@@ -134,6 +169,12 @@ class StoredRun:
         if self._run is None:
             item, get = self._item, self._item.get
             started, finished = get("started_at"), get("finished_at")
+            attempts = self._attempts()
+            last_error = get("last_error")
+            if attempts and last_error is not None and last_error == get("error_type") == attempts[-1].error_type:
+                # With a cipher the item says no more than the type, and the attempt has the encrypted text.
+                message = attempts[-1].message
+                last_error = f"{last_error}: {message}" if message else last_error
             self._run = Run(
                 id=self.id,
                 job_name=self.job_name,
@@ -146,15 +187,91 @@ class StoredRun:
                 updated_at=from_ms(item["updated_at"]),
                 started_at=None if started is None else from_ms(started),
                 finished_at=None if finished is None else from_ms(finished),
-                last_error=get("last_error"),
+                last_error=last_error,
                 output=self.output,
                 schedule_id=get("schedule_id"),
                 dedupe_key=get("dedupe_key"),
                 cancel_requested=self.cancel_requested,
                 cancel_reason=get("cancel_reason"),
                 history=self.history,
+                attempts=attempts,
+                error_type=get("error_type"),
+                retries=get("retries", 0),
+                paused=self.is_parked and self.status is RunStatus.SCHEDULED,
+                progress=self._progress(),
             )
         return self._run
+
+    def _attempts(self) -> tuple[Attempt, ...]:
+        """Return the attempts that are stored, and the one under way or the one that succeeded, which are not."""
+        found = [attempt_of(record, self._texts) for record in self._records]
+        started = self._item.get("started_at")
+        running = self.status is RunStatus.RUNNING
+        if started is not None and (running or self.status is RunStatus.SUCCEEDED):
+            request_id, log_stream = log_place(self._item.get("log"))
+            finished = None if running else self._item.get("finished_at")
+            current = Attempt(
+                number=self.attempt + 1,
+                started_at=from_ms(started),
+                ended_at=None if finished is None else from_ms(finished),
+                ended=None if running else AttemptEnding.SUCCEEDED,
+                request_id=request_id,
+                log_stream=log_stream,
+                retries=self.retries,
+            )
+            found = [*found, current][-MOST_ATTEMPTS:]
+        return tuple(found)
+
+    def _progress(self) -> RunProgress | None:
+        stored = self._item.get("progress")
+        if stored is None:
+            return None
+        try:
+            told: Any = json_codec.decode(stored)
+            claims, thousandths, note, at_ms = told
+            if claims != self.claims:
+                return None  # an earlier attempt told it
+            if isinstance(note, str) and encrypted_text.is_encrypted(note):
+                note = self._texts(note)
+            return RunProgress(int(thousandths) / 1000, _text_or_none(note), from_ms(int(at_ms)))
+        except (ValueError, TypeError, OverflowError):
+            return None  # it is told for people, and must not make the run unreadable
+
+    def with_attempt(
+        self, ended: AttemptEnding, *, now_ms: int, error_type: str | None, log: str | None, texts: str | None
+    ) -> str:
+        """Return the stored form of the attempts with the current one, which ends now."""
+        record = AttemptRecord(
+            retries=self.retries,
+            number=self.attempt + 1,
+            started_ms=self._item.get("started_at"),
+            ended_ms=now_ms,
+            ended=ended,
+            error_type=error_type,
+            log=log,
+            texts=texts,
+        )
+        return attempts_with(self._records, record, most_bytes=ATTEMPTS_BYTES)
+
+    @property
+    def retries(self) -> int:
+        """How often a person has retried it."""
+        return int(self._item.get("retries", 0))
+
+    @property
+    def log(self) -> str | None:
+        """Where the latest attempt logged: request id and log stream."""
+        return self._item.get("log")
+
+    @property
+    def list_shard(self) -> str | None:
+        """The partition of the listing index that it is in, if any."""
+        return self._item.get("list_shard")
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it was put aside because its job is paused. It may have been claimed since."""
+        return "parked" in self._item
 
     @property
     def updated_at(self) -> int:
@@ -225,10 +342,15 @@ class StoredRun:
         found.payload, found.output, found._run = payload, output, None
         return found
 
+    def with_texts(self, decrypt: Callable[[str], str | None]) -> StoredRun:
+        """Return the same, with ``decrypt`` for the texts of its attempts; it returns ``None`` for what it can't."""
+        found = copy(self)
+        found._texts, found._run = decrypt, None
+        return found
 
-def text_bytes(text: str) -> int:
-    """Return how many bytes a text takes in an item."""
-    return len(text) if text.isascii() else len(text.encode())
+
+def _undecrypted(stored: str) -> str | None:
+    return None
 
 
 def fit_in_item(payload: str, output: str) -> bool:
@@ -255,14 +377,6 @@ def item_bytes(item: Attributes) -> int:
 def _number_bytes(value: int) -> int:
     digits = len(str(abs(value)).rstrip("0"))
     return (digits + 1) // 2 + 1 + (value < 0)
-
-
-def cut_to_bytes(text: str, most: int) -> str:
-    """Return a text that takes at most ``most`` bytes in an item; one that is cut ends in an ellipsis."""
-    stored = text.encode("utf-8", "backslashreplace")
-    if len(stored) <= most:
-        return stored.decode()
-    return stored[: most - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def history_with(run: Run) -> str:
@@ -320,12 +434,18 @@ def _text_or_none(value: object) -> str | None:
 
 
 def read_run(
-    run_id: str, attributes: Attributes, *, default_max_attempts: int, payload_required: bool = True
+    run_id: str,
+    attributes: Attributes,
+    *,
+    default_max_attempts: int,
+    payload_required: bool = True,
+    payload_left_out: bool = False,
 ) -> StoredRun:
     """Return the stored run that ``attributes`` hold.
 
     Raises ``NewerSchemaError`` for an item of a later release, ``CorruptItemError`` for one that can't be read. Unless
-    it is ``payload_required``, a payload that is not JSON is left ``UNREADABLE``.
+    it is ``payload_required``, a payload that is not JSON is left ``UNREADABLE``. ``payload_left_out`` says that the
+    item was asked for without it.
     """
     item: Mapping[str, Any] = attributes
     try:
@@ -335,6 +455,8 @@ def read_run(
         for name, value in item.items():
             if not isinstance(value, _TYPES.get(name, object)):
                 raise TypeError(name)
+        if not payload_left_out:
+            item["payload"]
         updated = item["updated_at"]
         started, finished = item.get("started_at", updated), item.get("finished_at", updated)
         times = (item["scheduled_for"], item["created_at"], updated, started, finished)

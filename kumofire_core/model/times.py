@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 
-from kumofire_core.errors import InvalidArgumentError
+from kumofire_core.errors import InvalidArgumentError, short_repr
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS = 253_402_300_799_999
@@ -55,3 +55,20 @@ def require_aware(name: str, moment: object) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise InvalidArgumentError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC") from None
+
+
+def delay_ms(name: str, delay: object) -> int:
+    """Return a delay, a timedelta or a number of seconds, in milliseconds; ``name`` is the argument.
+
+    Raises ``InvalidArgumentError`` for another type, for a negative or infinite delay, and for ``nan``.
+    """
+    if isinstance(delay, bool) or not isinstance(delay, int | float | timedelta):
+        raise InvalidArgumentError(f"{name} must be a timedelta or a number of seconds, not {type(delay).__name__}")
+    if isinstance(delay, float) and math.isnan(delay):
+        raise InvalidArgumentError(f"{name} must be a number of seconds, and nan is not a number")
+    if delay < (timedelta(0) if isinstance(delay, timedelta) else 0):  # type: ignore[operator]
+        raise InvalidArgumentError(f"{name} must not be negative, and is {short_repr(delay)}")
+    try:
+        return duration_ms(delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
+    except OverflowError:
+        raise InvalidArgumentError(f"{name} of {short_repr(delay)} seconds is out of range") from None

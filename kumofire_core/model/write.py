@@ -120,3 +120,8 @@ def read_number(attributes: Attributes, name: str) -> int | None:
 def read_moment(attributes: Attributes, name: str) -> datetime | None:
     """Return the datetime of epoch milliseconds, or ``None`` if absent; raises ``TypeError``, ``OverflowError``."""
     return from_ms(number(attributes, name)) if name in attributes else None
+
+
+def text_bytes(text: str) -> int:
+    """Return how many bytes a text takes in an item."""
+    return len(text) if text.isascii() else len(text.encode())

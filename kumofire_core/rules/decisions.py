@@ -5,15 +5,18 @@ The consumer and the dispatcher both apply these decisions, so that a run ends i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from kumofire_core.errors import InvalidJSONError
-from kumofire_core.model.error_text import error_text, lost_attempt, type_name
-from kumofire_core.model.run import FINAL, Outcome, RunStatus
+from kumofire_core.errors import AttemptTimeoutError
+from kumofire_core.model.attempts import texts_of
+from kumofire_core.model.error_text import attempt_message, error_text, lost_attempt, type_name
+from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus
 from kumofire_core.model.run_item import UNREADABLE, StoredRun
+from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+from kumofire_core.model.times import LAST_MS, from_ms
 from kumofire_core.rules import run_writes
-from kumofire_core.rules.retry import RetryPolicy, next_attempt_at
-from kumofire_core.rules.run_writes import Transition
+from kumofire_core.rules.retry import RetryPolicy, is_retried, next_attempt_at
+from kumofire_core.rules.run_writes import Failure, Transition
 
 FIRST_HANDLER_WAIT_MS = 1_000
 LONGEST_HANDLER_WAIT_MS = 60_000
@@ -21,74 +24,158 @@ MISSING_HANDLER_GRACE_MS = 24 * 60 * 60_000
 """How long a run waits in all for a consumer that has its handler, where it is to wait at all."""
 
 
+class Told(NamedTuple):
+    """An error as it is stored with a run and with its attempt."""
+
+    error: str
+    """For the run: the error's text; only its type, where texts are encrypted."""
+    error_type: str
+    texts: str | None
+    """For the attempt: message and traceback, encrypted where there is a cipher."""
+    log: str | None = None
+    """Where the attempt logged."""
+
+
 class AttemptEnd(NamedTuple):
     """How an attempt without success ends."""
 
     write: Transition
     outcome: Outcome
-    error: str
-    """The error as it is stored with the run."""
-    error_type: str
+    told: Told
     due_ms: int | None = None
     """Epoch milliseconds of the next attempt, where there is one."""
+    snoozed: bool = False
+
+    @property
+    def error_type(self) -> str:
+        """The name of the error's type."""
+        return self.told.error_type
+
+
+class JobRules(Protocol):
+    """What a job says of its failures."""
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When the next attempt is made."""
+        ...
+
+    @property
+    def retry_on(self) -> tuple[type[BaseException], ...] | None:
+        """The only errors after which there is another attempt; ``None``: all."""
+        ...
+
+    @property
+    def fail_on(self) -> tuple[type[BaseException], ...]:
+        """The errors after which there is none."""
+        ...
 
 
 def after_failure(
-    claimed: StoredRun, error: BaseException, policy: RetryPolicy, *, now_ms: int, expires_at: int | None
+    claimed: StoredRun, error: BaseException, told: Told, job: JobRules, *, now_ms: int, expires_at: int | None
 ) -> AttemptEnd:
     """Return how an attempt ends whose handler raised ``error``: the run is retried, or has failed.
 
-    Its write is refused where the run's cancellation was requested meanwhile; ``after_canceled_failure`` then fits.
+    The handler may have decided itself, by ``Snooze``, ``RetryAfter``, ``Fail`` or ``Cancel``. The write is refused
+    where the run's cancellation was requested meanwhile; ``after_canceled_failure`` then fits.
     """
-    text, kind = error_text(error), type_name(error)
-    due_ms = next_attempt_at(policy, claimed.run, error, now_ms=now_ms)
-    if due_ms is None:
-        write = run_writes.fail(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
-        return AttemptEnd(write, Outcome.FAILED, text, kind)
-    write = run_writes.reschedule(claimed, now_ms=now_ms, due_ms=due_ms, error=text)
-    return AttemptEnd(write, Outcome.RETRIED, text, kind, due_ms)
+    if isinstance(error, Snooze):
+        due_ms = min(now_ms + error.delay_ms, LAST_MS)
+        attempts = _attempts(claimed, AttemptEnding.SNOOZED, told._replace(error_type="", texts=None), now_ms)
+        write = run_writes.snooze(claimed, now_ms=now_ms, due_ms=due_ms, attempts=attempts)
+        return AttemptEnd(write, Outcome.RETRIED, told, due_ms, snoozed=True)
+    if isinstance(error, Cancel):
+        failure = _failure(claimed, AttemptEnding.CANCELED, told, now_ms)
+        write = run_writes.cancel_attempt(
+            claimed, now_ms=now_ms, failure=failure, expires_at=expires_at, reason=error.reason
+        )
+        return AttemptEnd(write, Outcome.CANCELED, told)
+    ending = AttemptEnding.TIMED_OUT if isinstance(error, AttemptTimeoutError) else AttemptEnding.RAISED
+    failure = _failure(claimed, ending, told, now_ms)
+    next_ms = _next_attempt_at(claimed, error, job, now_ms)
+    if next_ms is None:
+        write = run_writes.fail(claimed, now_ms=now_ms, failure=failure, expires_at=expires_at)
+        return AttemptEnd(write, Outcome.FAILED, told)
+    write = run_writes.reschedule(claimed, now_ms=now_ms, due_ms=next_ms, failure=failure)
+    return AttemptEnd(write, Outcome.RETRIED, told, next_ms)
 
 
-def after_unusable_output(
-    claimed: StoredRun, error: InvalidJSONError, *, now_ms: int, expires_at: int | None
-) -> AttemptEnd:
+def _next_attempt_at(run: StoredRun, error: BaseException, job: JobRules, now_ms: int) -> int | None:
+    """Return when the next attempt is made, or ``None`` for never."""
+    if isinstance(error, Fail) or not is_retried(error, retry_on=job.retry_on, fail_on=job.fail_on):
+        return None
+    if isinstance(error, RetryAfter):
+        return None if run.attempt + 1 >= run.max_attempts else min(now_ms + error.delay_ms, LAST_MS)
+    return next_attempt_at(job.retry, run.run, error, now_ms=now_ms)
+
+
+def after_unusable_output(claimed: StoredRun, told: Told, *, now_ms: int, expires_at: int | None) -> AttemptEnd:
     """Return how an attempt ends whose handler returned what can't be stored: the run has failed.
 
     There is no other attempt, whatever the policy says: it would repeat the handler's effect and return the same. Its
     write is refused as that of ``after_failure`` is.
     """
-    text = error_text(error)
-    write = run_writes.fail(claimed, now_ms=now_ms, error=text, expires_at=expires_at)
-    return AttemptEnd(write, Outcome.FAILED, text, type_name(error))
+    failure = _failure(claimed, AttemptEnding.RAISED, told, now_ms)
+    write = run_writes.fail(claimed, now_ms=now_ms, failure=failure, expires_at=expires_at)
+    return AttemptEnd(write, Outcome.FAILED, told)
 
 
 def after_canceled_failure(
     claimed: StoredRun, failed: AttemptEnd, *, now_ms: int, expires_at: int | None
 ) -> AttemptEnd:
     """Return how an attempt ends that failed after its run's cancellation was requested: there is no other attempt."""
-    write = run_writes.cancel_attempt(claimed, now_ms=now_ms, error=failed.error, expires_at=expires_at)
-    return AttemptEnd(write, Outcome.CANCELED, failed.error, failed.error_type)
+    failure = _failure(claimed, AttemptEnding.CANCELED, failed.told, now_ms)
+    write = run_writes.cancel_attempt(claimed, now_ms=now_ms, failure=failure, expires_at=expires_at)
+    return AttemptEnd(write, Outcome.CANCELED, failed.told)
 
 
 def after_lost_worker(
-    expired: StoredRun, token: str, policy: RetryPolicy, *, now_ms: int, expires_at: int | None
+    expired: StoredRun, token: str, job: JobRules, *, now_ms: int, expires_at: int | None
 ) -> AttemptEnd:
     """Return how an attempt ends whose lease expired: the run is retried, has failed, or is canceled.
 
     The lost attempt counts. Where the outcome is ``retried``, a consumer that holds the run's message may start the
-    next attempt at once instead, with ``run_writes.rescue``.
+    next attempt at once instead, with ``rescued``.
     """
     lost = lost_attempt(expired.attempt + 1, expired.lease_until)
-    text, kind = error_text(lost), type_name(lost)
+    text = error_text(lost)
+    told = Told(text, type_name(lost), texts_of(attempt_message(lost), None), expired.log)
+    failure = _failure(expired, AttemptEnding.WORKER_LOST, told, now_ms)
     if expired.cancel_requested:
-        write = run_writes.cancel_expired(expired, token, now_ms=now_ms, error=text, expires_at=expires_at)
-        return AttemptEnd(write, Outcome.CANCELED, text, kind)
-    due_ms = next_attempt_at(policy, expired.run, lost, now_ms=now_ms)
+        write = run_writes.cancel_expired(expired, token, now_ms=now_ms, failure=failure, expires_at=expires_at)
+        return AttemptEnd(write, Outcome.CANCELED, told)
+    due_ms = _next_attempt_at(expired, lost, job, now_ms)
     if due_ms is None:
-        write = run_writes.fail_expired(expired, token, now_ms=now_ms, error=text, expires_at=expires_at)
-        return AttemptEnd(write, Outcome.FAILED, text, kind)
-    write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=due_ms, error=text)
-    return AttemptEnd(write, Outcome.RETRIED, text, kind, due_ms)
+        write = run_writes.fail_expired(expired, token, now_ms=now_ms, failure=failure, expires_at=expires_at)
+        return AttemptEnd(write, Outcome.FAILED, told)
+    write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=due_ms, failure=failure)
+    return AttemptEnd(write, Outcome.RETRIED, told, due_ms)
+
+
+def rescued(
+    expired: StoredRun, token: str, end: AttemptEnd, *, now_ms: int, longest_ms: int, log: str | None
+) -> Transition:
+    """Return the write that takes a run over from a lost worker, whose attempt ended as ``end`` says."""
+    failure = _failure(expired, AttemptEnding.WORKER_LOST, end.told, now_ms)
+    return run_writes.rescue(expired, token, now_ms=now_ms, longest_ms=longest_ms, failure=failure, log=log)
+
+
+def _failure(run: StoredRun, ended: AttemptEnding, told: Told, now_ms: int) -> Failure:
+    return Failure(told.error, told.error_type, _attempts(run, ended, told, now_ms))
+
+
+def _attempts(run: StoredRun, ended: AttemptEnding, told: Told, now_ms: int) -> str:
+    return run.with_attempt(ended, now_ms=now_ms, error_type=told.error_type or None, log=told.log, texts=told.texts)
+
+
+def expired_reason(claimed: StoredRun, expires_after_ms: int | None, *, now_ms: int) -> str | None:
+    """Return why a run that has not started yet is too late to be of use, or ``None``."""
+    if expires_after_ms is None or claimed.attempt or now_ms <= claimed.due_ms + expires_after_ms:
+        return None
+    return (
+        f"expired: it was due at {from_ms(claimed.due_ms).isoformat(timespec='seconds')}, and its job's runs are of "
+        f"use for {expires_after_ms / 1000:g} s"
+    )
 
 
 def handler_awaited_until(claimed: StoredRun, *, now_ms: int) -> tuple[int, int] | None:

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from kumofire_core.errors import ConfigurationError, short_repr
-from kumofire_core.model.error_text import error_places
+from kumofire_core.errors import AttemptTimeoutError, ConfigurationError, LeaseExpiredError, short_repr
+from kumofire_core.model.error_text import error_leaves, error_places
 from kumofire_core.model.run import Run
+from kumofire_core.model.steering import RetryAfter
 from kumofire_core.model.times import from_ms, require_aware, to_ms
 
 log = logging.getLogger("kumofire_core")
@@ -112,6 +113,28 @@ def next_attempt_at(policy: RetryPolicy, run: Run, error: BaseException, *, now_
         )
         due_ms = to_ms(RetryPolicy().backoff(attempt=attempt, error=error, run=run, now=now))
     return None if due_ms is None else max(due_ms, now_ms)
+
+
+def is_retried(
+    error: BaseException,
+    *,
+    retry_on: tuple[type[BaseException], ...] | None,
+    fail_on: tuple[type[BaseException], ...],
+) -> bool:
+    """Return whether a job's ``retry_on`` and ``fail_on`` allow another attempt after this error.
+
+    Of an ``ExceptionGroup`` no leaf may be in ``fail_on``, and every leaf must be in ``retry_on``. Errors that are not
+    the handler's own (its time was over, its worker was lost), and ``RetryAfter``, need not be in ``retry_on``.
+    """
+    if retry_on is None and not fail_on:
+        return True
+    leaves = error_leaves(error)
+    if any(isinstance(each, fail_on) for each in (error, *leaves)):
+        return False
+    if retry_on is None:
+        return True
+    retried = (*retry_on, AttemptTimeoutError, LeaseExpiredError, RetryAfter)
+    return isinstance(error, retried) or all(isinstance(leaf, retried) for leaf in leaves)
 
 
 def is_attempt_count(value: object) -> bool:

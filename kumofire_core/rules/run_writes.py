@@ -6,16 +6,20 @@ SDK repeats a request whose reply was lost, so a write can be refused by its own
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from kumofire_core.model.error_text import cut_to_bytes
 from kumofire_core.model.run import NewRun, RunStatus
 from kumofire_core.model.run_item import (
+    CANCEL_REASON_BYTES,
+    ERROR_TYPE_BYTES,
     HISTORY_BYTES,
     LAST_ERROR_BYTES,
     StoredRun,
-    cut_to_bytes,
     history_text,
-    text_bytes,
 )
-from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present
+from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
+from kumofire_core.rules.listing import LISTED, PARKED, listed
 from kumofire_core.rules.wake_ups import (
     LAST_RESEND_MS,
     SEND_GRACE_MS,
@@ -34,6 +38,20 @@ _WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 _RUNNING = (RunStatus.RUNNING,)
 _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
+_PUT_ASIDE = ("parked", *LISTED)
+
+
+PARKED_LOOK_MS = 24 * 60 * 60_000
+"""How long a run of a paused job is left alone. Resuming sends it; this is for what resuming did not find."""
+
+
+class Failure(NamedTuple):
+    """What is stored of an attempt that ended without success."""
+
+    last_error: str
+    error_type: str
+    attempts: str
+    """The run's attempts with this one, in their stored form."""
 
 
 class Transition(Write):
@@ -75,15 +93,19 @@ def create(
     return present(attributes)
 
 
-def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool = True) -> Transition:
+def claim(
+    lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool = True, log: str | None = None
+) -> Transition:
     """Take a due run that nobody holds, and start its next attempt.
 
     A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
     as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
-    claims are made together, can't choose between the two.
+    claims are made together, can't choose between the two. ``log`` says where the attempt logs.
     """
     sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
+    if log is not None:
+        sets["log"] = log
     computes = NOTHING
     if heeds_timeout:
         computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
@@ -100,8 +122,11 @@ def claim(lease_token: str, *, now_ms: int, longest_ms: int, heeds_timeout: bool
     )
 
 
-def rescue(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, error: str) -> Transition:
+def rescue(
+    expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, failure: Failure, log: str | None
+) -> Transition:
     """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
+    logged: dict[str, Value] = {} if log is None else {"log": log}
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
@@ -113,55 +138,86 @@ def rescue(expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
             "started_at": now_ms,
             "updated_at": now_ms,
+            **logged,
             **_decided(expired),
-            **_failed_attempt(expired, error),
+            **_failed_attempt(expired, failure),
         },
         increments=("claims",),
         write_token=("lease_token", lease_token),
     )
 
 
-def succeed(claimed: StoredRun, *, now_ms: int, output: str | None, expires_at: int | None) -> Transition:
-    """Record that the handler returned, and release the lease."""
+def succeed(
+    claimed: StoredRun, *, now_ms: int, output: str | None, expires_at: int | None, lists: bool = False
+) -> Transition:
+    """Record that the handler returned, and release the lease. ``lists`` puts the run into the listing index."""
     sets = _ended(now_ms, expires_at)
+    if lists:
+        sets |= listed(RunStatus.SUCCEEDED, claimed.id, at_ms=now_ms)
     if output is not None:
         sets["output"] = output
     return _settle(claimed, RunStatus.SUCCEEDED, now_ms, sets, _UNINDEXED)
 
 
-def reschedule(claimed: StoredRun, *, now_ms: int, due_ms: int, error: str) -> Transition:
+def reschedule(claimed: StoredRun, *, now_ms: int, due_ms: int, failure: Failure) -> Transition:
     """Put a failed attempt's run back to wait until ``due_ms``.
 
     Refused where a person asked for the run's cancellation meanwhile: then ``cancel_attempt`` is what fits.
     """
-    sets = _failed_attempt(claimed, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    sets = _failed_attempt(claimed, failure) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",))
 
 
-def fail(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+def snooze(claimed: StoredRun, *, now_ms: int, due_ms: int, attempts: str) -> Transition:
+    """Put a run back to wait until ``due_ms``, as its handler asked. The attempt is not counted.
+
+    Refused, like ``reschedule``, where the run is to be canceled: then ``cancel_attempt`` is what fits.
+    """
+    sets: dict[str, Value] = {
+        "attempts": attempts,
+        "scheduled_for": due_ms,
+        "wake_at": waiting_wake_at(due_ms, now_ms),
+    }
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",))
+
+
+def fail(claimed: StoredRun, *, now_ms: int, failure: Failure, expires_at: int | None) -> Transition:
     """Record that the last attempt failed. Refused, like ``reschedule``, where the run is to be canceled."""
-    sets = _failed_attempt(claimed, error) | _ended(now_ms, expires_at)
+    sets = _failed_attempt(claimed, failure) | _ended_unsuccessfully(claimed, RunStatus.FAILED, now_ms, expires_at)
     return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",))
 
 
-def fail_unattempted(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+def fail_unattempted(
+    claimed: StoredRun, *, now_ms: int, error: str, error_type: str, expires_at: int | None
+) -> Transition:
     """Record that the run can't be attempted, for want of a handler or of attempts; none is counted.
 
     Refused, like ``fail``, where the run is to be canceled: then ``cancel_unattempted`` is what fits.
     """
-    sets = _ended(now_ms, expires_at) | {"last_error": cut_to_bytes(error, LAST_ERROR_BYTES)}
+    sets = _ended_unsuccessfully(claimed, RunStatus.FAILED, now_ms, expires_at)
+    sets |= {"last_error": cut_to_bytes(error, LAST_ERROR_BYTES), "error_type": error_type}
     return _settle(claimed, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",))
 
 
-def cancel_attempt(claimed: StoredRun, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
-    """End a run whose cancellation was asked for, after an attempt without success: there is no retry."""
-    sets = _failed_attempt(claimed, error) | _ended(now_ms, expires_at)
+def cancel_attempt(
+    claimed: StoredRun, *, now_ms: int, failure: Failure, expires_at: int | None, reason: str | None = None
+) -> Transition:
+    """End a run without another attempt, because a person asked for its cancellation, or its handler (``reason``)."""
+    sets = _failed_attempt(claimed, failure)
+    sets |= _ended_unsuccessfully(claimed, RunStatus.CANCELED, now_ms, expires_at)
+    if reason is not None:
+        sets["cancel_reason"] = cut_to_bytes(reason, CANCEL_REASON_BYTES)
     return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
-def cancel_unattempted(claimed: StoredRun, *, now_ms: int, expires_at: int | None) -> Transition:
-    """End a run whose cancellation was asked for after the claim and before its handler was called."""
-    return _settle(claimed, RunStatus.CANCELED, now_ms, _ended(now_ms, expires_at), _UNINDEXED)
+def cancel_unattempted(
+    claimed: StoredRun, *, now_ms: int, expires_at: int | None, reason: str | None = None
+) -> Transition:
+    """End a run before its handler was called: its cancellation was asked for, or it came too late (``reason``)."""
+    sets = _ended_unsuccessfully(claimed, RunStatus.CANCELED, now_ms, expires_at)
+    if reason is not None:
+        sets["cancel_reason"] = reason
+    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
 def await_handler(claimed: StoredRun, *, now_ms: int, due_ms: int, since_ms: int, error: str) -> Transition:
@@ -179,6 +235,32 @@ def await_handler(claimed: StoredRun, *, now_ms: int, due_ms: int, since_ms: int
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
 
 
+def park(claimed: StoredRun, *, now_ms: int) -> Transition:
+    """Put a run aside whose job is paused; no attempt is counted, and it keeps its time.
+
+    It is listed with the other runs of paused jobs, by its time, so that they go on in that order. Refused, like
+    ``release``, where the run is to be canceled.
+    """
+    sets: dict[str, Value] = {
+        "parked": "pause",
+        "wake_at": now_ms + PARKED_LOOK_MS,
+        **listed(PARKED, claimed.id, at_ms=claimed.due_ms),
+    }
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
+def unpark(parked: StoredRun, token: str, *, now_ms: int) -> Transition:
+    """Queue a run of a job that was resumed; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        equals={"parked": "pause", "updated_at": parked.updated_at},
+        sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
+        removes=_PUT_ASIDE,
+        write_token=("sent_by", token),
+    )
+
+
 def release(claimed: StoredRun, *, now_ms: int) -> Transition:
     """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
 
@@ -189,23 +271,27 @@ def release(claimed: StoredRun, *, now_ms: int) -> Transition:
     return _settle(claimed, RunStatus.QUEUED, now_ms, sets, not_exists=("cancel_requested_at",))
 
 
-def reschedule_expired(expired: StoredRun, token: str, *, now_ms: int, due_ms: int, error: str) -> Transition:
+def reschedule_expired(expired: StoredRun, token: str, *, now_ms: int, due_ms: int, failure: Failure) -> Transition:
     """Put back a run whose worker was lost; the lost attempt counts."""
-    sets = _failed_attempt(expired, error) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    sets = _failed_attempt(expired, failure) | {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
     return _settle_expired(expired, token, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",))
 
 
-def fail_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+def fail_expired(
+    expired: StoredRun, token: str, *, now_ms: int, failure: Failure, expires_at: int | None
+) -> Transition:
     """Fail a run whose worker was lost in its last attempt."""
-    sets = _failed_attempt(expired, error) | _ended(now_ms, expires_at)
+    sets = _failed_attempt(expired, failure) | _ended_unsuccessfully(expired, RunStatus.FAILED, now_ms, expires_at)
     return _settle_expired(
         expired, token, RunStatus.FAILED, now_ms, sets, _UNINDEXED, not_exists=("cancel_requested_at",)
     )
 
 
-def cancel_expired(expired: StoredRun, token: str, *, now_ms: int, error: str, expires_at: int | None) -> Transition:
+def cancel_expired(
+    expired: StoredRun, token: str, *, now_ms: int, failure: Failure, expires_at: int | None
+) -> Transition:
     """End a run whose worker was lost after its cancellation had been asked for."""
-    sets = _failed_attempt(expired, error) | _ended(now_ms, expires_at)
+    sets = _failed_attempt(expired, failure) | _ended_unsuccessfully(expired, RunStatus.CANCELED, now_ms, expires_at)
     return _settle_expired(expired, token, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
@@ -276,7 +362,7 @@ def look_again(running: StoredRun, token: str) -> Transition:
     )
 
 
-def cancel(token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
+def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
     """Cancel a run that waits."""
     return Transition(
         source=_WAITING,
@@ -287,9 +373,10 @@ def cancel(token: str, *, now_ms: int, reason: str | None, expires_at: int | Non
                 "cancel_reason": reason,
                 "updated_at": now_ms,
                 **_ended(now_ms, expires_at),
+                **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
             }
         ),
-        removes=_UNINDEXED,
+        removes=(*_UNINDEXED, "parked"),
         write_token=("canceled_by", token),
     )
 
@@ -305,24 +392,76 @@ def request_cancel(token: str, *, now_ms: int, reason: str | None) -> Transition
     )
 
 
-def retry(ended: StoredRun, token: str, *, now_ms: int, shards: int, history: str) -> Transition:
-    """Queue a failed or canceled run again, as a person asked. Attempts start again; ``history`` keeps what was."""
+def retry(
+    ended: StoredRun, token: str, *, due_ms: int, now_ms: int, shards: int, history: str, bulk: str | None = None
+) -> Transition:
+    """Queue a failed or canceled run again, as a person asked, or let it wait until ``due_ms``.
+
+    Attempts start again; ``history`` keeps what was. ``bulk`` is the operation over many runs that this belongs to.
+    """
+    due_now = due_ms <= now_ms
     return Transition(
         source=(RunStatus.FAILED, RunStatus.CANCELED),
-        target=RunStatus.QUEUED,
+        target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
         equals={"updated_at": ended.updated_at},
         sets={
             "retried_by": token,
             "history": history,
             "attempt": 0,
-            "scheduled_for": now_ms,
+            "scheduled_for": max(due_ms, now_ms),
             "updated_at": now_ms,
             "sends": 1,
             "wake_shard": wake_shard(ended.id, shards),
-            "wake_at": resend_at(now_ms, sends=1),
+            "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
+            **({} if bulk is None else {"bulk": bulk}),
         },
-        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason", "no_handler_since"),
+        increments=("retries",),
+        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason", "no_handler_since", *LISTED),
         write_token=("retried_by", token),
+    )
+
+
+def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
+    """Give a run that waits another time, as a person asked; whoever applied this then sends its message.
+
+    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed. ``changed_ms`` is
+    later than the run's latest change, so that a late copy of this write is refused.
+    """
+    due_now = due_ms <= now_ms
+    return Transition(
+        source=_WAITING,
+        target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
+        equals={"status": waiting.status, "updated_at": waiting.updated_at},
+        sets={
+            "changed_by": token,
+            "scheduled_for": max(due_ms, now_ms),
+            "updated_at": changed_ms,
+            "sends": 1,
+            "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
+        },
+        removes=_PUT_ASIDE,
+        write_token=("changed_by", token),
+    )
+
+
+def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: int) -> Transition:
+    """Replace the payload of a run that waits; ``changed_ms`` as for ``move``."""
+    return Transition(
+        source=_WAITING,
+        target=waiting.status,
+        equals={"status": waiting.status, "updated_at": waiting.updated_at},
+        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
+        write_token=("changed_by", token),
+    )
+
+
+def tell_progress(claimed: StoredRun, token: str, *, progress: str) -> Transition:
+    """Store what a handler tells of its progress. Fenced by the lease, like the end of its attempt."""
+    return Transition(
+        source=_RUNNING,
+        equals=_held_by(claimed),
+        sets={"progress": progress, "told_by": token},
+        write_token=("told_by", token),
     )
 
 
@@ -354,6 +493,7 @@ def _settle(
     token = equals["lease_token"]
     if claimed.no_handler_since is not None and "no_handler_since" not in sets:
         removes += ("no_handler_since",)
+    removes += _no_longer_aside(claimed, sets)
     return Transition(
         source=_RUNNING,
         target=target,
@@ -378,6 +518,7 @@ def _settle_expired(
     """End an attempt in place of its lost worker: only once the lease is over, and only if it is still that lease."""
     if expired.no_handler_since is not None:
         removes += ("no_handler_since",)
+    removes += _no_longer_aside(expired, sets)
     return Transition(
         source=_RUNNING,
         target=target,
@@ -412,9 +553,25 @@ def _decided(run: StoredRun) -> dict[str, Value]:
     return {"max_attempts": run.max_attempts} if run.inherits_max_attempts else {}
 
 
-def _failed_attempt(run: StoredRun, error: str) -> dict[str, Value]:
-    return {"attempt": run.attempt + 1, "last_error": cut_to_bytes(error, LAST_ERROR_BYTES)}
+def _failed_attempt(run: StoredRun, failure: Failure) -> dict[str, Value]:
+    return {
+        "attempt": run.attempt + 1,
+        "last_error": cut_to_bytes(failure.last_error, LAST_ERROR_BYTES),
+        "error_type": cut_to_bytes(failure.error_type, ERROR_TYPE_BYTES),
+        "attempts": failure.attempts,
+    }
 
 
 def _ended(now_ms: int, expires_at: int | None) -> dict[str, Value]:
     return {"finished_at": now_ms} if expires_at is None else {"finished_at": now_ms, "expires_at": expires_at}
+
+
+def _ended_unsuccessfully(run: StoredRun, status: RunStatus, now_ms: int, expires_at: int | None) -> dict[str, Value]:
+    return _ended(now_ms, expires_at) | dict(listed(status, run.id, at_ms=now_ms))
+
+
+def _no_longer_aside(run: StoredRun, sets: dict[str, Value]) -> tuple[str, ...]:
+    """Return what a write removes of a run that was put aside once, and was claimed since."""
+    if not run.is_parked:
+        return ()
+    return tuple(name for name in _PUT_ASIDE if name not in sets)

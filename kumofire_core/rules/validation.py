@@ -8,7 +8,8 @@ from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, short_r
 from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
-from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES, text_bytes
+from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES
+from kumofire_core.model.write import text_bytes
 from kumofire_core.rules.retry import is_attempt_count
 
 MAX_REASON_LENGTH = 1000

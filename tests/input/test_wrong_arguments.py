@@ -12,7 +12,7 @@ import pytest
 from kumofire_core import Jobs, KumofireError, RetryPolicy
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedules import ScheduleChanges, ScheduleSettings
-from tests.builders import Aws
+from tests.builders import NOW, Aws
 
 NAIVE = datetime(2026, 3, 14)
 HOURLY = {"schedule_type": "cron", "schedule_expr": "0 * * * *"}
@@ -35,6 +35,15 @@ SCHEDULE: dict[str, list[Any]] = {
     "end_at": TIME,
 }
 CREATE = {"name": TEXT, "payload": NOT_JSON, "run_at": TIME, "delay": LENGTH, "max_attempts": COUNT, "dedupe_key": KEY}
+ERRORS: list[Any] = [5, "ValueError", ValueError("x"), (), (ValueError, 5), [ValueError], int]
+FILTER: dict[str, list[Any]] = {
+    "status": [5, "waiting", ["failed"], True],
+    "job_name": [*TEXT[1:], "", "x" * 256],
+    "since": TIME,
+    "until": TIME,
+    "error_type": [5, "", b"x", ValueError],
+}
+LIST = {**FILTER, "limit": [*COUNT, None, 101], "page": [5, "x", b"x", {}, "{}", "WzEsMl0="], "payloads": FLAG}
 ANY_BUT_A_SCHEDULE = {"schedule_id": TEXT}
 
 # What else a call needs, and what each of its arguments can't be.
@@ -57,6 +66,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "batch_writes": FLAG,
             "cipher": [5, "x", object()],
             "missing_handler": [None, 5, "wait", True],
+            "list_succeeded": FLAG,
         },
     ),
     "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),
@@ -68,6 +78,9 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "max_attempts": COUNT,
             "retry": [5, RetryPolicy],
             "timeout": [5, "5", -timedelta(1)],
+            "retry_on": ERRORS,
+            "fail_on": ERRORS,
+            "expires_after": [5, "5", -timedelta(1)],
         },
     ),
     "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
@@ -85,6 +98,12 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "get_status": ({}, {"run_id": TEXT}),
     "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"]}),
     "retry": ({}, {"run_id": TEXT}),
+    "run_now": ({}, {"run_id": TEXT}),
+    "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
+    "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),
+    "delete": ({}, {"run_id": TEXT}),
+    "find_run": ({}, {"dedupe_key": [None, *KEY]}),
+    "list_runs": ({}, LIST),
     "dispatch": (
         {},
         {
@@ -122,6 +141,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 
 WORDS = {
     "run_id": "run id",
+    "job_name": "job's name|job name",
     "schedule_id": "schedule id",
     "environment": "environment|KUMOFIRE_",
     "requests": "create_many",

@@ -527,7 +527,10 @@ def test_async_hooks_share_a_loop_that_is_none_of_the_handlers(aws: Aws):
         jobs.consume(message(aws.a_run()))
         assert jobs.wait_for_hooks(PATIENCE)
 
-    assert loops == [event_loop.handler_loop().loop, event_loop.hook_loop().loop] * 2
+    process = event_loop._process
+    assert process.loop is not None
+    assert process.hook_loop is not None
+    assert loops == [process.loop.loop, process.hook_loop.loop] * 2
 
 
 def test_an_async_hook_that_blocks_holds_up_no_async_handler(

@@ -1,0 +1,381 @@
+"""Lists of runs, newest first: index entries of several partitions, merged by their times, and the items behind them.
+
+Runs that have ended are read from the listing index, by when they ended. Unfinished ones are read from the wake-up
+index, by their wake-ups, which are about when they are due. Both indexes are eventually consistent, so each run's item
+is read as it is now, and left out where it is no longer what was asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import heapq
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
+from kumofire_core.engine.run_store import RUN, RunStore, run_key
+from kumofire_core.errors import InvalidArgumentError, KumofireError, short_repr
+from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
+from kumofire_core.model import json_codec
+from kumofire_core.model.message import MAX_RUN_ID_LENGTH
+from kumofire_core.model.run import FINAL, Run, RunStatus, derived_run_id
+from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.times import LAST_MS, require_aware, to_ms
+from kumofire_core.model.write import Attributes, Value
+from kumofire_core.rules.listing import list_shards
+from kumofire_core.rules.validation import require_job_name
+
+log = logging.getLogger("kumofire_core")
+
+PAGE_LIMIT = 100
+"""https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
+
+MOST_EXAMINED = 5_000
+MOST_READ = 500
+"""Index entries that one page looks at, and items that it reads, about. A filter that fits few runs ends it early."""
+
+BARRIER = "\U0010ffff"
+"""Stands for a run's id in a place behind which a partition was not looked at. It is behind every id."""
+
+QUERIES_IN_FLIGHT = 8
+
+UNREAD_NAMES = (
+    "pk",
+    "schema",
+    "status",
+    "job_name",
+    "attempt",
+    "max_attempts",
+    "claims",
+    "scheduled_for",
+    "created_at",
+    "updated_at",
+    "started_at",
+    "finished_at",
+    "last_error",
+    "error_type",
+    "schedule_id",
+    "dedupe_key",
+    "cancel_requested_at",
+    "cancel_reason",
+    "history",
+    "attempts",
+    "retries",
+    "parked",
+    "progress",
+    "log",
+    "lease_token",
+    "lease_until",
+    "list_shard",
+    "wake_at",
+    "timeout_ms",
+    "bulk",
+)
+"""What is asked for of a run that is listed without its payload and output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """One page of a list of runs."""
+
+    runs: tuple[Run, ...]
+    next_page: str | None
+    """What to pass as ``page`` for the next page; ``None`` after the last one. A page may have fewer runs than
+    ``limit``, or none, and still not be the last: one call looks at 5,000 index entries at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs are meant. What is ``None`` does not restrict them."""
+
+    status: RunStatus | None = None
+    job_name: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    error_type: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it fits every run."""
+        return self == RunFilter()
+
+    def fits(self, run: Run) -> bool:
+        """Return whether a run is one of those that are meant."""
+        at = run.finished_at if run.status in FINAL and run.finished_at is not None else run.scheduled_for
+        return (
+            self.status in (None, run.status)
+            and self.job_name in (None, run.job_name)
+            and self.error_type in (None, run.error_type)
+            and (self.since is None or at >= self.since)
+            and (self.until is None or at <= self.until)
+        )
+
+
+def run_filter(
+    *,
+    status: RunStatus | str | None = None,
+    job_name: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    error_type: str | None = None,
+) -> RunFilter:
+    """Return the filter that these arguments mean; ``InvalidArgumentError`` for one that can't be meant."""
+    wanted = None
+    if status is not None:
+        try:
+            wanted = RunStatus(status)
+        except ValueError:
+            known = ", ".join(RunStatus)
+            raise InvalidArgumentError(f"status must be one of {known}, not {short_repr(status)}") from None
+    if job_name is not None:
+        require_job_name(job_name)
+    if error_type is not None and (not isinstance(error_type, str) or not error_type):
+        raise InvalidArgumentError(
+            f"error_type must be the name of an error's type, such as 'ValueError', not {short_repr(error_type)}"
+        )
+    begin = None if since is None else require_aware("since", since)
+    end = None if until is None else require_aware("until", until)
+    if begin is not None and end is not None and begin > end:
+        raise InvalidArgumentError(f"since ({begin.isoformat()}) is after until ({end.isoformat()})")
+    return RunFilter(
+        status=wanted,
+        job_name=job_name,
+        since=begin,
+        until=end,
+        error_type=error_type,
+    )
+
+
+class Place(NamedTuple):
+    """A place in a list, between two runs: the sort key of the index, and the run's id."""
+
+    at_ms: int
+    run_id: str
+
+
+class _Stream(NamedTuple):
+    """One partition of an index."""
+
+    name: str
+    """The index."""
+    partition: tuple[str, Value]
+    sort: str
+    filters: dict[str, Value]
+
+
+class RunQueries:
+    """The lists of one ``Jobs``."""
+
+    def __init__(self, store: RunStore, pool: HandlerPool) -> None:
+        self._store = store
+        self._pool = pool
+
+    def list_runs(self, wanted: RunFilter, *, limit: object, page: object, payloads: object) -> RunPage:
+        """Return one page; see ``Jobs.list_runs``."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
+            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {short_repr(limit)}")
+        if not isinstance(payloads, bool):
+            raise InvalidArgumentError(f"payloads must be True or False, not {short_repr(payloads)}")
+        found, place = self.page(wanted, limit=limit, after=_decode_page(page), payloads=payloads)
+        runs = [self._store.decrypted(stored, required=False).run if payloads else stored.run for stored in found]
+        return RunPage(runs=tuple(runs), next_page=None if place is None else _encode_page(place))
+
+    def page(
+        self, wanted: RunFilter, *, limit: int, after: Place | None, payloads: bool = False
+    ) -> tuple[list[StoredRun], Place | None]:
+        """Return up to ``limit`` runs behind ``after``, and where to go on; ``None`` after the last one."""
+        found: list[StoredRun] = []
+        read = 0
+        for group in _groups(self._entries(wanted, limit, after), limit):
+            ids = [place.run_id for place in group if place.run_id != BARRIER]
+            runs = self._read(ids, payloads=payloads)
+            for place in group:
+                stored = runs.get(place.run_id)
+                if place.run_id == BARRIER:
+                    return found, place
+                if stored is None or not wanted.fits(stored.run):
+                    continue
+                found.append(stored)
+                if len(found) == limit:
+                    return found, place
+            read += len(ids)
+            if read >= MOST_READ:
+                return found, group[-1]
+        return found, None
+
+    def _entries(self, wanted: RunFilter, limit: int, after: Place | None) -> Iterator[Place]:
+        streams = self._streams(wanted)
+        since_ms = 0 if wanted.since is None else to_ms(wanted.since)
+        until_ms = LAST_MS if wanted.until is None else to_ms(wanted.until)
+        size = self._page_size(wanted, limit, len(streams))
+        merged = _Merged(
+            self._store, self._pool, streams, since_ms=since_ms, until_ms=until_ms, page_size=size, after=after
+        )
+        return merged.entries()
+
+    def _page_size(self, wanted: RunFilter, limit: int, streams: int) -> int:
+        """Return how many entries to ask a partition for at once: a little more than its share of a page."""
+        if wanted.job_name is not None or wanted.error_type is not None:
+            return 200
+        return max(5, limit * 3 // (2 * max(1, streams)))
+
+    def _streams(self, wanted: RunFilter) -> list[_Stream]:
+        """Return the partitions that can hold what is wanted."""
+        filters: dict[str, Value] = {}
+        if wanted.job_name is not None:
+            filters["job_name"] = wanted.job_name
+        if wanted.error_type is not None:
+            filters["error_type"] = wanted.error_type
+        ended = FINAL if wanted.status is None else FINAL & {wanted.status}
+        streams = [
+            _Stream(LISTING_INDEX, ("list_shard", shard), "list_at", filters)
+            for status in sorted(ended)
+            for shard in list_shards(status)
+        ]
+        if wanted.status not in FINAL:
+            shards = range(self._store.shards_to_read())
+            streams += [_Stream(WAKE_INDEX, ("wake_shard", shard), "wake_at", {}) for shard in shards]
+        return streams
+
+    def _read(self, run_ids: list[str], *, payloads: bool) -> dict[str, StoredRun]:
+        """Return these runs as they are now; one that can't be read is logged and left out."""
+        names = () if payloads else UNREAD_NAMES
+        items = self._store.table.get_many([run_key(run_id) for run_id in run_ids], names=names)
+        runs: dict[str, StoredRun] = {}
+        for key, item in items.items():
+            try:
+                stored = self._store.read(key.id, item, payload_required=False, payload_left_out=not payloads)
+                runs[key.id] = self._store.with_texts(stored)
+            except KumofireError as error:
+                log.error("a run is left out of the list: %s", error)
+        return runs
+
+    def find_by_key(self, dedupe_key: str) -> StoredRun | None:
+        """Return the run that has this key, or ``None``."""
+        return self._store.find(derived_run_id("dedupe_key", dedupe_key))
+
+
+class _Merged:
+    """The entries of several partitions, the latest first, those behind ``after`` only."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        pool: HandlerPool,
+        streams: list[_Stream],
+        *,
+        since_ms: int,
+        until_ms: int,
+        page_size: int,
+        after: Place | None,
+    ) -> None:
+        self._examined = 0
+        self._store = store
+        self._pool = pool
+        self._streams = streams
+        self._since_ms = since_ms
+        self._until_ms = until_ms
+        self._page_size = page_size
+        self._after = after
+
+    def entries(self) -> Iterator[Place]:
+        """Yield the places in their order. A ``BARRIER`` ends what is known: there is more behind it."""
+        first: dict[int, tuple[list[Place], Attributes | None]] = {}
+        errors: list[Exception] = []
+
+        def ask(number: int) -> None:
+            try:
+                first[number] = self._ask(self._streams[number], None)
+            except Exception as error:  # raised below, in the caller's thread
+                errors.append(error)
+
+        in_flight = BoundedPool(self._pool, QUERIES_IN_FLIGHT)
+        for number in range(len(self._streams)):
+            in_flight.start(partial(ask, number))
+        in_flight.finish()
+        if errors:
+            raise errors[0]
+        streams = (self._in_order(self._streams[number], *page) for number, page in first.items())
+        return heapq.merge(*streams, reverse=True)
+
+    def _in_order(self, stream: _Stream, places: list[Place], last: Attributes | None) -> Iterator[Place]:
+        """Yield the entries of one partition. The index keeps no order between entries of the same millisecond."""
+        held: list[Place] = []
+        while True:
+            held = sorted(held + places, reverse=True)
+            if last is None:
+                yield from held
+                return
+            edge_ms = int(last[stream.sort])
+            yield from (place for place in held if place.at_ms > edge_ms)
+            held = [place for place in held if place.at_ms <= edge_ms]
+            if self._examined >= MOST_EXAMINED:
+                yield Place(edge_ms, BARRIER)
+                return
+            places, last = self._ask(stream, last)
+
+    def _ask(self, stream: _Stream, after: Attributes | None) -> tuple[list[Place], Attributes | None]:
+        """Return the next entries of one partition."""
+        latest = LAST_MS if stream.name == WAKE_INDEX else self._until_ms
+        if self._after is not None:
+            latest = min(latest, self._after.at_ms)
+        if latest < self._since_ms:
+            return [], None
+        items, last = self._store.table.index_page(
+            stream.name,
+            stream.partition,
+            stream.sort,
+            between=(self._since_ms, latest),
+            limit=self._page_size,
+            newest_first=True,
+            after=after,
+            equals=stream.filters,
+        )
+        self._examined += self._page_size
+        places = [place for item in items if (place := _place(item, stream.sort)) is not None]
+        return [place for place in places if self._after is None or place < self._after], last
+
+
+def _place(item: Attributes, sort: str) -> Place | None:
+    """Return the place of an index entry, or ``None`` for an item that is not one of our runs."""
+    kind, _, run_id = str(item.get("pk")).partition("#")
+    at_ms = item.get(sort)
+    if kind != RUN or item.get("sk") != RUN or not 1 <= len(run_id) <= MAX_RUN_ID_LENGTH or not isinstance(at_ms, int):
+        return None
+    return Place(at_ms, run_id)
+
+
+def _groups(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
+    """Yield the places in lists of this size; a barrier ends its list."""
+    group: list[Place] = []
+    for place in places:
+        group.append(place)
+        if len(group) == size or place.run_id == BARRIER:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _encode_page(place: Place) -> str:
+    return base64.urlsafe_b64encode(json_codec.encode("the page", [place.at_ms, place.run_id]).encode()).decode()
+
+
+def _decode_page(page: object) -> Place | None:
+    """Return the place that a page begins behind; ``InvalidArgumentError`` unless it is a ``next_page`` of ours."""
+    if page is None:
+        return None
+    if isinstance(page, str):
+        try:
+            found: Any = json_codec.decode(base64.b64decode(page.encode(), altchars=b"-_", validate=True).decode())
+            at_ms, run_id = found
+            if type(at_ms) is int and 0 <= at_ms <= LAST_MS and isinstance(run_id, str):
+                return Place(at_ms, run_id)
+        except (binascii.Error, ValueError, TypeError):
+            pass
+    raise InvalidArgumentError(f"page must be the next_page of an earlier page, not {short_repr(page)}")
