@@ -60,7 +60,8 @@ class HandlerLoop:
         """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
-        self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
+        name = "kumofire-event-loop" if serves == "handler" else "kumofire-hook-loop"
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def start(self, awaitable: Awaitable[Any]) -> LoopCall:

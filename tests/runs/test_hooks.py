@@ -19,6 +19,7 @@ import pytest
 
 from kumofire_core import (
     ENCRYPTED,
+    Cancel,
     ConfigurationError,
     InvalidJSONError,
     JobContext,
@@ -27,6 +28,7 @@ from kumofire_core import (
     RetryPolicy,
     Run,
     RunEvent,
+    Snooze,
 )
 from kumofire_core.engine import hooks as hooks_module
 from kumofire_core.engine.hooks import EVENTS, Hooks
@@ -117,6 +119,30 @@ def test_each_run_of_a_batch_is_told_once(aws: Aws, batch_writes: bool):
 
     assert settled(jobs, events) == ["succeeded"] * 4
     assert sorted(each.run_id for each in events) == sorted(run_ids)
+
+
+def test_a_snooze_is_no_event_and_a_handler_s_own_cancellation_is_one(aws: Aws):
+    jobs = aws.jobs(handlers={"snoozes": raises(Snooze(60)), "cancels": raises(Cancel("no longer needed"))})
+    events = told(jobs)
+
+    for name in ("snoozes", "cancels"):
+        jobs.consume(message(aws.a_run(job_name=name)))
+
+    assert settled(jobs, events) == ["canceled"]
+    assert (events[0].job_name, events[0].error_type) == ("cancels", "Cancel")
+
+
+def test_a_run_that_came_too_late_is_told_as_canceled_without_an_attempt(aws: Aws):
+    jobs = aws.jobs()
+    jobs.handler("email", expires_after=timedelta(seconds=30))(lambda ctx: None)
+    events = told(jobs)
+    run_id = aws.a_run(scheduled_for=NOW_MS - 60_000)
+
+    jobs.consume(message(run_id))
+
+    assert settled(jobs, events) == ["canceled"]
+    assert (events[0].attempt, events[0].error_type) == (None, "expired")
+    assert events[0].run == jobs.get_status(run_id)
 
 
 def test_a_return_value_that_can_not_be_stored_is_told_as_a_failure(aws: Aws):
