@@ -368,9 +368,9 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
-        # Last: the hooks' thread forgets the error's frames.
-        attempt, kind = claimed.attempt + 1, end.error_type
-        self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
+        if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
+            attempt, kind = claimed.attempt + 1, end.error_type
+            self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
 
     def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
