@@ -10,9 +10,21 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
+    from kumofire_core.engine.stats import (
+        ConsumerProgress,
+        DueRun,
+        MinuteCounts,
+        OutcomeCounts,
+        QueueLengths,
+        Stats,
+        StatusCount,
+        UnfinishedCount,
+    )
     from kumofire_core.errors import (
         AttemptTimeoutError,
         ConfigurationError,
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
+    from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import (
@@ -72,10 +85,12 @@ __all__ = [
     "AttemptTimeoutError",
     "BatchReport",
     "BulkOperation",
+    "CallNext",
     "Cancel",
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
+    "ConsumerProgress",
     "CorruptItemError",
     "DeadlineTooCloseError",
     "DecryptionError",
@@ -83,6 +98,7 @@ __all__ = [
     "DedupeContentionError",
     "DedupeKeyConflictError",
     "DispatchResult",
+    "DueRun",
     "Fail",
     "InvalidArgumentError",
     "InvalidJSONError",
@@ -94,18 +110,24 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "Middleware",
+    "MinuteCounts",
     "Missed",
     "NewerSchemaError",
     "Outcome",
+    "OutcomeCounts",
     "Overlap",
     "PartlyCreatedError",
     "PartlyDispatchedError",
     "PastRun",
+    "Pause",
+    "QueueLengths",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
     "RetryPolicy",
     "Run",
+    "RunEvent",
     "RunFilter",
     "RunPage",
     "RunProgress",
@@ -121,7 +143,10 @@ __all__ = [
     "SealedError",
     "Snooze",
     "SqsBatchReport",
+    "Stats",
+    "StatusCount",
     "SupersededRunError",
+    "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]
@@ -134,6 +159,7 @@ _PLACES = {
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
+    "Pause": "engine.pauses",
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
@@ -141,22 +167,30 @@ _PLACES = {
     "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
+    "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
+    "ConsumerProgress": "engine.stats",
     "Dedupe": "engine.create",
     "DispatchResult": "engine.dispatcher",
+    "DueRun": "engine.stats",
     "JobContext": "handlers.context",
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Middleware": "handlers.middleware",
+    "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
     "Outcome": "model.run",
+    "OutcomeCounts": "engine.stats",
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
+    "QueueLengths": "engine.stats",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
     "Run": "model.run",
+    "RunEvent": "engine.hooks",
     "RunRequest": "engine.create",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",
@@ -165,6 +199,9 @@ _PLACES = {
     "ScheduleSettings": "engine.schedules",
     "ScheduleType": "model.schedule",
     "SqsBatchReport": "engine.sqs_batch",
+    "Stats": "engine.stats",
+    "StatusCount": "engine.stats",
+    "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {
     "BatchReport": "SqsBatchReport",

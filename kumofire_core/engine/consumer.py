@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
+from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import (
     AttemptTimeoutError,
@@ -24,7 +25,7 @@ from kumofire_core.errors import (
     InvalidJSONError,
     KumofireError,
 )
-from kumofire_core.handlers.context import JobContext, enter_attempt, leave_attempt, log_fields
+from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
@@ -38,7 +39,9 @@ from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
     from kumofire_core.aws.sqs import Queue
+    from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
+    from kumofire_core.engine.hooks import Hooks
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -46,6 +49,7 @@ log = logging.getLogger("kumofire_core")
 
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
+PAUSED = "paused"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -82,6 +86,7 @@ class Consumer:
 
     def __init__(self, store: RunStore, *, lease: timedelta, batch_writes: bool, missing_handler: str) -> None:
         self._store = store
+        self._pauses = PauseReader(store)
         self._awaits_handlers = missing_handler == "retry"
         self._lease_ms = duration_ms(lease)
         self._batch_writer: BatchWriter | None = None
@@ -90,11 +95,18 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self._progress_lock = threading.Lock()
+        self._progress_writer: ProgressWriter | None = None
 
     @property
     def queue(self) -> Queue:
         """The queue that messages come from and go to."""
         return self._store.queue
+
+    @property
+    def hooks(self) -> Hooks | None:
+        """Who is told what happens to runs, where anybody is."""
+        return self._store.hooks
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
@@ -105,11 +117,13 @@ class Consumer:
     def consume(self, run_id: str, deadline: Deadline | None, early: BatchClaim | None = None) -> ConsumeResult:
         """Execute a run if it is due and nobody else does; two requests to the table, or one when it is ignored.
 
-        A takeover from a lost worker costs one more. Errors of the table leave as botocore raised them, also after the
-        handler returned: the run then stays leased, and is taken over when its lease ends. Raises
-        ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start. ``early`` is what an
-        earlier try to claim this run came to.
+        A takeover from a lost worker costs one more. The first call of a process, and then one in 15 seconds, also
+        reads which jobs are paused; a run of such a job is put aside by its second request. Errors of the table leave
+        as botocore raised them, also after the handler returned: the run then stays leased, and is taken over when its
+        lease ends. Raises ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start.
+        ``early`` is what an earlier try to claim this run came to.
         """
+        self._pauses.refresh()
         claimed: StoredRun | ConsumeResult
         if early is not None and early.claimed is not None:
             claimed, completer = early.claimed, early.completer
@@ -174,6 +188,7 @@ class Consumer:
                 end.outcome,
                 extra={**log_fields(expired), **_end_fields(end)},
             )
+            self._store.tell(end.outcome, expired, end.write, attempt=expired.attempt + 1, error_type=end.error_type)
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
             )
@@ -182,11 +197,15 @@ class Consumer:
         if not answer.applied or answer.item is None:
             return _ignored(expired.id, "taken over by another consumer", expired)
         log.warning("the worker of a run was lost; taking the run over", extra=log_fields(expired))
-        return self._store.read(expired.id, answer.item, payload_required=False)
+        found = self._store.read(expired.id, answer.item, payload_required=False)
+        self._store.tell(Outcome.RETRIED, found, attempt=expired.attempt + 1, error_type=end.error_type)
+        return found
 
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
+        if self._pauses.is_paused(claimed.job_name):
+            return self._put_aside(claimed)
         job = self._store.registry.get(claimed.job_name)
         if job is None:
             return self._without_handler(claimed)
@@ -210,7 +229,8 @@ class Consumer:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
             result = self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun), deadline)
-            forget_frames(error)  # a handler's local variables must not wait for the garbage collector
+            if self.hooks is None or not self.hooks.holds(error):
+                forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
 
@@ -240,6 +260,7 @@ class Consumer:
             return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("run succeeded", extra=log_fields(claimed))
+        self._store.tell(Outcome.SUCCEEDED, claimed, done, attempt=claimed.attempt + 1)
         return _result(Outcome.SUCCEEDED, claimed, taken)
 
     def _call(self, job: Job, claimed: StoredRun, deadline: Deadline | None) -> str | None:
@@ -255,19 +276,23 @@ class Consumer:
             # The reply to the claim may have come late, or Lambda may have frozen the process meanwhile: the lease went
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
+        progress = ToldProgress(partial(self._progress_of, claimed))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
+            tell_progress=progress.tell,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
-        if limit is None:
-            value = contextvars.copy_context().run(call_handler, job.handler, context)
-        else:
-            try:
+        try:
+            if limit is None:
+                value = contextvars.copy_context().run(call_handler, job.handler, context)
+            else:
                 value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
-            except HandlerTimeoutError:
-                why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
-                raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
+        except HandlerTimeoutError:
+            why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
+            raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
+        finally:
+            progress.end()
         if value is None:
             return None
         try:
@@ -275,11 +300,20 @@ class Consumer:
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
 
+    def _progress_of(self, claimed: StoredRun) -> AttemptProgress:
+        """Return what writes the progress of an attempt. A handler that tells none does not pay for its import."""
+        from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
+
+        with self._progress_lock:
+            if self._progress_writer is None:
+                self._progress_writer = ProgressWriter(self._store, self.pool)
+        return AttemptProgress(self._progress_writer, claimed)
+
     def _failed(
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
     ) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or is canceled."""
-        told = self._store.told(claimed.id, error, _log(deadline))
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_failure(claimed, error, told, job, now_ms=now_ms, expires_at=expires_at)
@@ -289,11 +323,25 @@ class Consumer:
         self, claimed: StoredRun, error: InvalidJSONError, taken: timedelta, deadline: Deadline | None
     ) -> ConsumeResult:
         """Record an attempt whose return value can't be stored: its run has failed, or was to be canceled."""
-        told = self._store.told(claimed.id, error, _log(deadline))
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_unusable_output(claimed, told, now_ms=now_ms, expires_at=expires_at)
         return self._unsuccessful(claimed, end, error, taken)
+
+    def _told(self, claimed: StoredRun, error: BaseException, deadline: Deadline | None) -> decisions.Told:
+        """Return an error as it is stored. A key that does not answer must not keep the end from being stored."""
+        logged = _log(deadline)
+        if self._store.cipher is None or deadline is None:
+            return self._store.told(claimed.id, error, logged)
+        call = self.pool.start(partial(self._store.told, claimed.id, error, logged))
+        if call.wait(deadline.seconds_left() - deadline.reserve * 3 / 4):
+            told: decisions.Told = call.result()
+            return told
+        log.warning(
+            "the texts of an error could not be encrypted in time; they are left out", extra=log_fields(claimed)
+        )
+        return self._store.told(claimed.id, error, logged, texts=False)
 
     def _unsuccessful(
         self, claimed: StoredRun, end: decisions.AttemptEnd, error: BaseException, taken: timedelta
@@ -320,6 +368,9 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
+        if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
+            attempt, kind = claimed.attempt + 1, end.error_type
+            self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
 
     def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
@@ -331,6 +382,14 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         raise error
+
+    def _put_aside(self, claimed: StoredRun) -> ConsumeResult:
+        """Let a run wait until its job is resumed. Its message is done with: the dispatcher sends another one."""
+        answer = self._store.apply(claimed.id, run_writes.park(claimed, now_ms=self._store.now_ms()))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.debug("the run is put aside: its job is paused", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=PAUSED)
 
     def _without_handler(self, claimed: StoredRun) -> ConsumeResult:
         """Fail a run whose job has no handler here, or put it back for a consumer that has one."""
@@ -346,6 +405,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         log.warning("no handler for the job of a run; it waits for a consumer that has one", extra=log_fields(claimed))
         self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=now_ms)
+        self._store.tell(Outcome.RETRIED, claimed, put_back, error_type=MISSING_HANDLER)
         return ConsumeResult(Outcome.RETRIED, claimed.id, claimed.job_name, reason=MISSING_HANDLER)
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
@@ -359,6 +419,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         fields = {"status": end.target.value, "outcome": Outcome.FAILED.value}
         log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
+        self._store.tell(Outcome.FAILED, claimed, end, error_type=reason)
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
     def _expire(self, claimed: StoredRun, reason: str) -> ConsumeResult:
@@ -370,6 +431,7 @@ class Consumer:
         if not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
         log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
+        self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
         return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)
 
     def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
@@ -378,11 +440,13 @@ class Consumer:
         end = run_writes.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms))
         if not _cancellation_came_between(claimed, refusal) or not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
+        self._store.tell(Outcome.CANCELED, claimed, end)
         reason = "canceled before its attempt"
         return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
     def _lost_lease(self, run: StoredRun, taken: timedelta | None) -> ConsumeResult:
         log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))
+        self._store.tell("lease_lost", run, attempt=None if taken is None else run.attempt + 1)
         return ConsumeResult(
             outcome=Outcome.IGNORED,
             job_run_id=run.id,

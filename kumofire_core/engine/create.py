@@ -96,9 +96,10 @@ class RunCreator:
 
     def create(self, new_run: NewRun) -> str:
         """Make a run that was prepared, and send its message; return its id, or that of the run that its key has."""
-        created = self._put(new_run)
-        if created.delay_seconds is not None:
-            self.store.queue.try_send(created.run_id, delay_seconds=created.delay_seconds)
+        with self.store.creating([new_run]):
+            created = self._put(new_run)
+            if created.delay_seconds is not None:
+                self.store.queue.try_send(created.run_id, delay_seconds=created.delay_seconds)
         return created.run_id
 
     def _put(self, new_run: NewRun) -> Created:
@@ -126,12 +127,14 @@ class RunCreator:
         run_ids: list[str | None] = [None] * len(new_runs)
         if new_runs:
             self.store.shards_to_write()  # once, before many threads ask
-        in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
-        for start in range(0, len(new_runs), CHUNK):
-            in_flight.start(partial(self._put_and_send, start, new_runs[start : start + CHUNK], run_ids, failures))
-        in_flight.finish()
-        if failures:
-            raise PartlyCreatedError(run_ids, failures)
+        with self.store.creating(new_runs):
+            in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
+            for start in range(0, len(new_runs), CHUNK):
+                chunk = new_runs[start : start + CHUNK]
+                in_flight.start(partial(self._put_and_send, start, chunk, run_ids, failures))
+            in_flight.finish()
+            if failures:
+                raise PartlyCreatedError(run_ids, failures)
         return [run_id for run_id in run_ids if run_id is not None]
 
     def _prepare_one(self, index: int, request: RunRequest) -> NewRun:

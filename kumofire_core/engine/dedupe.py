@@ -122,8 +122,11 @@ def _debounce(store: RunStore, new_run: NewRun, found: StoredRun | None) -> Crea
     for _ in range(DEBOUNCE_TRIES):
         if found is None or found.has_started:
             return None
-        now_ms = max(store.now_ms(), found.updated_at + 1)
-        write = run_writes.debounce(new_token(), payload=new_run.payload, due_ms=new_run.due_ms, now_ms=now_ms)
+        now_ms = store.now_ms()
+        changed_ms = max(now_ms, found.updated_at + 1)
+        write = run_writes.debounce(
+            found, new_token(), payload=new_run.payload, due_ms=new_run.due_ms, now_ms=now_ms, changed_ms=changed_ms
+        )
         answer = store.apply(found.id, write)
         if answer.applied:
             waits = _message_waits(found, due_ms=new_run.due_ms, now_ms=now_ms)

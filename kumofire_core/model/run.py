@@ -199,6 +199,8 @@ class NewRun(NamedTuple):
     """Which run of its key it is, from 1, where the key can make several."""
     payload_text: str = ""
     """JSON text, not encrypted, where the run's id, which it is encrypted for, is not known yet."""
+    traceparent: str | None = None
+    """The W3C trace context of its creator, 55 characters, where creating it is traced."""
 
 
 def new_run_id() -> str:

@@ -91,6 +91,7 @@ def create(
         "dedupe_key": new_run.dedupe_key,
         "dedupe_mode": new_run.dedupe_mode,
         "generation": new_run.generation,
+        "traceparent": new_run.traceparent,
     }
     return present(attributes)
 
@@ -251,12 +252,15 @@ def park(claimed: StoredRun, *, now_ms: int) -> Transition:
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
 
 
-def unpark(parked: StoredRun, token: str, *, now_ms: int) -> Transition:
-    """Queue a run of a job that was resumed; whoever applied this then sends its message."""
+def unpark(token: str, *, due_ms: int, now_ms: int) -> Transition:
+    """Queue a run that was put aside, and whose job was resumed; whoever applied this then sends its message.
+
+    It is known by the index alone, which may be behind: ``due_ms`` is the time at which it is listed there.
+    """
     return Transition(
         source=(RunStatus.SCHEDULED,),
         target=RunStatus.QUEUED,
-        equals={"parked": "pause", "updated_at": parked.updated_at},
+        equals={"parked": "pause", "scheduled_for": due_ms},
         sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
         removes=_PUT_ASIDE,
         write_token=("sent_by", token),
@@ -437,20 +441,21 @@ def retry(
     )
 
 
-def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transition:
+def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
     """Give a run that waits another time, as a person asked; whoever applied this then sends its message.
 
-    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed.
+    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed. ``changed_ms`` is
+    later than the run's latest change, so that a late copy of this write is refused.
     """
     due_now = due_ms <= now_ms
     return Transition(
         source=_WAITING,
         target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
-        equals={"updated_at": waiting.updated_at},
+        equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={
             "changed_by": token,
             "scheduled_for": max(due_ms, now_ms),
-            "updated_at": now_ms,
+            "updated_at": changed_ms,
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
@@ -459,39 +464,34 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transit
     )
 
 
-def change_payload(waiting: StoredRun, token: str, *, payload: str, now_ms: int) -> Transition:
-    """Replace the payload of a run that waits."""
+def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: int) -> Transition:
+    """Replace the payload of a run that waits; ``changed_ms`` as for ``move``."""
     return Transition(
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": now_ms},
+        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
 
 
-def debounce(token: str, *, payload: str, due_ms: int, now_ms: int) -> Transition:
+def debounce(
+    waiting: StoredRun, token: str, *, payload: str, due_ms: int, now_ms: int, changed_ms: int
+) -> Transition:
     """Replace payload and time of a run that has not started, as a later call for its key asked.
 
-    Refused where its handler was called, and to a late copy of an earlier call.
+    Refused where its handler was called meanwhile. ``changed_ms`` as for ``move``: a late copy of an earlier call is
+    refused as well.
     """
-    due_now = due_ms <= now_ms
+    moved = move(waiting, token, due_ms=due_ms, now_ms=now_ms, changed_ms=changed_ms)
     return Transition(
-        source=_WAITING,
-        target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
-        equals={"attempt": 0},
-        at_most={"updated_at": now_ms},
+        source=moved.source,
+        target=moved.target,
+        equals={**moved.equals, "attempt": 0},
         not_exists=("attempts", "history"),
-        sets={
-            "changed_by": token,
-            "payload": payload,
-            "scheduled_for": max(due_ms, now_ms),
-            "updated_at": now_ms,
-            "sends": 1,
-            "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
-        },
-        removes=_PUT_ASIDE,
-        write_token=("changed_by", token),
+        sets={**moved.sets, "payload": payload},
+        removes=moved.removes,
+        write_token=moved.write_token,
     )
 
 

@@ -27,7 +27,7 @@ from kumofire_core.model.run import derived_run_id
 from kumofire_core.rules.bulk_writes import spread_delay_ms
 from kumofire_core.rules.listing import listed
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
-from tests.faults import READS, Outage, Repeated
+from tests.faults import READS, Outage, Repeated, WriteUnits
 from tests.worlds import Death, Died
 
 _numbers = itertools.count(1)
@@ -108,6 +108,18 @@ def test_canceling_many_ends_what_waits_and_asks_what_executes(jobs: Jobs, aws: 
     assert {jobs.get_status(run_id).cancel_reason for run_id in [*waiting, running]} == {"wrong addresses"}
     assert jobs.get_status(running).cancel_requested
     assert [aws.item(run_id) for run_id in others] == before
+
+
+def test_hooks_are_told_of_each_run_that_is_canceled(jobs: Jobs, aws: Aws):
+    told: list[str] = []
+    jobs.on("canceled")(lambda event: told.append(event.run.id))
+    waiting = [aws.a_run() for _ in range(3)]
+    aws.a_running_run()
+
+    jobs.cancel_many(job_name="email")
+
+    assert jobs.wait_for_hooks(timedelta(seconds=30))
+    assert sorted(told) == sorted(waiting)
 
 
 def test_deleting_many_takes_what_has_ended_and_leaves_what_holds_a_key(jobs: Jobs, aws: Aws):
@@ -760,3 +772,18 @@ def test_canceling_and_deleting_many_are_a_write_for_each_run(jobs: Jobs, aws: A
     aws.dynamodb.requests.clear()
     jobs.delete_many(run_ids=ended)
     assert aws.dynamodb.count() == {"put_item": 1, "batch_get_item": 1, "delete_item": 10, "update_item": 1}
+
+
+def test_each_run_costs_the_write_units_that_the_documentation_says(aws: Aws):
+    units = WriteUnits(aws.dynamodb, table=aws.table)
+    jobs = aws.jobs(dynamodb=units)
+    ended = [an_ended_run(aws) for _ in range(10)]
+
+    jobs.retry_many(run_ids=ended)
+    assert units.take() == 2 + 10 * 3
+    jobs.cancel_many(run_ids=ended)
+    assert units.take() == 2 + 10 * 3
+    jobs.delete_many(run_ids=ended)
+    assert units.take() == 2 + 10 * 2
+    jobs.cancel_many(run_ids=[aws.a_running_run() for _ in range(10)])
+    assert units.take() == 2 + 10 * 1

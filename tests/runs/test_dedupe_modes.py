@@ -13,7 +13,7 @@ import pytest
 from kumofire_core import DedupeKeyConflictError, JobContext, Jobs, Snooze, SupersededRunError
 from kumofire_core.model.run import derived_run_id
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
-from tests.faults import READS, Repeated
+from tests.faults import READS, Repeated, WriteUnits
 from tests.runs.test_requests import written
 from tests.worlds import Death, Died
 
@@ -540,47 +540,8 @@ def test_many_requests_may_name_one_key_and_get_the_run_that_counts(jobs: Jobs, 
 # What it costs
 
 
-class Units:
-    """Counts the write units of each request by DynamoDB's rules, from the item as it was and as it became.
-
-    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html#GSI.ThroughputConsiderations.Writes
-    All items and entries here are smaller than a kilobyte.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.written = 0
-
-    def __getattr__(self, operation: str) -> Callable[..., Any]:
-        def request(**parameters: Any) -> Any:
-            if operation in READS:
-                return getattr(self.client, operation)(**parameters)
-            key = parameters.get("Key") or {name: parameters["Item"][name] for name in ("pk", "sk")}
-            before = self._item(key)
-            try:
-                return getattr(self.client, operation)(**parameters)
-            finally:
-                self.written += 1
-                after = self._item(key)
-                for index in (("wake_shard", "wake_at"), ("list_shard", "list_at")):
-                    old, new = ([item.get(name) for name in index] for item in (before, after))
-                    if old != new:
-                        self.written += (None not in old) + (None not in new)
-
-        return request
-
-    def _item(self, key: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.client.get_item(TableName="kumofire-jobs", Key=key).get("Item") or {}
-        return found
-
-    def take(self) -> int:
-        """Return the units since the last look."""
-        written, self.written = self.written, 0
-        return written
-
-
 def test_a_kept_key_costs_what_no_key_costs_and_stores_no_more(aws: Aws):
-    units = Units(aws.dynamodb)
+    units = WriteUnits(aws.dynamodb, table=aws.table)
     jobs = aws.jobs(dynamodb=units)
     plain = jobs.create("email")
     assert (written(aws), units.take()) == ({"put_item": 1, "send_message": 1}, 2)
@@ -596,7 +557,7 @@ def test_a_kept_key_costs_what_no_key_costs_and_stores_no_more(aws: Aws):
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_the_other_modes_cost_a_read_more_and_for_a_later_run_two_writes(aws: Aws, mode: Any):
-    units = Units(aws.dynamodb)
+    units = WriteUnits(aws.dynamodb, table=aws.table)
     clock = Clock()
     jobs = aws.jobs(clock=clock, dynamodb=units)
 
