@@ -108,6 +108,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},
     ),
     "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
+    "pauses": ({}, {}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),
     "stats": ({}, {"minutes": [*COUNT, None, 61], "fresh": FLAG}),
