@@ -35,17 +35,18 @@ class SimulatedThreads(HandlerPool):
         """Begin a function in a task of the running one's process."""
         return SimulatedCall(function)
 
-    def _abandon(self, call: SimulatedCall) -> bool:  # type: ignore[override]
+    def abandon(self, call: SimulatedCall) -> bool:  # type: ignore[override]
+        """Give a call up, and check what the engine does to its coroutine."""
         coroutine = call.coroutine
         if coroutine is not None:
             is_awaited = call.cancel is not None
             coroutine.cut()
             call.move_to_background()
-            given_up = super()._abandon(call)  # type: ignore[arg-type]
+            given_up = super().abandon(call)  # type: ignore[arg-type]
             if is_awaited:  # else its own thread cancels it
                 coroutine.was_cut()
             return given_up
-        if given_up := super()._abandon(call):  # type: ignore[arg-type]
+        if given_up := super().abandon(call):  # type: ignore[arg-type]
             self._stray.discard(call)  # type: ignore[arg-type]
             call.task.abandoned = True
             call.task.world.end(call.task)
@@ -205,3 +206,9 @@ class SimulatedThread:
         """Begin it."""
         current = running()
         self._task = current.world.start(current.process, self._target, background=True)
+        self._task.thread = self
+
+
+def current_thread() -> Any:
+    """Return the thread that the running task is; ``None`` where it is another one."""
+    return running().thread
