@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.hooks import RunEvent
     from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
+    from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import (
@@ -78,6 +80,7 @@ __all__ = [
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "CallNext",
     "Cancel",
     "Cipher",
     "ConfigurationError",
@@ -100,6 +103,7 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "Middleware",
     "MinuteCounts",
     "Missed",
     "NewerSchemaError",
@@ -115,6 +119,7 @@ __all__ = [
     "RetryAfter",
     "RetryPolicy",
     "Run",
+    "RunEvent",
     "RunPage",
     "RunProgress",
     "RunRequest",
@@ -149,6 +154,7 @@ _PLACES = {
     "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
+    "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
@@ -158,6 +164,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
     "Outcome": "model.run",
@@ -169,6 +176,7 @@ _PLACES = {
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
     "Run": "model.run",
+    "RunEvent": "engine.hooks",
     "RunRequest": "engine.create",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",

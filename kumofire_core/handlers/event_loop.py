@@ -31,12 +31,19 @@ EXIT_SECONDS = 1.0
 
 log = logging.getLogger("kumofire_core")
 
-_inside: ContextVar[bool] = ContextVar("kumofire_event_loop", default=False)
+_inside: ContextVar[HandlerLoop | None] = ContextVar("kumofire_event_loop", default=None)
+_left: ContextVar[HandlerLoop | None] = ContextVar("kumofire_event_loop_left", default=None)
 
 
 def is_inside() -> bool:
     """Say whether the caller belongs to a handler in the loop. Whatever it waits for must then run elsewhere."""
-    return _inside.get()
+    return _inside.get() is not None
+
+
+def leave() -> None:
+    """Say that the caller, in a copy of its context, is a thread beside the loop, which goes on while it waits."""
+    _left.set(_inside.get())
+    _inside.set(None)
 
 
 class HandlerLoop:
@@ -45,6 +52,8 @@ class HandlerLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.retired = False
+        self.unended = 1
+        """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
         self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
@@ -54,15 +63,18 @@ class HandlerLoop:
         """Begin to await ``awaitable`` in a copy of the caller's context."""
         return LoopCall(self, awaitable, copy_context())
 
+    def is_this_thread(self) -> bool:
+        """Say whether the caller is in the loop's own thread."""
+        return threading.current_thread() is self._thread
+
     def retire(self) -> None:
         """Let later runs have another loop, because a handler blocks this one; say which one."""
-        global _current
         with _lock:
             if self.retired:
                 return
             self.retired = True
-            if _current is self:
-                _current = None
+            if _process.loop is self:
+                _process.loop = None
         fields = self._blocking_attempt()
         log.error(
             "the handler of job %r blocks the event loop: it does not await; later runs get another loop",
@@ -74,7 +86,9 @@ class HandlerLoop:
 
     def stop_if_idle(self) -> None:
         """End a retired loop after its last handler; to be called in its thread."""
-        if self.retired and not self.calls:
+        with _lock:  # a thread may have been given the loop before it was retired, and not have started its call yet
+            is_idle = self.retired and not self.unended
+        if is_idle:
             self.loop.stop()
 
     def close(self, *, patience_seconds: float) -> None:
@@ -128,7 +142,7 @@ class LoopCall:
         self._error: BaseException | None = None
         self._done = threading.Lock()
         self._done.acquire()
-        context.run(_inside.set, True)
+        context.run(_inside.set, owner)
         owner.loop.call_soon_threadsafe(self._start)
 
     def result(self) -> Any:
@@ -153,6 +167,9 @@ class LoopCall:
     def cancel(self) -> None:
         """Cancel the coroutine where it awaits; retire the loop where it does not answer."""
         answered = threading.Event()
+        if self._owner.is_this_thread():  # a coroutine's part in a thread is cut, and that part's own coroutine
+            self._cancel(answered)
+            return
         try:
             self._owner.loop.call_soon_threadsafe(self._cancel, answered)
         except RuntimeError:  # the loop was closed in this instant
@@ -182,22 +199,36 @@ class LoopCall:
             if (close := getattr(self._awaitable, "close", None)) is not None:
                 close()
         self._owner.calls.discard(self)
+        with _lock:
+            self._owner.unended -= 1
         self._owner.stop_if_idle()
         self._done.release()
 
 
+class _Process:
+    """What belongs to this process."""
+
+    loop: HandlerLoop | None = None
+    """The loop of later runs, once there is one."""
+
+
 _lock = threading.Lock()
-_current: HandlerLoop | None = None
+_process = _Process()
 _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
-    """Return this process's loop, made where there is none that answers."""
-    global _current
+    """Return this process's loop for one call, made where none answers; for a thread beside a loop, that one."""
+    beside = _left.get()
     with _lock:
-        if _current is None:
-            _current = HandlerLoop()
-        return _current
+        if beside is not None and not beside.loop.is_closed():
+            beside.unended += 1
+            return beside
+        if _process.loop is None:
+            _process.loop = HandlerLoop()
+        else:
+            _process.loop.unended += 1
+        return _process.loop
 
 
 def _after_fork() -> None:
@@ -205,16 +236,16 @@ def _after_fork() -> None:
 
     The parent's loop is kept as it is, because to close it here would change the selector that they share.
     """
-    global _current, _lock
+    global _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _of_the_parent.append(_current)
-        _current = None
+    if _process.loop is not None:
+        _of_the_parent.append(_process.loop)
+        _process.loop = None
 
 
 def _at_exit() -> None:
-    if _current is not None:
-        _current.close(patience_seconds=EXIT_SECONDS)
+    if _process.loop is not None:
+        _process.loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):

@@ -88,6 +88,7 @@ def create(
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
         "dedupe_key": new_run.dedupe_key,
+        "traceparent": new_run.traceparent,
     }
     return present(attributes)
 
@@ -420,20 +421,21 @@ def retry(
     )
 
 
-def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transition:
+def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
     """Give a run that waits another time, as a person asked; whoever applied this then sends its message.
 
-    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed.
+    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed. ``changed_ms`` is
+    later than the run's latest change, so that a late copy of this write is refused.
     """
     due_now = due_ms <= now_ms
     return Transition(
         source=_WAITING,
         target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
-        equals={"updated_at": waiting.updated_at},
+        equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={
             "changed_by": token,
             "scheduled_for": max(due_ms, now_ms),
-            "updated_at": now_ms,
+            "updated_at": changed_ms,
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
@@ -442,13 +444,13 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transit
     )
 
 
-def change_payload(waiting: StoredRun, token: str, *, payload: str, now_ms: int) -> Transition:
-    """Replace the payload of a run that waits."""
+def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: int) -> Transition:
+    """Replace the payload of a run that waits; ``changed_ms`` as for ``move``."""
     return Transition(
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": now_ms},
+        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
 

@@ -532,9 +532,22 @@ class Invariants:
         ledger.running.append(attempt)
         return attempt
 
+    def cut(self, attempt: Attempt) -> None:
+        """Note that a coroutine is cut: from now on it counts as ended, whatever it does."""
+        attempt.state = "cut"
+        self._world.counts["handler", "cut"] += 1
+        if self._world.lines is not None:
+            self._world.tell(attempt.process, f"  handler of {attempt.run_id} is cut")
+        ledger = self.ledgers[attempt.run_id]
+        if attempt in ledger.running:
+            ledger.running.remove(attempt)
+
     def ended(self, attempt: Attempt, state: str, output: Any) -> None:
-        """Note how a handler ended."""
-        attempt.state, attempt.output = state, output
+        """Note how a handler ended; of one that was cut before, nothing counts any more."""
+        if attempt.state == "cut":
+            state = f"{state}, after it was cut"
+        else:
+            attempt.state, attempt.output = state, output
         self._world.counts["handler", state] += 1
         if self._world.lines is not None:
             self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")

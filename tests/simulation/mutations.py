@@ -17,6 +17,9 @@ from kumofire_core.aws.sqs import Queue
 from kumofire_core.engine import batch_writes, consumer, create, dispatcher, schedule_firing, schedules, sqs_batch
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
+from kumofire_core.handlers import event_loop
+from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
+from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.model.run import FINAL, Outcome, RunStatus, new_run_id
 from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes, wake_ups
 
@@ -91,89 +94,99 @@ def _any_status(value: Any) -> Any:
 
 
 SEEDS: dict[str, int] = {
-    "claim a run before its time": 5,
-    "claim a run that another holds": 3,
-    "claim a run that has ended": 2,
-    "forget to raise the fencing number": 2,
-    "take over a run that is to be canceled": 1768,
-    "do not count a lost attempt": 20,
-    "keep the lease of a failed run": 3,
-    "take over from a living worker": 9,
-    "put back a living worker's run": 19,
-    "start a handler under a lease that is over": 9,
-    "call a handler without a claim": 2,
-    "let a late consumer succeed": 345,
-    "let a late consumer reschedule": 20,
-    "let a late consumer fail the run": 913,
-    "reschedule although its cancellation is asked for": 36,
-    "fail although its cancellation is asked for": 9,
-    "fail for want of a handler although its cancellation is asked for": 266,
-    "give back although its cancellation is asked for": 342,
-    "do not count a failed attempt": 4,
-    "do not count an attempt the dispatcher finds lost": 6,
-    "count an attempt for want of a handler": 609,
-    "wait for a handler although its cancellation is asked for": 1688,
-    "leave a finished run in the index": 2,
-    "give back an attempt that was made": 3,
-    "never give up": 3,
-    "repeat an attempt whose return value can't be stored": 7,
-    "never give up in the dispatcher": 3,
-    "queue a run before its time": 118,
-    "queue a run that has ended": 595,
-    "send again what is not queued": 2527,
-    "wake a queued run next year": 2,
-    "hide a record for milliseconds": 17,
-    "send in milliseconds": 4,
-    "never send a lost message again": 5,
-    "take every waiting message for lost": 78,
-    "cancel a run that has ended": 3,
-    "cancel a run that is executing": 9,
-    "ask for a cancellation after the end": 83,
-    "retry a run that has succeeded since": 7,
-    "keep the attempts of a retried run": 3,
-    "forget the wake-up of a retried run": 3,
-    "forget the wake-up of a new run": 2,
-    "put a run over the one that is there": 10,
-    "give another job's run for a key": 10,
-    "make a run for each use of a key": 10,
-    "forget to raise the number of partitions": 6,
-    "read one's own number of partitions only": 5,
-    "lower the number of partitions": 6,
+    "claim a run before its time": 8,
+    "claim a run that another holds": 1,
+    "claim a run that has ended": 1,
+    "forget to raise the fencing number": 1,
+    "take over a run that is to be canceled": 155,
+    "do not count a lost attempt": 26,
+    "keep the lease of a failed run": 1,
+    "take over from a living worker": 10,
+    "put back a living worker's run": 10,
+    "start a handler under a lease that is over": 879,
+    "call a handler without a claim": 1,
+    "let a late consumer succeed": 1482,
+    "let a late consumer reschedule": 269,
+    "let a late consumer fail the run": 358,
+    "reschedule although its cancellation is asked for": 21,
+    "fail although its cancellation is asked for": 18,
+    "fail for want of a handler although its cancellation is asked for": 242,
+    "give back although its cancellation is asked for": 3740,
+    "do not count a failed attempt": 1,
+    "do not count an attempt the dispatcher finds lost": 25,
+    "count an attempt for want of a handler": 236,
+    "wait for a handler although its cancellation is asked for": 734,
+    "leave a finished run in the index": 1,
+    "give back an attempt that was made": 1,
+    "never give up": 1,
+    "repeat an attempt whose return value can't be stored": 78,
+    "never give up in the dispatcher": 27,
+    "queue a run before its time": 395,
+    "queue a run that has ended": 342,
+    "send again what is not queued": 584,
+    "wake a queued run next year": 1,
+    "hide a record for milliseconds": 157,
+    "send in milliseconds": 1,
+    "never send a lost message again": 2,
+    "take every waiting message for lost": 395,
+    "cancel a run that has ended": 9,
+    "cancel a run that is executing": 10,
+    "ask for a cancellation after the end": 22,
+    "retry a run that has succeeded since": 1,
+    "keep the attempts of a retried run": 1,
+    "forget the wake-up of a retried run": 1,
+    "forget the wake-up of a new run": 1,
+    "put a run over the one that is there": 1,
+    "give another job's run for a key": 17,
+    "make a run for each use of a key": 1,
+    "forget to raise the number of partitions": 20,
+    "read one's own number of partitions only": 18,
+    "lower the number of partitions": 1,
     "send before the run is put": 1,
-    "forget the message of a new run": 2,
-    "forget a run of many": 3,
+    "forget the message of a new run": 1,
+    "forget a run of many": 2,
     "forget a message of many": 2,
-    "store another payload": 2,
-    "forget the output": 2,
-    "call a handler with a sealed payload": 6,
-    "count an attempt that had no key": 220,
-    "keep a run that had no key": 220,
-    "fail a run that had no key": 220,
-    "forget the deadline of a direct call": 138,
-    "say of a success that it was recorded": 2,
-    "ignore the evidence of a first copy": 19,
-    "believe a batch without its evidence": 226,
-    "take an end for recorded that nobody has confirmed": 48,
-    "claim again under another token": 99,
-    "make two runs of an occurrence": 13,
-    "advance before the runs are put": 70,
-    "decide about many occurrences of runs that must not overlap": 24,
-    "begin an occurrence that another decided about": 125,
-    "advance a schedule that another advanced": 389,
-    "take an unfinished run for ended": 105,
-    "make up for every missed occurrence": 364,
-    "overlook an occurrence": 70,
-    "delete a schedule by disabling it": 22,
-    "count an unchanged interval from now": 122,
-    "write although an upsert changes nothing": 24,
-    "take a throttled write for a refused one": 20,
-    "take a throttled write for made": 58,
-    "let a queue that is missing fail a batch": 346,
-    "take a message that was sent for one that arrives": 5,
-    "ask for another delivery of a run that is gone": 2,
-    "let a finished run expire at once": 2,
-    "let a retried run expire": 3,
-    "fail a run of which the key has changed": 1335,
+    "store another payload": 1,
+    "forget the output": 1,
+    "call a handler with a sealed payload": 26,
+    "count an attempt that had no key": 74,
+    "keep a run that had no key": 74,
+    "fail a run that had no key": 74,
+    "forget the deadline of a direct call": 112,
+    "say of a success that it was recorded": 1,
+    "ignore the evidence of a first copy": 61,
+    "believe a batch without its evidence": 98,
+    "take an end for recorded that nobody has confirmed": 1782,
+    "claim again under another token": 75,
+    "make two runs of an occurrence": 12,
+    "advance before the runs are put": 45,
+    "decide about many occurrences of runs that must not overlap": 34,
+    "begin an occurrence that another decided about": 551,
+    "advance a schedule that another advanced": 96,
+    "take an unfinished run for ended": 183,
+    "make up for every missed occurrence": 150,
+    "overlook an occurrence": 142,
+    "delete a schedule by disabling it": 15,
+    "count an unchanged interval from now": 26,
+    "write although an upsert changes nothing": 26,
+    "let a malformed record stop the batch": 2,
+    "take a throttled write for a refused one": 24,
+    "take a throttled write for made": 10,
+    "let a queue that is missing fail a batch": 2223,
+    "take a message that was sent for one that arrives": 2,
+    "ask for another delivery of a run that is gone": 8,
+    "let a finished run expire at once": 1,
+    "let a retried run expire": 1,
+    "fail a run of which the key has changed": 408,
+    "do not cancel a coroutine that is cut": 7,
+    "record what a canceled coroutine returns": 39,
+    "cancel another coroutine than the one that is cut": 495,
+    "take a coroutine that exits for one that returned": 15,
+    "run all coroutines in one context": 9,
+    "stop a replaced loop before its runs have ended": 757,
+    "keep a replaced loop for ever": 247,
+    "start runs in a loop that is blocked": 364,
+    "blame another run for blocking the loop": 757,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
@@ -704,3 +717,81 @@ def _refuse_what_is_damaged(original: Any) -> Mutant:
 
 
 _mutation("fail a run of which the key has changed", (consumer.Consumer, "_release", _refuse_what_is_damaged))
+
+# Coroutines and their event loop
+
+_mutation(
+    "do not cancel a coroutine that is cut",
+    (LoopCall, "_cancel", lambda original: lambda self, answered: answered.set()),
+)
+
+
+def _wait_for_canceled(original: Any) -> Mutant:
+    def mutant(self: Any, call: Any) -> bool:
+        return original(self, call) and (call.cancel is None or not call.wait(1.0))
+
+    return mutant
+
+
+_mutation("record what a canceled coroutine returns", (HandlerPool, "abandon", _wait_for_canceled))
+
+
+def _runs_in(loop: Any) -> list[Any]:
+    return sorted(loop.calls, key=lambda call: str(event_loop.attempt_fields(call.context)))
+
+
+def _cancel_first(original: Any) -> Mutant:
+    return lambda self, answered: original(next(iter(_runs_in(self._owner)), self), answered)
+
+
+_mutation("cancel another coroutine than the one that is cut", (LoopCall, "_cancel", _cancel_first))
+
+
+async def _run_whatever_exits(self: Any) -> None:
+    try:
+        self._value = await self._awaitable
+    except (SystemExit, KeyboardInterrupt):
+        return
+    except BaseException as error:
+        self._error = error
+
+
+_mutation("take a coroutine that exits for one that returned", (LoopCall, "_run", lambda original: _run_whatever_exits))
+
+
+def _start_in_one_context(original: Any) -> Mutant:
+    contexts: dict[Any, Any] = {}
+
+    def mutant(self: Any, awaitable: Any) -> Any:
+        return LoopCall(self, awaitable, contexts.setdefault(self, event_loop.copy_context()))
+
+    return mutant
+
+
+_mutation("run all coroutines in one context", (HandlerLoop, "start", _start_in_one_context))
+_mutation(
+    "stop a replaced loop before its runs have ended",
+    (HandlerLoop, "stop_if_idle", lambda original: lambda self: self.loop.stop() if self.retired else None),
+)
+_mutation(
+    "keep a replaced loop for ever",
+    (HandlerLoop, "stop_if_idle", lambda original: lambda self: None),
+)
+
+
+def _retire_and_keep(original: Any) -> Mutant:
+    def mutant(self: Any) -> None:
+        original(self)
+        event_loop._process.loop = self
+
+    return mutant
+
+
+_mutation("start runs in a loop that is blocked", (HandlerLoop, "retire", _retire_and_keep))
+
+
+def _blame_first(original: Any) -> Mutant:
+    return lambda self: next((event_loop.attempt_fields(call.context) for call in _runs_in(self)), {})
+
+
+_mutation("blame another run for blocking the loop", (HandlerLoop, "_blocking_attempt", _blame_first))
