@@ -27,6 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
+from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 from kumofire_core.errors import (
@@ -197,6 +198,7 @@ class Stage:
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
             found._progress_teller._told_ms = 0
+            found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
