@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kumofire_core.aws.sqs import QueueLengths
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         DueRun,
         MinuteCounts,
         OutcomeCounts,
+        QueueLengths,
         Stats,
         StatusCount,
         UnfinishedCount,
@@ -113,6 +114,7 @@ __all__ = [
     "PartlyCreatedError",
     "PartlyDispatchedError",
     "PastRun",
+    "Pause",
     "QueueLengths",
     "RecordReport",
     "RetriedRun",
@@ -148,6 +150,7 @@ _PLACES = {
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
+    "Pause": "engine.pauses",
     "RetryAfter": "model.steering",
     "RunPage": "engine.queries",
     "RunProgress": "model.run",
@@ -171,7 +174,7 @@ _PLACES = {
     "OutcomeCounts": "engine.stats",
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
-    "QueueLengths": "aws.sqs",
+    "QueueLengths": "engine.stats",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",

@@ -159,15 +159,11 @@ class Jobs:
 
         return RunQueries(self._store, self._consumer.pool)
 
-    @property
+    @cached_property
     def _stats_reader(self) -> StatsReader:
         from kumofire_core.engine.stats import StatsReader
 
-        # Whoever asks at once must get the same one, which a cached property does not promise.
-        found: StatsReader = self.__dict__.setdefault(
-            "_its_stats_reader", StatsReader(self._store, self._consumer.pool)
-        )
-        return found
+        return StatsReader(self._store, self._consumer.pool)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -388,6 +384,7 @@ class Jobs:
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and no other consumer holds its lease.
 
+        A run of a paused job is ignored with the reason ``paused``: it was put aside until the job is resumed.
         A message that comes before its run is due is ignored; the result's ``early_seconds`` says how early it is.
 
         ``deadline`` (an aware datetime) is when this process ends. The attempt times out before it, and the lease ends
@@ -563,6 +560,40 @@ class Jobs:
         from kumofire_core.engine import run_control
 
         return exists and run_control.retry(self._store, run_id)
+
+    def pause(self, job_name: str | None = None, *, reason: str | None = None, until: datetime | None = None) -> None:
+        """Let nothing of a job start on any consumer, or of all jobs without ``job_name``, until it is resumed.
+
+        It holds within a minute, everywhere. Attempts that are executing go on. The job's runs wait as ``scheduled``,
+        keep their times and attempts, and have ``paused`` as soon as a consumer has put them aside. Runs can be
+        created, and schedules make theirs. ``until`` (an aware datetime) resumes it by itself. ``reason``, of at most
+        1000 characters and 3 KB, is for people. A second call replaces the reason and ``until`` of the first.
+
+        Raises ``UnknownJobError`` as ``create`` does, and ``InvalidArgumentError`` for another wrong argument, for an
+        ``until`` that is over, and where all pauses would take more than 64 KB together. Raises botocore's errors of
+        the table unchanged; calling again is safe.
+        """
+        from kumofire_core.engine import pauses
+
+        must_be_known = not self._allow_unknown_jobs
+        pauses.pause(self._store, job_name, reason=reason, until=until, must_be_known=must_be_known)
+
+    def resume(self, job_name: str | None = None) -> bool:
+        """End the pause of a job, or without ``job_name`` the pause of all jobs; return whether there was one.
+
+        The dispatcher sends the runs that were put aside, in the order of their times. The next pass begins, and
+        further ones go on where they are many. Each pause is ended by itself: where all jobs are paused, a job that was
+        resumed waits on, and a job that was paused by its name waits on when all are resumed.
+        """
+        from kumofire_core.engine import pauses
+
+        return pauses.resume(self._store, job_name)
+
+    def pauses(self) -> tuple[public.Pause, ...]:
+        """Return the pauses that hold now, in one request: the pause of all jobs first, then by name."""
+        from kumofire_core.engine import pauses
+
+        return pauses.pauses(self._store)
 
     def dispatch(
         self,

@@ -25,6 +25,7 @@ from kumofire_core.handlers.middleware import CallNext
 from kumofire_core.jobs import Jobs
 from kumofire_core.model.error_text import type_name
 from kumofire_core.model.run import NewRun
+from kumofire_core.model.steering import Cancel, Snooze
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -109,6 +110,8 @@ class _Spans:
         ) as span:
             try:
                 yield span
+            except (Cancel, Snooze):  # what the handler decided, and no error
+                raise
             except BaseException as error:
                 span.set_status(Status(StatusCode.ERROR))
                 span.set_attribute("error.type", type_name(error))

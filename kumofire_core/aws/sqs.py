@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kumofire_core.aws.errors import AWS_ERRORS, explained, note_of, where
 from kumofire_core.model.error_text import error_name
@@ -24,17 +24,6 @@ BATCH_SIZE = 10
 """https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
 log = logging.getLogger("kumofire_core")
-
-
-class QueueLengths(NamedTuple):
-    """About how many messages a queue has, as SQS estimates it."""
-
-    waiting: int
-    """To be received now."""
-    in_flight: int
-    """Received, and not deleted yet."""
-    delayed: int
-    """Sent with a delay that is not over."""
 
 
 _LENGTHS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed"))
@@ -87,9 +76,10 @@ class Queue:
             log.warning("the length of the queue could not be read (%s). %s", error_name(error), note_of(error))
             return None
 
-    def lengths(self) -> tuple[QueueLengths, str | None]:
+    def lengths(self) -> tuple[tuple[int, int, int], str | None]:
         """Return how many messages this queue has, and the URL of its dead-letter queue, if it has one.
 
+        The numbers are SQS's estimates: messages that wait, are in flight (received, and not deleted), are delayed.
         Errors of SQS leave this method and ``length_of`` as botocore raised them.
         https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html
         """
@@ -211,8 +201,9 @@ class Queue:
         return self._client().change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
 
 
-def _lengths(found: Mapping[str, str]) -> QueueLengths:
-    return QueueLengths(*(int(found.get(name, 0)) for name in _LENGTHS))
+def _lengths(found: Mapping[str, str]) -> tuple[int, int, int]:
+    waiting, in_flight, delayed = (int(found.get(name, 0)) for name in _LENGTHS)
+    return waiting, in_flight, delayed
 
 
 def _dead_letter_url(url: str, redrive_policy: str | None) -> str | None:

@@ -44,7 +44,9 @@ class AwsClients:
     def __init__(
         self, *, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None
     ) -> None:
-        self._region, self._profile, self._endpoint_url = region, profile, endpoint_url
+        # botocore reads AWS_DEFAULT_REGION alone; the AWS CLI, which people know, reads AWS_REGION first.
+        self._region = region or os.environ.get("AWS_REGION") or None
+        self._profile, self._endpoint_url = profile, endpoint_url
         self._made: dict[tuple[str, str | None], Any] = {}
 
     @cached_property

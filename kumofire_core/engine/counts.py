@@ -41,7 +41,7 @@ LONGEST_PAUSE_MS = 60_000
 MOST_REQUESTS = 2
 """Writes at the end of one batch: the counts of a minute that is over, and those of the current one."""
 
-MOST_AMOUNTS = 200
+MOST_AMOUNTS = 100
 """Numbers in one write: an expression may have 300 operators and 4 KB. What is over waits for the next write.
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (expression parameters)"""
 

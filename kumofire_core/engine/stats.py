@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
 from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, note_of
-from kumofire_core.aws.sqs import QueueLengths
 from kumofire_core.engine.counts import (
     COUNTS,
     KEPT_MINUTES,
@@ -33,7 +32,7 @@ from kumofire_core.errors import InvalidArgumentError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.run import FINAL, RunStatus
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, text_bytes
 from kumofire_core.rules.listing import PARKED, list_shards
@@ -98,6 +97,17 @@ class DueRun(NamedTuple):
     run_id: str
     job_name: str
     since: datetime
+
+
+class QueueLengths(NamedTuple):
+    """About how many messages the queue has, as SQS estimates it."""
+
+    waiting: int
+    """To be received now."""
+    in_flight: int
+    """Received, and not deleted yet."""
+    delayed: int
+    """Sent with a delay that is not over."""
 
 
 class ConsumerProgress(NamedTuple):
@@ -325,7 +335,8 @@ class StatsReader:
         """Return what waits in the queue and in its dead-letter queue, each where SQS says so to this process."""
         lengths, dead_letters = None, None
         try:
-            lengths, dead_letter_url = self._store.queue.lengths()
+            found, dead_letter_url = self._store.queue.lengths()
+            lengths = QueueLengths(*found)
             if dead_letter_url is not None:
                 dead_letters = self._store.queue.length_of(dead_letter_url)
         except AWS_ERRORS as error:
@@ -392,14 +403,18 @@ def _status_count(jobs: Counter[str], *, complete: bool) -> StatusCount:
     return StatusCount(jobs.total(), by_job, complete)
 
 
+_FIELDS = {**{outcome.value: outcome.value for outcome in Outcome}, MILLISECONDS: "milliseconds"}
+"""Of ``OutcomeCounts``, by what the names of the counters begin with."""
+
+
 def _outcomes(items: list[Attributes]) -> dict[str, OutcomeCounts]:
     """Return the sum of a minute's items, by job. What is none of our numbers is passed over."""
     sums: dict[str, dict[str, int]] = {}
     for item in items:
         for name, value in item.items():
             outcome, separator, job = name.partition("|")
-            field = "milliseconds" if outcome == MILLISECONDS else outcome
-            if separator and field in OutcomeCounts._fields and isinstance(value, int):
+            field = _FIELDS.get(outcome)
+            if separator and field is not None and isinstance(value, int):
                 counts = sums.setdefault(job, {})
                 counts[field] = counts.get(field, 0) + value
     return {job: OutcomeCounts(**counts) for job, counts in sorted(sums.items())}

@@ -51,7 +51,8 @@ DEDUPE_KEY_BYTES = 4 * MAX_KEY_LENGTH
 LAST_ERROR_BYTES = MAX_ERROR_BYTES
 CANCEL_REASON_BYTES = 3 * 1024
 HISTORY_BYTES = 4 * 1024
-PROGRESS_BYTES = 1024
+PROGRESS_BYTES = 1280
+"""Enough for 200 characters of ASCII that are encrypted under a key of KMS, which adds some 700 bytes."""
 ATTEMPTS_BYTES = (
     RESERVED_ITEM_BYTES
     - FIXED_BYTES
@@ -62,7 +63,7 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,636 bytes."""
+"""What is left, for the attempts: 5,380 bytes."""
 
 HISTORY_LENGTH = 10
 HISTORY_TEXT_LENGTH = 200

@@ -249,12 +249,15 @@ def park(claimed: StoredRun, *, now_ms: int) -> Transition:
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
 
 
-def unpark(parked: StoredRun, token: str, *, now_ms: int) -> Transition:
-    """Queue a run of a job that was resumed; whoever applied this then sends its message."""
+def unpark(token: str, *, due_ms: int, now_ms: int) -> Transition:
+    """Queue a run that was put aside, and whose job was resumed; whoever applied this then sends its message.
+
+    It is known by the index alone, which may be behind: ``due_ms`` is the time at which it is listed there.
+    """
     return Transition(
         source=(RunStatus.SCHEDULED,),
         target=RunStatus.QUEUED,
-        equals={"parked": "pause", "updated_at": parked.updated_at},
+        equals={"parked": "pause", "scheduled_for": due_ms},
         sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
         removes=_PUT_ASIDE,
         write_token=("sent_by", token),

@@ -103,6 +103,11 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
     "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),
     "delete": ({}, {"run_id": TEXT}),
+    "pause": (
+        {"job_name": "email"},
+        {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},
+    ),
+    "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),
     "stats": ({}, {"minutes": [*COUNT, None, 61], "fresh": FLAG}),

@@ -356,7 +356,7 @@ def test_an_end_that_comes_alone_is_an_ordinary_write(aws: Aws, monkeypatch: pyt
     jobs.consume_batch(event(aws.a_run(), aws.a_run(job_name="wrong")), LambdaContext())
 
     assert client.batches == 1
-    assert aws.dynamodb.count() == {"update_item": 2}
+    assert aws.dynamodb.count() == {"get_item": 1, "update_item": 2}, "and which jobs are paused was read"
 
 
 def test_nothing_is_made_together_where_a_request_that_hangs_would_leave_no_time_for_the_ordinary_ones(aws: Aws):
