@@ -96,7 +96,7 @@ def _change(store: RunStore, run_id: str, change: Callable[[StoredRun, int], Tra
     for _ in range(TRIES):
         if found is None or found.status not in _WAITING:
             return None
-        now_ms = max(store.now_ms(), found.updated_at + 1)
+        now_ms = store.now_ms()
         write = change(found, now_ms)
         if write is None:
             return None
