@@ -279,7 +279,7 @@ class Consumer:
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
     ) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or is canceled."""
-        told = self._store.told(claimed.id, error, _log(deadline))
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_failure(claimed, error, told, job, now_ms=now_ms, expires_at=expires_at)
@@ -289,11 +289,25 @@ class Consumer:
         self, claimed: StoredRun, error: InvalidJSONError, taken: timedelta, deadline: Deadline | None
     ) -> ConsumeResult:
         """Record an attempt whose return value can't be stored: its run has failed, or was to be canceled."""
-        told = self._store.told(claimed.id, error, _log(deadline))
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_unusable_output(claimed, told, now_ms=now_ms, expires_at=expires_at)
         return self._unsuccessful(claimed, end, error, taken)
+
+    def _told(self, claimed: StoredRun, error: BaseException, deadline: Deadline | None) -> decisions.Told:
+        """Return an error as it is stored. A key that does not answer must not keep the end from being stored."""
+        logged = _log(deadline)
+        if self._store.cipher is None or deadline is None:
+            return self._store.told(claimed.id, error, logged)
+        call = self.pool.start(partial(self._store.told, claimed.id, error, logged))
+        if call.wait(deadline.seconds_left() - deadline.reserve * 3 / 4):
+            told: decisions.Told = call.result()
+            return told
+        log.warning(
+            "the texts of an error could not be encrypted in time; they are left out", extra=log_fields(claimed)
+        )
+        return self._store.told(claimed.id, error, logged, texts=False)
 
     def _unsuccessful(
         self, claimed: StoredRun, end: decisions.AttemptEnd, error: BaseException, taken: timedelta

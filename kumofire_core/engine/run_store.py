@@ -148,11 +148,16 @@ class RunStore:
             return None
         return stored if text_bytes(stored) <= most_bytes else None
 
-    def told(self, run_id: str, error: BaseException, logged: str | None) -> decisions.Told:
-        """Return an error as it is stored with a run and its attempt; encrypted where there is a cipher."""
+    def told(self, run_id: str, error: BaseException, logged: str | None, *, texts: bool = True) -> decisions.Told:
+        """Return an error as it is stored with a run and its attempt; encrypted where there is a cipher.
+
+        Without ``texts`` the attempt gets no message and no traceback.
+        """
         kind = cut_to_bytes(type_name(error), ERROR_TYPE_BYTES)
-        texts = texts_of(attempt_message(error), attempt_traceback(error))
-        stored = self.encrypted_text(run_id, texts, most_bytes=ATTEMPTS_BYTES - 1024)
+        if not texts:
+            return decisions.Told(kind, kind, None, logged)
+        told = texts_of(attempt_message(error), attempt_traceback(error))
+        stored = self.encrypted_text(run_id, told, most_bytes=ATTEMPTS_BYTES - 1024)
         return decisions.Told(error_text(error) if self.cipher is None else kind, kind, stored, logged)
 
     def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:

@@ -45,6 +45,8 @@ class HandlerLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.retired = False
+        self.unended = 1
+        """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
         self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
@@ -56,13 +58,12 @@ class HandlerLoop:
 
     def retire(self) -> None:
         """Let later runs have another loop, because a handler blocks this one; say which one."""
-        global _current
         with _lock:
             if self.retired:
                 return
             self.retired = True
-            if _current is self:
-                _current = None
+            if _process.loop is self:
+                _process.loop = None
         fields = self._blocking_attempt()
         log.error(
             "the handler of job %r blocks the event loop: it does not await; later runs get another loop",
@@ -74,7 +75,9 @@ class HandlerLoop:
 
     def stop_if_idle(self) -> None:
         """End a retired loop after its last handler; to be called in its thread."""
-        if self.retired and not self.calls:
+        with _lock:  # a thread may have been given the loop before it was retired, and not have started its call yet
+            is_idle = self.retired and not self.unended
+        if is_idle:
             self.loop.stop()
 
     def close(self, *, patience_seconds: float) -> None:
@@ -182,22 +185,32 @@ class LoopCall:
             if (close := getattr(self._awaitable, "close", None)) is not None:
                 close()
         self._owner.calls.discard(self)
+        with _lock:
+            self._owner.unended -= 1
         self._owner.stop_if_idle()
         self._done.release()
 
 
+class _Process:
+    """What belongs to this process."""
+
+    loop: HandlerLoop | None = None
+    """The loop of later runs, once there is one."""
+
+
 _lock = threading.Lock()
-_current: HandlerLoop | None = None
+_process = _Process()
 _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
-    """Return this process's loop, made where there is none that answers."""
-    global _current
+    """Return this process's loop for one call, made where there is none that answers."""
     with _lock:
-        if _current is None:
-            _current = HandlerLoop()
-        return _current
+        if _process.loop is None:
+            _process.loop = HandlerLoop()
+        else:
+            _process.loop.unended += 1
+        return _process.loop
 
 
 def _after_fork() -> None:
@@ -205,16 +218,16 @@ def _after_fork() -> None:
 
     The parent's loop is kept as it is, because to close it here would change the selector that they share.
     """
-    global _current, _lock
+    global _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _of_the_parent.append(_current)
-        _current = None
+    if _process.loop is not None:
+        _of_the_parent.append(_process.loop)
+        _process.loop = None
 
 
 def _at_exit() -> None:
-    if _current is not None:
-        _current.close(patience_seconds=EXIT_SECONDS)
+    if _process.loop is not None:
+        _process.loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):

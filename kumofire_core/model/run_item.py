@@ -157,7 +157,7 @@ class StoredRun:
             self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
             self.payload = UNREADABLE
-        self.output = None if output is None else encrypted_text.read(output)
+        self.output = NOT_READ if self.payload is NOT_READ else None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
         attempts = get("attempts")
         self._records = [] if attempts is None else read_records(attempts)

@@ -418,20 +418,21 @@ def retry(
     )
 
 
-def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transition:
+def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
     """Give a run that waits another time, as a person asked; whoever applied this then sends its message.
 
-    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed.
+    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed. ``changed_ms`` is
+    later than the run's latest change, so that a late copy of this write is refused.
     """
     due_now = due_ms <= now_ms
     return Transition(
         source=_WAITING,
         target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
-        equals={"updated_at": waiting.updated_at},
+        equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={
             "changed_by": token,
             "scheduled_for": max(due_ms, now_ms),
-            "updated_at": _changed_at(waiting, now_ms),
+            "updated_at": changed_ms,
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
@@ -440,23 +441,15 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transit
     )
 
 
-def change_payload(waiting: StoredRun, token: str, *, payload: str, now_ms: int) -> Transition:
-    """Replace the payload of a run that waits."""
+def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: int) -> Transition:
+    """Replace the payload of a run that waits; ``changed_ms`` as for ``move``."""
     return Transition(
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": _changed_at(waiting, now_ms)},
+        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
-
-
-def _changed_at(waiting: StoredRun, now_ms: int) -> int:
-    """Return a time of a change by which the next one sees this one, also where the clock of an earlier one is ahead.
-
-    The run's own time does not follow that clock: what is to start now starts now.
-    """
-    return max(now_ms, waiting.updated_at + 1)
 
 
 def tell_progress(claimed: StoredRun, token: str, *, progress: str) -> Transition:

@@ -665,11 +665,24 @@ class Invariants:
         ledger.running.append(attempt)
         return attempt
 
+    def cut(self, attempt: Attempt) -> None:
+        """Note that a coroutine is cut: from now on it counts as ended, whatever it does."""
+        attempt.state = "cut"
+        self._world.counts["handler", "cut"] += 1
+        if self._world.lines is not None:
+            self._world.tell(attempt.process, f"  handler of {attempt.run_id} is cut")
+        ledger = self.ledgers[attempt.run_id]
+        if attempt in ledger.running:
+            ledger.running.remove(attempt)
+
     def ended(self, attempt: Attempt, state: str, output: Any) -> None:
-        """Note how a handler ended."""
-        attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
-        if state == "raised" and (error := sys.exception()) is not None:
-            attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)
+        """Note how a handler ended; of one that was cut before, nothing counts any more."""
+        if attempt.state == "cut":
+            state = f"{state}, after it was cut"
+        else:
+            attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
+            if state == "raised" and (error := sys.exception()) is not None:
+                attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)
         self._world.counts["handler", state] += 1
         if self._world.lines is not None:
             self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")

@@ -27,6 +27,9 @@ from kumofire_core.engine import (
 )
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
+from kumofire_core.handlers import event_loop
+from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
+from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.model import attempts, run_item
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
@@ -719,6 +722,83 @@ def _refuse_what_is_damaged(original: Any) -> Mutant:
 
 _mutation("fail a run of which the key has changed", (consumer.Consumer, "_release", _refuse_what_is_damaged))
 
+# Coroutines and their event loop
+
+_mutation(
+    "do not cancel a coroutine that is cut",
+    (LoopCall, "_cancel", lambda original: lambda self, answered: answered.set()),
+)
+
+
+def _wait_for_canceled(original: Any) -> Mutant:
+    def mutant(self: Any, call: Any) -> bool:
+        return original(self, call) and (call.cancel is None or not call.wait(1.0))
+
+    return mutant
+
+
+_mutation("record what a canceled coroutine returns", (HandlerPool, "_abandon", _wait_for_canceled))
+
+
+def _runs_in(loop: Any) -> list[Any]:
+    return sorted(loop.calls, key=lambda call: str(event_loop.attempt_fields(call.context)))
+
+
+def _cancel_first(original: Any) -> Mutant:
+    return lambda self, answered: original(next(iter(_runs_in(self._owner)), self), answered)
+
+
+_mutation("cancel another coroutine than the one that is cut", (LoopCall, "_cancel", _cancel_first))
+
+
+async def _run_whatever_exits(self: Any) -> None:
+    try:
+        self._value = await self._awaitable
+    except (SystemExit, KeyboardInterrupt):
+        return
+    except BaseException as error:
+        self._error = error
+
+
+_mutation("take a coroutine that exits for one that returned", (LoopCall, "_run", lambda original: _run_whatever_exits))
+
+
+def _start_in_one_context(original: Any) -> Mutant:
+    contexts: dict[Any, Any] = {}
+
+    def mutant(self: Any, awaitable: Any) -> Any:
+        return LoopCall(self, awaitable, contexts.setdefault(self, event_loop.copy_context()))
+
+    return mutant
+
+
+_mutation("run all coroutines in one context", (HandlerLoop, "start", _start_in_one_context))
+_mutation(
+    "stop a replaced loop before its runs have ended",
+    (HandlerLoop, "stop_if_idle", lambda original: lambda self: self.loop.stop() if self.retired else None),
+)
+_mutation(
+    "keep a replaced loop for ever",
+    (HandlerLoop, "stop_if_idle", lambda original: lambda self: None),
+)
+
+
+def _retire_and_keep(original: Any) -> Mutant:
+    def mutant(self: Any) -> None:
+        original(self)
+        event_loop._process.loop = self
+
+    return mutant
+
+
+_mutation("start runs in a loop that is blocked", (HandlerLoop, "retire", _retire_and_keep))
+
+
+def _blame_first(original: Any) -> Mutant:
+    return lambda self: next((event_loop.attempt_fields(call.context) for call in _runs_in(self)), {})
+
+
+_mutation("blame another run for blocking the loop", (HandlerLoop, "_blocking_attempt", _blame_first))
 
 # Attempts that are kept, and lists
 
@@ -866,20 +946,23 @@ _mutation(
 _transition("give a run another time whatever it does", "move", source=_any_status, equals=_none)
 _transition("give a run another time that another has changed", "move", equals=_none)
 _transition("change the payload of a run whatever it does", "change_payload", source=_any_status, equals=_none)
+
+
+def _changed_at_once(original: Any) -> Mutant:
+    return lambda waiting, token, **given: original(waiting, token, **{**given, "changed_ms": waiting.updated_at})
+
+
 _mutation(
     "change a run at the time of the last change",
-    (run_writes, "_changed_at", lambda original: lambda waiting, now_ms: waiting.updated_at),
+    (run_writes, "move", _changed_at_once),
+    (run_writes, "change_payload", _changed_at_once),
 )
 _mutation(
     "start a run now by the clock of its creator",
     (
         run_writes,
         "move",
-        lambda original: (
-            lambda waiting, token, *, due_ms, now_ms: _started_late(
-                original(waiting, token, due_ms=due_ms, now_ms=now_ms), waiting
-            )
-        ),
+        lambda original: lambda waiting, token, **given: _started_late(original(waiting, token, **given), waiting),
     ),
 )
 _mutation(

@@ -38,16 +38,18 @@ from kumofire_core.errors import (
 )
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
-from kumofire_core.handlers.handler_pool import HandlerTimeoutError
+from kumofire_core.handlers import handler_pool
 from kumofire_core.model import encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from tests.simulation.appointments import Appointments
+from tests.simulation.coroutines import AsyncHandler, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
+from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -58,7 +60,6 @@ from tests.simulation.world import (
     DynamoDB,
     Faults,
     Process,
-    Task,
     World,
     message_of,
     run_id_in,
@@ -117,6 +118,7 @@ VARIANTS = (
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
+ASYNC_JOBS = ((), (), JOBS, ("timed", "eager"))
 
 
 UNDONE = (
@@ -175,103 +177,7 @@ def opened_text(stored: str) -> str:
     return text
 
 
-class SimulatedThreads:
-    """The engine's threads as tasks of the world."""
-
-    def start(self, function: Callable[[], Any]) -> SimulatedCall:
-        """Begin a function in a task of the running one's process."""
-        current = running()
-        return SimulatedCall(current.world.start(current.process, function))
-
-    def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
-        """Return what a function returns, if it ends in time; else cut it."""
-        call = self.start(function)
-        if not call.wait(seconds):
-            call.task.abandoned = True
-            call.task.world.end(call.task)
-            raise HandlerTimeoutError
-        return call.result()
-
-    def stray(self, *, patience_seconds: float = 0.0) -> int:
-        """Return none: a call that was cut has ended."""
-        return 0
-
-
-class SimulatedCall:
-    """A call in a task."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it has ended, or for ``seconds``; say whether it has."""
-        task, current = self.task, running()
-        if not task.ended and (seconds is None or seconds > 0):
-            task.waiter = current
-            if seconds is None:
-                task.world.suspend()
-            else:
-                task.world.pause(int(seconds * 1000))
-            task.waiter = None
-        return task.ended
-
-    def result(self) -> Any:
-        """Return or raise what it came to."""
-        if self.task.error is not None:
-            raise self.task.error
-        return self.task.value
-
-
-class SimulatedLock:
-    """A lock between tasks: it may be held while a request is under way."""
-
-    def __init__(self) -> None:
-        self._held = False
-        self._waiting: list[Task] = []
-
-    def __enter__(self) -> None:
-        while self._held:
-            self._waiting.append(running())
-            STAGE.world.suspend()
-        self._held = True
-
-    def __exit__(self, *error: object) -> None:
-        self._held = False
-        waiting, self._waiting = self._waiting, []
-        for task in waiting:
-            if task in STAGE.world.tasks:  # else its process has died
-                STAGE.world.wake(task)
-
-
 moment = lru_cache(maxsize=256)(from_ms)
-
-
-class SimulatedEvent:
-    """An event that tasks wait for."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._waiting: list[Task] = []
-
-    def set(self) -> None:
-        """Let all that wait go on."""
-        self._is_set = True
-        for task in self._waiting:
-            STAGE.world.wake(task)
-        self._waiting = []
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is set, or for ``seconds``; say whether it is."""
-        if not self._is_set:
-            task = running()
-            self._waiting.append(task)
-            if seconds is None:
-                STAGE.world.suspend()
-            else:
-                STAGE.world.pause(int(seconds * 1000))
-            if task in self._waiting:
-                self._waiting.remove(task)
-        return self._is_set
 
 
 class Stage:
@@ -301,6 +207,7 @@ class Stage:
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
             found._progress_teller._told_ms = 0
+            found._consumer.pool._stray.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -387,6 +294,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(consumer, "time", time),
         patch.object(handler_context, "time", time),
         patch.object(handler_deadline, "time", time),
+        patch.object(handler_pool, "time", time),
         patch.object(schedules, "time", time),
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
@@ -400,6 +308,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
+        simulated_event_loops(),
         # Where a handler failed is for the log only, and costs as much as a request.
         patch.object(consumer, "error_places", lambda error: []),
         patch.object(run_store, "attempt_traceback", lambda error: STAGE.play.steering.traceback(error)),
@@ -442,6 +351,8 @@ class Play:
         self.inbox: list[tuple[str, int]] = []
         self.key_changed = False
         """Processes have another key than before; once it is back, they have both."""
+        self.asynchronous: tuple[str, ...] = ()
+        """The jobs whose handlers are ``async``."""
         self.lasts_ms = 0
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
@@ -463,10 +374,14 @@ class Play:
             world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
+            if (left := unfinished(self.consumers)) is not None:
+                world.violate(*left)
             if world.violation is not None:
                 raise world.violation
         finally:
             world.close()
+            for process in self.consumers:
+                process.unwind()
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
@@ -480,6 +395,7 @@ class Play:
             if choices.below(4) == 3:
                 # A creator's clock is further ahead than a claim forgives, so that its messages come too early.
                 self.persons[1].skew_ms = choices.of(AHEAD_MS)
+        self.asynchronous = choices.of(ASYNC_JOBS)
         if self.variant.batch_writes:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
         if self.variant.sealed and probability:
@@ -791,13 +707,11 @@ class Play:
 
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
-        if (
-            self.calm
-            and self.world.queue.undelivered[body]
-            and running().process in self.dispatchers
-            # Whoever gives a run another time sends its message again.
-            and "changed_by" not in self.world.table.items.get((f"run#{run_id}", "run"), {})
-        ):
+        # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
+        # run another time sends its message again.
+        known = self.calm and not self.invariants.restored_at
+        moved = "changed_by" in self.world.table.items.get((f"run#{run_id}", "run"), {})
+        if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
             self.world.counts["copy of a message that waits"] += 1
             probed_ms = self.world.table.items.get(("progress#queue", "progress"), {}).get("probed_ms", 0)
             if probed_ms in self.probes:  # each probe sends one message again
@@ -931,6 +845,10 @@ class Play:
                 self._not_done(process, run_id, record.failure, alone=len(of_run) == 1)
             if (batch[index][0] in MALFORMED) != (record.malformed is not None):
                 world.violate("a malformed message is acknowledged, and no other", batch[index][0])
+        if report.stray_handlers and ends is not None:  # a function ends its execution environment then
+            world.counts["ended for stray handlers"] += 1
+            world.kill(process)
+            raise DiedError
         return [index for index in range(len(batch)) if f"m{index}" not in failed]
 
     def _record(self, index: int, body: str, receives: int, receipt: str) -> dict[str, Any]:
@@ -952,6 +870,8 @@ class Play:
         """Do what a handler may do."""
         process = running().process
         attempt = self.invariants.started(context, process)
+        if context.run.job_name in self.asynchronous:
+            return AsyncHandler(self, context, attempt)
         state, value = "raised", None
         try:
             value = self._behave(context, process, attempt)
