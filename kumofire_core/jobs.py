@@ -54,6 +54,9 @@ else:  # so that annotations can be resolved at run time, where the stubs need n
     DynamoDBClient = SQSClient = Any
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
+AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
+EventName = Literal["created", "succeeded", "retried", "failed", "canceled", "lease_lost"]
 
 
 class Jobs:
@@ -248,8 +251,78 @@ class Jobs:
 
         return register
 
+    def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
+        """Put the decorated function around the handlers of all jobs, those that are registered later too.
+
+        ::
+
+            @jobs.middleware
+            def timed(ctx: JobContext, call_next: CallNext) -> Any:
+                started = time.monotonic()
+                try:
+                    return call_next(ctx)
+                finally:
+                    ctx.logger.info("took %.3f s", time.monotonic() - started)
+
+        The first that is registered is the outermost. A middleware sees what the handler returns and raises; it may
+        return or raise something else, or not call the handler. An ``async`` one writes ``await call_next(ctx)``.
+        Plain middleware runs in the attempt's thread and ``async`` middleware in the event loop of the handlers, around
+        plain and ``async`` handlers alike (docs/observe.md). What it takes counts in the attempt's time. Raises
+        ``ConfigurationError`` for what can't be called with a context and ``call_next``.
+        """
+        from kumofire_core.handlers.middleware import require_middleware
+
+        require_middleware(function)
+        self._registry.add_middleware(function)
+        return function
+
+    def on(self, *events: EventName) -> Callable[[AnyHook], AnyHook]:
+        """Tell the decorated function, plain or ``async``, of these events: a ``RunEvent`` for each.
+
+        ::
+
+            @jobs.on("failed", "canceled")
+            def report(event: RunEvent) -> None:
+                post_to_slack(f"{event.job_name} {event.event}: {event.error_type} (run {event.run_id})")
+
+        ``created``: a run was stored. ``succeeded``. ``retried``: an attempt failed or was lost, and the run waits for
+        the next one. ``failed`` and ``canceled``: the run has ended so. ``lease_lost``: an attempt ended after its
+        lease, and nothing of it was recorded. Whichever process made the write tells its own hooks: the consumer, the
+        dispatcher, or the caller of ``create`` or ``cancel``.
+
+        A hook is told after the write, at most once, and as well as can be: an event is lost with its process. Hooks
+        run in up to four daemon threads of their own. What a hook raises is logged, one call may take 5 seconds, and
+        up to 1,000 events wait; none of this reaches the run (docs/observe.md). Raises ``ConfigurationError`` for an
+        unknown event, or for a function that can't be called with one argument.
+        """
+        from kumofire_core.engine.hooks import Hooks, require_events, require_hook
+
+        require_events(events)
+
+        def register(function: AnyHook) -> AnyHook:
+            require_hook(function)
+            if self._store.hooks is None:
+                self._store.hooks = Hooks()
+            self._store.hooks.add(events, function)
+            return function
+
+        return register
+
+    def wait_for_hooks(self, timeout: timedelta = timedelta(seconds=1)) -> bool:
+        """Wait until all hooks have been told all that happened, for at most ``timeout``; return whether they were.
+
+        ``consume_batch``, ``dispatch`` and the end of the process do this by themselves, for up to a second. Call it
+        in a test, or where a Lambda function of your own has created runs: Lambda freezes it when it returns.
+        """
+        if not isinstance(timeout, timedelta) or timeout < timedelta(0):
+            raise InvalidArgumentError(f"timeout must be a timedelta and not negative, not {short_repr(timeout)}")
+        return self._store.hooks is None or self._store.hooks.wait(timeout.total_seconds())
+
     def include(self, group: public.JobGroup) -> None:
-        """Register all handlers of a ``JobGroup``, or none: ``ConfigurationError`` names every problem."""
+        """Register all handlers of a ``JobGroup`` with their middleware, or none.
+
+        Raises ``ConfigurationError``, which names every problem.
+        """
         from kumofire_core.handlers.job_group import JobGroup
 
         if not isinstance(group, JobGroup):
@@ -282,7 +355,8 @@ class Jobs:
         new_run = self._creator.prepare(
             name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
         )
-        self._store.add(new_run)
+        with self._store.creating([new_run]):
+            self._store.add(new_run)
         return new_run.id
 
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:

@@ -21,8 +21,9 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
     for _ in range(TRIES):
         token, now_ms = new_token(), store.now_ms()
         waiting = run_writes.cancel(run_id, token, now_ms=now_ms, reason=reason, expires_at=store.expires_at(now_ms))
-        answer = store.apply(run_id, waiting)
+        answer = store.apply(run_id, waiting, read_back=store.has_hooks("canceled"))
         if answer.applied:
+            store.tell_of_item("canceled", run_id, answer.item)
             return True
         if answer.item is None or store.read(run_id, answer.item).run.status is not RunStatus.RUNNING:
             return False

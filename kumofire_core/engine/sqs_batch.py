@@ -70,6 +70,8 @@ class SqsBatchReport(NamedTuple):
     refused_messages: int = 0
     """Messages that were to be sent, of retries and of runs that handlers created, and that SQS refuses for a reason
     that will not pass by itself."""
+    hook_failures: int = 0
+    """Calls of hooks that failed, took too long or were dropped since the last batch."""
 
     def response(self) -> dict[str, list[dict[str, str]]]:
         """Return what Lambda wants to hear: the records to deliver again.
@@ -158,6 +160,10 @@ def run_batch(
     }
     if hidden:
         _give_back(consumer, hidden, deadline)
+    hook_failures = 0
+    if consumer.hooks is not None:
+        consumer.hooks.finish(deadline)
+        hook_failures = consumer.hooks.take_failures()
     patience = STRAY_PATIENCE_SECONDS
     if deadline is not None:
         patience = min(patience, deadline.seconds_left() / 4)
@@ -165,6 +171,7 @@ def run_batch(
         records=tuple(reports),
         stray_handlers=consumer.pool.stray(patience_seconds=max(0.0, patience)),
         refused_messages=consumer.queue.take_refused(),
+        hook_failures=hook_failures,
     )
 
 

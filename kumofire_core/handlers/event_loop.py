@@ -31,12 +31,19 @@ EXIT_SECONDS = 1.0
 
 log = logging.getLogger("kumofire_core")
 
-_inside: ContextVar[bool] = ContextVar("kumofire_event_loop", default=False)
+_inside: ContextVar[HandlerLoop | None] = ContextVar("kumofire_event_loop", default=None)
+_left: ContextVar[HandlerLoop | None] = ContextVar("kumofire_event_loop_left", default=None)
 
 
 def is_inside() -> bool:
     """Say whether the caller belongs to a handler in the loop. Whatever it waits for must then run elsewhere."""
-    return _inside.get()
+    return _inside.get() is not None
+
+
+def leave() -> None:
+    """Say that the caller, in a copy of its context, is a thread beside the loop, which goes on while it waits."""
+    _left.set(_inside.get())
+    _inside.set(None)
 
 
 class HandlerLoop:
@@ -55,6 +62,10 @@ class HandlerLoop:
     def start(self, awaitable: Awaitable[Any]) -> LoopCall:
         """Begin to await ``awaitable`` in a copy of the caller's context."""
         return LoopCall(self, awaitable, copy_context())
+
+    def is_this_thread(self) -> bool:
+        """Say whether the caller is in the loop's own thread."""
+        return threading.current_thread() is self._thread
 
     def retire(self) -> None:
         """Let later runs have another loop, because a handler blocks this one; say which one."""
@@ -131,7 +142,7 @@ class LoopCall:
         self._error: BaseException | None = None
         self._done = threading.Lock()
         self._done.acquire()
-        context.run(_inside.set, True)
+        context.run(_inside.set, owner)
         owner.loop.call_soon_threadsafe(self._start)
 
     def result(self) -> Any:
@@ -156,6 +167,9 @@ class LoopCall:
     def cancel(self) -> None:
         """Cancel the coroutine where it awaits; retire the loop where it does not answer."""
         answered = threading.Event()
+        if self._owner.is_this_thread():  # a coroutine's part in a thread is cut, and that part's own coroutine
+            self._cancel(answered)
+            return
         try:
             self._owner.loop.call_soon_threadsafe(self._cancel, answered)
         except RuntimeError:  # the loop was closed in this instant
@@ -204,8 +218,12 @@ _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
-    """Return this process's loop for one call, made where there is none that answers."""
+    """Return this process's loop for one call, made where none answers; for a thread beside a loop, that one."""
+    beside = _left.get()
     with _lock:
+        if beside is not None and not beside.loop.is_closed():
+            beside.unended += 1
+            return beside
         if _process.loop is None:
             _process.loop = HandlerLoop()
         else:

@@ -30,7 +30,7 @@ from kumofire_core.model.run import (
     RunStatus,
 )
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
-from kumofire_core.model.write import SCHEMA, Attributes, text_bytes
+from kumofire_core.model.write import SCHEMA, Attributes, Write, text_bytes
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -87,6 +87,7 @@ _TEXTS = (
     "list_shard",
     "parked",
     "progress",
+    "traceparent",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -327,6 +328,18 @@ class StoredRun:
     def inherits_max_attempts(self) -> bool:
         """Whether its creator knew no handler: then the registered job's limit is written with the next transition."""
         return "max_attempts" not in self._item
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context in which it was created, where that was traced."""
+        return self._item.get("traceparent")
+
+    def after(self, write: Write) -> StoredRun:
+        """Return the run as an attempt's end leaves it, its payload and output as they are stored."""
+        item: dict[str, Any] = {**self._item, **write.sets}
+        if write.target is not None:
+            item["status"] = write.target
+        return StoredRun(self.id, {name: item[name] for name in item if name not in write.removes}, self.max_attempts)
 
     def decrypted(self, *, payload: Any, output: Any) -> StoredRun:
         """Return the same with the values of a payload and an output that are stored encrypted."""

@@ -88,6 +88,7 @@ def create(
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
         "dedupe_key": new_run.dedupe_key,
+        "traceparent": new_run.traceparent,
     }
     return present(attributes)
 

@@ -83,6 +83,9 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "expires_after": [5, "5", -timedelta(1)],
         },
     ),
+    "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
+    "on": ({}, {"events": [*TEXT, "fail", print]}),
+    "wait_for_hooks": ({}, {"timeout": [None, 5, "5", -timedelta(1)]}),
     "include": ({}, {"group": [None, 5, "mail", Jobs, {}]}),
     "create": ({"name": "email"}, CREATE),
     "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
@@ -142,6 +145,8 @@ WORDS = {
     "schedule_id": "schedule id",
     "environment": "environment|KUMOFIRE_",
     "requests": "create_many",
+    "function": "middleware",
+    "events": "on has no event",
     "handlers": "handlers|handler|job's name",
 }
 """How an error names an argument, other than by its name."""
@@ -180,6 +185,8 @@ def the_call(aws: Aws, jobs: Jobs, call: str) -> Callable[..., Any]:
         known = jobs.get_schedule_by_key("k")
         assert known is not None
         return lambda *, schedule_id, **changes: found(known.id if schedule_id == "s" else schedule_id, **changes)
+    if call == "on":
+        return lambda events: found(events)(lambda told: None)
     if call == "handler":
         return lambda **given: found(**given)(lambda ctx: None)
     return found
