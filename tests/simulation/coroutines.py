@@ -185,7 +185,9 @@ class Told:
 @contextmanager
 def simulated_event_loops() -> Iterator[None]:
     """Let the engine run coroutines in the simulation."""
-    threading = SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent, Thread=SimulatedThread)
+    threading = SimpleNamespace(
+        Lock=SimulatedLock, Event=SimulatedEvent, Thread=SimulatedThread, current_thread=SimulatedThread.current
+    )
     with ExitStack() as stack:
         for owner, name, replacement in (
             (event_loop, "asyncio", Asyncio()),

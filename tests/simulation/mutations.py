@@ -737,7 +737,7 @@ def _wait_for_canceled(original: Any) -> Mutant:
     return mutant
 
 
-_mutation("record what a canceled coroutine returns", (HandlerPool, "_abandon", _wait_for_canceled))
+_mutation("record what a canceled coroutine returns", (HandlerPool, "abandon", _wait_for_canceled))
 
 
 def _runs_in(loop: Any) -> list[Any]:

@@ -35,17 +35,18 @@ class SimulatedThreads(HandlerPool):
         """Begin a function in a task of the running one's process."""
         return SimulatedCall(function)
 
-    def _abandon(self, call: SimulatedCall) -> bool:  # type: ignore[override]
+    def abandon(self, call: SimulatedCall) -> bool:  # type: ignore[override]
+        """Give a call up; ``False`` where it has ended just now."""
         coroutine = call.coroutine
         if coroutine is not None:
             is_awaited = call.cancel is not None
             coroutine.cut()
             call.move_to_background()
-            given_up = super()._abandon(call)  # type: ignore[arg-type]
+            given_up = super().abandon(call)  # type: ignore[arg-type]
             if is_awaited:  # else its own thread cancels it
                 coroutine.was_cut()
             return given_up
-        if given_up := super()._abandon(call):  # type: ignore[arg-type]
+        if given_up := super().abandon(call):  # type: ignore[arg-type]
             self._stray.discard(call)  # type: ignore[arg-type]
             call.task.abandoned = True
             call.task.world.end(call.task)
@@ -204,4 +205,13 @@ class SimulatedThread:
     def start(self) -> None:
         """Begin it."""
         current = running()
-        self._task = current.world.start(current.process, self._target, background=True)
+        self._task = current.world.start(current.process, self._run, background=True)
+
+    def _run(self) -> None:
+        self._target()
+
+    @staticmethod
+    def current() -> object:
+        """Return the thread that is running; its task, where it is none of these."""
+        task = running()
+        return getattr(task.function, "__self__", task)
