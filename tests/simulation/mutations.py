@@ -847,6 +847,7 @@ _mutation(
     "tell of the last attempt only",
     (run_item, "attempts_with", lambda original: lambda records, new, **named: original([], new, **named)),
 )
+_mutation("tell whole errors", (run_writes, "cut_to_bytes", lambda original: lambda text, most: text))
 _mutation("tell of more attempts than there is room for", (run_item, "ATTEMPTS_BYTES", lambda original: 10**6))
 _mutation(
     "tell of each time that a run was snoozed",

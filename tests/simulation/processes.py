@@ -497,7 +497,7 @@ class Play:
     def ask(self, job: str) -> tuple[str, Any]:
         """Return a job with a payload that no other run or schedule has."""
         number = len(self.invariants.payloads)
-        payload = self.invariants.payloads[number] = {"of": job, "number": number}
+        payload = self.invariants.payloads[number] = self.steering.filled({"of": job, "number": number})
         return job, payload
 
     def reach_key(self) -> None:
@@ -678,7 +678,9 @@ class Play:
             when_ms,
             process,
             f"cancels {run_id}",
-            lambda: self._know_again("cancel", STAGE.jobs(process, self.variant).cancel(run_id)),
+            lambda: self._know_again(
+                "cancel", STAGE.jobs(process, self.variant).cancel(run_id, self.steering.reason())
+            ),
         )
 
     def _retry_at(self, when_ms: int, run_id: str) -> None:

@@ -25,6 +25,14 @@ LEAST_RECORD_BYTES = 400
 """What one attempt takes at most without its texts."""
 RESERVED_BYTES = 24 * 1024
 """What all but payload and output may take."""
+MOST_BYTES = {
+    "attempts": ATTEMPTS_BYTES,
+    "last_error": 3 * 1024,
+    "cancel_reason": 3 * 1024,
+    "history": 4 * 1024,
+    "error_type": 100,
+    "log": 200,
+}
 LIST_SHARDS = tuple(f"#{number}" for number in range(8))
 LISTED = frozenset({"failed", "canceled"})
 CREATE_CLAIM_SUCCEED = 3
@@ -174,8 +182,6 @@ class Records:
         size = len(told.encode()) if told else 0
         if len(kept) != min(len(record.ended), MOST_ATTEMPTS) and size + LEAST_RECORD_BYTES < ATTEMPTS_BYTES:
             self._broken("ten attempts are kept where they fit", f"{run_id} has {len(kept)} in {size} bytes")
-        if size > ATTEMPTS_BYTES:
-            self._broken("what is told of a run fits into its item", f"{run_id}: attempts of {size} bytes")
         self.fits(run_id, new)
 
     def _error_type(self, attempt: Attempt, ending: str, told: str | None) -> str | None:
@@ -194,6 +200,9 @@ class Records:
         others = {name: value for name, value in new.items() if name not in ("payload", "output")}
         if (size := item_bytes(others)) > RESERVED_BYTES:
             self._broken("what is told of a run fits into its item", f"{run_id} has {size} bytes")
+        for name, most in MOST_BYTES.items():
+            if name in new and len(new[name]) > most // 3 and (size := len(new[name].encode())) > most:
+                self._broken("what is told of a run fits into its item", f"{run_id}: {name} of {size} bytes")
 
     # Persons
 

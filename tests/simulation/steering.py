@@ -5,6 +5,7 @@ And what persons see: the lists of runs, each of which must show what is there o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ MOST_CHANGES = 5
 """How often persons change runs in a history, at about the same time as somebody else."""
 DELAYS_MS = (1_000, 0, 30_000, 130_000)
 MANY_ATTEMPTS = 12
+MOST_PAYLOAD_BYTES = 376 * 1024 - 50
+"""What a payload may take beside the longest output of a handler here."""
 LONG_TEXT = "boom € " * 1_000
 TRACEBACK_BYTES = 1_500
 """The most that is kept of a traceback."""
@@ -47,8 +50,21 @@ class Steering:
         self._changes = 0
         self.stubborn = play.choices.below(32) == 31
         """Handlers of many attempts fail each time, with long texts."""
+        self.is_large = not play.variant.sealed and play.choices.below(64) == 63
+        """Payloads are as large as they may be, and what persons say is, too."""
         self._records.verdict = self._verdict
         self._records.is_final = lambda job, error_type: job == "picky" and error_type == LOST
+
+    def filled(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Return a payload, as large as it may be where this history has such ones."""
+        if self.is_large:
+            payload["filler"] = ""
+            payload["filler"] = "x" * (MOST_PAYLOAD_BYTES - len(json.dumps(payload, separators=(",", ":"))))
+        return payload
+
+    def reason(self) -> str | None:
+        """Return why a person cancels a run."""
+        return "€" * 1_000 if self.is_large else None
 
     # Jobs and handlers
 
@@ -211,7 +227,8 @@ class Steering:
     def list_all(self) -> None:
         """Let a person list the runs, and compare all pages with what is there."""
         choices, world = self._world.choices, self._world
-        if choices.below(12) < 11:
+        ended = [item for key, item in world.table.items.items() if key[1] == "run" and "list_at" in item]
+        if choices.below(5 if len(ended) > 1 else 20):
             return
         process, status, limit = self._play.person(), choices.of(STATUSES), choices.of((100, 1, 2))
 
