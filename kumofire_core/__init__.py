@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.aws.sqs import QueueLengths
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
+    from kumofire_core.engine.stats import (
+        ConsumerProgress,
+        DueRun,
+        MinuteCounts,
+        OutcomeCounts,
+        Stats,
+        StatusCount,
+        UnfinishedCount,
+    )
     from kumofire_core.errors import (
         AttemptTimeoutError,
         ConfigurationError,
@@ -75,11 +85,13 @@ __all__ = [
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
+    "ConsumerProgress",
     "CorruptItemError",
     "DeadlineTooCloseError",
     "DecryptionError",
     "DedupeKeyConflictError",
     "DispatchResult",
+    "DueRun",
     "Fail",
     "InvalidArgumentError",
     "InvalidJSONError",
@@ -92,13 +104,16 @@ __all__ = [
     "LeaseExpiredError",
     "MalformedMessageError",
     "Middleware",
+    "MinuteCounts",
     "Missed",
     "NewerSchemaError",
     "Outcome",
+    "OutcomeCounts",
     "Overlap",
     "PartlyCreatedError",
     "PartlyDispatchedError",
     "PastRun",
+    "QueueLengths",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
@@ -119,6 +134,9 @@ __all__ = [
     "SealedError",
     "Snooze",
     "SqsBatchReport",
+    "Stats",
+    "StatusCount",
+    "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]
@@ -139,16 +157,21 @@ _PLACES = {
     "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
+    "ConsumerProgress": "engine.stats",
     "DispatchResult": "engine.dispatcher",
+    "DueRun": "engine.stats",
     "JobContext": "handlers.context",
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
     "Middleware": "handlers.middleware",
+    "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
     "Outcome": "model.run",
+    "OutcomeCounts": "engine.stats",
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
+    "QueueLengths": "aws.sqs",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
@@ -162,6 +185,9 @@ _PLACES = {
     "ScheduleSettings": "engine.schedules",
     "ScheduleType": "model.schedule",
     "SqsBatchReport": "engine.sqs_batch",
+    "Stats": "engine.stats",
+    "StatusCount": "engine.stats",
+    "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {
     "BatchReport": "SqsBatchReport",

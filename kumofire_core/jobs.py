@@ -26,6 +26,7 @@ from kumofire_core.config import (
     settings_from,
 )
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.progress import ProgressTeller
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
     from kumofire_core.engine.schedules import Schedules
+    from kumofire_core.engine.stats import StatsReader
 else:  # so that annotations can be resolved at run time, where the stubs need not be installed
     DynamoDBClient = SQSClient = Any
 
@@ -72,8 +74,9 @@ class Jobs:
     about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
     that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
     records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists
-    succeeded runs as well, for one more write unit each. ``cipher`` encrypts and decrypts payloads, outputs and the
-    texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
+    succeeded runs as well, for one more write unit each. ``counts`` adds up what becomes of a batch's messages, for
+    ``stats``: a write every ten seconds, as a rule (docs/stats.md). ``cipher`` encrypts and decrypts payloads, outputs
+    and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
     Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
     botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
@@ -96,6 +99,7 @@ class Jobs:
         batch_writes: bool = False,
         missing_handler: Literal["fail", "retry"] = "fail",
         list_succeeded: bool = False,
+        counts: bool = True,
         cipher: Cipher | None = None,
     ) -> None:
         problems = argument_problems(
@@ -113,6 +117,7 @@ class Jobs:
             batch_writes=batch_writes,
             missing_handler=missing_handler,
             list_succeeded=list_succeeded,
+            counts=counts,
             cipher=cipher,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -138,6 +143,7 @@ class Jobs:
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
+        self._count_teller = CountTeller(self._store) if counts else None
 
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
@@ -152,6 +158,16 @@ class Jobs:
         from kumofire_core.engine.queries import RunQueries
 
         return RunQueries(self._store, self._consumer.pool)
+
+    @property
+    def _stats_reader(self) -> StatsReader:
+        from kumofire_core.engine.stats import StatsReader
+
+        # Whoever asks at once must get the same one, which a cached property does not promise.
+        found: StatsReader = self.__dict__.setdefault(
+            "_its_stats_reader", StatsReader(self._store, self._consumer.pool)
+        )
+        return found
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -183,8 +199,8 @@ class Jobs:
 
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
-        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES`` and ``KUMOFIRE_LIST_SUCCEEDED`` (``true`` or ``false``),
-        ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
+        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES``, ``KUMOFIRE_LIST_SUCCEEDED`` and ``KUMOFIRE_COUNTS``
+        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
         (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
@@ -404,7 +420,12 @@ class Jobs:
             raise InvalidArgumentError(f"context must be Lambda's context object or None, not {short_repr(context)}")
         deadline = None if context is None else Deadline.of_invocation(context)
         return run_batch(
-            event, self._consumer, deadline=deadline, concurrency=self._concurrency, teller=self._progress_teller
+            event,
+            self._consumer,
+            deadline=deadline,
+            concurrency=self._concurrency,
+            teller=self._progress_teller,
+            counts=self._count_teller,
         )
 
     def get_status(self, run_id: str) -> Run | None:
@@ -458,6 +479,22 @@ class Jobs:
 
         wanted = run_filter(status=status, job_name=job_name, since=since, until=until, error_type=error_type)
         return self._queries.list_runs(wanted, limit=limit, page=page, payloads=payloads)
+
+    def stats(self, *, minutes: int = 5, fresh: bool = False) -> public.Stats:
+        """Return what the system holds and does: runs by status and job, what waits, the last ``minutes`` (1 to 60).
+
+        An answer is shared: by all threads of this process, and through the table by other processes, for 5 seconds
+        (``Stats.as_of`` says of when it is). ``fresh=True`` reads everything anew. So it may be asked every few seconds
+        by several people. The price of one answer has a limit, whatever the table holds: it counts 10,000 runs of each
+        status that has ended, 20,000 unfinished ones, and reads the items of 1,000 of these for their status and job.
+        Where there is more, the counts say so (``complete``). docs/stats.md has the price in read units.
+
+        The minutes are what consumers counted at the end of batches; messages given to ``consume`` one by one are not
+        counted. Runs that ended in a release without the listing index are not counted either. Raises
+        ``InvalidArgumentError``, and botocore's errors of the table unchanged; what the queues hold is ``None`` where
+        this process may not ask them.
+        """
+        return self._stats_reader.stats(minutes=minutes, fresh=fresh)
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run; return whether this call changed it.

@@ -6,10 +6,11 @@ by itself is told as such and counted, because then the dispatcher can't send it
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.errors import AWS_ERRORS, explained, note_of, where
 from kumofire_core.model.error_text import error_name
@@ -23,6 +24,20 @@ BATCH_SIZE = 10
 """https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
 log = logging.getLogger("kumofire_core")
+
+
+class QueueLengths(NamedTuple):
+    """About how many messages a queue has, as SQS estimates it."""
+
+    waiting: int
+    """To be received now."""
+    in_flight: int
+    """Received, and not deleted yet."""
+    delayed: int
+    """Sent with a delay that is not over."""
+
+
+_LENGTHS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed"))
 
 
 class Queue:
@@ -71,6 +86,19 @@ class Queue:
         except Exception as error:  # an estimate that can't be had must not stop a pass
             log.warning("the length of the queue could not be read (%s). %s", error_name(error), note_of(error))
             return None
+
+    def lengths(self) -> tuple[QueueLengths, str | None]:
+        """Return how many messages this queue has, and the URL of its dead-letter queue, if it has one.
+
+        Errors of SQS leave this method and ``length_of`` as botocore raised them.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html
+        """
+        found = self._attributes([*_LENGTHS, "RedrivePolicy"]).get("Attributes", {})
+        return _lengths(found), _dead_letter_url(self.url, found.get("RedrivePolicy"))
+
+    def length_of(self, url: str) -> int:
+        """Return about how many messages another queue has, those in flight and delayed ones among them."""
+        return sum(_lengths(self._attributes(_LENGTHS, url).get("Attributes", {})))
 
     def try_send_many(self, delays: Mapping[str, int]) -> list[str]:
         """Send the messages of runs, each after its delay in seconds; return the ids that SQS took none for.
@@ -175,9 +203,28 @@ class Queue:
         return self._client().send_message_batch(QueueUrl=self.url, Entries=entries)
 
     @explained
-    def _attributes(self, names: Any) -> Any:
-        return self._client().get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
+    def _attributes(self, names: Any, url: str | None = None) -> Any:
+        return self._client().get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)
 
     @explained
     def _change_visibility(self, entries: Any) -> Any:
         return self._client().change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
+
+
+def _lengths(found: Mapping[str, str]) -> QueueLengths:
+    return QueueLengths(*(int(found.get(name, 0)) for name in _LENGTHS))
+
+
+def _dead_letter_url(url: str, redrive_policy: str | None) -> str | None:
+    """Return the URL of the queue that a redrive policy names: its account and name, where this queue's are in ``url``.
+
+    A dead-letter queue is in the same region and account as its queue.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html
+    """
+    try:
+        parts = str(json.loads(redrive_policy or "")["deadLetterTargetArn"]).split(":")
+    except (ValueError, TypeError, KeyError):
+        return None
+    service, _, _ = url.rstrip("/").rpartition("/")
+    service, _, _ = service.rpartition("/")
+    return f"{service}/{parts[4]}/{parts[5]}" if len(parts) == 6 and service else None

@@ -67,6 +67,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "cipher": [5, "x", object()],
             "missing_handler": [None, 5, "wait", True],
             "list_succeeded": FLAG,
+            "counts": FLAG,
         },
     ),
     "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),
@@ -104,6 +105,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "delete": ({}, {"run_id": TEXT}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),
+    "stats": ({}, {"minutes": [*COUNT, None, 61], "fresh": FLAG}),
     "dispatch": (
         {},
         {

@@ -16,7 +16,14 @@ from unittest.mock import patch
 
 from kumofire_core.handlers import event_loop, handler_pool
 from kumofire_core.handlers.context import attempt_fields
-from tests.simulation.threads import CurrentCall, SimulatedEvent, SimulatedLock, SimulatedThread, must_live
+from tests.simulation.threads import (
+    CurrentCall,
+    SimulatedEvent,
+    SimulatedLock,
+    SimulatedThread,
+    current_thread,
+    must_live,
+)
 from tests.simulation.world import START_MS, DiedError, Process, Task, running
 
 if TYPE_CHECKING:
@@ -88,7 +95,8 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
             call.coroutine.loop = self
             if self.must_be_left:
                 world.violate("a run gets a loop that answers", f"{call.coroutine} is started in one that is blocked")
-        if choices.below(8) == 7:
+        rarely = 8 if self.blocker is None else 2
+        if choices.below(rarely) == rarely - 1:
             world.pause(choices.of(HELD_UP_MS))
         return super().call_soon_threadsafe(callback, *given, context=context)
 
@@ -186,7 +194,7 @@ class Told:
 def simulated_event_loops() -> Iterator[None]:
     """Let the engine run coroutines in the simulation."""
     threading = SimpleNamespace(
-        Lock=SimulatedLock, Event=SimulatedEvent, Thread=SimulatedThread, current_thread=SimulatedThread.current
+        Lock=SimulatedLock, Event=SimulatedEvent, Thread=SimulatedThread, current_thread=current_thread
     )
     with ExitStack() as stack:
         for owner, name, replacement in (
@@ -208,6 +216,10 @@ class Asyncio:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
+
+
+class GiveUpError(Exception):
+    """A failure that no further attempt can mend."""
 
 
 class AsyncHandler:
@@ -317,16 +329,18 @@ class AsyncHandler:
             what = 3  # the one it was taken from may come back meanwhile
         elif play.variant.batch_writes and choices.below(2):
             what = choices.of((0, 1, 2, 4))  # soon, as the others of its batch
+        elif any(each is not self and not each.finished for each in self.process.coroutines) and choices.below(4):
+            what = choices.of((15, 6, 15))  # one blocks the loop while the other waits in it
         if what < 4:
             for _ in range(choices.of((1, 2, 3))):
                 await self._sleep(choices.of((5, 0, 50, 1_000)))
             return None if what == 2 else f"done by {claims}"
-        if what < 6:
+        if what == 4:
             await self._sleep(3)
             raise choices.of((RuntimeError, SystemExit))("boom")
-        if what < 12:
-            return await self._take_long()
-        if what < 14:
+        if what < 13:
+            await self._take_long()
+        elif what < 15:
             left_ms = int(self._context.time_left().total_seconds() * 1000)
             await self._sleep(max(0, left_ms + choices.of((0, -1, 1))))
         elif what < 18:
@@ -352,7 +366,7 @@ class AsyncHandler:
         else:
             self._block(None)
         if choices.below(2):
-            raise RuntimeError("late boom")
+            raise choices.of((RuntimeError, GiveUpError))("late boom")
         return {"late by": [claims]}
 
     async def _block_later(self, wait_ms: int) -> None:
@@ -361,7 +375,7 @@ class AsyncHandler:
         with suppress(DiedError), self._blocked(in_a_task_of_it=True):
             self._world.pause(self._world.choices.of((100, 600, 5_000)))
 
-    async def _take_long(self) -> Any:
+    async def _take_long(self) -> None:
         """Wait for about as long as the lease, and answer a cancellation in one way or another."""
         play, world, choices, lease_until = self._play, self._world, self._world.choices, self.attempt.lease_until
         beyond = choices.of((700, 100, -100, -700, 3_000, 62_000))
@@ -387,7 +401,6 @@ class AsyncHandler:
                     raise
                 case 4:
                     await self._sleep(choices.of((200, 1_500, 30_000)))  # it does not care
-        return {"late by": [self.attempt.claims]}
 
     async def _sleep(self, length_ms: int) -> None:
         await self._awaited(asyncio.sleep(length_ms / 1000))
@@ -455,4 +468,4 @@ def unfinished(processes: Sequence[Process]) -> tuple[str, str] | None:
     return None
 
 
-__all__ = ["AsyncHandler", "simulated_event_loops", "unfinished"]
+__all__ = ["AsyncHandler", "GiveUpError", "simulated_event_loops", "unfinished"]

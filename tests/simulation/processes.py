@@ -42,7 +42,7 @@ from kumofire_core.handlers import handler_pool
 from kumofire_core.model import encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from tests.simulation.appointments import Appointments
-from tests.simulation.coroutines import AsyncHandler, simulated_event_loops, unfinished
+from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
@@ -118,7 +118,7 @@ VARIANTS = (
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
-ASYNC_JOBS = ((), (), JOBS, ("timed", "eager"))
+ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
 
 
 UNDONE = (
@@ -132,10 +132,6 @@ UNDONE = (
     "KeyOutOfReachError",
 )
 """How the reports of records begin that have to come again."""
-
-
-class GiveUpError(Exception):
-    """A failure that no further attempt can mend."""
 
 
 class KeyOutOfReachError(Exception):

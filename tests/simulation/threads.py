@@ -36,7 +36,7 @@ class SimulatedThreads(HandlerPool):
         return SimulatedCall(function)
 
     def abandon(self, call: SimulatedCall) -> bool:  # type: ignore[override]
-        """Give a call up; ``False`` where it has ended just now."""
+        """Give a call up, and check what the engine does to its coroutine."""
         coroutine = call.coroutine
         if coroutine is not None:
             is_awaited = call.cancel is not None
@@ -205,13 +205,10 @@ class SimulatedThread:
     def start(self) -> None:
         """Begin it."""
         current = running()
-        self._task = current.world.start(current.process, self._run, background=True)
+        self._task = current.world.start(current.process, self._target, background=True)
+        self._task.thread = self
 
-    def _run(self) -> None:
-        self._target()
 
-    @staticmethod
-    def current() -> object:
-        """Return the thread that is running; its task, where it is none of these."""
-        task = running()
-        return getattr(task.function, "__self__", task)
+def current_thread() -> Any:
+    """Return the thread that the running task is; ``None`` where it is another one."""
+    return running().thread

@@ -72,6 +72,8 @@ class Task:
     """The time that the person wants the run to start at."""
     call: Any = None
     """The call of the engine's pool that it executes, if it does."""
+    thread: Any = None
+    """The thread of the engine's that it is, if it is one."""
 
     def __init__(
         self, world: World, process: Process, function: Callable[[], Any], *, background: bool = False
