@@ -260,9 +260,14 @@ class StoredRun:
         return int(self._item.get("retries", 0))
 
     @property
+    def has_started(self) -> bool:
+        """Whether an attempt was made since the run was created, or since a person retried it; a snoozed one too."""
+        return self.attempt > 0 or (bool(self._records) and self._records[-1].retries == self.retries)
+
+    @property
     def log(self) -> str | None:
         """Where the latest attempt logged: request id and log stream."""
-        return self._item.get("log")
+        return self._item.get("log") or None
 
     @property
     def list_shard(self) -> str | None:

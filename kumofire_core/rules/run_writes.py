@@ -101,11 +101,10 @@ def claim(
     A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
     as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
-    claims are made together, can't choose between the two. ``log`` says where the attempt logs.
+    claims are made together, can't choose between the two. ``log`` says where the attempt logs. Where that is not
+    known, it is stored as empty, because the item may still say where an earlier attempt logged.
     """
-    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
-    if log is not None:
-        sets["log"] = log
+    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms, "log": log or ""}
     computes = NOTHING
     if heeds_timeout:
         computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
@@ -126,7 +125,6 @@ def rescue(
     expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, failure: Failure, log: str | None
 ) -> Transition:
     """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
-    logged: dict[str, Value] = {} if log is None else {"log": log}
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
@@ -138,7 +136,7 @@ def rescue(
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
             "started_at": now_ms,
             "updated_at": now_ms,
-            **logged,
+            "log": log or "",
             **_decided(expired),
             **_failed_attempt(expired, failure),
         },

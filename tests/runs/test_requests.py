@@ -176,7 +176,8 @@ def test_a_claim_and_an_end_change_these_fields_alone(jobs: Jobs, aws: Aws):
     jobs.consume(message(run_id))
 
     after = aws.item(run_id)
-    assert changed(before, during) == {"status", "lease_token", "lease_until", "started_at", "updated_at", "claims"}
+    claim = {"status", "lease_token", "lease_until", "started_at", "updated_at", "claims", "log"}
+    assert changed(before, during) == claim
     assert changed(during, after) == {
         "status",
         "output",
