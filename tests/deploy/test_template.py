@@ -594,6 +594,24 @@ def test_who_creates_runs_may_put_every_item_that_creating_puts(resources: dict[
     ]
 
 
+def test_who_reads_may_read_every_item_that_the_stats_are_made_of(resources: dict[str, Any], aws: Aws) -> None:
+    def patterns(sid: str) -> list[str]:
+        [found] = statement(resources, "ReaderPolicy", sid)["Condition"]["ForAllValues:StringLike"].values()
+        return found
+
+    aws.a_run()
+
+    aws.jobs().stats()
+
+    single = [get["Key"] for get in aws.dynamodb.parameters("get_item")]
+    batches = [get["RequestItems"][aws.table]["Keys"] for get in aws.dynamodb.parameters("batch_get_item")]
+    assert all(any(fnmatchcase(key["pk"]["S"], each) for each in patterns("Items")) for key in single)
+    assert {key["pk"]["S"].split("#")[0] for keys in batches for key in keys} == {"run", "counts"}
+    assert all(
+        any(fnmatchcase(key["pk"]["S"], each) for each in patterns("ListedItems")) for keys in batches for key in keys
+    )
+
+
 def test_an_update_of_the_stack_replaces_no_policy_that_roles_have(resources: dict[str, Any]) -> None:
     # Those of the first release. https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-iam-managedpolicy.html
     policies = {n: r["Properties"] for n, r in resources.items() if r["Type"] == "AWS::IAM::ManagedPolicy"}

@@ -125,6 +125,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},
     ),
     "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
+    "pauses": ({}, {}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),
     "cancel_many": (NAMED, {**MANY, "reason": REASON}),
