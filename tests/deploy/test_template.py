@@ -365,7 +365,7 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 
 
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
-    """Succeed, retry, fail, take over, cancel, put aside, and have a handler see a cancellation and create another run."""
+    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create."""
     jobs = aws.jobs(**settings)
     aws.jobs(allow_unknown_jobs=True).pause("paused")
 
@@ -395,7 +395,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
 
 
 def every_way_to_dispatch(aws: Aws) -> None:
-    """Send what is due or soon will be, send again, recover, fail, resume, and fire schedules that see their last run."""
+    """Send what is due or soon will be, send again, recover, fail, resume, and fire schedules that look at a run."""
     clock = Clock()
     jobs = aws.jobs(clock=clock, allow_unknown_jobs=True)
     past = {"wake_at": NOW_MS - 1}
@@ -599,6 +599,16 @@ def test_a_policy_for_applications_allows_what_its_users_do_and_nothing_else(
     arranged = {("dynamodb:PutItem", "Table")} if policy == "ReaderPolicy" else set()
 
     assert granted(under(properties(resources, policy)["PolicyDocument"]["Statement"])) == needed - arranged
+
+
+def test_who_reads_runs_may_see_which_jobs_are_paused(resources: dict[str, Any], aws: Aws) -> None:
+    runs, *_ = under(properties(resources, "ReaderPolicy")["PolicyDocument"]["Statement"])
+    patterns = runs["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+
+    aws.jobs().pauses()
+
+    [read] = aws.dynamodb.parameters("get_item")
+    assert any(fnmatchcase(read["Key"]["pk"]["S"], pattern) for pattern in patterns)
 
 
 def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:

@@ -156,6 +156,7 @@ def test_a_tick_writes_what_it_did_as_metrics_and_as_a_line(
         unsent=7,
         refused=9,
         errors=8,
+        resumed=10,
         complete=False,
     )
     monkeypatch.setattr(jobs, "dispatch", lambda **_: result)
@@ -179,6 +180,7 @@ def test_a_tick_writes_what_it_did_as_metrics_and_as_a_line(
         "MessagesUnsent": [7.0],
         "MessagesRefused": [9.0],
         "DispatchErrors": [8.0],
+        "RunsResumed": [10.0],
         "DispatcherPassesCutShort": [1.0],
     }
 
