@@ -24,7 +24,7 @@ from tests.builders import Aws, LambdaContext
 
 NOTHING = {
     "dispatched": 0, "schedules": 0, "resent": 0, "postponed": 0, "recovered": 0, "failed": 0, "canceled": 0,
-    "unsent": 0, "refused": 0, "errors": 0, "handed_over": 0, "unread": 0, "complete": True,
+    "unsent": 0, "refused": 0, "errors": 0, "handed_over": 0, "resumed": 0, "unread": 0, "complete": True,
 }  # fmt: skip
 
 
