@@ -31,12 +31,13 @@ def main(descriptor: int, interpreters: Mapping[str, str]) -> None:
     from hypercorn.config import Config
     from ministack.app import app
     from ministack.core import lambda_runtime
-    from ministack.services import sqs
+    from ministack.services import dynamodb, sqs
     from ministack.services.cloudformation import provisioners
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     isolate_functions(lambda_runtime, interpreters)
     read_numbers_of_mappings(provisioners)
+    apply_settings_of_tables(provisioners, dynamodb)
     add_message_move_tasks(sqs)
     config = Config()
     config.bind = [f"fd://{descriptor}"]
@@ -98,6 +99,27 @@ def read_numbers_of_mappings(provisioners: Any) -> None:
 
     handlers = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]
     handlers.update({action: converting(handlers[action]) for action in ("create", "update")})
+
+
+def apply_settings_of_tables(provisioners: Any, dynamodb: Any) -> None:
+    """Give a stack's table its time to live and its point-in-time recovery, which MiniStack leaves out."""
+
+    def applying(provision: Callable[..., Any], properties: int) -> Callable[..., Any]:
+        def provisioned(*given: Any, **named: Any) -> Any:
+            made = provision(*given, **named)
+            for apply, setting in (
+                (dynamodb._update_ttl, "TimeToLiveSpecification"),
+                (dynamodb._update_continuous_backups, "PointInTimeRecoverySpecification"),
+            ):
+                if setting in given[properties]:
+                    apply({"TableName": made[0], setting: given[properties][setting]})
+            return made
+
+        return provisioned
+
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]
+    # A creation is given the properties, and an update the earlier ones before them.
+    handlers.update(create=applying(handlers["create"], 1), update=applying(handlers["update"], 2))
 
 
 def add_message_move_tasks(sqs: Any) -> None:

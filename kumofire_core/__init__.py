@@ -9,10 +9,21 @@ if TYPE_CHECKING:
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
+    from kumofire_core.engine.hooks import RunEvent
     from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
+    from kumofire_core.engine.stats import (
+        ConsumerProgress,
+        DueRun,
+        MinuteCounts,
+        OutcomeCounts,
+        QueueLengths,
+        Stats,
+        StatusCount,
+        UnfinishedCount,
+    )
     from kumofire_core.errors import (
         AttemptTimeoutError,
         ConfigurationError,
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
+    from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import (
@@ -69,15 +81,18 @@ __all__ = [
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "CallNext",
     "Cancel",
     "Cipher",
     "ConfigurationError",
     "ConsumeResult",
+    "ConsumerProgress",
     "CorruptItemError",
     "DeadlineTooCloseError",
     "DecryptionError",
     "DedupeKeyConflictError",
     "DispatchResult",
+    "DueRun",
     "Fail",
     "InvalidArgumentError",
     "InvalidJSONError",
@@ -89,19 +104,24 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "Middleware",
+    "MinuteCounts",
     "Missed",
     "NewerSchemaError",
     "Outcome",
+    "OutcomeCounts",
     "Overlap",
     "PartlyCreatedError",
     "PartlyDispatchedError",
     "PastRun",
     "Pause",
+    "QueueLengths",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
     "RetryPolicy",
     "Run",
+    "RunEvent",
     "RunPage",
     "RunProgress",
     "RunRequest",
@@ -116,6 +136,9 @@ __all__ = [
     "SealedError",
     "Snooze",
     "SqsBatchReport",
+    "Stats",
+    "StatusCount",
+    "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
 ]
@@ -134,21 +157,29 @@ _PLACES = {
     "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
+    "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
+    "ConsumerProgress": "engine.stats",
     "DispatchResult": "engine.dispatcher",
+    "DueRun": "engine.stats",
     "JobContext": "handlers.context",
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Middleware": "handlers.middleware",
+    "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
     "Outcome": "model.run",
+    "OutcomeCounts": "engine.stats",
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
+    "QueueLengths": "engine.stats",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",
     "Run": "model.run",
+    "RunEvent": "engine.hooks",
     "RunRequest": "engine.create",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",
@@ -157,6 +188,9 @@ _PLACES = {
     "ScheduleSettings": "engine.schedules",
     "ScheduleType": "model.schedule",
     "SqsBatchReport": "engine.sqs_batch",
+    "Stats": "engine.stats",
+    "StatusCount": "engine.stats",
+    "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {
     "BatchReport": "SqsBatchReport",

@@ -48,6 +48,7 @@ OPTIONAL: dict[str, Setting] = {
     ),
     "KUMOFIRE_BATCH_WRITES": ("batch_writes", lambda text: _flag(text), "true or false"),
     "KUMOFIRE_LIST_SUCCEEDED": ("list_succeeded", lambda text: _flag(text), "true or false"),
+    "KUMOFIRE_COUNTS": ("counts", lambda text: _flag(text), "true or false"),
     "KUMOFIRE_MISSING_HANDLER": (
         "missing_handler",
         lambda text: _one_of(text, MISSING_HANDLER_CHOICES),
@@ -110,6 +111,7 @@ def argument_problems(
     batch_writes: object,
     missing_handler: object,
     list_succeeded: object,
+    counts: object,
     cipher: object,
 ) -> list[str]:
     """Return one sentence for each wrong argument of ``Jobs``."""
@@ -138,6 +140,7 @@ def argument_problems(
             ("allow_unknown_jobs", allow_unknown_jobs),
             ("batch_writes", batch_writes),
             ("list_succeeded", list_succeeded),
+            ("counts", counts),
         )
         if not isinstance(value, bool)
     ]

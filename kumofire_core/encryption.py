@@ -45,13 +45,13 @@ class EnvelopeCipher:
         )
 
     @classmethod
-    def for_kms_key(cls, key_arn: str, **settings: Any) -> EnvelopeCipher:
+    def for_kms_key(cls, key_arn: str, *, session: Any = None, **settings: Any) -> EnvelopeCipher:
         """Return the cipher for a KMS key. Encrypting needs ``kms:GenerateDataKey``, decrypting ``kms:Decrypt``.
 
         This makes the KMS client. A request waits at most 3 seconds for a reply and is tried up to three times, so that
-        it ends well before a function's deadline.
+        it ends well before a function's deadline. ``session`` is a botocore session, by default a new one.
         """
-        session = get_session()
+        session = session or get_session()
         session.set_default_client_config(
             Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
         )

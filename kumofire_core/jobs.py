@@ -26,6 +26,7 @@ from kumofire_core.config import (
     settings_from,
 )
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.progress import ProgressTeller
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
@@ -54,6 +55,9 @@ else:  # so that annotations can be resolved at run time, where the stubs need n
     DynamoDBClient = SQSClient = Any
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
+AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
+EventName = Literal["created", "succeeded", "retried", "failed", "canceled", "lease_lost"]
 
 
 class Jobs:
@@ -69,8 +73,9 @@ class Jobs:
     about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
     that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
     records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists
-    succeeded runs as well, for one more write unit each. ``cipher`` encrypts and decrypts payloads, outputs and the
-    texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
+    succeeded runs as well, for one more write unit each. ``counts`` adds up what becomes of a batch's messages, for
+    ``stats``: a write every ten seconds, as a rule (docs/stats.md). ``cipher`` encrypts and decrypts payloads, outputs
+    and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
     Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
     botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
@@ -93,6 +98,7 @@ class Jobs:
         batch_writes: bool = False,
         missing_handler: Literal["fail", "retry"] = "fail",
         list_succeeded: bool = False,
+        counts: bool = True,
         cipher: Cipher | None = None,
     ) -> None:
         problems = argument_problems(
@@ -110,6 +116,7 @@ class Jobs:
             batch_writes=batch_writes,
             missing_handler=missing_handler,
             list_succeeded=list_succeeded,
+            counts=counts,
             cipher=cipher,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
@@ -135,6 +142,7 @@ class Jobs:
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
+        self._count_teller = CountTeller(self._store) if counts else None
 
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
@@ -180,8 +188,8 @@ class Jobs:
 
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
-        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES`` and ``KUMOFIRE_LIST_SUCCEEDED`` (``true`` or ``false``),
-        ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
+        ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES``, ``KUMOFIRE_LIST_SUCCEEDED`` and ``KUMOFIRE_COUNTS``
+        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
         (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
@@ -248,8 +256,78 @@ class Jobs:
 
         return register
 
+    def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
+        """Put the decorated function around the handlers of all jobs, those that are registered later too.
+
+        ::
+
+            @jobs.middleware
+            def timed(ctx: JobContext, call_next: CallNext) -> Any:
+                started = time.monotonic()
+                try:
+                    return call_next(ctx)
+                finally:
+                    ctx.logger.info("took %.3f s", time.monotonic() - started)
+
+        The first that is registered is the outermost. A middleware sees what the handler returns and raises; it may
+        return or raise something else, or not call the handler. An ``async`` one writes ``await call_next(ctx)``.
+        Plain middleware runs in the attempt's thread and ``async`` middleware in the event loop of the handlers, around
+        plain and ``async`` handlers alike (docs/observe.md). What it takes counts in the attempt's time. Raises
+        ``ConfigurationError`` for what can't be called with a context and ``call_next``.
+        """
+        from kumofire_core.handlers.middleware import require_middleware
+
+        require_middleware(function)
+        self._registry.add_middleware(function)
+        return function
+
+    def on(self, *events: EventName) -> Callable[[AnyHook], AnyHook]:
+        """Tell the decorated function, plain or ``async``, of these events: a ``RunEvent`` for each.
+
+        ::
+
+            @jobs.on("failed", "canceled")
+            def report(event: RunEvent) -> None:
+                post_to_slack(f"{event.job_name} {event.event}: {event.error_type} (run {event.run_id})")
+
+        ``created``: a run was stored. ``succeeded``. ``retried``: an attempt failed or was lost, and the run waits for
+        the next one. ``failed`` and ``canceled``: the run has ended so. ``lease_lost``: an attempt ended after its
+        lease, and nothing of it was recorded. Whichever process made the write tells its own hooks: the consumer, the
+        dispatcher, or the caller of ``create`` or ``cancel``.
+
+        A hook is told after the write, at most once, and as well as can be: an event is lost with its process. Hooks
+        run in up to four daemon threads of their own. What a hook raises is logged, one call may take 5 seconds, and
+        up to 1,000 events wait; none of this reaches the run (docs/observe.md). Raises ``ConfigurationError`` for an
+        unknown event, or for a function that can't be called with one argument.
+        """
+        from kumofire_core.engine.hooks import Hooks, require_events, require_hook
+
+        require_events(events)
+
+        def register(function: AnyHook) -> AnyHook:
+            require_hook(function)
+            if self._store.hooks is None:
+                self._store.hooks = Hooks()
+            self._store.hooks.add(events, function)
+            return function
+
+        return register
+
+    def wait_for_hooks(self, timeout: timedelta = timedelta(seconds=1)) -> bool:
+        """Wait until all hooks have been told all that happened, for at most ``timeout``; return whether they were.
+
+        ``consume_batch``, ``dispatch`` and the end of the process do this by themselves, for up to a second. Call it
+        in a test, or where a Lambda function of your own has created runs: Lambda freezes it when it returns.
+        """
+        if not isinstance(timeout, timedelta) or timeout < timedelta(0):
+            raise InvalidArgumentError(f"timeout must be a timedelta and not negative, not {short_repr(timeout)}")
+        return self._store.hooks is None or self._store.hooks.wait(timeout.total_seconds())
+
     def include(self, group: public.JobGroup) -> None:
-        """Register all handlers of a ``JobGroup``, or none: ``ConfigurationError`` names every problem."""
+        """Register all handlers of a ``JobGroup`` with their middleware, or none.
+
+        Raises ``ConfigurationError``, which names every problem.
+        """
         from kumofire_core.handlers.job_group import JobGroup
 
         if not isinstance(group, JobGroup):
@@ -282,7 +360,8 @@ class Jobs:
         new_run = self._creator.prepare(
             name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
         )
-        self._store.add(new_run)
+        with self._store.creating([new_run]):
+            self._store.add(new_run)
         return new_run.id
 
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
@@ -331,7 +410,12 @@ class Jobs:
             raise InvalidArgumentError(f"context must be Lambda's context object or None, not {short_repr(context)}")
         deadline = None if context is None else Deadline.of_invocation(context)
         return run_batch(
-            event, self._consumer, deadline=deadline, concurrency=self._concurrency, teller=self._progress_teller
+            event,
+            self._consumer,
+            deadline=deadline,
+            concurrency=self._concurrency,
+            teller=self._progress_teller,
+            counts=self._count_teller,
         )
 
     def get_status(self, run_id: str) -> Run | None:
@@ -385,6 +469,26 @@ class Jobs:
 
         wanted = run_filter(status=status, job_name=job_name, since=since, until=until, error_type=error_type)
         return self._queries.list_runs(wanted, limit=limit, page=page, payloads=payloads)
+
+    def stats(self, *, minutes: int = 5, fresh: bool = False) -> public.Stats:
+        """Return what the system holds and does: runs by status and job, what waits, the last ``minutes`` (1 to 60).
+
+        An answer is shared: by all threads of this process, and through the table by other processes, for 5 seconds
+        (``Stats.as_of`` says of when it is). ``fresh=True`` reads everything anew. So it may be asked every few seconds
+        by several people. The price of one answer has a limit, whatever the table holds: it counts 10,000 runs of each
+        status that has ended, 20,000 unfinished ones, and reads the items of 1,000 of these for their status and job.
+        Where there is more, the counts say so (``complete``). docs/stats.md has the price in read units.
+
+        The minutes are what consumers counted at the end of batches; messages given to ``consume`` one by one are not
+        counted. Runs that ended in a release without the listing index are not counted either. Raises
+        ``InvalidArgumentError``, and botocore's errors of the table unchanged; what the queues hold is ``None`` where
+        this process may not ask them.
+        """
+        from kumofire_core.engine.stats import StatsReader
+
+        # Whoever asks at once must ask the same reader, which a cached property does not promise.
+        reader: StatsReader = self.__dict__.setdefault("_stats_reader", StatsReader(self._store, self._consumer.pool))
+        return reader.stats(minutes=minutes, fresh=fresh)
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run; return whether this call changed it.

@@ -127,6 +127,7 @@ class LambdaContext:
     memory_limit_in_mb: int = 512
     invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:consumer"
     aws_request_id: str = field(default_factory=lambda: f"request-{next(_numbers)}")
+    log_stream_name: str = "2026/03/14/[$LATEST]0123456789abcdef0123456789abcdef"
 
     def get_remaining_time_in_millis(self) -> int:
         return self.remaining_ms

@@ -175,7 +175,7 @@ class World:
                 assert "wake_shard" in item
                 assert item["wake_at"] == item.get("next_run_at", item["wake_at"]), item
                 assert item["wake_at"] > to_ms(self.clock.now) or item["enabled"], item
-            elif item["pk"].startswith("progress#"):
+            elif item["pk"].startswith(("progress#", "counts#")):
                 assert "wake_at" not in item
             elif item["status"] in UNFINISHED:
                 assert "wake_shard" in item, item

@@ -18,13 +18,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.environment import PROJECT, pip_settings
 
 SOURCES = ("handler", "kumofire_core")
+
+NOT_SHIPPED = {"kumofire_core": ("cli", "console", "deployment")}
+"""Packages inside one of the sources that no function imports: what people look at a deployment with."""
 
 # Amazon Linux 2, under python3.11, has glibc 2.26; Amazon Linux 2023, under the later ones, has 2.34.
 PLATFORMS = {
@@ -128,12 +131,18 @@ def ship(source: str, target: Path) -> Path:
         if any((target / name).exists() for name in (source, f"{source}.py")):
             sys.exit(f"error: {path.name} of yours has the name of a dependency; give it another")
         if path.is_dir():
-            return shutil.copytree(path, target / source, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
+            return shutil.copytree(path, target / source, ignore=left_out(path, NOT_SHIPPED.get(source, ())))
         return Path(shutil.copy(path, target))
     sys.exit(
         f"error: there is neither a folder {source} nor a file {source}.py in {PROJECT} to ship;"
         " correct JOBS_MODULE or PACKAGES"
     )
+
+
+def left_out(root: Path, packages: Sequence[str]) -> Callable[[str, list[str]], set[str]]:
+    """Return what ``copytree`` asks for what it leaves out: byte code everywhere, and these packages of ``root``."""
+    always = shutil.ignore_patterns("__pycache__", "*.py[co]")
+    return lambda folder, names: always(folder, names) | ({*packages} if Path(folder) == root else set())
 
 
 START_BOTH_FUNCTIONS = """

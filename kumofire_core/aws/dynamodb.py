@@ -82,6 +82,38 @@ class Table:
             _refused(refusal, (name, value))
 
     @explained
+    def put(self, key: Key, attributes: Attributes) -> None:
+        """Put an item, in the place of the one there, if any."""
+        self._client().put_item(TableName=self.name, Item=typed_key(key) | marshal(attributes))
+
+    @explained
+    def add(self, key: Key, amounts: Mapping[str, int], *, told_by: str, sets: Attributes) -> bool:
+        """Add to numbers of an item, which is made if need be, and set further attributes; say whether that was done.
+
+        ``told_by`` is stored. The item is not changed where it has this very token, because then this is a repetition
+        of the latest addition, nor where it is of a schema that this release does not know.
+        """
+        added = {f"#a{number}": name for number, name in enumerate(amounts)}
+        values = {f":a{number}": typed(amount) for number, amount in enumerate(amounts.values())}
+        try:
+            self._client().update_item(
+                TableName=self.name,
+                Key=typed_key(key),
+                UpdateExpression=f"SET #told_by = :token, {', '.join(f'#{name} = :{name}' for name in sets)} "
+                f"ADD {', '.join(f'#a{number} :a{number}' for number in range(len(amounts)))}",
+                ConditionExpression="(attribute_not_exists(#told_by) OR #told_by <> :token) "
+                "AND (attribute_not_exists(#schema) OR #schema <= :known)",
+                ExpressionAttributeNames={f"#{name}": name for name in ("schema", "told_by", *sets)} | added,
+                ExpressionAttributeValues=values
+                | {":token": typed(told_by), ":known": typed(SCHEMA)}
+                | {f":{name}": typed(value) for name, value in sets.items()},
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as refusal:
+            return _refused(refusal, ("told_by", told_by)).applied
+        return True
+
+    @explained
     def apply(self, key: Key, write: Write, *, read_back: bool = False) -> Answer:
         """Make one conditional write, in one request. ``read_back`` asks for the item as it is afterwards."""
         update, condition, names, values = update_expression(write)
@@ -157,6 +189,26 @@ class Table:
         return found
 
     @explained
+    def glance(self, keys: Sequence[Key], *, names: Sequence[str]) -> tuple[dict[Key, Attributes], float]:
+        """Read attributes of up to 100 items in one request; return those that came, and the read units it took.
+
+        Each is as it is now or was a moment ago. What the service leaves out of its reply is not asked for again.
+        """
+        request: Any = {
+            "Keys": [typed_key(key) for key in keys],
+            "ProjectionExpression": ", ".join(f"#{name}" for name in names),
+            "ExpressionAttributeNames": {f"#{name}": name for name in names},
+        }
+        reply = self._client().batch_get_item(RequestItems={self.name: request}, ReturnConsumedCapacity="TOTAL")
+        found: dict[Key, Attributes] = {}
+        for item in reply["Responses"].get(self.name, []):
+            attributes = unmarshal(item)
+            kind, _, id = str(attributes["pk"]).partition("#")
+            found[Key(kind, id)] = attributes
+        taken: Any = reply.get("ConsumedCapacity") or ()
+        return found, sum(each.get("CapacityUnits", 0.0) for each in taken)
+
+    @explained
     def get_attribute(self, key: Key, name: str) -> Value | None:
         """Read one attribute of an item as it is now, or ``None``. Costs as much as the whole item, but moves less."""
         reply = self._client().get_item(
@@ -207,11 +259,13 @@ class Table:
         newest_first: bool = False,
         after: Mapping[str, Value] | None = None,
         equals: Mapping[str, Value] = NOTHING,
+        returns: Sequence[str] = (),
     ) -> tuple[list[Attributes], Attributes | None]:
         """Return one page of an index partition, in the order of its sort key, and what to give as ``after`` next.
 
         ``between`` bounds the sort key, both ends included. ``limit`` is the number of entries read. Of these, only the
         ones with the attributes in ``equals`` are returned. A page has at most 1 MB, by DynamoDB's own limit.
+        ``returns`` are the attributes to return; all, if empty.
         """
         names = {"#partition": partition[0], "#sort": sort, **{f"#f_{name}": name for name in equals}}
         values = {":partition": typed(partition[1]), ":from": typed(between[0]), ":to": typed(between[1])}
@@ -227,6 +281,9 @@ class Table:
         }
         if equals:
             request["FilterExpression"] = " AND ".join(f"#f_{name} = :f_{name}" for name in equals)
+        if returns:
+            request["ProjectionExpression"] = ", ".join(f"#r_{name}" for name in returns)
+            names |= {f"#r_{name}": name for name in returns}
         if after is not None:
             request["ExclusiveStartKey"] = marshal(after)
         reply = self._client().query(**request)

@@ -6,6 +6,7 @@ by itself is told as such and counted, because then the dispatcher can't send it
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,9 @@ BATCH_SIZE = 10
 """https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
 log = logging.getLogger("kumofire_core")
+
+
+_LENGTHS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed"))
 
 
 class Queue:
@@ -71,6 +75,20 @@ class Queue:
         except Exception as error:  # an estimate that can't be had must not stop a pass
             log.warning("the length of the queue could not be read (%s). %s", error_name(error), note_of(error))
             return None
+
+    def lengths(self) -> tuple[tuple[int, int, int], str | None]:
+        """Return how many messages this queue has, and the URL of its dead-letter queue, if it has one.
+
+        The numbers are SQS's estimates: messages that wait, are in flight (received, and not deleted), are delayed.
+        Errors of SQS leave this method and ``length_of`` as botocore raised them.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html
+        """
+        found = self._attributes([*_LENGTHS, "RedrivePolicy"]).get("Attributes", {})
+        return _lengths(found), _dead_letter_url(self.url, found.get("RedrivePolicy"))
+
+    def length_of(self, url: str) -> int:
+        """Return about how many messages another queue has, those in flight and delayed ones among them."""
+        return sum(_lengths(self._attributes(_LENGTHS, url).get("Attributes", {})))
 
     def try_send_many(self, delays: Mapping[str, int]) -> list[str]:
         """Send the messages of runs, each after its delay in seconds; return the ids that SQS took none for.
@@ -175,9 +193,29 @@ class Queue:
         return self._client().send_message_batch(QueueUrl=self.url, Entries=entries)
 
     @explained
-    def _attributes(self, names: Any) -> Any:
-        return self._client().get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
+    def _attributes(self, names: Any, url: str | None = None) -> Any:
+        return self._client().get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)
 
     @explained
     def _change_visibility(self, entries: Any) -> Any:
         return self._client().change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
+
+
+def _lengths(found: Mapping[str, str]) -> tuple[int, int, int]:
+    waiting, in_flight, delayed = (int(found.get(name, 0)) for name in _LENGTHS)
+    return waiting, in_flight, delayed
+
+
+def _dead_letter_url(url: str, redrive_policy: str | None) -> str | None:
+    """Return the URL of the queue that a redrive policy names: its account and name, where this queue's are in ``url``.
+
+    A dead-letter queue is in the same region and account as its queue.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html
+    """
+    try:
+        parts = str(json.loads(redrive_policy or "")["deadLetterTargetArn"]).split(":")
+    except (ValueError, TypeError, KeyError):
+        return None
+    service, _, _ = url.rstrip("/").rpartition("/")
+    service, _, _ = service.rpartition("/")
+    return f"{service}/{parts[4]}/{parts[5]}" if len(parts) == 6 and service else None

@@ -123,9 +123,11 @@ def record_batch(report: SqsBatchReport) -> None:
         metrics.add_metric(name=name, unit="Count", value=count)
     if report.stray_handlers:
         metrics.add_metric(name="StrayHandlers", unit="Count", value=report.stray_handlers)
+    if report.hook_failures:
+        metrics.add_metric(name="HookFailures", unit="Count", value=report.hook_failures)
     if report.refused_messages:
         metrics.add_metric(name="MessagesRefused", unit="Count", value=report.refused_messages)
-    if counts or report.refused_messages:
+    if counts or report.refused_messages or report.hook_failures:
         metrics.flush_metrics()
     _record_by_job(report)
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kumofire_core.aws.sqs import Queue
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
+    from kumofire_core.engine.hooks import Hooks
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -101,6 +102,11 @@ class Consumer:
     def queue(self) -> Queue:
         """The queue that messages come from and go to."""
         return self._store.queue
+
+    @property
+    def hooks(self) -> Hooks | None:
+        """Who is told what happens to runs, where anybody is."""
+        return self._store.hooks
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
@@ -183,6 +189,7 @@ class Consumer:
                 end.outcome,
                 extra={**log_fields(expired), **_end_fields(end)},
             )
+            self._store.tell(end.outcome, expired, end.write, attempt=expired.attempt + 1, error_type=end.error_type)
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
             )
@@ -191,7 +198,9 @@ class Consumer:
         if not answer.applied or answer.item is None:
             return _ignored(expired.id, "taken over by another consumer", expired)
         log.warning("the worker of a run was lost; taking the run over", extra=log_fields(expired))
-        return self._store.read(expired.id, answer.item, payload_required=False)
+        found = self._store.read(expired.id, answer.item, payload_required=False)
+        self._store.tell(Outcome.RETRIED, found, attempt=expired.attempt + 1, error_type=end.error_type)
+        return found
 
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
@@ -221,7 +230,8 @@ class Consumer:
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # a person ends this process; the lease will end, too
             result = self._failed(claimed, job, error, timedelta(0, time.monotonic() - begun), deadline)
-            forget_frames(error)  # a handler's local variables must not wait for the garbage collector
+            if self.hooks is None or not self.hooks.holds(error):
+                forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
 
@@ -251,6 +261,7 @@ class Consumer:
             return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("run succeeded", extra=log_fields(claimed))
+        self._store.tell(Outcome.SUCCEEDED, claimed, done, attempt=claimed.attempt + 1)
         return _result(Outcome.SUCCEEDED, claimed, taken)
 
     def _call(self, job: Job, claimed: StoredRun, deadline: Deadline | None) -> str | None:
@@ -303,7 +314,7 @@ class Consumer:
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
     ) -> ConsumeResult:
         """Record an attempt that raised: the run waits for the next one, or has failed, or is canceled."""
-        told = self._store.told(claimed.id, error, _log(deadline))
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_failure(claimed, error, told, job, now_ms=now_ms, expires_at=expires_at)
@@ -313,11 +324,25 @@ class Consumer:
         self, claimed: StoredRun, error: InvalidJSONError, taken: timedelta, deadline: Deadline | None
     ) -> ConsumeResult:
         """Record an attempt whose return value can't be stored: its run has failed, or was to be canceled."""
-        told = self._store.told(claimed.id, error, _log(deadline))
+        told = self._told(claimed, error, deadline)
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
         end = decisions.after_unusable_output(claimed, told, now_ms=now_ms, expires_at=expires_at)
         return self._unsuccessful(claimed, end, error, taken)
+
+    def _told(self, claimed: StoredRun, error: BaseException, deadline: Deadline | None) -> decisions.Told:
+        """Return an error as it is stored. A key that does not answer must not keep the end from being stored."""
+        logged = _log(deadline)
+        if self._store.cipher is None or deadline is None:
+            return self._store.told(claimed.id, error, logged)
+        call = self.pool.start(partial(self._store.told, claimed.id, error, logged))
+        if call.wait(deadline.seconds_left() - deadline.reserve * 3 / 4):
+            told: decisions.Told = call.result()
+            return told
+        log.warning(
+            "the texts of an error could not be encrypted in time; they are left out", extra=log_fields(claimed)
+        )
+        return self._store.told(claimed.id, error, logged, texts=False)
 
     def _unsuccessful(
         self, claimed: StoredRun, end: decisions.AttemptEnd, error: BaseException, taken: timedelta
@@ -344,6 +369,9 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
+        if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
+            attempt, kind = claimed.attempt + 1, end.error_type
+            self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
 
     def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
@@ -378,6 +406,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         log.warning("no handler for the job of a run; it waits for a consumer that has one", extra=log_fields(claimed))
         self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=now_ms)
+        self._store.tell(Outcome.RETRIED, claimed, put_back, error_type=MISSING_HANDLER)
         return ConsumeResult(Outcome.RETRIED, claimed.id, claimed.job_name, reason=MISSING_HANDLER)
 
     def _refuse(self, claimed: StoredRun, error: str, reason: str) -> ConsumeResult:
@@ -391,6 +420,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         fields = {"status": end.target.value, "outcome": Outcome.FAILED.value}
         log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
+        self._store.tell(Outcome.FAILED, claimed, end, error_type=reason)
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
     def _expire(self, claimed: StoredRun, reason: str) -> ConsumeResult:
@@ -402,6 +432,7 @@ class Consumer:
         if not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
         log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
+        self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
         return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)
 
     def _unattempted(self, claimed: StoredRun, refusal: Answer) -> ConsumeResult:
@@ -410,11 +441,13 @@ class Consumer:
         end = run_writes.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms))
         if not _cancellation_came_between(claimed, refusal) or not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
+        self._store.tell(Outcome.CANCELED, claimed, end)
         reason = "canceled before its attempt"
         return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
     def _lost_lease(self, run: StoredRun, taken: timedelta | None) -> ConsumeResult:
         log.warning("lost the lease before the end of the attempt; nothing of it is recorded", extra=log_fields(run))
+        self._store.tell("lease_lost", run, attempt=None if taken is None else run.attempt + 1)
         return ConsumeResult(
             outcome=Outcome.IGNORED,
             job_run_id=run.id,

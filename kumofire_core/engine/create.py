@@ -93,13 +93,14 @@ class RunCreator:
         failures: dict[int, Exception] = {}
         if new_runs:
             self.store.shards_to_write()  # once, before many threads ask
-        in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
-        for start in range(0, len(new_runs), CHUNK):
-            in_flight.start(partial(self._put_and_send, start, new_runs[start : start + CHUNK], failures))
-        in_flight.finish()
-        if failures:
-            run_ids = [None if index in failures else new_run.id for index, new_run in enumerate(new_runs)]
-            raise PartlyCreatedError(run_ids, failures)
+        with self.store.creating(new_runs):
+            in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
+            for start in range(0, len(new_runs), CHUNK):
+                in_flight.start(partial(self._put_and_send, start, new_runs[start : start + CHUNK], failures))
+            in_flight.finish()
+            if failures:
+                run_ids = [None if index in failures else new_run.id for index, new_run in enumerate(new_runs)]
+                raise PartlyCreatedError(run_ids, failures)
         return [new_run.id for new_run in new_runs]
 
     def _prepare_one(self, index: int, request: RunRequest) -> NewRun:

@@ -197,6 +197,8 @@ class Dispatcher:
                 self._resume(limit, tally, deadline)
         if refused := self._store.queue.take_refused():
             tally.add("refused", refused)
+        if self._store.hooks is not None:
+            self._store.hooks.finish(deadline)
         if tally.first_error is not None:
             raise PartlyDispatchedError(tally.result(), tally.first_error) from tally.first_error
         return tally.result()
@@ -418,6 +420,7 @@ class Dispatcher:
         if not self._store.apply(run.id, end.write).applied:
             return  # its consumer came back in this instant, or another took it over
         log.warning("the worker of a run was lost; the run is %s", end.write.target, extra={"job_run_id": run.id})
+        self._store.tell(end.outcome, found, end.write, attempt=found.attempt + 1, error_type=end.error_type)
         tally.add("recovered" if end.outcome is Outcome.RETRIED else end.outcome)
         if end.due_ms is not None:
             delay_seconds = message_delay_seconds(end.due_ms, now_ms)

@@ -118,16 +118,17 @@ class RunFilter:
 
 def run_filter(
     *,
-    status: object = None,
-    job_name: object = None,
-    since: object = None,
-    until: object = None,
-    error_type: object = None,
+    status: RunStatus | str | None = None,
+    job_name: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    error_type: str | None = None,
 ) -> RunFilter:
     """Return the filter that these arguments mean; ``InvalidArgumentError`` for one that can't be meant."""
+    wanted = None
     if status is not None:
         try:
-            status = RunStatus(status)  # type: ignore[arg-type,unused-ignore]
+            wanted = RunStatus(status)
         except ValueError:
             known = ", ".join(RunStatus)
             raise InvalidArgumentError(f"status must be one of {known}, not {short_repr(status)}") from None
@@ -142,11 +143,11 @@ def run_filter(
     if begin is not None and end is not None and begin > end:
         raise InvalidArgumentError(f"since ({begin.isoformat()}) is after until ({end.isoformat()})")
     return RunFilter(
-        status=status,  # type: ignore[arg-type]
-        job_name=job_name,  # type: ignore[arg-type]
+        status=wanted,
+        job_name=job_name,
         since=begin,
         until=end,
-        error_type=error_type,  # type: ignore[arg-type]
+        error_type=error_type,
     )
 
 
@@ -211,12 +212,17 @@ class RunQueries:
         streams = self._streams(wanted)
         since_ms = 0 if wanted.since is None else to_ms(wanted.since)
         until_ms = LAST_MS if wanted.until is None else to_ms(wanted.until)
-        filtered = wanted.job_name is not None or wanted.error_type is not None
-        size = 200 if filtered else max(5, limit * 3 // (2 * max(1, len(streams))))
+        size = self._page_size(wanted, limit, len(streams))
         merged = _Merged(
             self._store, self._pool, streams, since_ms=since_ms, until_ms=until_ms, page_size=size, after=after
         )
         return merged.entries()
+
+    def _page_size(self, wanted: RunFilter, limit: int, streams: int) -> int:
+        """Return how many entries to ask a partition for at once: a little more than its share of a page."""
+        if wanted.job_name is not None or wanted.error_type is not None:
+            return 200
+        return max(5, limit * 3 // (2 * max(1, streams)))
 
     def _streams(self, wanted: RunFilter) -> list[_Stream]:
         """Return the partitions that can hold what is wanted."""

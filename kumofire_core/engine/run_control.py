@@ -21,8 +21,9 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
     for _ in range(TRIES):
         token, now_ms = new_token(), store.now_ms()
         waiting = run_writes.cancel(run_id, token, now_ms=now_ms, reason=reason, expires_at=store.expires_at(now_ms))
-        answer = store.apply(run_id, waiting)
+        answer = store.apply(run_id, waiting, read_back=store.has_hooks("canceled"))
         if answer.applied:
+            store.tell_of_item("canceled", run_id, answer.item)
             return True
         if answer.item is None or store.read(run_id, answer.item).run.status is not RunStatus.RUNNING:
             return False
@@ -68,10 +69,11 @@ def retry_found(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: s
 def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
     """Give a run that waits another time, ``None`` for now; say whether this call did so."""
 
-    def moved(waiting: StoredRun, now_ms: int) -> Transition | None:
+    def moved(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition | None:
         if due_ms is None and waiting.status is RunStatus.QUEUED:
             return None  # its message is under way already
-        return run_writes.move(waiting, new_token(), due_ms=now_ms if due_ms is None else due_ms, now_ms=now_ms)
+        at_ms = now_ms if due_ms is None else due_ms
+        return run_writes.move(waiting, new_token(), due_ms=at_ms, now_ms=now_ms, changed_ms=changed_ms)
 
     now_ms = _change(store, run_id, moved)
     if now_ms is None:
@@ -84,20 +86,20 @@ def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
     """Replace the payload of a run that waits; say whether this call did so."""
     stored = store.encrypted_payload(run_id, payload)
 
-    def changed(waiting: StoredRun, now_ms: int) -> Transition:
-        return run_writes.change_payload(waiting, new_token(), payload=stored, now_ms=now_ms)
+    def changed(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition:
+        return run_writes.change_payload(waiting, new_token(), payload=stored, changed_ms=changed_ms)
 
     return _change(store, run_id, changed) is not None
 
 
-def _change(store: RunStore, run_id: str, change: Callable[[StoredRun, int], Transition | None]) -> int | None:
+def _change(store: RunStore, run_id: str, change: Callable[[StoredRun, int, int], Transition | None]) -> int | None:
     """Change a run that waits; return when, or ``None`` where it does not wait, or needs no change."""
     found = store.find(run_id, payload_required=False)
     for _ in range(TRIES):
         if found is None or found.status not in _WAITING:
             return None
-        now_ms = max(store.now_ms(), found.updated_at + 1)
-        write = change(found, now_ms)
+        now_ms = store.now_ms()
+        write = change(found, now_ms, max(now_ms, found.updated_at + 1))
         if write is None:
             return None
         answer = store.apply(run_id, write)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from kumofire_core.aws.dynamodb import Answer, Table
 from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, is_invalid
@@ -30,12 +31,15 @@ from kumofire_core.model.error_text import (
 from kumofire_core.model.json_codec import decode
 from kumofire_core.model.run import NewRun
 from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, StoredRun, read_run
-from kumofire_core.model.times import duration_ms, to_ms
+from kumofire_core.model.times import duration_ms, from_ms, to_ms
 from kumofire_core.model.write import Attributes, Key, text_bytes
 from kumofire_core.rules import decisions, run_writes
 from kumofire_core.rules.run_writes import Transition
 from kumofire_core.rules.validation import require_room
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS, message_delay_seconds
+
+if TYPE_CHECKING:
+    from kumofire_core.engine.hooks import Hooks
 
 log = logging.getLogger("kumofire_core")
 
@@ -93,6 +97,11 @@ class RunStore:
         self.clock = clock
         self.list_succeeded = list_succeeded
         self._retention_ms = None if retention is None else duration_ms(retention)
+        self.hooks: Hooks | None = None
+        self.creating: Callable[[Sequence[NewRun]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+        """In what new runs are put and sent: a span, where that is traced."""
+        self.traceparent: Callable[[], str | None] | None = None
+        """Returns the trace context to be stored with a new run, where that is traced."""
 
     def now_ms(self) -> int:
         """Return the time by the clock of this ``Jobs``, in epoch milliseconds."""
@@ -148,11 +157,16 @@ class RunStore:
             return None
         return stored if text_bytes(stored) <= most_bytes else None
 
-    def told(self, run_id: str, error: BaseException, logged: str | None) -> decisions.Told:
-        """Return an error as it is stored with a run and its attempt; encrypted where there is a cipher."""
+    def told(self, run_id: str, error: BaseException, logged: str | None, *, texts: bool = True) -> decisions.Told:
+        """Return an error as it is stored with a run and its attempt; encrypted where there is a cipher.
+
+        Without ``texts`` the attempt gets no message and no traceback.
+        """
         kind = cut_to_bytes(type_name(error), ERROR_TYPE_BYTES)
-        texts = texts_of(attempt_message(error), attempt_traceback(error))
-        stored = self.encrypted_text(run_id, texts, most_bytes=ATTEMPTS_BYTES - 1024)
+        if not texts:
+            return decisions.Told(kind, kind, None, logged)
+        told = texts_of(attempt_message(error), attempt_traceback(error))
+        stored = self.encrypted_text(run_id, told, most_bytes=ATTEMPTS_BYTES - 1024)
         return decisions.Told(error_text(error) if self.cipher is None else kind, kind, stored, logged)
 
     def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:
@@ -258,6 +272,8 @@ class RunStore:
         Raises ``DedupeKeyConflictError`` where it exists because another job's run has the same ``dedupe_key``.
         """
         job = self.registry.get(new_run.job_name)
+        if self.traceparent is not None:
+            new_run = new_run._replace(traceparent=self.traceparent())
         attributes = run_writes.create(
             new_run,
             create_token=new_token(),
@@ -272,6 +288,8 @@ class RunStore:
                 raise DedupeKeyConflictError(
                     new_run.dedupe_key, job_name=new_run.job_name, run_id=new_run.id, found_job_name=found_name
                 )
+        if answer.applied:
+            self.tell_of_item("created", new_run.id, attributes)
         return answer.applied
 
     def add(self, new_run: NewRun) -> bool:
@@ -289,6 +307,58 @@ class RunStore:
         delay_seconds = message_delay_seconds(due_ms, now_ms)
         if delay_seconds is not None:
             self.queue.try_send(run_id, delay_seconds=delay_seconds)
+
+    def tell(
+        self,
+        event: str,
+        run: StoredRun,
+        write: Transition | None = None,
+        *,
+        attempt: int | None = None,
+        error: BaseException | None = None,
+        error_type: str | None = None,
+    ) -> None:
+        """Tell the hooks, where there are any, what was written to a run."""
+        hooks = self.hooks
+        if hooks is None or not hooks.wants(event):
+            return
+        output = run.output_text if write is None else write.sets.get("output")
+        hooks.tell(
+            event,
+            run.id,
+            run.job_name,
+            at=from_ms(self.now_ms()),
+            find_run=lambda: self._readable(run if write is None else run.after(write)),
+            size=len(run.payload_text) + (len(output) if isinstance(output, str) else 0),
+            attempt=attempt,
+            error=error,
+            error_type=error_type,
+        )
+
+    def tell_of_item(self, event: str, run_id: str, item: Attributes | None) -> None:
+        """Tell the hooks, where there are any, what happened to the run that an item holds."""
+        hooks = self.hooks
+        if item is None or hooks is None or not hooks.wants(event):
+            return
+        hooks.tell(
+            event,
+            run_id,
+            str(item.get("job_name")),
+            at=from_ms(self.now_ms()),
+            find_run=lambda: self._readable(self.read(run_id, item, payload_required=False)),
+            size=len(str(item.get("payload"))),
+        )
+
+    def has_hooks(self, event: str) -> bool:
+        """Say whether there is a hook for this event."""
+        return self.hooks is not None and self.hooks.wants(event)
+
+    def _readable(self, stored: StoredRun) -> StoredRun:
+        """Return a run decrypted, where this process can do that."""
+        try:
+            return self.decrypted(stored, required=False)
+        except DecryptionError:
+            return stored
 
     def expires_at(self, now_ms: int) -> int | None:
         """Return the epoch second from which DynamoDB may delete a run that ends now, or ``None``: never."""

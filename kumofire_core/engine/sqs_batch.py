@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.errors import note_of
 from kumofire_core.engine.consumer import PAUSED, Consumer, ConsumeResult
+from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.progress import ProgressTeller, typical_sent_ms
 from kumofire_core.errors import DeadlineTooCloseError, KumofireError, MalformedMessageError
 from kumofire_core.handlers.deadline import Deadline
@@ -41,6 +42,9 @@ LAST_SECONDS = 0.1
 
 TELL_SECONDS = 1.0
 """How long the batch waits at its end for the write that tells how far it was in the queue."""
+
+COUNT_SECONDS = 0.5
+"""The same for the write that counts what became of the records. It is not begun with less time before the reserve."""
 
 STRAY_PATIENCE_SECONDS = 0.5
 """How long a handler that was cut is waited for to stop."""
@@ -70,6 +74,8 @@ class SqsBatchReport(NamedTuple):
     refused_messages: int = 0
     """Messages that were to be sent, of retries and of runs that handlers created, and that SQS refuses for a reason
     that will not pass by itself."""
+    hook_failures: int = 0
+    """Calls of hooks that failed, took too long or were dropped since the last batch."""
 
     def response(self) -> dict[str, list[dict[str, str]]]:
         """Return what Lambda wants to hear: the records to deliver again.
@@ -92,10 +98,12 @@ def run_batch(
     deadline: Deadline | None,
     concurrency: int,
     teller: ProgressTeller | None = None,
+    counts: CountTeller | None = None,
 ) -> SqsBatchReport:
     """Consume every record of an event, ``concurrency`` at a time, and report on each.
 
-    ``teller`` writes down, once a minute and beside the records, how far in the queue this batch is.
+    ``teller`` writes down, once a minute and beside the records, how far in the queue this batch is. ``counts`` adds up
+    what became of the records.
     """
     if not isinstance(event, dict) or not isinstance(event.get("Records"), list):
         log.error("the event is not a batch of SQS records; nothing was done")
@@ -144,6 +152,13 @@ def run_batch(
     if telling is not None:  # or Lambda would freeze the process around its request
         telling.wait(TELL_SECONDS if deadline is None else min(TELL_SECONDS, deadline.seconds_left() / 2))
     reports = batch.close()
+    counting = None
+    if counts is not None:
+        counts.count(report.result for report in reports if report.result is not None)
+        has_time = deadline is None or deadline.seconds_to_run() > COUNT_SECONDS
+        if has_time and counts.is_due(len(records)):
+            with contextlib.suppress(RuntimeError):  # the process may have no more threads
+                counting = consumer.pool.start(counts.tell)
     for report in reports:
         if report.failure == UNDONE:
             log.error(
@@ -161,6 +176,12 @@ def run_batch(
     }
     if hidden:
         _give_back(consumer, hidden, deadline)
+    hook_failures = 0
+    if consumer.hooks is not None:
+        consumer.hooks.finish(deadline)
+        hook_failures = consumer.hooks.take_failures()
+    if counting is not None:  # beside what is above, and never in the time that is kept for the answer
+        counting.wait(COUNT_SECONDS if deadline is None else min(COUNT_SECONDS, deadline.seconds_to_run()))
     patience = STRAY_PATIENCE_SECONDS
     if deadline is not None:
         patience = min(patience, deadline.seconds_left() / 4)
@@ -168,6 +189,7 @@ def run_batch(
         records=tuple(reports),
         stray_handlers=consumer.pool.stray(patience_seconds=max(0.0, patience)),
         refused_messages=consumer.queue.take_refused(),
+        hook_failures=hook_failures,
     )
 
 

@@ -132,6 +132,11 @@ class JobContext:
         return self._claimed.claims
 
     @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context in which the run was created, where that was traced (``kumofire_core.tracing``)."""
+        return self._claimed.traceparent
+
+    @property
     def now(self) -> datetime:
         """When the attempt started, as an aware UTC datetime."""
         return self.run.started_at or self.run.updated_at

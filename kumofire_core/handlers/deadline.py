@@ -40,8 +40,8 @@ class Deadline:
         """Return the deadline of a Lambda invocation, and where it logs."""
         places = (getattr(context, name, None) for name in ("aws_request_id", "log_stream_name"))
         request_id, log_stream = (place if isinstance(place, str) else "" for place in places)
-        log = f"{request_id} {log_stream}".strip()
-        usable = log.isascii() and log.isprintable() and len(log) <= LOG_LENGTH and request_id
+        log = f"{request_id} {log_stream}"
+        usable = request_id and log.isascii() and log.isprintable() and len(log) <= LOG_LENGTH
         return cls(context.get_remaining_time_in_millis() / 1000, log if usable else None)
 
     def seconds_left(self) -> float:

@@ -1,4 +1,6 @@
-"""The one event loop in which all ``async`` handlers of a process run. Imported where the first of them is called.
+"""The one event loop in which all ``async`` handlers of a process run, and the one of its ``async`` hooks.
+
+Imported where the first of them is called.
 
 It lives as long as the process, in a daemon thread of its own, so a connection, pool or lock that is bound to the loop
 by one run serves the next one. Python can't interrupt code that blocks a loop. A loop that does not answer when one of
@@ -31,42 +33,59 @@ EXIT_SECONDS = 1.0
 
 log = logging.getLogger("kumofire_core")
 
-_inside: ContextVar[bool] = ContextVar("kumofire_event_loop", default=False)
+_inside: ContextVar[HandlerLoop | None] = ContextVar("kumofire_event_loop", default=None)
+_left: ContextVar[HandlerLoop | None] = ContextVar("kumofire_event_loop_left", default=None)
 
 
 def is_inside() -> bool:
     """Say whether the caller belongs to a handler in the loop. Whatever it waits for must then run elsewhere."""
-    return _inside.get()
+    return _inside.get() is not None
+
+
+def leave() -> None:
+    """Say that the caller, in a copy of its context, is a thread beside the loop, which goes on while it waits."""
+    _left.set(_inside.get())
+    _inside.set(None)
 
 
 class HandlerLoop:
-    """An event loop in a daemon thread of its own."""
+    """An event loop in a daemon thread of its own. ``serves`` is whose code runs in it: ``handler`` or ``hook``."""
 
-    def __init__(self) -> None:
+    def __init__(self, serves: str = "handler") -> None:
+        self.serves = serves
+        self._place = "loop" if serves == "handler" else "hook_loop"
         self.loop = asyncio.new_event_loop()
         self.retired = False
+        self.unended = 1
+        """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
-        self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
+        name = "kumofire-event-loop" if serves == "handler" else "kumofire-hook-loop"
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def start(self, awaitable: Awaitable[Any]) -> LoopCall:
         """Begin to await ``awaitable`` in a copy of the caller's context."""
         return LoopCall(self, awaitable, copy_context())
 
+    def is_this_thread(self) -> bool:
+        """Say whether the caller is in the loop's own thread."""
+        return threading.current_thread() is self._thread
+
     def retire(self) -> None:
         """Let later runs have another loop, because a handler blocks this one; say which one."""
-        global _current
         with _lock:
             if self.retired:
                 return
             self.retired = True
-            if _current is self:
-                _current = None
+            if getattr(_process, self._place) is self:
+                setattr(_process, self._place, None)
         fields = self._blocking_attempt()
+        who = f"the handler of job {fields.get('job_name', '(unknown)')!r}" if self.serves == "handler" else "a hook"
         log.error(
-            "the handler of job %r blocks the event loop: it does not await; later runs get another loop",
-            fields.get("job_name", "(unknown)"),
+            "%s blocks the event loop: it does not await; later %s get another loop",
+            who,
+            "runs" if self.serves == "handler" else "hooks",
             extra={**fields, "blocked_at": self._places()},
         )
         with contextlib.suppress(RuntimeError):  # it has ended meanwhile
@@ -74,7 +93,9 @@ class HandlerLoop:
 
     def stop_if_idle(self) -> None:
         """End a retired loop after its last handler; to be called in its thread."""
-        if self.retired and not self.calls:
+        with _lock:  # a thread may have been given the loop before it was retired, and not have started its call yet
+            is_idle = self.retired and not self.unended
+        if is_idle:
             self.loop.stop()
 
     def close(self, *, patience_seconds: float) -> None:
@@ -128,7 +149,7 @@ class LoopCall:
         self._error: BaseException | None = None
         self._done = threading.Lock()
         self._done.acquire()
-        context.run(_inside.set, True)
+        context.run(_inside.set, owner)
         owner.loop.call_soon_threadsafe(self._start)
 
     def result(self) -> Any:
@@ -153,6 +174,9 @@ class LoopCall:
     def cancel(self) -> None:
         """Cancel the coroutine where it awaits; retire the loop where it does not answer."""
         answered = threading.Event()
+        if self._owner.is_this_thread():  # a coroutine's part in a thread is cut, and that part's own coroutine
+            self._cancel(answered)
+            return
         try:
             self._owner.loop.call_soon_threadsafe(self._cancel, answered)
         except RuntimeError:  # the loop was closed in this instant
@@ -182,22 +206,47 @@ class LoopCall:
             if (close := getattr(self._awaitable, "close", None)) is not None:
                 close()
         self._owner.calls.discard(self)
+        with _lock:
+            self._owner.unended -= 1
         self._owner.stop_if_idle()
         self._done.release()
 
 
+class _Process:
+    """What belongs to this process."""
+
+    loop: HandlerLoop | None = None
+    """The loop of later runs, once there is one."""
+    hook_loop: HandlerLoop | None = None
+
+
 _lock = threading.Lock()
-_current: HandlerLoop | None = None
+_process = _Process()
 _of_the_parent: list[HandlerLoop] = []
 
 
 def handler_loop() -> HandlerLoop:
-    """Return this process's loop, made where there is none that answers."""
-    global _current
+    """Return this process's loop for one call, made where none answers; for a thread beside a loop, that one."""
+    beside = _left.get()
     with _lock:
-        if _current is None:
-            _current = HandlerLoop()
-        return _current
+        if beside is not None and not beside.loop.is_closed():
+            beside.unended += 1
+            return beside
+        if _process.loop is None:
+            _process.loop = HandlerLoop()
+        else:
+            _process.loop.unended += 1
+        return _process.loop
+
+
+def hook_loop() -> HandlerLoop:
+    """Return the loop of this process's hooks for one call. It is none of the handlers', which it can't hold up."""
+    with _lock:
+        if _process.hook_loop is None:
+            _process.hook_loop = HandlerLoop("hook")
+        else:
+            _process.hook_loop.unended += 1
+        return _process.hook_loop
 
 
 def _after_fork() -> None:
@@ -205,16 +254,16 @@ def _after_fork() -> None:
 
     The parent's loop is kept as it is, because to close it here would change the selector that they share.
     """
-    global _current, _lock
+    global _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _of_the_parent.append(_current)
-        _current = None
+    _of_the_parent.extend(loop for loop in (_process.loop, _process.hook_loop) if loop is not None)
+    _process.loop = _process.hook_loop = None
 
 
 def _at_exit() -> None:
-    if _current is not None:
-        _current.close(patience_seconds=EXIT_SECONDS)
+    for loop in (_process.loop, _process.hook_loop):
+        if loop is not None:
+            loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):

@@ -60,7 +60,7 @@ class HandlerPool:
         Raises ``HandlerTimeoutError`` otherwise; the caller is then free of it.
         """
         call = self.start(function)
-        if not call.wait(seconds) and self._abandon(call):
+        if not call.wait(seconds) and self.abandon(call):
             raise HandlerTimeoutError
         call.wait()
         return call.result()
@@ -76,7 +76,7 @@ class HandlerPool:
             self._stray = {thread for thread in self._stray if thread.is_alive()}
             return len(self._stray)
 
-    def _abandon(self, call: HandlerCall) -> bool:
+    def abandon(self, call: HandlerCall) -> bool:
         """Give a call up, and cancel its coroutine if it runs one; ``False`` where it has ended just now."""
         with call.lock:
             if call.ended:
@@ -193,6 +193,18 @@ class _Thread(threading.Thread):
 _current = threading.local()
 
 
+def calling_pool() -> HandlerPool | None:
+    """Return the pool whose thread this is; ``None`` in a thread of somebody else's."""
+    call: HandlerCall | None = getattr(_current, "call", None)
+    return None if call is None or call.thread is None else call.thread.owner
+
+
+def is_abandoned() -> bool:
+    """Say whether the caller's own call was given up: nobody waits for what it does."""
+    call: HandlerCall | None = getattr(_current, "call", None)
+    return call is not None and call.abandoned
+
+
 def call_handler(handler: Callable[[Any], Any], context: object) -> Any:
     """Call a handler in this thread, and where it is ``async``, wait while its coroutine runs in the process's loop."""
     value = handler(context)
@@ -207,6 +219,15 @@ def call_handler(handler: Callable[[Any], Any], context: object) -> Any:
         return _run_in(loop, value)
     finally:
         loop.close(patience_seconds=0.0)
+
+
+def call_hook(hook: Callable[[Any], Any], event: object) -> None:
+    """Call a hook in this thread, and where it is ``async``, wait while its coroutine runs in the loop of hooks."""
+    value = hook(event)
+    if hasattr(value, "__await__"):
+        from kumofire_core.handlers import event_loop
+
+        _run_in(event_loop.hook_loop(), value)
 
 
 def _run_in(loop: HandlerLoop, value: Awaitable[Any]) -> Any:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kumofire_core.errors import ConfigurationError
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.validation import name_problem
 
+if TYPE_CHECKING:
+    from kumofire_core.handlers.middleware import Middleware
+
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
 
 
 class _Collected(NamedTuple):
@@ -44,6 +48,7 @@ class JobGroup:
 
     def __init__(self) -> None:
         self._collected: list[_Collected] = []
+        self._middleware: list[Middleware] = []
         self._included = False
 
     def handler(
@@ -84,6 +89,23 @@ class JobGroup:
 
         return collect
 
+    def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
+        """Put the decorated function around the handlers of this group, and inside what ``Jobs.middleware`` registers.
+
+        It applies to every handler of the group, in whichever order they are defined. Raises ``ConfigurationError`` as
+        ``Jobs.middleware`` does, and if a ``Jobs`` has included the group already.
+        """
+        from kumofire_core.handlers.middleware import require_middleware
+
+        require_middleware(function)
+        if self._included:
+            name = getattr(function, "__qualname__", type(function).__name__)
+            raise ConfigurationError(
+                [f"the group of middleware {name} was included already; include it after its last middleware"]
+            )
+        self._middleware.append(function)
+        return function
+
     def register_in(self, registry: Registry) -> None:
         """Register all handlers, or none: ``ConfigurationError`` names every problem."""
         names = [each.name for each in self._collected]
@@ -98,4 +120,6 @@ class JobGroup:
             raise ConfigurationError(problems)
         for each in self._collected:
             registry.register(each.name, each.handler, **each.options)
+        for middleware in self._middleware:
+            registry.add_middleware(middleware, names)
         self._included = True

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.errors import ConfigurationError, UnknownJobError, short_repr
 from kumofire_core.handlers.context import JobContext
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy, is_attempt_count
 from kumofire_core.rules.validation import name_problem
+
+if TYPE_CHECKING:
+    from kumofire_core.handlers.middleware import Middleware
 
 Handler = Callable[[JobContext], Any] | Callable[[JobContext], Awaitable[Any]]
 
@@ -23,6 +26,7 @@ class Job(NamedTuple):
 
     name: str
     handler: Handler
+    """What an attempt calls: the handler, or the middleware around it (``HandlerChain``)."""
     retry: RetryPolicy
     max_attempts: int
     timeout_ms: int | None = None
@@ -42,6 +46,10 @@ class Registry:
         self.retry = retry
         self._jobs: dict[str, Job] = {}
         self._unknown = Job("", _no_handler, retry, retry.max_attempts)
+        self._handlers: dict[str, Handler] = {}
+        """The handlers by the names of their jobs, without the middleware around them."""
+        self._around_all: list[Middleware] = []
+        self._around: dict[str, list[Middleware]] = {}
 
     def register(
         self,
@@ -78,6 +86,30 @@ class Registry:
             fail_on=() if fail_on is None else _types(fail_on),
             expires_after_ms=None if expires_after is None else duration_ms(expires_after),
         )
+        self._handlers[name] = handler
+        self._wrap(name)
+
+    def add_middleware(self, middleware: Middleware, names: Iterable[str] | None = None) -> None:
+        """Put a middleware around the handlers of these jobs, or around all, those that are registered later too.
+
+        It is the innermost of its kind, and one for all jobs is outside those for some.
+        """
+        if names is None:
+            self._around_all.append(middleware)
+            names = list(self._jobs)
+        else:
+            names = list(names)
+            for name in names:
+                self._around.setdefault(name, []).append(middleware)
+        for name in names:
+            self._wrap(name)
+
+    def _wrap(self, name: str) -> None:
+        middleware = [*self._around_all, *self._around.get(name, ())]
+        if middleware:
+            from kumofire_core.handlers.middleware import HandlerChain
+
+            self._jobs[name] = self._jobs[name]._replace(handler=HandlerChain(middleware, self._handlers[name]))
 
     def problems(
         self,

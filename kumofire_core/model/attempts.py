@@ -77,6 +77,8 @@ def _record_text(record: AttemptRecord) -> str:
 def read_records(stored: str) -> list[AttemptRecord]:
     """Return the attempts that an item holds; raises ``ValueError``, ``TypeError``, ``OverflowError`` for others."""
     found: Any = json_codec.decode(stored)
+    if not isinstance(found, list):
+        raise TypeError("attempts")
     records = [AttemptRecord(*each[:8]) for each in found]
     for record in records:
         if not all(isinstance(number, int) for number in (record.retries, record.number, record.ended_ms)):

@@ -21,6 +21,9 @@ MAX_MESSAGE_BYTES = 600
 MAX_TRACEBACK_BYTES = 1500
 """How long an error's text and its traceback are with the attempt that it ended, in UTF-8."""
 
+MOST_FRAMES = 100
+"""How many frames of a traceback are looked at: the outermost and the innermost."""
+
 MOST_LEAVES = 4
 """How many errors of a group are told, each with its first cause."""
 
@@ -213,16 +216,14 @@ def attempt_traceback(error: BaseException) -> str | None:
     The engine's own way to the handler is left out. Where it is too long, the frames of libraries go first, and of each
     kind those that are the furthest from the error.
     """
-    frames = [
-        place
-        for (frame, _), place in zip(
-            traceback.walk_tb(error.__traceback__),
-            traceback.StackSummary.extract(traceback.walk_tb(error.__traceback__)),
-            strict=True,
-        )
-        if not frame.f_globals.get("HIDDEN_IN_TRACEBACKS")
+    walked = [
+        step for step in traceback.walk_tb(error.__traceback__) if not step[0].f_globals.get("HIDDEN_IN_TRACEBACKS")
     ]
-    texts = [_frame_text(place) for place in frames]
+    if len(walked) > MOST_FRAMES:  # a recursion without an end
+        walked = walked[: MOST_FRAMES // 2] + walked[-MOST_FRAMES // 2 :]
+    frames = traceback.StackSummary.extract(iter(walked))
+    roots = [f"{path}/" for path in sorted(set(sys.path), key=len, reverse=True) if path not in ("", "/")]
+    texts = [_frame_text(place, roots) for place in frames]
     inward = sorted(range(len(frames)), key=lambda index: (_is_library(frames[index].filename), -index))
     kept: set[int] = set()
     size = 0
@@ -244,13 +245,10 @@ def attempt_traceback(error: BaseException) -> str | None:
 _GAP = "  …"
 
 
-def _frame_text(place: traceback.FrameSummary) -> str:
+def _frame_text(place: traceback.FrameSummary, roots: list[str]) -> str:
     """Return a frame as Python writes it; its file as seen from the directory that it was imported from."""
     name = place.filename
-    for root in sorted((path for path in sys.path if path and path != "/"), key=len, reverse=True):
-        if name.startswith(f"{root}/"):
-            name = name[len(root) + 1 :]
-            break
+    name = next((name[len(root) :] for root in roots if name.startswith(root)), name)
     line = (place.line or "").strip()[:160]
     return f'  File "{name[-200:]}", line {place.lineno}, in {place.name[:100]}' + (f"\n    {line}" if line else "")
 

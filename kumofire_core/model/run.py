@@ -192,6 +192,8 @@ class NewRun(NamedTuple):
     now_ms: int
     schedule_id: str | None = None
     dedupe_key: str | None = None
+    traceparent: str | None = None
+    """The W3C trace context of its creator, 55 characters, where creating it is traced."""
 
 
 def new_run_id() -> str:

@@ -30,7 +30,7 @@ from kumofire_core.model.run import (
     RunStatus,
 )
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
-from kumofire_core.model.write import SCHEMA, Attributes, text_bytes
+from kumofire_core.model.write import SCHEMA, Attributes, Write, text_bytes
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -88,6 +88,7 @@ _TEXTS = (
     "list_shard",
     "parked",
     "progress",
+    "traceparent",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -158,7 +159,7 @@ class StoredRun:
             self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
             self.payload = UNREADABLE
-        self.output = None if output is None else encrypted_text.read(output)
+        self.output = NOT_READ if self.payload is NOT_READ else None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
         attempts = get("attempts")
         self._records = [] if attempts is None else read_records(attempts)
@@ -259,9 +260,14 @@ class StoredRun:
         return int(self._item.get("retries", 0))
 
     @property
+    def has_started(self) -> bool:
+        """Whether an attempt was made since the run was created, or since a person retried it; a snoozed one too."""
+        return self.attempt > 0 or (bool(self._records) and self._records[-1].retries == self.retries)
+
+    @property
     def log(self) -> str | None:
         """Where the latest attempt logged: request id and log stream."""
-        return self._item.get("log")
+        return self._item.get("log") or None
 
     @property
     def list_shard(self) -> str | None:
@@ -323,6 +329,18 @@ class StoredRun:
     def inherits_max_attempts(self) -> bool:
         """Whether its creator knew no handler: then the registered job's limit is written with the next transition."""
         return "max_attempts" not in self._item
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context in which it was created, where that was traced."""
+        return self._item.get("traceparent")
+
+    def after(self, write: Write) -> StoredRun:
+        """Return the run as an attempt's end leaves it, its payload and output as they are stored."""
+        item: dict[str, Any] = {**self._item, **write.sets}
+        if write.target is not None:
+            item["status"] = write.target
+        return StoredRun(self.id, {name: item[name] for name in item if name not in write.removes}, self.max_attempts)
 
     def decrypted(self, *, payload: Any, output: Any) -> StoredRun:
         """Return the same with the values of a payload and an output that are stored encrypted."""

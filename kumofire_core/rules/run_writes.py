@@ -88,6 +88,7 @@ def create(
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
         "dedupe_key": new_run.dedupe_key,
+        "traceparent": new_run.traceparent,
     }
     return present(attributes)
 
@@ -100,11 +101,10 @@ def claim(
     A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
     as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
-    claims are made together, can't choose between the two. ``log`` says where the attempt logs.
+    claims are made together, can't choose between the two. ``log`` says where the attempt logs. Where that is not
+    known, it is stored as empty, because the item may still say where an earlier attempt logged.
     """
-    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
-    if log is not None:
-        sets["log"] = log
+    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms, "log": log or ""}
     computes = NOTHING
     if heeds_timeout:
         computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
@@ -125,7 +125,6 @@ def rescue(
     expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, failure: Failure, log: str | None
 ) -> Transition:
     """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
-    logged: dict[str, Value] = {} if log is None else {"log": log}
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
@@ -137,7 +136,7 @@ def rescue(
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
             "started_at": now_ms,
             "updated_at": now_ms,
-            **logged,
+            "log": log or "",
             **_decided(expired),
             **_failed_attempt(expired, failure),
         },
@@ -423,20 +422,21 @@ def retry(
     )
 
 
-def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transition:
+def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
     """Give a run that waits another time, as a person asked; whoever applied this then sends its message.
 
-    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed.
+    A run of a paused job is no longer put aside: its message finds the job paused again, or resumed. ``changed_ms`` is
+    later than the run's latest change, so that a late copy of this write is refused.
     """
     due_now = due_ms <= now_ms
     return Transition(
         source=_WAITING,
         target=RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
-        equals={"updated_at": waiting.updated_at},
+        equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={
             "changed_by": token,
             "scheduled_for": max(due_ms, now_ms),
-            "updated_at": now_ms,
+            "updated_at": changed_ms,
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
@@ -445,13 +445,13 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int) -> Transit
     )
 
 
-def change_payload(waiting: StoredRun, token: str, *, payload: str, now_ms: int) -> Transition:
-    """Replace the payload of a run that waits."""
+def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: int) -> Transition:
+    """Replace the payload of a run that waits; ``changed_ms`` as for ``move``."""
     return Transition(
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": now_ms},
+        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
 

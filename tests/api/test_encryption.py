@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,10 +16,10 @@ from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
 from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
 from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
 
-from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError, JobContext
+from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError, JobContext, RetryPolicy
 from kumofire_core.encryption import EnvelopeCipher
-from kumofire_core.model.run_item import PROGRESS_BYTES
-from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
+from kumofire_core.model.run_item import ATTEMPTS_BYTES, PROGRESS_BYTES
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message, raises
 
 SECRET = "4111 1111 1111 1111"
 
@@ -181,6 +183,88 @@ def test_the_dispatcher_needs_no_key(aws: Aws, cipher: EnvelopeCipher):
 def test_a_cipher_that_is_none_is_refused(aws: Aws):
     with pytest.raises(ConfigurationError, match="cipher must have encrypt and decrypt"):
         aws.jobs(cipher="key")
+
+
+def test_what_an_error_says_is_encrypted_with_the_payload_and_its_type_is_not(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": raises(ValueError(f"no such card {SECRET}"))})
+    run_id = jobs.create("email", {"card": SECRET}, max_attempts=2)
+    jobs.consume(message(run_id))
+
+    run = jobs.get_status(run_id)
+    assert run.last_error == f"ValueError: no such card {SECRET}"
+    assert run.attempts[0].message == f"no such card {SECRET}"
+    assert [listed.attempts[0].message for listed in jobs.list_runs().runs] == [f"no such card {SECRET}"]
+    assert SECRET not in str(aws.items())
+    unprivileged = aws.jobs().get_status(run_id)
+    assert (unprivileged.last_error, unprivileged.error_type) == ("ValueError", "ValueError")
+    assert (unprivileged.attempts[0].message, unprivileged.attempts[0].traceback) == (None, None)
+
+
+def test_an_attempt_is_recorded_also_where_its_error_can_not_be_encrypted(aws: Aws, cipher: EnvelopeCipher):
+    class Failing:
+        out_of_reach = False
+
+        def encrypt(self, plaintext: bytes) -> bytes:
+            if self.out_of_reach:
+                raise ConnectionError("no key")
+            return cipher.encrypt(plaintext)
+
+        def decrypt(self, ciphertext: bytes) -> bytes:
+            return cipher.decrypt(ciphertext)
+
+    failing = Failing()
+    jobs = aws.jobs(cipher=failing, handlers={"email": raises(ValueError(SECRET))})
+    run_id = jobs.create("email", {"card": SECRET})
+    failing.out_of_reach = True
+
+    assert jobs.consume(message(run_id)).outcome == "retried"
+
+    run = jobs.get_status(run_id)
+    assert (run.attempt, run.last_error, run.attempts[0].error_type) == (1, "ValueError", "ValueError")
+    assert SECRET not in str(aws.items())
+
+
+def test_the_attempts_of_a_long_encrypted_error_keep_within_their_room(aws: Aws, cipher: EnvelopeCipher):
+    jobs = aws.jobs(cipher=cipher, retry=RetryPolicy(base=timedelta(0)))
+    jobs.handler("email")(raises(ValueError("😀" * 9_000)))
+    run_id = jobs.create("email", max_attempts=15)
+
+    for number in range(1, 13):
+        jobs.consume(message(run_id))
+        assert len(aws.item(run_id)["attempts"]) <= ATTEMPTS_BYTES
+        attempts = jobs.get_status(run_id).attempts
+        assert attempts[-1].number == number
+        assert attempts[-1].message.startswith("😀")
+
+
+def test_a_key_that_does_not_answer_near_the_deadline_does_not_keep_an_attempts_end_from_being_recorded(
+    aws: Aws, cipher: EnvelopeCipher
+):
+    answered = threading.Event()
+
+    class Hanging:
+        hangs = False
+
+        def encrypt(self, plaintext: bytes) -> bytes:
+            if self.hangs:
+                answered.wait(30)
+            return cipher.encrypt(plaintext)
+
+        def decrypt(self, ciphertext: bytes) -> bytes:
+            return cipher.decrypt(ciphertext)
+
+    hanging = Hanging()
+    jobs = aws.jobs(cipher=hanging, handlers={"email": raises(ValueError(SECRET))})
+    run_id = jobs.create("email", {"card": SECRET})
+    hanging.hangs = True
+
+    report = jobs.run_batch(event(run_id), LambdaContext(remaining_ms=1_500))
+    answered.set()
+
+    assert report.records[0].result.outcome == "retried"
+    assert report.stray_handlers == 0
+    run = jobs.get_status(run_id)
+    assert (run.attempts[0].error_type, run.attempts[0].message, run.last_error) == ("ValueError", None, "ValueError")
 
 
 class AsLongAsWithKms:

@@ -423,6 +423,26 @@ def test_in_lambda_a_handler_that_can_not_be_stopped_ends_its_process(tmp_path: 
     assert found.metrics["AttemptsRetried"] == [1]
 
 
+def test_a_hook_that_fails_is_logged_and_counted_and_the_batch_is_answered(tmp_path: Path):
+    (tmp_path / "hooked.py").write_text(
+        "from application import jobs\n\n"
+        "@jobs.on('failed', 'succeeded')\ndef to_slack(event):\n    raise OSError(event.run.payload['secret'])\n"
+    )
+
+    runs = [run_of("spoken", "speak"), run_of("failed", "broken", max_attempts=1)]
+    found = invoke(tmp_path, runs, KUMOFIRE_JOBS="hooked:jobs")
+
+    assert found.response == {"batchItemFailures": []}
+    assert [found.items[run_id]["status"] for run_id in ("spoken", "failed")] == ["succeeded", "failed"]
+    assert found.metrics["HookFailures"] == [2]
+    lines = [line for line in found.lines if line["message"].startswith("the hook to_slack failed with OSError")]
+    assert sorted((line["job_run_id"], line["event"]) for line in lines) == [
+        ("failed", "failed"),
+        ("spoken", "succeeded"),
+    ]
+    assert SECRET not in found.stdout
+
+
 @pytest.fixture(scope="module")
 def stuck(tmp_path_factory: pytest.TempPathFactory) -> Invocation:
     """One batch, outside Lambda, with a handler that can't be stopped."""

@@ -67,6 +67,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "cipher": [5, "x", object()],
             "missing_handler": [None, 5, "wait", True],
             "list_succeeded": FLAG,
+            "counts": FLAG,
         },
     ),
     "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),
@@ -83,6 +84,9 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "expires_after": [5, "5", -timedelta(1)],
         },
     ),
+    "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
+    "on": ({}, {"events": [*TEXT, "fail", print]}),
+    "wait_for_hooks": ({}, {"timeout": [None, 5, "5", -timedelta(1)]}),
     "include": ({}, {"group": [None, 5, "mail", Jobs, {}]}),
     "create": ({"name": "email"}, CREATE),
     "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
@@ -107,6 +111,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),
+    "stats": ({}, {"minutes": [*COUNT, None, 61], "fresh": FLAG}),
     "dispatch": (
         {},
         {
@@ -148,6 +153,8 @@ WORDS = {
     "schedule_id": "schedule id",
     "environment": "environment|KUMOFIRE_",
     "requests": "create_many",
+    "function": "middleware",
+    "events": "on has no event",
     "handlers": "handlers|handler|job's name",
 }
 """How an error names an argument, other than by its name."""
@@ -186,6 +193,8 @@ def the_call(aws: Aws, jobs: Jobs, call: str) -> Callable[..., Any]:
         known = jobs.get_schedule_by_key("k")
         assert known is not None
         return lambda *, schedule_id, **changes: found(known.id if schedule_id == "s" else schedule_id, **changes)
+    if call == "on":
+        return lambda events: found(events)(lambda told: None)
     if call == "handler":
         return lambda **given: found(**given)(lambda ctx: None)
     return found

@@ -445,3 +445,14 @@ def test_a_retry_whose_message_cannot_be_sent_has_retried_the_run(aws: Aws):
     assert aws.jobs(sqs=Outage(applied=False).wrap(aws.sqs)).retry(run_id) is True
     assert aws.item(run_id)["status"] == "queued"
     assert aws.item(run_id)["wake_at"] == NOW_MS + 120_000
+
+
+def test_a_run_that_is_to_start_now_starts_now_where_its_creators_clock_is_ahead(jobs: Jobs, aws: Aws):
+    ahead = NOW_MS + 240_000
+    run_id = aws.a_run(status="scheduled", scheduled_for=ahead + 60_000, created_at=ahead, updated_at=ahead)
+    jobs.handler("email")(lambda ctx: None)
+
+    assert jobs.run_now(run_id) is True
+
+    assert aws.item(run_id)["updated_at"] == ahead + 1, "the next change must see this one"
+    assert jobs.consume(message(run_id)).outcome == "succeeded"

@@ -20,6 +20,7 @@ import pytest
 from kumofire_core import ConsumeResult, JobContext, Jobs
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.context import AttemptLogFilter
+from kumofire_core.handlers.handler_pool import HandlerPool
 from tests.builders import Aws, LambdaContext, event, message
 
 LONG_SECONDS = 20.0
@@ -206,6 +207,21 @@ def test_a_loop_that_was_blocked_ends_when_its_handlers_have(jobs: Jobs, aws: Aw
     assert not threads[0].is_alive()
 
 
+def test_a_call_that_got_its_loop_just_before_the_loop_was_replaced_is_made_in_it():
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    pool = HandlerPool()
+    loop = event_loop.handler_loop()
+    loop.retire()
+    call = loop.start(work())
+
+    assert pool.run(call.result, seconds=LONG_SECONDS) == "done"
+    assert event_loop._process.loop is not loop
+    loop.close(patience_seconds=LONG_SECONDS)
+
+
 def test_runs_leave_one_thread_for_all_loops(jobs: Jobs, aws: Aws):
     @jobs.handler("email")
     async def email(ctx: JobContext) -> None:
@@ -275,7 +291,9 @@ def test_a_run_leaves_nothing_in_the_loop(jobs: Jobs, aws: Aws):
     for _ in range(3):
         jobs.consume(message(aws.a_run()))
 
-    assert event_loop.handler_loop().calls == set()
+    loop = event_loop._process.loop
+    assert loop is not None
+    assert (loop.calls, loop.unended) == (set(), 0)
     assert len(living) == 0
 
 

@@ -27,6 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
+from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 from kumofire_core.errors import (
@@ -38,14 +39,18 @@ from kumofire_core.errors import (
 )
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
-from kumofire_core.handlers.handler_pool import HandlerTimeoutError
+from kumofire_core.handlers import handler_pool
 from kumofire_core.model import encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from tests.simulation.appointments import Appointments
+from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
+from tests.simulation.steering import JOBS as STEERED_JOBS
+from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
+from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -56,7 +61,6 @@ from tests.simulation.world import (
     DynamoDB,
     Faults,
     Process,
-    Task,
     World,
     message_of,
     run_id_in,
@@ -90,6 +94,8 @@ class Variant:
     """Payloads and outputs are encrypted."""
     retention: timedelta = DEFAULT_RETENTION
     """How long a finished run is kept."""
+    list_succeeded: bool = False
+    """Succeeded runs are listed, too."""
 
 
 ONE_BY_ONE = (
@@ -108,9 +114,12 @@ VARIANTS = (
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
     replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
     replace(ONE_BY_ONE[3], retention=timedelta(minutes=10), batch_writes=True),
+    replace(ONE_BY_ONE[2], list_succeeded=True),
+    replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True),
 )
 TIMEOUT = timedelta(seconds=4)
-JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent")
+JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
+ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
 
 
 UNDONE = (
@@ -124,10 +133,6 @@ UNDONE = (
     "KeyOutOfReachError",
 )
 """How the reports of records begin that have to come again."""
-
-
-class GiveUpError(Exception):
-    """A failure that no further attempt can mend."""
 
 
 class KeyOutOfReachError(Exception):
@@ -169,103 +174,7 @@ def opened_text(stored: str) -> str:
     return text
 
 
-class SimulatedThreads:
-    """The engine's threads as tasks of the world."""
-
-    def start(self, function: Callable[[], Any]) -> SimulatedCall:
-        """Begin a function in a task of the running one's process."""
-        current = running()
-        return SimulatedCall(current.world.start(current.process, function))
-
-    def run(self, function: Callable[[], Any], *, seconds: float) -> Any:
-        """Return what a function returns, if it ends in time; else cut it."""
-        call = self.start(function)
-        if not call.wait(seconds):
-            call.task.abandoned = True
-            call.task.world.end(call.task)
-            raise HandlerTimeoutError
-        return call.result()
-
-    def stray(self, *, patience_seconds: float = 0.0) -> int:
-        """Return none: a call that was cut has ended."""
-        return 0
-
-
-class SimulatedCall:
-    """A call in a task."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it has ended, or for ``seconds``; say whether it has."""
-        task, current = self.task, running()
-        if not task.ended and (seconds is None or seconds > 0):
-            task.waiter = current
-            if seconds is None:
-                task.world.suspend()
-            else:
-                task.world.pause(int(seconds * 1000))
-            task.waiter = None
-        return task.ended
-
-    def result(self) -> Any:
-        """Return or raise what it came to."""
-        if self.task.error is not None:
-            raise self.task.error
-        return self.task.value
-
-
-class SimulatedLock:
-    """A lock between tasks: it may be held while a request is under way."""
-
-    def __init__(self) -> None:
-        self._held = False
-        self._waiting: list[Task] = []
-
-    def __enter__(self) -> None:
-        while self._held:
-            self._waiting.append(running())
-            STAGE.world.suspend()
-        self._held = True
-
-    def __exit__(self, *error: object) -> None:
-        self._held = False
-        waiting, self._waiting = self._waiting, []
-        for task in waiting:
-            if task in STAGE.world.tasks:  # else its process has died
-                STAGE.world.wake(task)
-
-
 moment = lru_cache(maxsize=256)(from_ms)
-
-
-class SimulatedEvent:
-    """An event that tasks wait for."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._waiting: list[Task] = []
-
-    def set(self) -> None:
-        """Let all that wait go on."""
-        self._is_set = True
-        for task in self._waiting:
-            STAGE.world.wake(task)
-        self._waiting = []
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is set, or for ``seconds``; say whether it is."""
-        if not self._is_set:
-            task = running()
-            self._waiting.append(task)
-            if seconds is None:
-                STAGE.world.suspend()
-            else:
-                STAGE.world.pause(int(seconds * 1000))
-            if task in self._waiting:
-                self._waiting.remove(task)
-        return self._is_set
 
 
 class Stage:
@@ -295,6 +204,8 @@ class Stage:
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
             found._progress_teller._told_ms = 0
+            found._count_teller = CountTeller(found._store)
+            found._consumer.pool._stray.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -323,6 +234,7 @@ class Stage:
             concurrency=3 if variant.batch_writes else 2,
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
+            list_succeeded=variant.list_succeeded,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
         )
@@ -334,6 +246,7 @@ class Stage:
             jobs.handler("patient", retry=RetryPolicy(most, base=timedelta(minutes=16), cap=timedelta(minutes=30)))(
                 self._handle
             )
+            Steering.register(jobs, self._handle, most)
         if variant.rolling and process.name.startswith("consumer"):
             self._deploy_slowly(jobs, process)
         return jobs
@@ -379,6 +292,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(consumer, "time", time),
         patch.object(handler_context, "time", time),
         patch.object(handler_deadline, "time", time),
+        patch.object(handler_pool, "time", time),
         patch.object(schedules, "time", time),
         patch.object(schedules, "random", random),
         patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
@@ -392,8 +306,10 @@ def simulated_engine() -> Iterator[None]:
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
+        simulated_event_loops(),
         # Where a handler failed is for the log only, and costs as much as a request.
         patch.object(consumer, "error_places", lambda error: []),
+        patch.object(run_store, "attempt_traceback", lambda error: STAGE.play.steering.traceback(error)),
     ):
         threshold = gc.get_threshold()
         gc.set_threshold(200_000, 20, 20)
@@ -433,9 +349,14 @@ class Play:
         self.inbox: list[tuple[str, int]] = []
         self.key_changed = False
         """Processes have another key than before; once it is back, they have both."""
+        self.asynchronous: tuple[str, ...] = ()
+        """The jobs whose handlers are ``async``."""
         self.lasts_ms = 0
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
+        self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
+        self.invariants.records.list_succeeded = self.variant.list_succeeded
+        self.invariants.records.decrypted = opened_text
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -451,10 +372,14 @@ class Play:
             world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
+            if (left := unfinished(self.consumers)) is not None:
+                world.violate(*left)
             if world.violation is not None:
                 raise world.violation
         finally:
             world.close()
+            for process in self.consumers:
+                process.unwind()
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
@@ -468,6 +393,7 @@ class Play:
             if choices.below(4) == 3:
                 # A creator's clock is further ahead than a claim forgives, so that its messages come too early.
                 self.persons[1].skew_ms = choices.of(AHEAD_MS)
+        self.asynchronous = choices.of(ASYNC_JOBS)
         if self.variant.batch_writes:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
         if self.variant.sealed and probability:
@@ -508,6 +434,8 @@ class Play:
         job, payload = self.ask(JOBS[choices.below(len(JOBS))])
         delay_ms = choices.of((0, 0, 3_000, 62_000, 130_000, 20 * MINUTE_MS))
         most = choices.of((None, 1, 2))
+        if self.steering.stubborn:
+            job, payload, most = *self.ask("eager"), MANY_ATTEMPTS
         # One who knows the jobs, or one who does not.
         process = self.person() if choices.below(2) else self.consumers[0]
 
@@ -552,14 +480,14 @@ class Play:
     def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
         """Check what is stored of a run of which somebody was just told that it is."""
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
-        if (stored is None and run_id in self.invariants.gone) or self.invariants.restored_at >= running().begun:
+        if run_id in self.invariants.gone or self.invariants.restored_at >= running().begun:
             return
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
         elif stored["job_name"] != payload["of"]:
             self.world.violate("a key gives a run of the job that was asked for", f"{run_id} is of another job")
         elif dedupe_key is None:
-            if json.loads(opened_text(stored["payload"])) != payload:
+            if run_id not in self.invariants.records.updated and json.loads(opened_text(stored["payload"])) != payload:
                 self.world.violate("a payload is what was created", f"{run_id}: another is stored")
             if delay <= timedelta(minutes=15) and run_id not in self.invariants.tried:
                 self.world.violate("a message follows its run", f"{run_id} was created, and not sent")
@@ -567,7 +495,7 @@ class Play:
     def ask(self, job: str) -> tuple[str, Any]:
         """Return a job with a payload that no other run or schedule has."""
         number = len(self.invariants.payloads)
-        payload = self.invariants.payloads[number] = {"of": job, "number": number}
+        payload = self.invariants.payloads[number] = self.steering.filled({"of": job, "number": number})
         return job, payload
 
     def reach_key(self) -> None:
@@ -590,6 +518,7 @@ class Play:
             if not waiting:
                 if (next_ms := world.next_event_ms()) is None:
                     self._read_one()
+                    self.steering.list_all()
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
@@ -623,6 +552,8 @@ class Play:
                 ledger.output,
             ):
                 world.violate("a reader sees what was recorded", f"{run_id}: {found}")
+            if found is not None:
+                self.invariants.records.read(found, ledger.record)
 
         self._do(process, f"reads {run_id}", read)
         world.run(world.now + MINUTE_MS)
@@ -690,7 +621,10 @@ class Play:
 
     def _after_write(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
         """Let things happen just when they hurt: around the end of a lease, while a handler runs, after an end."""
-        if self.settling or self.interventions >= 6:
+        if self.settling:
+            return
+        self.steering.after_write(run_id, old, new)
+        if self.interventions >= 6:
             return
         choices, world, status = self.choices, self.world, new["status"]
         if status == (None if old is None else old["status"]) and (
@@ -742,7 +676,9 @@ class Play:
             when_ms,
             process,
             f"cancels {run_id}",
-            lambda: self._know_again("cancel", STAGE.jobs(process, self.variant).cancel(run_id)),
+            lambda: self._know_again(
+                "cancel", STAGE.jobs(process, self.variant).cancel(run_id, self.steering.reason())
+            ),
         )
 
     def _retry_at(self, when_ms: int, run_id: str) -> None:
@@ -771,7 +707,11 @@ class Play:
 
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
-        if self.calm and self.world.queue.undelivered[body] and running().process in self.dispatchers:
+        # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
+        # run another time sends its message again.
+        known = self.calm and not self.invariants.restored_at
+        moved = "changed_by" in self.world.table.items.get((f"run#{run_id}", "run"), {})
+        if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
             self.world.counts["copy of a message that waits"] += 1
             probed_ms = self.world.table.items.get(("progress#queue", "progress"), {}).get("probed_ms", 0)
             if probed_ms in self.probes:  # each probe sends one message again
@@ -815,6 +755,7 @@ class Play:
         if world.lines is not None:
             world.tell(process, f"receives {[body for body, _ in batch]}{' by itself' if direct else ''}")
         process.invocations += 1
+        process.log = None
         incarnation, lives = process.incarnation, [True]
         ends = None if remaining_ms is None else world.now + remaining_ms
         if ends is not None:
@@ -872,6 +813,10 @@ class Play:
         world, lambda_context = self.world, None
         if ends is not None:
             lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
+            if process.invocations % 4:  # one of four does not say where it logs
+                lambda_context.aws_request_id = f"request-{process.invocations}"
+                lambda_context.log_stream_name = f"{process}/{process.incarnation}"
+                process.log = f"{lambda_context.aws_request_id} {lambda_context.log_stream_name}"
         event = {
             "Records": [
                 self._record(index, body, receives, receipts[index]) for index, (body, receives) in enumerate(batch)
@@ -900,6 +845,10 @@ class Play:
                 self._not_done(process, run_id, record.failure, alone=len(of_run) == 1)
             if (batch[index][0] in MALFORMED) != (record.malformed is not None):
                 world.violate("a malformed message is acknowledged, and no other", batch[index][0])
+        if report.stray_handlers and ends is not None:  # a function ends its execution environment then
+            world.counts["ended for stray handlers"] += 1
+            world.kill(process)
+            raise DiedError
         return [index for index in range(len(batch)) if f"m{index}" not in failed]
 
     def _record(self, index: int, body: str, receives: int, receipt: str) -> dict[str, Any]:
@@ -921,6 +870,8 @@ class Play:
         """Do what a handler may do."""
         process = running().process
         attempt = self.invariants.started(context, process)
+        if context.run.job_name in self.asynchronous:
+            return AsyncHandler(self, context, attempt)
         state, value = "raised", None
         try:
             value = self._behave(context, process, attempt)
@@ -942,6 +893,8 @@ class Play:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {attempt.claims}"
+        if (error := self.steering.raised(context)) is not None:
+            raise error
         what = choices.below(20)
         if context.fencing_token > 1 and choices.below(4):
             what = 7  # the one it was taken from may come back meanwhile

@@ -66,10 +66,21 @@ class Task:
     written: tuple[Key, Attributes | None] | None = None
     """What it wrote last, except by a late copy and to settings."""
     sends = 0
+    asks = ""
+    """What the person asks for whose task it is, where that changes a run in another way than to cancel or retry it."""
+    asks_for_ms = 0
+    """The time that the person wants the run to start at."""
+    call: Any = None
+    """The call of the engine's pool that it executes, if it does."""
+    thread: Any = None
+    """The thread of the engine's that it is, if it is one."""
 
-    def __init__(self, world: World, process: Process, function: Callable[[], Any]) -> None:
+    def __init__(
+        self, world: World, process: Process, function: Callable[[], Any], *, background: bool = False
+    ) -> None:
         self.world = world
         self.process = process
+        self.among = process.background if background else process.tasks
         self.incarnation = process.incarnation
         self.function = function
         self.begun = world.now
@@ -84,7 +95,7 @@ class Task:
             self.error = error
         self.ended = True
         self.worker = None
-        self.process.tasks.pop(self, None)
+        self.among.pop(self, None)
         self.world.tasks.pop(self, None)
         if self.waiter is not None:
             self.world.wake(self.waiter)
@@ -128,12 +139,30 @@ class Process:
         self.skew_ms = 0
         self.incarnation = 0
         self.invocations = 0
+        self.log: str | None = None
+        """Where its present invocation logs, if it says so."""
         self.tasks: dict[Task, None] = {}
+        self.background: dict[Task, None] = {}
+        """Tasks that outlast an invocation: the threads of event loops, and calls that were given up."""
+        self.loop: Any = None
+        """The engine's event loop in this process, if it has one."""
+        self.loops: list[Any] = []
+        """All event loops that were made in it."""
+        self.coroutines: list[Any] = []
+        """All calls of ``async`` handlers that were made in it."""
         self.engine: Any = None
         self.passes_overlap = False
 
     def __repr__(self) -> str:
         return self.name
+
+    def unwind(self) -> None:
+        """End its event loops, and the coroutines in them."""
+        for each in self.loops:
+            each.die()
+        for each in self.coroutines:
+            each.close()
+        self.loops, self.coroutines, self.loop = [], [], None
 
 
 class Faults:
@@ -180,10 +209,10 @@ class World:
         self._number += 1
         heappush(self._events, (when_ms, self._number, event))
 
-    def start(self, process: Process, function: Callable[[], Any]) -> Task:
+    def start(self, process: Process, function: Callable[[], Any], *, background: bool = False) -> Task:
         """Begin a task in a process, at once but not before the running one gives way."""
-        task = Task(self, process, function)
-        process.tasks[task] = self.tasks[task] = None
+        task = Task(self, process, function, background=background)
+        task.among[task] = self.tasks[task] = None
         self.wake(task)
         return task
 
@@ -250,16 +279,17 @@ class World:
         self.counts["a process died"] += 1
         process.incarnation += 1
         me = greenlet.getcurrent()
-        for task in list(process.tasks):
+        for task in [*process.tasks, *process.background]:
             if task.worker is not me:
                 self.end(task)
+        process.unwind()
 
     def end(self, task: Task) -> None:
         """End one task in this instant."""
         task.waiting = -1
         task.incarnation = -1
         task.waiter = None
-        task.process.tasks.pop(task, None)
+        task.among.pop(task, None)
         self.tasks.pop(task, None)
         worker = task.worker
         if worker is not None:  # it has begun, and is not over
@@ -735,7 +765,8 @@ def _what(parameters: dict[str, Any]) -> str:
     if "Statements" in parameters:
         return f"{len(parameters['Statements'])} statements"
     if "ExpressionAttributeValues" in parameters:
-        return f"shard {parameters['ExpressionAttributeValues'][':shard']['N']}"
+        values = parameters["ExpressionAttributeValues"]
+        return f"shard {next(iter((values.get(':shard') or values[':partition']).values()))}"
     return ""
 
 
