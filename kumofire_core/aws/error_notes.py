@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from botocore.exceptions import ClientError
 
-_NO_TABLE = "there is no such table in this account and region; check the name, AWS_REGION and the credentials' account"
-_NO_QUEUE = "there is no such queue in this account and region; check the URL, AWS_REGION and the credentials' account"
+_NO_TABLE = (
+    "there is no such table in this account and region; check the name, AWS_DEFAULT_REGION and the credentials' account"
+)
+_NO_QUEUE = (
+    "there is no such queue in this account and region; check the URL, AWS_DEFAULT_REGION and the credentials' account"
+)
 _DENIED = (
     "the credentials may not make this request; give their role the permission that the error names "
     "(the stack's outputs CreatorPolicyArn, ReaderPolicyArn and OperatorPolicyArn are such policies)"
@@ -21,7 +25,9 @@ _UNREACHED = (
     "the service was not reached, or did not answer in time; check the endpoint, AWS_ENDPOINT_URL, and the way there "
     "(in a VPC: a route or an endpoint to the service)"
 )
-_REGION = "the request went to another region, or was signed for one; make AWS_REGION the one of the table and queue"
+_REGION = (
+    "the request went to another region, or was signed for one; make AWS_DEFAULT_REGION the one of the table and queue"
+)
 _CLOCK = "the clock of this machine is wrong by minutes; set it"
 _QUEUE_REQUEST = "SQS does not take such a request on this queue; it must be a standard queue, as template.yaml has it"
 _KEY = "the KMS key that encrypts it can't be used; enable the key, and allow the credentials its use"
@@ -67,8 +73,8 @@ _PERMANENT = {
     "PartialCredentialsError": "the credentials are incomplete; set both the key id and the secret key",
     "CredentialRetrievalError": "the credentials could not be had; check the profile or the command that gives them",
     "ProfileNotFound": "there is no profile of this name; set AWS_PROFILE to one of those in ~/.aws/config",
-    "NoRegionError": "there is no region; set AWS_REGION, or give Jobs clients that have one",
-    "InvalidRegionError": "AWS_REGION is not a region's name",
+    "NoRegionError": "there is no region; set AWS_DEFAULT_REGION, or give Jobs clients that have one",
+    "InvalidRegionError": "AWS_DEFAULT_REGION is not a region's name",
     "TokenRetrievalError": _EXPIRED,
     "UnauthorizedSSOTokenError": _EXPIRED,
     "SSOTokenLoadError": _EXPIRED,

@@ -88,6 +88,9 @@ class Invocation:
         environment = {**os.environ, **{name: value or "" for name, value in settings.items()}}
         if not self._can_encrypt:
             environment.pop(KEY)
+        if found.retention_days is not None:
+            # A run that is canceled from here is kept for as long as any other.
+            environment.setdefault("KUMOFIRE_RETENTION_DAYS", found.retention_days)
         # Jobs makes its clients itself, without boto3, from AWS's variables, which the global options have set.
         return Jobs.from_env(environment, allow_unknown_jobs=True, clock=self.now)
 

@@ -44,7 +44,9 @@ class AwsClients:
     def __init__(
         self, *, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None
     ) -> None:
-        self._region, self._profile, self._endpoint_url = region, profile, endpoint_url
+        # botocore reads AWS_DEFAULT_REGION alone; the AWS CLI, which people know, reads AWS_REGION first.
+        self._region = region or os.environ.get("AWS_REGION") or None
+        self._profile, self._endpoint_url = profile, endpoint_url
         self._made: dict[tuple[str, str | None], Any] = {}
 
     @cached_property
@@ -110,6 +112,8 @@ class Deployment:
     dispatcher_log_group: str | None = None
     dispatcher_rule: str | None = None
     payload_key_arn: str | None = None
+    retention_days: str | None = None
+    """For how long the deployment keeps runs that have ended, as ``KUMOFIRE_RETENTION_DAYS`` takes it."""
     stack_name: str | None = None
     missing_outputs: tuple[str, ...] = ()
     """Outputs that this release's template has and the stack has not: the stack is of an earlier release."""
@@ -219,6 +223,7 @@ def deployment_of_stack(stack_name: str, clients: AwsClients) -> Deployment:
     return Deployment(
         **{attribute: outputs[name] for name, attribute in OUTPUTS.items() if outputs.get(name)},
         payload_key_arn=parameters.get("PayloadKeyArn") or None,
+        retention_days=parameters.get("RetentionDays") or None,
         stack_name=stack["StackName"],
         missing_outputs=tuple(name for name in OUTPUTS if not outputs.get(name)),
         clients=clients,

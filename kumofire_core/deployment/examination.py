@@ -25,6 +25,9 @@ from kumofire_core.engine.run_store import WAKE_SETTINGS
 from kumofire_core.model.write import Value
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS
 
+ALIAS = "live"
+"""The alias of the consumer that the template's queue feeds."""
+
 UNREACHED = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError, ReadTimeoutError, SSLError)
 NO_STACK = note(
     "stack",
@@ -127,10 +130,10 @@ class Examination:
                 request["Marker"] = reply["NextMarker"]
 
     def _consumer(self) -> dict[str, Any]:
-        name = next((each["FunctionArn"] for each in self.mappings()), self.deployment.consumer_function)
-        if name is None:
+        mapped = next((each["FunctionArn"] for each in self.mappings()), None)
+        if mapped is None and self.deployment.consumer_function is None:
             raise Trouble(NO_STACK)
-        return self._function("consumer", name)
+        return self._function("consumer", mapped or f"{self.deployment.consumer_function}:{ALIAS}")
 
     def _dispatcher(self) -> dict[str, Any]:
         if self.deployment.dispatcher_function is None:

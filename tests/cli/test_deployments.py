@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,19 @@ def test_a_payload_is_not_stored_in_the_clear_where_the_deployment_encrypts(
         assert "pip install 'kumofire-jobs[cli,encryption]'" in ended.err
     assert kumofire("runs", "list", "--json", *where).form["runs"] == []
     assert kumofire("schedules", "list", "--json", *where).form["schedules"] == []
+
+
+def test_a_run_that_is_canceled_from_here_is_kept_for_as_long_as_any_other(
+    kumofire: Kumofire, stack: Deployed, clock: Clock
+) -> None:
+    where = ["--stack-name", stack_of(stack, RetentionDays="90"), "--endpoint-url", stack.aws.endpoint_url]
+    run_id = kumofire("runs", "create", "email", *where).out.strip()
+
+    assert kumofire("runs", "cancel", run_id, *where).code == 0
+
+    key = {"pk": {"S": f"run#{run_id}"}, "sk": {"S": "run"}}
+    item = stack.aws.client("dynamodb").get_item(TableName=stack.deployment.table, Key=key)["Item"]
+    assert int(item["expires_at"]["N"]) - clock().timestamp() >= timedelta(days=90).total_seconds()
 
 
 def test_a_profile_on_the_line_counts_more_than_the_environments_credentials(

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from examples.local_aws import LocalAws
 from kumofire_core import InvalidArgumentError
+from kumofire_core.deployment import dead_letters
 from kumofire_core.deployment.dead_letters import DeadLetterError, DeadLetters
 from tests.builders import body
 from tests.deployment.arranged import Deployed, deployed, refusing
@@ -83,6 +84,15 @@ def test_dead_letters_come_back_at_once_where_reading_them_fails_halfway(stack: 
         seen._sqs.receive_message = received
 
     assert len(waiting(stack, stack.dead_letter_queue_url)) == 12
+
+
+def test_a_dead_letter_that_is_received_again_meanwhile_is_shown_once(
+    stack: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "LOOK_SECONDS", 0)
+    stack.bury(body("run-1"))
+
+    assert [letter.run_id for letter in letters(stack).show(limit=3)] == ["run-1"]
 
 
 def test_no_more_dead_letters_are_received_than_are_to_be_shown(stack: Deployed) -> None:

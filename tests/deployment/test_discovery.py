@@ -109,6 +109,24 @@ def test_without_a_region_the_error_says_how_to_give_one() -> None:
         find_deployment(stack_name="mine")
 
 
+@pytest.mark.parametrize(
+    ("variables", "given", "region"),
+    [
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, None, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_REGION": "eu-west-2"}, None, "eu-west-2"),
+        ({"AWS_REGION": ""}, "eu-west-3", "eu-west-3"),
+        ({"AWS_REGION": "eu-west-2"}, "eu-west-3", "eu-west-3"),
+    ],
+)
+def test_the_region_is_that_of_the_aws_command_line(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], given: str | None, region: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert find_deployment(table="t", queue_url=QUEUE, region=given).clients.region == region
+
+
 def test_a_profile_that_does_not_exist_is_named() -> None:
     with pytest.raises(DiscoveryError, match=r"The config profile \(absent\) could not be found: .* AWS_PROFILE"):
         find_deployment(stack_name="mine", profile="absent")

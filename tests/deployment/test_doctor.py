@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -97,6 +99,18 @@ def test_an_examination_writes_nothing(whole: Deployment) -> None:
     assert not [
         name for name in asked if not name.startswith(("Get", "Describe", "List", "Query", "Filter", "BatchGet"))
     ]
+
+
+def test_what_several_checks_look_at_is_asked_once(whole: Deployment) -> None:
+    asked: Counter[str] = Counter()
+    for service in ("dynamodb", "lambda"):
+        whole.client(service).meta.events.register("before-call", lambda model, **_: asked.update([model.name]))
+
+    examine(whole)
+
+    once = ("DescribeTable", "ListEventSourceMappings", "GetItem")
+    assert {name: asked[name] for name in once} == dict.fromkeys(once, 1)
+    assert asked["GetFunctionConfiguration"] == 2
 
 
 # The queue
@@ -426,6 +440,44 @@ def test_a_stack_of_an_earlier_release_is_told(whole: Deployment) -> None:
     [found] = examine(earlier).findings
 
     only([found], "warning", "of an earlier release: it has no output DispatcherRule", "Update the stack")
+
+
+def test_a_stack_of_an_earlier_release_is_well_once_it_is_updated_and_its_runs_are_listed(
+    ministack: LocalAws, whole_stack: str
+) -> None:
+    cloudformation, name = ministack.client("cloudformation"), "earlier"
+    uploaded = f"s3://{local.BUCKET}/{local.ARTIFACT}"
+    now = local.for_local_aws(load_template(), code_uri=uploaded)
+    before = copy.deepcopy(now)
+    table = before["Resources"]["Table"]["Properties"]
+    del table["GlobalSecondaryIndexes"][1], before["Outputs"]["DispatcherRule"]
+    table["AttributeDefinitions"] = [each for each in table["AttributeDefinitions"] if "list_" not in str(each)]
+    given = {
+        "StackName": name,
+        "Parameters": [{"ParameterKey": "JobsModule", "ParameterValue": "examples.demo_jobs:jobs"}],
+        "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    }
+
+    cloudformation.create_stack(TemplateBody=json.dumps(before), **given)
+    cloudformation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+    earlier = found_after_a_pass(ministack, name)
+    assert [finding.check for finding in examine(earlier).findings] == ["stack", "indexes"]
+    failed = earlier.jobs().create("absent", delay=timedelta(hours=1))
+    later = earlier.jobs(clock=lambda: datetime.now(UTC) + timedelta(hours=2))
+    later.consume(json.loads(body(failed)))
+
+    cloudformation.update_stack(TemplateBody=json.dumps(now), **given)
+    cloudformation.get_waiter("stack_update_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+    updated = found_after_a_pass(ministack, name)
+    assert (updated.table, updated.queue_url) == (earlier.table, earlier.queue_url)
+    assert told(examine(updated).findings) == []
+    assert [run.id for run in updated.jobs().list_runs(status="failed").runs] == [failed]
+
+
+def found_after_a_pass(aws: LocalAws, name: str) -> Deployment:
+    found = find_deployment(stack_name=name, region=REGION, endpoint_url=aws.endpoint_url)
+    aws.client("lambda").invoke(FunctionName=str(found.dispatcher_function))
+    return found
 
 
 # The table

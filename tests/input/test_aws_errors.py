@@ -204,7 +204,7 @@ def refused(code: str, text: str = "no") -> ClientError:
         (refused("InternalServerError"), "passes by itself"),
         (refused("NeverHeardOf"), "API reference"),
         (NoCredentialsError(), "there are no credentials"),
-        (NoRegionError(), "set AWS_REGION"),
+        (NoRegionError(), "set AWS_DEFAULT_REGION"),
         (EndpointConnectionError(endpoint_url="http://x"), "check the endpoint"),
     ],
     ids=str,
@@ -246,7 +246,7 @@ def test_a_process_without_a_region_is_told_so(monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(NoRegionError) as caught:
             call()
         assert notes(caught.value).count("Kumofire: ") == 1
-        assert "set AWS_REGION" in notes(caught.value)
+        assert "set AWS_DEFAULT_REGION" in notes(caught.value)
 
 
 def test_an_error_that_is_raised_twice_is_noted_once(aws: Aws):

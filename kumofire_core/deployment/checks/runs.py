@@ -232,7 +232,8 @@ def _of_partitions(
 
 
 def _items(look: Examination, keys: list[Key]) -> list[Attributes]:
-    return list(look.items.get_many(keys).values())
+    names = ("pk", "status", "scheduled_for", "job_name", "parked")
+    return list(look.items.get_many(keys, names=names, consistent=False).values())
 
 
 def _name(schedule: Schedule) -> str:
