@@ -25,6 +25,8 @@ from kumofire_core.engine import stats as engine
 from kumofire_core.rules.listing import listed
 from tests.builders import NOW, NOW_MS, Aws, Clock, event, raises
 
+pytestmark = pytest.mark.usefixtures("counts_awaited")
+
 MINUTE = NOW_MS // 60_000
 ONE_ANSWER = {"get_item": 4, "query": 40, "batch_get_item": 1, "put_item": 1}
 """Without unfinished runs: settings, pauses, progress and the shared answer; 8 partitions of 4 statuses and 8 of
