@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
     from kumofire_core.engine.schedules import Schedules
-    from kumofire_core.engine.stats import StatsReader
 else:  # so that annotations can be resolved at run time, where the stubs need not be installed
     DynamoDBClient = SQSClient = Any
 
@@ -173,12 +172,6 @@ class Jobs:
         from kumofire_core.engine.bulk import BulkOperations
 
         return BulkOperations(self._store, self._queries, self._consumer.pool)
-
-    @cached_property
-    def _stats_reader(self) -> StatsReader:
-        from kumofire_core.engine.stats import StatsReader
-
-        return StatsReader(self._store, self._consumer.pool)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -521,7 +514,11 @@ class Jobs:
         ``InvalidArgumentError``, and botocore's errors of the table unchanged; what the queues hold is ``None`` where
         this process may not ask them.
         """
-        return self._stats_reader.stats(minutes=minutes, fresh=fresh)
+        from kumofire_core.engine.stats import StatsReader
+
+        # Whoever asks at once must ask the same reader, which a cached property does not promise.
+        reader: StatsReader = self.__dict__.setdefault("_stats_reader", StatsReader(self._store, self._consumer.pool))
+        return reader.stats(minutes=minutes, fresh=fresh)
 
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """Cancel a run; return whether this call changed it.

@@ -103,11 +103,11 @@ class Table:
             self._client().update_item(
                 TableName=self.name,
                 Key=typed_key(key),
-                UpdateExpression=f"SET told_by = :token, {', '.join(f'#{name} = :{name}' for name in sets)} "
+                UpdateExpression=f"SET #told_by = :token, {', '.join(f'#{name} = :{name}' for name in sets)} "
                 f"ADD {', '.join(f'#a{number} :a{number}' for number in range(len(amounts)))}",
-                ConditionExpression="(attribute_not_exists(told_by) OR told_by <> :token) "
+                ConditionExpression="(attribute_not_exists(#told_by) OR #told_by <> :token) "
                 "AND (attribute_not_exists(#schema) OR #schema <= :known)",
-                ExpressionAttributeNames={"#schema": "schema", **{f"#{name}": name for name in sets}, **added},
+                ExpressionAttributeNames={f"#{name}": name for name in ("schema", "told_by", *sets)} | added,
                 ExpressionAttributeValues=values
                 | {":token": typed(told_by), ":known": typed(SCHEMA)}
                 | {f":{name}": typed(value) for name, value in sets.items()},

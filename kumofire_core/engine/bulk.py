@@ -175,7 +175,7 @@ class BulkOperations:
         reason: str | None = None,
         spread_ms: int = 0,
         free_dedupe_keys: object = False,
-        **given: object,
+        **given: Any,
     ) -> BulkOperation:
         """Begin an operation and work on it to its end, or count what it would be for; see ``Jobs.retry_many``."""
         wanted, ids = _wanted(action, given, run_ids)
@@ -398,9 +398,7 @@ def _teller(on_progress: object) -> Progress:
     return on_progress
 
 
-def _wanted(
-    action: BulkAction, given: Mapping[str, object], run_ids: object
-) -> tuple[RunFilter, tuple[str, ...] | None]:
+def _wanted(action: BulkAction, given: Mapping[str, Any], run_ids: object) -> tuple[RunFilter, tuple[str, ...] | None]:
     """Return which runs are meant; raises ``InvalidArgumentError`` where that is not said, or can't be meant."""
     wanted = run_filter(**given)
     possible = STATUSES[action]

@@ -120,7 +120,7 @@ def _still(asked: NewRun, found: StoredRun) -> Created | None:
 def _debounce(store: RunStore, new_run: NewRun, found: StoredRun | None) -> Created | None:
     """Give a run that has not started this payload and time; ``None`` where it has started."""
     for _ in range(DEBOUNCE_TRIES):
-        if found is None or found.has_started:
+        if found is None or not found.is_untouched:
             return None
         now_ms = store.now_ms()
         changed_ms = max(now_ms, found.updated_at + 1)
@@ -133,7 +133,7 @@ def _debounce(store: RunStore, new_run: NewRun, found: StoredRun | None) -> Crea
             return Created(found.id, None if waits else message_delay_seconds(new_run.due_ms, now_ms))
         found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)
     # Calls at the same time replaced it again and again. Any of them may count as the latest.
-    return None if found is None or found.has_started else Created(found.id, None)
+    return Created(found.id, None) if found is not None and found.is_untouched else None
 
 
 def _message_waits(found: StoredRun, *, due_ms: int, now_ms: int) -> bool:

@@ -264,9 +264,14 @@ class StoredRun:
 
     @property
     def has_started(self) -> bool:
-        """Whether its handler was called, or it is executing or has ended."""
+        """Whether an attempt was made since the run was created, or since a person retried it; a snoozed one too."""
+        return self.attempt > 0 or (bool(self._records) and self._records[-1].retries == self.retries)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it waits, its handler was never called, and no person has retried it."""
         waits = self.status in (RunStatus.SCHEDULED, RunStatus.QUEUED)
-        return not waits or self.attempt > 0 or bool(self._records) or "history" in self._item
+        return waits and not self.attempt and not self._records and "history" not in self._item
 
     @property
     def dedupe_mode(self) -> str | None:
@@ -291,7 +296,7 @@ class StoredRun:
     @property
     def log(self) -> str | None:
         """Where the latest attempt logged: request id and log stream."""
-        return self._item.get("log")
+        return self._item.get("log") or None
 
     @property
     def list_shard(self) -> str | None:

@@ -104,11 +104,10 @@ def claim(
     A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
     as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
-    claims are made together, can't choose between the two. ``log`` says where the attempt logs.
+    claims are made together, can't choose between the two. ``log`` says where the attempt logs. Where that is not
+    known, it is stored as empty, because the item may still say where an earlier attempt logged.
     """
-    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
-    if log is not None:
-        sets["log"] = log
+    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms, "log": log or ""}
     computes = NOTHING
     if heeds_timeout:
         computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
@@ -129,7 +128,6 @@ def rescue(
     expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, failure: Failure, log: str | None
 ) -> Transition:
     """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
-    logged: dict[str, Value] = {} if log is None else {"log": log}
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
@@ -141,7 +139,7 @@ def rescue(
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
             "started_at": now_ms,
             "updated_at": now_ms,
-            **logged,
+            "log": log or "",
             **_decided(expired),
             **_failed_attempt(expired, failure),
         },
@@ -475,9 +473,7 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
     )
 
 
-def debounce(
-    waiting: StoredRun, token: str, *, payload: str, due_ms: int, now_ms: int, changed_ms: int
-) -> Transition:
+def debounce(waiting: StoredRun, token: str, *, payload: str, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
     """Replace payload and time of a run that has not started, as a later call for its key asked.
 
     Refused where its handler was called meanwhile. ``changed_ms`` as for ``move``: a late copy of an earlier call is

@@ -124,6 +124,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"job_name": "email"},
         {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},
     ),
+    "pauses": ({}, {}),
     "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),

@@ -165,8 +165,8 @@ def test_a_reply_lost_while_a_run_is_put_aside_does_no_harm(aws: Aws):
 # How consumers know.
 
 
-def test_executing_costs_one_read_in_fifteen_seconds_and_none_a_run(jobs: Jobs, aws: Aws, clock: Clock):
-    jobs.handler("email")(lambda ctx: None)
+def test_executing_costs_one_read_in_fifteen_seconds_and_none_a_run(aws: Aws, clock: Clock):
+    jobs = aws.jobs(clock=clock, counts=False, handlers={"email": lambda ctx: None})
 
     for _ in range(3):
         jobs.consume(message(aws.a_run(scheduled_for=1)))
