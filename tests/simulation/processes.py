@@ -13,7 +13,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -26,7 +26,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
-from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
+from kumofire_core.engine import (
+    batch_writes,
+    consumer,
+    counts,
+    dispatcher,
+    pause_reader,
+    progress,
+    run_store,
+    schedules,
+)
 from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -96,6 +105,8 @@ class Variant:
     """How long a finished run is kept."""
     list_succeeded: bool = False
     """Succeeded runs are listed, too."""
+    counts: bool = False
+    """What becomes of messages is counted in the table."""
 
 
 ONE_BY_ONE = (
@@ -115,7 +126,7 @@ VARIANTS = (
     replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
     replace(ONE_BY_ONE[3], retention=timedelta(minutes=10), batch_writes=True),
     replace(ONE_BY_ONE[2], list_succeeded=True),
-    replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True),
+    replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True),
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
@@ -204,6 +215,9 @@ class Stage:
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
             found._progress_teller._told_ms = 0
+            found._consumer._pauses = pause_reader.PauseReader(found._store)
+            if found._count_teller is not None:
+                found._count_teller = counts.CountTeller(found._store)
             found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
             if (writes := found._consumer._batch_writer) is not None:
@@ -235,6 +249,7 @@ class Stage:
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
             list_succeeded=variant.list_succeeded,
+            counts=variant.counts,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
         )
@@ -271,6 +286,15 @@ CIPHER = SimulatedCipher()
 
 
 @contextmanager
+def _simulated_locks() -> Iterator[None]:
+    """Let the engine's locks that are held during requests be waited for in the simulation."""
+    with ExitStack() as stack:
+        for module in (dispatcher, progress, pause_reader, counts):
+            stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
+        yield
+
+
+@contextmanager
 def simulated_engine() -> Iterator[None]:
     """Let the engine take time, ids and threads from the simulation."""
 
@@ -300,8 +324,7 @@ def simulated_engine() -> Iterator[None]:
         # So that a few partitions are more than a dispatcher reads anyway.
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
-        patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
-        patch.object(progress, "threading", SimpleNamespace(Lock=SimulatedLock)),
+        _simulated_locks(),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
