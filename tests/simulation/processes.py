@@ -56,6 +56,7 @@ from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_eve
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
+from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
@@ -378,6 +379,7 @@ class Play:
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
+        self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
         self.calm = False
@@ -449,6 +451,7 @@ class Play:
             world.queue.eternal = 10
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
+        self.pausing.plan()
         self.disasters = Disasters(self)
         self.disasters.plan()
 
@@ -536,6 +539,7 @@ class Play:
         self.disasters.end()
         world.faults = Faults()
         world.tell(None, "faults stop")
+        self.pausing.end()
         for _ in range(SETTLE_ROUNDS):
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
@@ -545,8 +549,11 @@ class Play:
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
-            # By any clock it is due then, and whoever held it before has given up.
-            due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
+            if self.pausing.some_wait():
+                due = world.now + MINUTE_MS
+            else:
+                # By any clock it is due then, and whoever held it before has given up.
+                due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
             world.run(due)
             world.now = due
             self._tick_at(due, self.dispatchers[0])
@@ -623,7 +630,7 @@ class Play:
         def tick() -> None:
             # A pass that finds nothing changes nothing, and most would.
             until_ms = self.world.now + duration_ms(dispatcher.LOOK_AHEAD) + SKEW_MS
-            if self.world.table.shows_wake_up(until_ms=until_ms, lag_ms=INDEX_LAGS_MS[-1]):
+            if self.pausing.must_look() or self.world.table.shows_wake_up(until_ms=until_ms, lag_ms=INDEX_LAGS_MS[-1]):
                 self._do(process, "ticks", dispatch)
 
         self.world.at(when_ms, tick)

@@ -137,6 +137,8 @@ class Records:
         elif status == "succeeded" or "parked" not in new:
             if shard is not None or at is not None:
                 self._broken("no other run is listed", f"{run_id} is {status}, and listed {shard}")
+        elif status == "queued":
+            self._broken("a run that goes on is not aside", run_id)
         elif shard is None or shard[-2:] not in LIST_SHARDS or shard[:-2] != "parked":
             self._broken("a run that was put aside is listed so", f"{run_id} is {status}, and listed {shard}")
 

@@ -140,7 +140,7 @@ class SimulatedLock:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it, after waiting for ever or for ``timeout`` seconds, or not at all; say whether it was taken."""
         if self._held and not blocking:
             return False
