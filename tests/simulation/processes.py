@@ -738,9 +738,10 @@ class Play:
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
-        # run another time sends its message again.
+        # run another time sends its message again, and so does who puts it back after an attempt.
         known = self.calm and not self.invariants.restored_at
-        moved = "changed_by" in self.world.table.items.get((f"run#{run_id}", "run"), {})
+        item = self.world.table.items.get((f"run#{run_id}", "run"), {})
+        moved = "changed_by" in item or item.get("claims", 0)
         if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
             self.world.counts["copy of a message that waits"] += 1
             probed_ms = self.world.table.items.get(("progress#queue", "progress"), {}).get("probed_ms", 0)
