@@ -324,7 +324,9 @@ class Hostile:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("0.5",), (None,), (True,), ([],), (Hostile(),), (1j,), (0.5, 5), (0.5, b"x")], ids=repr
+    "arguments",
+    [("0.5",), (None,), (True,), ([],), (Hostile(),), (1j,), (0.5, 5), (0.5, b"x")],
+    ids=["text", "None", "bool", "list", "hostile", "complex", "number for a note", "bytes for a note"],
 )
 def test_a_wrong_argument_is_logged_once_and_does_not_fail_the_attempt(
     jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, arguments: tuple[Any, ...]
