@@ -331,7 +331,7 @@ class Invariants:
         self.job_names[run_id] = new["job_name"]
         if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
-        if (dedupe_key := new.get("dedupe_key")) is not None:
+        if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
             first = self.by_dedupe_key.setdefault(dedupe_key, run_id)
             if first != run_id:
                 self._broken("one dedupe key makes one run", f"{dedupe_key} has {first} and {run_id}")

@@ -18,6 +18,7 @@ from kumofire_core.engine import (
     batch_writes,
     consumer,
     create,
+    dedupe,
     dispatcher,
     pauses,
     queries,
@@ -429,18 +430,19 @@ _mutation(
 _mutation(
     "send before the run is put",
     (
-        RunStore,
-        "add",
+        create.RunCreator,
+        "create",
         lambda original: (
             lambda self, new_run: (
-                self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms),
-                self.put(new_run),
+                self.store.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms),
+                self._put(new_run).run_id,
             )[1]
         ),
     ),
 )
 _mutation(
-    "forget the message of a new run", (RunStore, "add", lambda original: lambda self, new_run: self.put(new_run))
+    "forget the message of a new run",
+    (create.RunCreator, "create", lambda original: lambda self, new_run: self._put(new_run).run_id),
 )
 
 _mutation(
@@ -1057,5 +1059,36 @@ _mutation(
                 (True, None),
             )[1]
         ),
+    ),
+)
+
+# Keys that make another run
+
+
+def _later_than_its_run(original: Any) -> Mutant:
+    return lambda self, key, name, value: key.kind == "dedupe" or original(self, key, name, value)
+
+
+_mutation("make another run of a key at any time", (dedupe, "_still", lambda original: lambda asked, found: None))
+_mutation(
+    "put a later run of a key before its number",
+    (dynamodb.Table, "put_larger", _later_than_its_run),
+)
+_mutation("retry an earlier run of a key", (dedupe, "require_latest", lambda original: lambda store, found: None))
+_mutation("make another run where one is to be debounced", (dedupe, "_debounce", lambda original: lambda *given: None))
+_mutation(
+    "keep the payload of a debounced run",
+    _changed(run_writes, "debounce", sets=_without("payload")),
+)
+_mutation(
+    "debounce a run whatever it does",
+    _changed(run_writes, "debounce", source=_any_status, equals=_none, not_exists=_none),
+)
+_mutation(
+    "count a key's time from the latest call",
+    (
+        dedupe,
+        "_still",
+        lambda original: lambda asked, found: original(asked._replace(now_ms=asked.now_ms + 10_000), found),
     ),
 )

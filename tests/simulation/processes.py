@@ -56,6 +56,7 @@ from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_eve
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
+from tests.simulation.keys import Keys
 from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
@@ -426,7 +427,12 @@ class Play:
         what = choices.below(8)
         if what in (1, 2, 3) and self.variant.batch_writes:
             what = 5  # messages that come together
-        if what > 5:
+        self.keys = Keys(self, lambda process: STAGE.jobs(process, self.variant))
+        if what == 4:
+            self.keys.plan()
+        if self.keys.mode is not None:
+            pass
+        elif what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
