@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import Play
 
 FINAL = frozenset({"succeeded", "failed", "canceled"})
-MODES = (None, None, "unfinished", "unfinished", "debounce", timedelta(seconds=20))
+MODES = (None, "unfinished", "unfinished", "debounce", timedelta(seconds=20))
 JOB = "work"
 
 
@@ -43,7 +43,7 @@ class Keys:
         self._world.observers.append(self._wrote)
         for _ in range(1 + choices.below(4)):
             process = play.person() if choices.below(3) else play.consumers[0]
-            when = START_MS + choices.of((0, 1, 3, 70, 4_000, 25_000))
+            when = START_MS + choices.of((0, 1, 70, 4_000, 15_000, 25_000))
             play.do_at(when, process, "creates a run of a key", lambda process=process: self._create(process))
 
     def _create(self, process: Process) -> None:
@@ -91,6 +91,8 @@ class Keys:
         others = [items[f"run#{other}", "run"] for other in runs.values() if (f"run#{other}", "run") in items]
         runs[generation] = run_id
         self._created[run_id] = self._world.now
+        if generation > 1 and generation - 1 in runs and self._play.choices.below(2) and not self._play.settling:
+            self._play._retry_at(self._world.now + self._play.choices.of((3, 500)), runs[generation - 1])
         if any(each in self._play.invariants.gone for each in runs.values()):
             return  # who was halted meanwhile may make a run beside it
         unfinished = [other["status"] for other in others if other["status"] not in FINAL]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kumofire_core import Jobs
 from kumofire_core.model.times import from_ms
+from tests.simulation.disasters import TABLE_REFUSES
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import START_MS, Process
 
@@ -101,12 +102,16 @@ class Pausing:
         until = self._until[name]
         return until is None or self._world.now < until - SKEW_MS
 
+    def _reads_well(self) -> bool:
+        """Say whether every process can read what is paused. Where one can't, what it has read stays valid for it."""
+        return self._play.calm and self._play.disasters.kind != TABLE_REFUSES
+
     # What is checked
 
     def started(self, run_id: str, job: str) -> None:
         """Check that no handler of a job is called which is paused for a minute; where nothing goes wrong."""
         for name in (job, None):
-            if self._play.calm and self._is_on(name) and self._world.now > self.since[name] + KNOWN_MS + SKEW_MS:
+            if self._reads_well() and self._is_on(name) and self._world.now > self.since[name] + KNOWN_MS + SKEW_MS:
                 self._world.violate("nothing of a paused job starts", f"{run_id} of {job}")
 
     def put_aside(self, run_id: str, old: Attributes, new: Attributes) -> None:
@@ -117,7 +122,7 @@ class Pausing:
         if not names:
             world.violate("only a run of a paused job is put aside", f"{run_id} of {new['job_name']}")
         ends = [world.now if name in self.since and self._until[name] is None else self._end(name) for name in names]
-        if self._play.calm and ends and max(ends) + KNOWN_MS + SKEW_MS < world.now:
+        if self._reads_well() and ends and max(ends) + KNOWN_MS + SKEW_MS < world.now:
             world.violate("only a run of a paused job is put aside", f"{run_id} of {new['job_name']}, resumed since")
         if new["attempt"] != old["attempt"] or new["scheduled_for"] != old["scheduled_for"]:
             world.violate("a run that is put aside is as it was", run_id)
