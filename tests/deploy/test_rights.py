@@ -111,11 +111,18 @@ def read_encrypted(world: World) -> None:
     assert world.mine.jobs().get_status(run_id).payload == {"to": "x"}
 
 
+def read_stats(world: World) -> None:
+    world.a_run()
+    world.jobs().stats(fresh=True)
+    world.jobs().stats()
+
+
 READS: dict[str, Call] = {
     "get_status": lambda world: world.jobs().get_status(world.a_run()),
     "get_status of an encrypted run": read_encrypted,
     "find_run": lambda world: world.jobs().find_run(dedupe_key="nobody's"),
     "list_runs": read_lists,
+    "stats": read_stats,
     "schedules": read_schedules,
     "find the stack": lambda world: deployment_of_stack(STACK, world.mine.clients),
     "count dead letters": lambda world: DeadLetters(world.mine).count(),
@@ -156,7 +163,7 @@ NOT_YET: set[tuple[str, str, str, str | None]] = {
     ("CreatorPolicy", "Runs", "dynamodb:UpdateItem", "run#*"),
     ("CreatorPolicy", "Runs", "dynamodb:UpdateItem", "dedupe#*"),
     ("CreatorPolicy", "DedupeKeys", "dynamodb:GetItem", "dedupe#*"),
-    *(("ReaderPolicy", "Items", "dynamodb:GetItem", f"{kind}#*") for kind in ("counts", "dedupe", "bulk", "progress")),
+    *(("ReaderPolicy", "Items", "dynamodb:GetItem", f"{kind}#*") for kind in ("dedupe", "bulk")),
     *(("OperatorPolicy", "Deletions", "dynamodb:DeleteItem", f"{kind}#*") for kind in ("settings", "dedupe", "bulk")),
 }
 """Rights that no call of the lists above needs."""
@@ -287,6 +294,16 @@ def test_a_creator_writes_no_other_item_than_runs_and_their_keys(world: World, k
         ):
             with pytest.raises(Exception, match="AccessDenied"):
                 call(TableName=world.mine.table)
+
+
+@pytest.mark.parametrize("kind", ["run#1", "schedule#1", "settings#wake", "progress#queue", "counts#1", "bulk#1"])
+def test_a_reader_writes_no_item_but_the_stats_that_readers_share(world: World, kind: str) -> None:
+    item = {"pk": {"S": kind}, "sk": {"S": "x"}}
+    dynamodb, table = world.mine.client("dynamodb"), world.mine.table
+    with world.guard.allowing(rights_of("ReaderPolicy")):
+        for call, given in ((dynamodb.put_item, "Item"), (dynamodb.update_item, "Key"), (dynamodb.delete_item, "Key")):
+            with pytest.raises(Exception, match="AccessDenied"):
+                call(TableName=table, **{given: item})
 
 
 @pytest.mark.parametrize("returned", ["ALL_OLD", "ALL_NEW", "UPDATED_OLD"])
