@@ -25,6 +25,7 @@ from kumofire_core.handlers.middleware import CallNext
 from kumofire_core.jobs import Jobs
 from kumofire_core.model.error_text import type_name
 from kumofire_core.model.run import NewRun
+from kumofire_core.model.steering import Cancel, Snooze
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -67,7 +68,8 @@ class _Spans:
         names = {new_run.job_name for new_run in new_runs}
         attributes = self._attributes("create", names.pop() if len(names) == 1 else None)
         if len(new_runs) == 1:
-            attributes |= _of_run(new_runs[0].id)
+            # Which of its key's runs it will be is not known yet.
+            attributes |= {} if new_runs[0].dedupe_mode is not None else _of_run(new_runs[0].id)
         else:
             attributes["messaging.batch.message_count"] = len(new_runs)
         with self._span(attributes, SpanKind.PRODUCER):
@@ -109,6 +111,8 @@ class _Spans:
         ) as span:
             try:
                 yield span
+            except (Cancel, Snooze):  # what the handler decided, and no error
+                raise
             except BaseException as error:
                 span.set_status(Status(StatusCode.ERROR))
                 span.set_attribute("error.type", type_name(error))

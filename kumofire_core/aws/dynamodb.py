@@ -68,8 +68,11 @@ class Table:
         return _APPLIED
 
     @explained
-    def put_larger(self, key: Key, name: str, value: int) -> None:
-        """Put an item that holds one number, unless the one there is as large: of many writers the largest wins."""
+    def put_larger(self, key: Key, name: str, value: int) -> bool:
+        """Put an item that holds one number, unless the one there is as large: of many writers the largest wins.
+
+        Say whether this request put it. After a lost reply that may be ``False`` although its first copy did.
+        """
         try:
             self._client().put_item(
                 TableName=self.name,
@@ -79,7 +82,8 @@ class Table:
                 ExpressionAttributeValues={":value": typed(value)},
             )
         except ClientError as refusal:
-            _refused(refusal, (name, value))
+            return _refused(refusal, (name, value)).applied
+        return True
 
     @explained
     def put(self, key: Key, attributes: Attributes) -> None:
@@ -99,11 +103,11 @@ class Table:
             self._client().update_item(
                 TableName=self.name,
                 Key=typed_key(key),
-                UpdateExpression=f"SET told_by = :token, {', '.join(f'#{name} = :{name}' for name in sets)} "
+                UpdateExpression=f"SET #told_by = :token, {', '.join(f'#{name} = :{name}' for name in sets)} "
                 f"ADD {', '.join(f'#a{number} :a{number}' for number in range(len(amounts)))}",
-                ConditionExpression="(attribute_not_exists(told_by) OR told_by <> :token) "
+                ConditionExpression="(attribute_not_exists(#told_by) OR #told_by <> :token) "
                 "AND (attribute_not_exists(#schema) OR #schema <= :known)",
-                ExpressionAttributeNames={"#schema": "schema", **{f"#{name}": name for name in sets}, **added},
+                ExpressionAttributeNames={f"#{name}": name for name in ("schema", "told_by", *sets)} | added,
                 ExpressionAttributeValues=values
                 | {":token": typed(told_by), ":known": typed(SCHEMA)}
                 | {f":{name}": typed(value) for name, value in sets.items()},

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Tell = Callable[[int, int], None]
-"""Takes how many are done, and of how many."""
+Tell = Callable[[int, int | None], None]
+"""Takes how many are done, and of how many, if that is known."""
 
 
 @contextmanager

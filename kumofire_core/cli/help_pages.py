@@ -5,8 +5,6 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from cyclopts.help.formatters import PlainFormatter
-
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
@@ -15,8 +13,11 @@ LEFT = 26
 WIDEST = 110
 
 
-class HelpPages(PlainFormatter):
-    """Prints the panels of a page as lists of names and descriptions."""
+class HelpPages:
+    """Prints the panels of a page as lists of names and descriptions.
+
+    What Cyclopts asks of a formatter; not a subclass of one of its own, which every command would have to import.
+    """
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print one panel."""
@@ -34,6 +35,10 @@ class HelpPages(PlainFormatter):
             lines.append(f"{left.ljust(LEFT)}  {right[0]}".rstrip())
             lines += [f"{' ' * LEFT}  {line}" for line in right[1:]]
         self._write(console, [*lines, ""])
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """Print how a command is called."""
+        self._write(console, [f"Usage: {_text(usage).removeprefix('Usage: ')}", ""])
 
     def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
         """Print what a command does, wrapped; its paragraphs stay apart."""

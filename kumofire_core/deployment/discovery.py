@@ -112,6 +112,8 @@ class Deployment:
     dispatcher_log_group: str | None = None
     dispatcher_rule: str | None = None
     payload_key_arn: str | None = None
+    retention_days: str | None = None
+    """For how long the deployment keeps runs that have ended, as ``KUMOFIRE_RETENTION_DAYS`` takes it."""
     stack_name: str | None = None
     missing_outputs: tuple[str, ...] = ()
     """Outputs that this release's template has and the stack has not: the stack is of an earlier release."""
@@ -221,6 +223,7 @@ def deployment_of_stack(stack_name: str, clients: AwsClients) -> Deployment:
     return Deployment(
         **{attribute: outputs[name] for name, attribute in OUTPUTS.items() if outputs.get(name)},
         payload_key_arn=parameters.get("PayloadKeyArn") or None,
+        retention_days=parameters.get("RetentionDays") or None,
         stack_name=stack["StackName"],
         missing_outputs=tuple(name for name in OUTPUTS if not outputs.get(name)),
         clients=clients,

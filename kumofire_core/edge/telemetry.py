@@ -21,6 +21,7 @@ except ModuleNotFoundError as missing:
         "the Lambda functions need aws-lambda-powertools: pip install 'kumofire-jobs[lambda]'", name=missing.name
     ) from missing
 
+from kumofire_core.engine.consumer import PAUSED
 from kumofire_core.engine.sqs_batch import SqsBatchReport
 from kumofire_core.handlers.context import AttemptLogFilter
 from kumofire_core.model.run import Outcome
@@ -57,6 +58,7 @@ DISPATCH_METRICS = {
     "unsent": "MessagesUnsent",
     "refused": "MessagesRefused",
     "errors": "DispatchErrors",
+    "resumed": "RunsResumed",
     "handed_over": "PartitionsHandedOver",
     "unread": "PartitionsUnread",
 }
@@ -110,7 +112,7 @@ def record_batch(report: SqsBatchReport) -> None:
         elif record.failure is not None:
             name = "RecordsToRedeliver"
         elif record.result is not None:
-            name = OUTCOME_METRICS[record.result.outcome]
+            name = "RunsPaused" if record.result.reason == PAUSED else OUTCOME_METRICS[record.result.outcome]
             if record.result.duration is not None:
                 milliseconds = record.result.duration.total_seconds() * 1000
                 metrics.add_metric(name="HandlerDuration", unit="Milliseconds", value=round(milliseconds, 3))

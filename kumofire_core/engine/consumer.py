@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
+from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import (
     AttemptTimeoutError,
@@ -24,7 +25,7 @@ from kumofire_core.errors import (
     InvalidJSONError,
     KumofireError,
 )
-from kumofire_core.handlers.context import JobContext, enter_attempt, leave_attempt, log_fields
+from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
@@ -38,6 +39,7 @@ from kumofire_core.rules import decisions, run_writes
 
 if TYPE_CHECKING:
     from kumofire_core.aws.sqs import Queue
+    from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
 
@@ -47,6 +49,7 @@ log = logging.getLogger("kumofire_core")
 
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
+PAUSED = "paused"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -83,6 +86,7 @@ class Consumer:
 
     def __init__(self, store: RunStore, *, lease: timedelta, batch_writes: bool, missing_handler: str) -> None:
         self._store = store
+        self._pauses = PauseReader(store)
         self._awaits_handlers = missing_handler == "retry"
         self._lease_ms = duration_ms(lease)
         self._batch_writer: BatchWriter | None = None
@@ -91,6 +95,8 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self._progress_lock = threading.Lock()
+        self._progress_writer: ProgressWriter | None = None
 
     @property
     def queue(self) -> Queue:
@@ -111,11 +117,14 @@ class Consumer:
     def consume(self, run_id: str, deadline: Deadline | None, early: BatchClaim | None = None) -> ConsumeResult:
         """Execute a run if it is due and nobody else does; two requests to the table, or one when it is ignored.
 
-        A takeover from a lost worker costs one more. Errors of the table leave as botocore raised them, also after the
-        handler returned: the run then stays leased, and is taken over when its lease ends. Raises
-        ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start. ``early`` is what an
-        earlier try to claim this run came to.
+        A takeover from a lost worker costs one more. The first call of a process, and then one in 15 seconds, also
+        reads which jobs are paused; a run of such a job is put aside by its second request. Errors of the table leave
+        as botocore raised them, also after the handler returned: the run then stays leased, and is taken over when its
+        lease ends. Raises ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start.
+        ``early`` is what an earlier try to claim this run came to.
         """
+        if deadline is None or not deadline.too_close_to_start():
+            self._pauses.refresh()
         claimed: StoredRun | ConsumeResult
         if early is not None and early.claimed is not None:
             claimed, completer = early.claimed, early.completer
@@ -196,6 +205,8 @@ class Consumer:
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
+        if self._pauses.is_paused(claimed.job_name):
+            return self._put_aside(claimed)
         job = self._store.registry.get(claimed.job_name)
         if job is None:
             return self._without_handler(claimed)
@@ -266,25 +277,38 @@ class Consumer:
             # The reply to the claim may have come late, or Lambda may have frozen the process meanwhile: the lease went
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
+        progress = ToldProgress(partial(self._progress_of, claimed))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
+            tell_progress=progress.tell,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
-        if limit is None:
-            value = contextvars.copy_context().run(call_handler, job.handler, context)
-        else:
-            try:
+        try:
+            if limit is None:
+                value = contextvars.copy_context().run(call_handler, job.handler, context)
+            else:
                 value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
-            except HandlerTimeoutError:
-                why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
-                raise AttemptTimeoutError(_cut_text(context.attempt, limit, timeout, why)) from None
+        except HandlerTimeoutError:
+            why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
+            raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
+        finally:
+            progress.end()
         if value is None:
             return None
         try:
             return json_codec.encode("the handler's return value", value)
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
+
+    def _progress_of(self, claimed: StoredRun) -> AttemptProgress:
+        """Return what writes the progress of an attempt. A handler that tells none does not pay for its import."""
+        from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
+
+        with self._progress_lock:
+            if self._progress_writer is None:
+                self._progress_writer = ProgressWriter(self._store, self.pool)
+        return AttemptProgress(self._progress_writer, claimed)
 
     def _failed(
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
@@ -345,9 +369,9 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
-        # Last: the hooks' thread forgets the error's frames.
-        attempt, kind = claimed.attempt + 1, end.error_type
-        self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
+        if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
+            attempt, kind = claimed.attempt + 1, end.error_type
+            self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
 
     def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
@@ -359,6 +383,14 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         raise error
+
+    def _put_aside(self, claimed: StoredRun) -> ConsumeResult:
+        """Let a run wait until its job is resumed. Its message is done with: the dispatcher sends another one."""
+        answer = self._store.apply(claimed.id, run_writes.park(claimed, now_ms=self._store.now_ms()))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.debug("the run is put aside: its job is paused", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=PAUSED)
 
     def _without_handler(self, claimed: StoredRun) -> ConsumeResult:
         """Fail a run whose job has no handler here, or put it back for a consumer that has one."""

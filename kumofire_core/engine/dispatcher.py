@@ -20,6 +20,7 @@ from itertools import chain
 from kumofire_core.aws.dynamodb import WakeUp
 from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.progress import read_progress, start_probe
+from kumofire_core.engine.resuming import Resuming
 from kumofire_core.engine.run_store import RUN, RunStore, new_token
 from kumofire_core.engine.schedule_firing import Firing, ScheduleFiring
 from kumofire_core.engine.schedule_store import SCHEDULE
@@ -28,6 +29,7 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
+from kumofire_core.model.pauses import PAUSES, Pauses, read_pauses
 from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import duration_ms, whole_seconds_until
@@ -65,7 +67,8 @@ class DispatchResult:
     resent: int = 0
     """Queued runs whose message seemed lost, sent again."""
     postponed: int = 0
-    """Runs left alone although no consumer has come, because their messages may still wait in the queue."""
+    """Runs left alone although no consumer has come: their messages may still wait in the queue, or their jobs are
+    paused."""
     recovered: int = 0
     """Runs whose worker was lost, put back for their next attempt."""
     failed: int = 0
@@ -80,6 +83,8 @@ class DispatchResult:
     """Wake-ups that could not be handled, each with a line in the log. A later pass finds them again."""
     handed_over: int = 0
     """Partitions of the index with more than a page of due wake-ups, given to dispatchers of their own."""
+    resumed: int = 0
+    """Runs of jobs that were resumed, which consumers had put aside, and whose message was sent."""
     unread: int = 0
     """Partitions of the index that could not be read, each with a line in the log."""
     complete: bool = True
@@ -109,6 +114,7 @@ class _Tally:
         self.first_error: Exception | None = None
         self._queue: tuple[int | None, Progress] | None = None
         self._probed = False
+        self._pauses: Pauses | None = None
         self._behind: list[WakeUp] = []
 
     def add(self, name: str, count: int = 1) -> None:
@@ -122,6 +128,13 @@ class _Tally:
                 waiting = store.queue.waiting()
                 self._queue = waiting, Progress() if waiting == 0 else read_progress(store)
             return self._queue
+
+    def pauses(self, store: RunStore) -> Pauses:
+        """Return which jobs are paused, and which are being resumed, read once a pass."""
+        with self._asking:
+            if self._pauses is None:
+                self._pauses = read_pauses(store.table.get(PAUSES))
+            return self._pauses
 
     def may_probe(self, store: RunStore, now_ms: int) -> bool:
         """Say whether this one message is to show whether consumers come on: one of a pass, and not in every pass."""
@@ -168,7 +181,8 @@ class Dispatcher:
     ) -> DispatchResult:
         """Look at all that is due until nothing is, ``limit`` wake-ups were looked at, or the time is nearly up.
 
-        Only ``partitions`` are looked at, where they are given. ``hand_over`` is called with each partition of which
+        Runs of jobs that were resumed come after that, ``limit`` of them. Only ``partitions`` are looked at, where they
+        are given, and no resumed job. ``hand_over`` is called with each partition of which
         more than a page is due, and gives it to another dispatcher; where it raises, this one does the work.
         Raises ``PartlyDispatchedError`` where a partition of the index could not be read, after handling the others.
         """
@@ -178,6 +192,9 @@ class Dispatcher:
             self._handle_all(until_ms, tally, deadline, self._chosen(partitions, tally), hand_over)
         else:
             self._handle_some(until_ms, limit, tally, deadline, self._chosen(partitions, tally))
+        if partitions is None:
+            with _failing_alone(PAUSES, tally):
+                self._resume(limit, tally, deadline)
         if refused := self._store.queue.take_refused():
             tally.add("refused", refused)
         if self._store.hooks is not None:
@@ -263,6 +280,17 @@ class Dispatcher:
         tally.complete = tally.complete and not earliest
         self._make_up(tally, deadline)
 
+    def _resume(self, limit: int | None, tally: _Tally, deadline: Deadline | None) -> None:
+        """Send the runs of jobs that were resumed, after all else that is due."""
+        if deadline is not None and deadline.too_close_to_start():
+            tally.complete = False
+            return
+        released = Resuming(self._store, self._pool, tally.pauses(self._store)).release(deadline=deadline, most=limit)
+        for name in ("resumed", "unsent", "errors"):
+            if count := getattr(released, name):
+                tally.add(name, count)
+        tally.complete = tally.complete and released.complete
+
     def _shards(self, tally: _Tally) -> tuple[int, ...]:
         """Return the partitions to read: all that any process writes to, or its own where that can't be found out."""
         try:
@@ -346,6 +374,9 @@ class Dispatcher:
         self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
     ) -> None:
         """Send a run's message again that consumers should have come to, unless it may still wait in the queue."""
+        if found.is_parked:
+            self._look_at_parked(found, token, now_ms, delays, tally)
+            return
         scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0
         sent_ms = found.due_ms if scheduled else found.updated_at
         rarely = False
@@ -365,6 +396,16 @@ class Dispatcher:
         if self._store.apply(found.id, again).applied:
             delays[found.id] = 0
             tally.add("dispatched" if scheduled else "resent")
+
+    def _look_at_parked(self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally) -> None:
+        """Leave a run aside whose job is still paused, or send it where resuming did not find it."""
+        if tally.pauses(self._store).is_paused(found.job_name, now_ms):
+            look_at = now_ms + run_writes.PARKED_LOOK_MS
+            if self._store.apply(found.id, run_writes.wait_longer(found, token, look_at=look_at)).applied:
+                tally.add("postponed")
+        elif self._store.apply(found.id, run_writes.unpark(token, due_ms=found.due_ms, now_ms=now_ms)).applied:
+            delays[found.id] = 0
+            tally.add("resumed")
 
     def _look_at_running(
         self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally

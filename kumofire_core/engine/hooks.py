@@ -21,7 +21,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.errors import ConfigurationError, short_repr
-from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
+from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_hook
+from kumofire_core.handlers.middleware import is_async
 from kumofire_core.model.error_text import error_name, error_places, forget_frames, type_name
 from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import UNREADABLE, StoredRun
@@ -87,7 +88,7 @@ class _Hook:
         with self._lock:
             self._under_way += 1
         try:
-            call_handler(self.function, event)
+            call_hook(self.function, event)
         finally:
             with self._lock:
                 self._under_way -= 1
@@ -142,6 +143,10 @@ class Hooks:
 
     def add(self, events: tuple[str, ...], function: Callable[[RunEvent], Any]) -> None:
         """Tell ``function`` of these events from now on."""
+        if is_async(function):
+            from kumofire_core.handlers import event_loop  # noqa: F401 - so that its loops are closed after _at_exit
+        atexit.unregister(_at_exit)
+        atexit.register(_at_exit)  # the last one is called first
         hook = _Hook(function)
         for event in dict.fromkeys(events):
             self._hooks[event] = [*self._hooks.get(event, ()), hook]
@@ -333,6 +338,3 @@ _known: weakref.WeakSet[Hooks] = weakref.WeakSet()
 def _at_exit() -> None:
     for hooks in list(_known):
         hooks.wait(FINISH_SECONDS)
-
-
-atexit.register(_at_exit)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.errors import note_of
-from kumofire_core.engine.consumer import Consumer, ConsumeResult
+from kumofire_core.engine.consumer import PAUSED, Consumer, ConsumeResult
 from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.progress import ProgressTeller, typical_sent_ms
 from kumofire_core.errors import DeadlineTooCloseError, KumofireError, MalformedMessageError
@@ -166,6 +166,9 @@ def run_batch(
                 UNDONE,
                 extra={"message_id": report.message_id, "job_run_id": report.job_run_id},
             )
+    paused = sum(report.result is not None and report.result.reason == PAUSED for report in reports)
+    if paused:
+        log.info("%d runs were put aside, because their jobs are paused", paused)
     hidden = {
         receipt: report.again_in
         for receipt, report in zip(receipts, reports, strict=True)

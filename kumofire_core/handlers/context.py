@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.run import Run
@@ -43,13 +44,61 @@ class Cancellation:
         return self._requested
 
 
+class ProgressTarget(Protocol):
+    """Takes what one attempt tells of its progress."""
+
+    def tell(self, fraction: object, note: object) -> None:
+        """Take what is told last, in place of what is not written yet."""
+        ...
+
+    def end(self) -> None:
+        """Take nothing more, and write nothing more."""
+        ...
+
+
+class ToldProgress:
+    """What one attempt tells of its progress; ``begin`` is called when it tells something for the first time."""
+
+    __slots__ = ("_begin", "_ended", "_lock", "_target")
+
+    def __init__(self, begin: Callable[[], ProgressTarget]) -> None:
+        self._begin = begin
+        self._target: ProgressTarget | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def tell(self, fraction: object, note: object) -> None:
+        """Pass on what a handler tells; not after the attempt's end, when its code may go on."""
+        with self._lock:
+            if self._ended:
+                return
+            if self._target is None:
+                self._target = self._begin()
+        self._target.tell(fraction, note)
+
+    def end(self) -> None:
+        """Let nothing more be told."""
+        with self._lock:
+            self._ended = True
+        if self._target is not None:
+            self._target.end()
+
+
 class JobContext:
     """The argument of a handler: one attempt of a run."""
 
-    __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation")
+    __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation", "_tell_progress")
 
-    def __init__(self, claimed: StoredRun, *, read_cancellation: Callable[[str], bool], ends: float) -> None:
+    def __init__(
+        self,
+        claimed: StoredRun,
+        *,
+        read_cancellation: Callable[[str], bool],
+        tell_progress: Callable[[object, object], None],
+        ends: float,
+    ) -> None:
         self._claimed = claimed
+        self._tell_progress = tell_progress
         self._cancellation: Cancellation | None = None
         self._read_cancellation = read_cancellation
         # On time.monotonic's scale: when the attempt times out or, without any timeout, when its lease ends.
@@ -106,6 +155,19 @@ class JobContext:
         if self._cancellation is None:
             self._cancellation = Cancellation(partial(self._read_cancellation, self._claimed.id))
         return self._cancellation.requested()
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """Tell how far this attempt is, from 0 to 1, and in words; ``get_status`` and lists show it as ``progress``.
+
+        Call it as often as you like, also from a coroutine: it only notes what is told, and a thread beside the handler
+        writes the latest of it, at most once a second. What is told within that second is written when it is over, if
+        the attempt is still on then. A run that has ended keeps what was written last.
+
+        It never raises. A fraction outside 0 to 1 is taken for the nearer of the two, and NaN for 0. Of ``note``, 200
+        characters in at most 400 bytes are kept, and 200 bytes where a cipher leaves no more room. A wrong type, and a
+        write that fails, are logged once for an attempt.
+        """
+        self._tell_progress(fraction, note)
 
     def time_left(self) -> timedelta:
         """Return how long this attempt may still take; zero after its end."""

@@ -1,4 +1,6 @@
-"""The one event loop in which all ``async`` handlers of a process run. Imported where the first of them is called.
+"""The one event loop in which all ``async`` handlers of a process run, and the one of its ``async`` hooks.
+
+Imported where the first of them is called.
 
 It lives as long as the process, in a daemon thread of its own, so a connection, pool or lock that is bound to the loop
 by one run serves the next one. Python can't interrupt code that blocks a loop. A loop that does not answer when one of
@@ -47,16 +49,19 @@ def leave() -> None:
 
 
 class HandlerLoop:
-    """An event loop in a daemon thread of its own."""
+    """An event loop in a daemon thread of its own. ``serves`` is whose code runs in it: ``handler`` or ``hook``."""
 
-    def __init__(self) -> None:
+    def __init__(self, serves: str = "handler") -> None:
+        self.serves = serves
+        self._place = "loop" if serves == "handler" else "hook_loop"
         self.loop = asyncio.new_event_loop()
         self.retired = False
         self.unended = 1
         """Calls that this loop was given out for and that have not ended, the first one included; under ``_lock``."""
         self.calls: set[LoopCall] = set()
         """Those under way; used in the loop's thread only. A loop itself holds its tasks by weak references."""
-        self._thread = threading.Thread(target=self._serve, name="kumofire-event-loop", daemon=True)
+        name = "kumofire-event-loop" if serves == "handler" else "kumofire-hook-loop"
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def start(self, awaitable: Awaitable[Any]) -> LoopCall:
@@ -73,12 +78,14 @@ class HandlerLoop:
             if self.retired:
                 return
             self.retired = True
-            if _process.loop is self:
-                _process.loop = None
+            if getattr(_process, self._place) is self:
+                setattr(_process, self._place, None)
         fields = self._blocking_attempt()
+        who = f"the handler of job {fields.get('job_name', '(unknown)')!r}" if self.serves == "handler" else "a hook"
         log.error(
-            "the handler of job %r blocks the event loop: it does not await; later runs get another loop",
-            fields.get("job_name", "(unknown)"),
+            "%s blocks the event loop: it does not await; later %s get another loop",
+            who,
+            "runs" if self.serves == "handler" else "hooks",
             extra={**fields, "blocked_at": self._places()},
         )
         with contextlib.suppress(RuntimeError):  # it has ended meanwhile
@@ -210,6 +217,7 @@ class _Process:
 
     loop: HandlerLoop | None = None
     """The loop of later runs, once there is one."""
+    hook_loop: HandlerLoop | None = None
 
 
 _lock = threading.Lock()
@@ -231,6 +239,16 @@ def handler_loop() -> HandlerLoop:
         return _process.loop
 
 
+def hook_loop() -> HandlerLoop:
+    """Return the loop of this process's hooks for one call. It is none of the handlers', which it can't hold up."""
+    with _lock:
+        if _process.hook_loop is None:
+            _process.hook_loop = HandlerLoop("hook")
+        else:
+            _process.hook_loop.unended += 1
+        return _process.hook_loop
+
+
 def _after_fork() -> None:
     """Let a child process make a loop of its own: the parent's thread is not in it.
 
@@ -238,14 +256,14 @@ def _after_fork() -> None:
     """
     global _lock
     _lock = threading.Lock()
-    if _process.loop is not None:
-        _of_the_parent.append(_process.loop)
-        _process.loop = None
+    _of_the_parent.extend(loop for loop in (_process.loop, _process.hook_loop) if loop is not None)
+    _process.loop = _process.hook_loop = None
 
 
 def _at_exit() -> None:
-    if _process.loop is not None:
-        _process.loop.close(patience_seconds=EXIT_SECONDS)
+    for loop in (_process.loop, _process.hook_loop):
+        if loop is not None:
+            loop.close(patience_seconds=EXIT_SECONDS)
 
 
 if hasattr(os, "register_at_fork"):

@@ -221,6 +221,15 @@ def call_handler(handler: Callable[[Any], Any], context: object) -> Any:
         loop.close(patience_seconds=0.0)
 
 
+def call_hook(hook: Callable[[Any], Any], event: object) -> None:
+    """Call a hook in this thread, and where it is ``async``, wait while its coroutine runs in the loop of hooks."""
+    value = hook(event)
+    if hasattr(value, "__await__"):
+        from kumofire_core.handlers import event_loop
+
+        _run_in(event_loop.hook_loop(), value)
+
+
 def _run_in(loop: HandlerLoop, value: Awaitable[Any]) -> Any:
     """Await a value in the loop and return what it came to; the call of this thread, if it is cut, cancels it."""
     under_way = loop.start(value)

@@ -57,7 +57,7 @@ class HandlerChain:
 
     def __init__(self, middleware: Sequence[Middleware], handler: Callable[[JobContext], Any]) -> None:
         self._steps: tuple[Callable[..., Any], ...] = (*middleware, handler)
-        self._is_async = tuple(map(_is_async, self._steps))
+        self._is_async = tuple(map(is_async, self._steps))
 
     def __call__(self, ctx: JobContext) -> Any:
         """Call the outermost middleware, and return its value or, where it is ``async``, its coroutine."""
@@ -126,7 +126,7 @@ async def _await_in_thread(pool: HandlerPool, step: Callable[[JobContext], Any],
     return call.result()
 
 
-def _is_async(step: Callable[..., Any]) -> bool:
+def is_async(step: Callable[..., Any]) -> bool:
     """Say whether calling a step only makes a coroutine, so that the call itself blocks nobody."""
     return inspect.iscoroutinefunction(step) or inspect.iscoroutinefunction(_code_of(step))
 

@@ -169,8 +169,11 @@ def _attempts(run: StoredRun, ended: AttemptEnding, told: Told, now_ms: int) -> 
 
 
 def expired_reason(claimed: StoredRun, expires_after_ms: int | None, *, now_ms: int) -> str | None:
-    """Return why a run that has not started yet is too late to be of use, or ``None``."""
-    if expires_after_ms is None or claimed.attempt or now_ms <= claimed.due_ms + expires_after_ms:
+    """Return why a run that has not started yet is too late to be of use, or ``None``.
+
+    A run that its handler snoozed has started, although that attempt is not counted.
+    """
+    if expires_after_ms is None or claimed.has_started or now_ms <= claimed.due_ms + expires_after_ms:
         return None
     return (
         f"expired: it was due at {from_ms(claimed.due_ms).isoformat(timespec='seconds')}, and its job's runs are of "

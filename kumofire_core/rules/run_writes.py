@@ -6,6 +6,7 @@ SDK repeats a request whose reply was lost, so a write can be refused by its own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kumofire_core.model.error_text import cut_to_bytes
@@ -88,6 +89,8 @@ def create(
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
         "dedupe_key": new_run.dedupe_key,
+        "dedupe_mode": new_run.dedupe_mode,
+        "generation": new_run.generation,
         "traceparent": new_run.traceparent,
     }
     return present(attributes)
@@ -101,11 +104,10 @@ def claim(
     A delivered message is permission enough, so a scheduled run is taken as well once it is due. The lease is as long
     as the process can live, ``longest_ms``, or as the job's timeout where the run carries one, and a margin: what it
     protects has surely ended when it ends. Without ``heeds_timeout`` it is the former in any case: PartiQL, in which
-    claims are made together, can't choose between the two. ``log`` says where the attempt logs.
+    claims are made together, can't choose between the two. ``log`` says where the attempt logs. Where that is not
+    known, it is stored as empty, because the item may still say where an earlier attempt logged.
     """
-    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms}
-    if log is not None:
-        sets["log"] = log
+    sets: dict[str, Value] = {"lease_token": lease_token, "started_at": now_ms, "updated_at": now_ms, "log": log or ""}
     computes = NOTHING
     if heeds_timeout:
         computes = {"lease_until": Sum(name="timeout_ms", otherwise=longest_ms, plus=now_ms + LEASE_MARGIN_MS)}
@@ -126,7 +128,6 @@ def rescue(
     expired: StoredRun, lease_token: str, *, now_ms: int, longest_ms: int, failure: Failure, log: str | None
 ) -> Transition:
     """Take a run whose lease has expired. The lost attempt counts, and this is the next one."""
-    logged: dict[str, Value] = {} if log is None else {"log": log}
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
@@ -138,7 +139,7 @@ def rescue(
             "lease_until": now_ms + longest_ms + LEASE_MARGIN_MS,
             "started_at": now_ms,
             "updated_at": now_ms,
-            **logged,
+            "log": log or "",
             **_decided(expired),
             **_failed_attempt(expired, failure),
         },
@@ -249,12 +250,15 @@ def park(claimed: StoredRun, *, now_ms: int) -> Transition:
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
 
 
-def unpark(parked: StoredRun, token: str, *, now_ms: int) -> Transition:
-    """Queue a run of a job that was resumed; whoever applied this then sends its message."""
+def unpark(token: str, *, due_ms: int, now_ms: int) -> Transition:
+    """Queue a run that was put aside, and whose job was resumed; whoever applied this then sends its message.
+
+    It is known by the index alone, which may be behind: ``due_ms`` is the time at which it is listed there.
+    """
     return Transition(
         source=(RunStatus.SCHEDULED,),
         target=RunStatus.QUEUED,
-        equals={"parked": "pause", "updated_at": parked.updated_at},
+        equals={"parked": "pause", "scheduled_for": due_ms},
         sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
         removes=_PUT_ASIDE,
         write_token=("sent_by", token),
@@ -362,15 +366,26 @@ def look_again(running: StoredRun, token: str) -> Transition:
     )
 
 
-def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
-    """Cancel a run that waits."""
+def cancel(
+    run_id: str,
+    token: str,
+    *,
+    now_ms: int,
+    reason: str | None,
+    expires_at: int | None,
+    equals: Mapping[str, Value] = NOTHING,
+    bulk: str | None = None,
+) -> Transition:
+    """Cancel a run that waits. ``bulk`` is the operation over many runs that this belongs to."""
     return Transition(
         source=_WAITING,
         target=RunStatus.CANCELED,
+        equals=equals,
         sets=present(
             {
                 "canceled_by": token,
                 "cancel_reason": reason,
+                "bulk": bulk,
                 "updated_at": now_ms,
                 **_ended(now_ms, expires_at),
                 **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
@@ -381,13 +396,16 @@ def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_
     )
 
 
-def request_cancel(token: str, *, now_ms: int, reason: str | None) -> Transition:
+def request_cancel(
+    token: str, *, now_ms: int, reason: str | None, equals: Mapping[str, Value] = NOTHING, bulk: str | None = None
+) -> Transition:
     """Ask for the cancellation of a run that is executing: its handler can see it, and no attempt follows."""
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
+        equals=equals,
         not_exists=("cancel_requested_at",),
-        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms}),
+        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms, "bulk": bulk}),
         write_token=("canceled_by", token),
     )
 
@@ -452,6 +470,24 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
         write_token=("changed_by", token),
+    )
+
+
+def debounce(waiting: StoredRun, token: str, *, payload: str, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
+    """Replace payload and time of a run that has not started, as a later call for its key asked.
+
+    Refused where its handler was called meanwhile. ``changed_ms`` as for ``move``: a late copy of an earlier call is
+    refused as well.
+    """
+    moved = move(waiting, token, due_ms=due_ms, now_ms=now_ms, changed_ms=changed_ms)
+    return Transition(
+        source=moved.source,
+        target=moved.target,
+        equals={**moved.equals, "attempt": 0},
+        not_exists=("attempts", "history"),
+        sets={**moved.sets, "payload": payload},
+        removes=moved.removes,
+        write_token=moved.write_token,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +16,9 @@ from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
 from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
 from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
 
-from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError, RetryPolicy
+from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError, JobContext, RetryPolicy
 from kumofire_core.encryption import EnvelopeCipher
-from kumofire_core.model.run_item import ATTEMPTS_BYTES
+from kumofire_core.model.run_item import ATTEMPTS_BYTES, PROGRESS_BYTES
 from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message, raises
 
 SECRET = "4111 1111 1111 1111"
@@ -68,7 +69,7 @@ def test_it_costs_no_request_more(aws: Aws, cipher: EnvelopeCipher):
 
     jobs.consume(message(jobs.create("email", {"card": SECRET})))
 
-    assert aws.dynamodb.count() == {"put_item": 1, "update_item": 2}
+    assert aws.dynamodb.count() == {"put_item": 1, "get_item": 1, "update_item": 2}, "one read as without a cipher"
 
 
 def test_a_process_without_the_key_sees_the_status_and_nothing_else(aws: Aws, cipher: EnvelopeCipher):
@@ -264,3 +265,49 @@ def test_a_key_that_does_not_answer_near_the_deadline_does_not_keep_an_attempts_
     assert report.stray_handlers == 0
     run = jobs.get_status(run_id)
     assert (run.attempts[0].error_type, run.attempts[0].message, run.last_error) == ("ValueError", None, "ValueError")
+
+
+class AsLongAsWithKms:
+    """Adds what the header of a message has more where the data key is encrypted by KMS: 184 bytes and a key's ARN."""
+
+    def __init__(self, cipher: EnvelopeCipher) -> None:
+        self._cipher = cipher
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        return self._cipher.encrypt(plaintext) + bytes(190)
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        return self._cipher.decrypt(ciphertext[:-190])
+
+
+@pytest.mark.parametrize(
+    ("note", "seen"),
+    [
+        (SECRET, SECRET),
+        (SECRET + "x" * 181, SECRET + "x" * 181),
+        (SECRET + "é" * 181, SECRET + "é" * 89 + "…"),
+    ],
+    ids=["short", "as long as it may be", "of more bytes"],
+)
+def test_the_note_of_a_progress_is_encrypted_and_cut_where_it_has_no_room(
+    aws: Aws, cipher: EnvelopeCipher, note: str, seen: str
+):
+    written: list[str] = []
+
+    def handler(ctx: JobContext) -> None:
+        ctx.progress(0.5, note)
+        give_up = time.monotonic() + 20
+        while not written and time.monotonic() < give_up:
+            written.extend(filter(None, [aws.item(ctx.run.id).get("progress")]))
+            time.sleep(0.002)
+
+    jobs = aws.jobs(cipher=AsLongAsWithKms(cipher), handlers={"email": handler})
+    run_id = jobs.create("email")
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+    [stored] = written
+    assert SECRET not in stored
+    assert len(stored) <= PROGRESS_BYTES
+    progress = jobs.get_status(run_id).progress
+    assert (progress.fraction, progress.note) == (0.5, seen)
+    assert aws.jobs().get_status(run_id).progress.note is None, "without the key"

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from kumofire_core import CallNext, ConfigurationError, JobContext, Jobs, PartlyCreatedError
+from kumofire_core import CallNext, Cancel, ConfigurationError, JobContext, Jobs, PartlyCreatedError, Snooze
 from kumofire_core.tracing import instrument
 from tests.builders import NOW_MS, Aws, LambdaContext, event, message, raises
 from tests.faults import Refused
@@ -156,6 +156,15 @@ def test_an_error_is_told_by_its_type_and_no_span_quotes_data(aws: Aws, traced: 
     assert span.status.status_code is StatusCode.ERROR
     assert (span.attributes or {})["error.type"] == "ValueError"
     assert "secret" not in "".join(each.to_json() for each in traced.spans())
+
+
+@pytest.mark.parametrize("error", [Snooze(60), Cancel("no longer needed")], ids=["snooze", "cancel"])
+def test_what_a_handler_decides_about_its_run_is_no_error(aws: Aws, traced: Traced, error: Exception):
+    traced.jobs(aws, handlers={"email": raises(error)}).consume(message(aws.a_run()))
+
+    span = traced.span("process email")
+    assert span.status.status_code is StatusCode.UNSET
+    assert "error.type" not in (span.attributes or {})
 
 
 def test_creating_that_fails_is_an_error_of_its_span(aws: Aws, traced: Traced):

@@ -15,6 +15,7 @@ from tests.builders import Aws
 from tests.cli.conftest import Kumofire
 
 PROGRAM = Path(sys.executable).with_name("kumofire")
+PROJECT = Path(__file__).parents[2]
 
 
 def program(*words: str, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -132,3 +133,16 @@ def test_dispatch_sends_what_is_due_and_tells_what_it_did(kumofire: Kumofire, aw
     assert kumofire("dispatch").out == "1 runs were sent to the queue\n"
     form = kumofire("dispatch", "--json").form
     assert (form["dispatched"], form["errors"], form["complete"]) == (0, 0, True)
+
+
+def test_the_documentation_names_every_command_and_option(kumofire: Kumofire) -> None:
+    page = (PROJECT / "docs/cli.md").read_text(encoding="utf-8")
+    nouns = [name for name in app if not name.startswith("-")]
+
+    for noun in nouns:
+        verbs = [name for name in app[noun] if not name.startswith("-")]
+        for words in [[noun, verb] for verb in verbs] or [[noun]]:
+            assert re.search(rf"`({words[0]} )?{words[-1]}\b", page), words
+            options = re.findall(r"^  (--[a-z-]+)", kumofire(*words, "--help").out, re.MULTILINE)
+            missing = [option for option in options if not re.search(rf"`[^`]*{option}\b[^`]*`", page)]
+            assert not missing, (words, missing)

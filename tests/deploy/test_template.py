@@ -365,8 +365,9 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 
 
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
-    """Succeed, retry, fail, take over, cancel, and have a handler look for its cancellation and create another run."""
+    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create."""
     jobs = aws.jobs(**settings)
+    aws.jobs(allow_unknown_jobs=True).pause("paused")
 
     @jobs.handler("parent")
     def parent(ctx: JobContext) -> None:
@@ -382,6 +383,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
         aws.a_run(job_name="child"),
         aws.a_run(job_name="child", max_attempts=1),
         aws.a_run(job_name="unknown"),
+        aws.a_run(job_name="paused"),
         aws.a_running_run(job_name="parent", lease_until=NOW_MS - 1),
         aws.a_running_run(job_name="child", lease_until=NOW_MS - 1, cancel_requested_at=NOW_MS - 1),
         aws.a_run(status="succeeded"),
@@ -393,7 +395,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
 
 
 def every_way_to_dispatch(aws: Aws) -> None:
-    """Send what is due or soon will be, send again, recover, fail, and fire schedules that look at their last run."""
+    """Send what is due or soon will be, send again, recover, fail, resume, and fire schedules that look at a run."""
     clock = Clock()
     jobs = aws.jobs(clock=clock, allow_unknown_jobs=True)
     past = {"wake_at": NOW_MS - 1}
@@ -403,8 +405,12 @@ def every_way_to_dispatch(aws: Aws) -> None:
     aws.a_running_run(lease_until=NOW_MS - 1, **past)
     aws.a_running_run(lease_until=NOW_MS - 1, max_attempts=1, **past)
     aws.a_running_run(**past)
+    aws.a_run(status="scheduled", parked="pause", list_shard="parked#0", list_at=NOW_MS, wake_at=NOW_MS + 86_400_000)
+    jobs.pause("email")
+    assert jobs.resume("email")
     result = jobs.dispatch()
     assert (result.errors, result.dispatched, result.resent, result.recovered, result.failed) == (0, 2, 1, 1, 1)
+    assert result.resumed == 1
     clock.advance(hours=2)
     assert jobs.dispatch().schedules == 2
 
@@ -568,13 +574,18 @@ def statement(resources: dict[str, Any], policy: str, sid: str) -> dict[str, Any
 
 def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:
     runs = statement(resources, "CreatorPolicy", "Runs")
+    debounced = statement(resources, "CreatorPolicy", "DebouncedRuns")
     keys = statement(resources, "CreatorPolicy", "DedupeKeys")
 
-    assert runs["Action"] == ["dynamodb:PutItem", "dynamodb:UpdateItem"]
-    assert runs["Condition"] == {
-        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["run#*", "dedupe#*"]},
-        "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
-    }
+    for writes, action, written in (
+        (runs, "dynamodb:PutItem", ["run#*", "dedupe#*"]),
+        (debounced, "dynamodb:UpdateItem", ["run#*"]),
+    ):
+        assert writes["Action"] == action
+        assert writes["Condition"] == {
+            "ForAllValues:StringLike": {"dynamodb:LeadingKeys": written},
+            "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
+        }
     assert keys["Action"] == "dynamodb:GetItem"
     assert keys["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["dedupe#*"]}}
 
@@ -592,6 +603,24 @@ def test_who_creates_runs_may_put_every_item_that_creating_puts(resources: dict[
         [True, False],
         [False, True],
     ]
+
+
+def test_who_reads_may_read_every_item_that_the_stats_are_made_of(resources: dict[str, Any], aws: Aws) -> None:
+    def patterns(sid: str) -> list[str]:
+        [found] = statement(resources, "ReaderPolicy", sid)["Condition"]["ForAllValues:StringLike"].values()
+        return found
+
+    aws.a_run()
+
+    aws.jobs().stats()
+
+    single = [get["Key"] for get in aws.dynamodb.parameters("get_item")]
+    batches = [get["RequestItems"][aws.table]["Keys"] for get in aws.dynamodb.parameters("batch_get_item")]
+    assert all(any(fnmatchcase(key["pk"]["S"], each) for each in patterns("Items")) for key in single)
+    assert {key["pk"]["S"].split("#")[0] for keys in batches for key in keys} == {"run", "counts"}
+    assert all(
+        any(fnmatchcase(key["pk"]["S"], each) for each in patterns("ListedItems")) for keys in batches for key in keys
+    )
 
 
 def test_an_update_of_the_stack_replaces_no_policy_that_roles_have(resources: dict[str, Any]) -> None:

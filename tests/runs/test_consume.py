@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from kumofire_core import (
     ConsumeResult,
     CorruptItemError,
+    Fail,
     JobContext,
     Jobs,
     MalformedMessageError,
@@ -19,6 +20,7 @@ from kumofire_core import (
     Outcome,
     RetryPolicy,
     RunStatus,
+    Snooze,
     UnsupportedMessageVersionError,
 )
 from kumofire_core.model.error_text import MAX_ERROR_BYTES
@@ -545,7 +547,7 @@ def test_a_malformed_message_is_a_clear_error_and_nothing_is_looked_up(jobs: Job
 
 def test_storage_trouble_before_the_handler_starts_nothing(aws: Aws):
     called = []
-    outage = Outage(applied=False)
+    outage = Outage(at=2, applied=False)  # the claim, after the read of what is paused
     jobs = aws.jobs(dynamodb=outage.wrap(aws.dynamodb), handlers={"email": called.append})
     run_id = aws.a_run()
     before = aws.item(run_id)
@@ -559,7 +561,7 @@ def test_storage_trouble_before_the_handler_starts_nothing(aws: Aws):
 
 @pytest.mark.parametrize("handler", [lambda ctx: None, raises(ValueError("boom"))], ids=["returned", "raised"])
 def test_storage_trouble_after_the_handler_is_a_runtime_failure_and_not_the_handler_s(aws: Aws, handler: Any):
-    outage = Outage(at=2, applied=False)
+    outage = Outage(at=3, applied=False)
     jobs = aws.jobs(dynamodb=outage.wrap(aws.dynamodb), handlers={"email": handler})
     run_id = aws.a_run()
 
@@ -686,3 +688,53 @@ def test_a_handler_that_returns_in_spite_of_a_cancellation_has_succeeded(jobs: J
     run_id = aws.a_run()
 
     assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+
+def test_a_run_that_its_handler_snoozed_has_started_and_does_not_expire(jobs: Jobs, aws: Aws, clock: Clock):
+    raised: list[BaseException] = [Snooze(timedelta(seconds=5))]
+
+    @jobs.handler("email", expires_after=timedelta(minutes=1))
+    def email(ctx: JobContext) -> None:
+        if raised:
+            raise raised.pop()
+
+    run_id = aws.a_run()
+    jobs.consume(message(run_id))
+    clock.advance(minutes=10)
+
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+
+def test_a_retried_run_that_was_snoozed_before_expires_as_a_new_one_does(jobs: Jobs, aws: Aws, clock: Clock):
+    raised: list[BaseException] = [Fail("no"), Snooze(timedelta(seconds=5))]
+
+    @jobs.handler("email", expires_after=timedelta(minutes=1))
+    def email(ctx: JobContext) -> None:
+        raise raised.pop()
+
+    run_id = aws.a_run()
+    jobs.consume(message(run_id))
+    clock.advance(seconds=5)
+    assert jobs.consume(message(run_id)).outcome == "failed"
+    jobs.retry(run_id)
+    clock.advance(minutes=10)
+
+    assert jobs.consume(message(run_id)).outcome == "canceled"
+
+
+def test_an_attempt_is_not_told_with_the_log_of_an_earlier_one(jobs: Jobs, aws: Aws, clock: Clock):
+    run_id = aws.a_run(log="request-1 stream-1")
+
+    @jobs.handler("email")
+    def email(ctx: JobContext) -> None:
+        under_way.append(jobs.get_status(run_id).attempts[-1])
+        clock.advance(minutes=10)  # this worker is lost
+        jobs.dispatch()
+
+    under_way: list[Any] = []
+    jobs.consume(message(run_id))
+
+    lost = jobs.get_status(run_id).attempts[0]
+    assert lost.ended == "worker_lost"
+    for attempt in (*under_way, lost):
+        assert (attempt.request_id, attempt.log_stream) == (None, None)

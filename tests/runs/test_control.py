@@ -209,8 +209,8 @@ def test_a_cancellation_between_the_claim_and_the_failing_attempts_end_is_not_lo
     other = aws.jobs()
     run_id = aws.a_run()
     asked: list[bool] = []
-    # The second request is the write that would put the run back.
-    between = Interrupted(aws.dynamodb, lambda: asked.append(other.cancel(run_id, "stop")), at=2)
+    # The third request, after the pauses and the claim, is the write that would put the run back.
+    between = Interrupted(aws.dynamodb, lambda: asked.append(other.cancel(run_id, "stop")), at=3)
     jobs = aws.jobs(dynamodb=between)
     jobs.handler("email")(_failing)
 
@@ -227,7 +227,7 @@ def test_a_cancellation_between_the_claim_and_a_handler_that_can_not_be_called_e
     other = aws.jobs()
     sealed = {"payload": "sealed:AAAA"} if why == "no key" else {"job_name": "unknown"}
     run_id = aws.a_run(**sealed)
-    between = Interrupted(aws.dynamodb, lambda: other.cancel(run_id, "stop"), at=2)
+    between = Interrupted(aws.dynamodb, lambda: other.cancel(run_id, "stop"), at=3)
     jobs = aws.jobs(dynamodb=between)
     called: list[JobContext] = []
     jobs.handler("email")(called.append)
@@ -445,3 +445,14 @@ def test_a_retry_whose_message_cannot_be_sent_has_retried_the_run(aws: Aws):
     assert aws.jobs(sqs=Outage(applied=False).wrap(aws.sqs)).retry(run_id) is True
     assert aws.item(run_id)["status"] == "queued"
     assert aws.item(run_id)["wake_at"] == NOW_MS + 120_000
+
+
+def test_a_run_that_is_to_start_now_starts_now_where_its_creators_clock_is_ahead(jobs: Jobs, aws: Aws):
+    ahead = NOW_MS + 240_000
+    run_id = aws.a_run(status="scheduled", scheduled_for=ahead + 60_000, created_at=ahead, updated_at=ahead)
+    jobs.handler("email")(lambda ctx: None)
+
+    assert jobs.run_now(run_id) is True
+
+    assert aws.item(run_id)["updated_at"] == ahead + 1, "the next change must see this one"
+    assert jobs.consume(message(run_id)).outcome == "succeeded"

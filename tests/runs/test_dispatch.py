@@ -150,12 +150,13 @@ def test_a_shard_count_raised_later_loses_nothing(world: World, raised_to: int):
     assert world.times_sent() == dict.fromkeys(before + after, 1)
 
 
-def test_nothing_due_is_one_query_for_each_shard_one_for_the_schedules_and_a_look_at_the_number_of_shards(world: World):
+def test_nothing_due_is_one_query_for_each_shard_one_for_the_schedules_and_a_look_at_two_settings(world: World):
     world.jobs.create("work", delay=timedelta(hours=1))
     world.aws.dynamodb.requests.clear()
 
     assert world.tick() == NOTHING
-    assert world.aws.dynamodb.count() == {"get_item": 1, "query": 9}
+    # The number of shards, and which jobs are being resumed.
+    assert world.aws.dynamodb.count() == {"get_item": 2, "query": 9}
 
 
 def test_a_limit_takes_the_earliest_of_all_shards_and_leaves_the_rest_to_the_next_pass(world: World):
@@ -310,7 +311,7 @@ def test_schedules_that_are_due_together_share_their_requests_to_the_queue(
     assert [operation for operation, _ in world.queue.requests] == ["send_message_batch"] * requests
     assert world.times_sent() == dict.fromkeys(world.runs_of(*ids), 1)
     counted = world.aws.dynamodb.count()
-    assert (counted["get_item"], counted["put_item"], counted["update_item"]) == (count + 1, count, count)
+    assert (counted["get_item"], counted["put_item"], counted["update_item"]) == (count + 2, count, count)
 
 
 def test_occurrences_of_a_few_schedules_fill_their_batches_together(world: World):
@@ -583,8 +584,8 @@ def test_a_pass_asks_once_how_long_the_queue_is_and_how_far_consumers_are(world:
     assert world.tick() == DispatchResult(postponed=29, resent=1)
 
     asked = [operation for operation, _ in world.queue.requests].count("get_queue_attributes")
-    # One for how far consumers are, and one for the number of partitions.
-    assert (asked, world.aws.dynamodb.count()["get_item"]) == (1, 2)
+    # One for how far consumers are, one for the number of partitions, and one for the jobs that are being resumed.
+    assert (asked, world.aws.dynamodb.count()["get_item"]) == (1, 3)
 
 
 def test_where_no_consumer_tells_how_far_it_is_what_was_queued_for_half_an_hour_is_sent_again_hourly(world: World):
@@ -630,11 +631,11 @@ def test_a_process_tells_how_far_it_is_once_a_minute_beside_its_two_requests_a_r
     receive(world, 20)
     world.clock.advance(seconds=59)
     receive(world, 20)
-    assert world.aws.dynamodb.count() == {"update_item": 80}
+    assert world.aws.dynamodb.count() == {"update_item": 80, "get_item": 1}, "it read which jobs are paused"
 
     world.clock.advance(seconds=1)
     receive(world, 10)
-    assert world.aws.dynamodb.count() == {"update_item": 80 + 20 + 1}
+    assert world.aws.dynamodb.count() == {"update_item": 80 + 20 + 1, "get_item": 1}
 
 
 def test_progress_only_grows(world: World):
@@ -1072,7 +1073,7 @@ def test_10_000_due_runs_cost_one_write_each_a_tenth_of_that_in_sends_and_a_few_
     assert jobs.dispatch() == DispatchResult(dispatched=10_000)
 
     pages = 8 * -(-1250 // dispatcher.PAGE_SIZE)
-    assert table.requests == {"update_item": 10_000, "query": pages + 1, "get_item": 1}
+    assert table.requests == {"update_item": 10_000, "query": pages + 1, "get_item": 2}
     assert set(table.updated.values()) == {1}
     assert len(queue.sizes) == 1_000
     assert set(queue.sizes) == {10}
@@ -1092,7 +1093,7 @@ def test_the_requests_for_a_wake_up_stay_constant(world: World, state: str, coun
 
     world.tick()
 
-    assert world.aws.dynamodb.count() == {"get_item": 1, "query": 9, "update_item": requests_each * count}
+    assert world.aws.dynamodb.count() == {"get_item": 2, "query": 9, "update_item": requests_each * count}
     sends = ["send_message_batch"] * (count // 10)
     asked = ["get_queue_attributes"] if state == "lost" else []  # whether the queue is long
     assert sorted(operation for operation, _ in world.queue.requests) == asked + sends

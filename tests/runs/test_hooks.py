@@ -19,6 +19,7 @@ import pytest
 
 from kumofire_core import (
     ENCRYPTED,
+    Cancel,
     ConfigurationError,
     InvalidJSONError,
     JobContext,
@@ -27,6 +28,7 @@ from kumofire_core import (
     RetryPolicy,
     Run,
     RunEvent,
+    Snooze,
 )
 from kumofire_core.engine import hooks as hooks_module
 from kumofire_core.engine.hooks import EVENTS, Hooks
@@ -117,6 +119,30 @@ def test_each_run_of_a_batch_is_told_once(aws: Aws, batch_writes: bool):
 
     assert settled(jobs, events) == ["succeeded"] * 4
     assert sorted(each.run_id for each in events) == sorted(run_ids)
+
+
+def test_a_snooze_is_no_event_and_a_handler_s_own_cancellation_is_one(aws: Aws):
+    jobs = aws.jobs(handlers={"snoozes": raises(Snooze(60)), "cancels": raises(Cancel("no longer needed"))})
+    events = told(jobs)
+
+    for name in ("snoozes", "cancels"):
+        jobs.consume(message(aws.a_run(job_name=name)))
+
+    assert settled(jobs, events) == ["canceled"]
+    assert (events[0].job_name, events[0].error_type) == ("cancels", "Cancel")
+
+
+def test_a_run_that_came_too_late_is_told_as_canceled_without_an_attempt(aws: Aws):
+    jobs = aws.jobs()
+    jobs.handler("email", expires_after=timedelta(seconds=30))(lambda ctx: None)
+    events = told(jobs)
+    run_id = aws.a_run(scheduled_for=NOW_MS - 60_000)
+
+    jobs.consume(message(run_id))
+
+    assert settled(jobs, events) == ["canceled"]
+    assert (events[0].attempt, events[0].error_type) == (None, "expired")
+    assert events[0].run == jobs.get_status(run_id)
 
 
 def test_a_return_value_that_can_not_be_stored_is_told_as_a_failure(aws: Aws):
@@ -510,7 +536,7 @@ def test_hooks_run_in_a_few_threads_at_once_and_in_no_more(aws: Aws, release: th
     assert all(inside.acquire(timeout=0) for _ in range(20 - hooks_module.MOST_THREADS))
 
 
-def test_an_async_hook_runs_in_the_loop_of_the_handlers(aws: Aws):
+def test_async_hooks_share_a_loop_that_is_none_of_the_handlers(aws: Aws):
     loops: list[Any] = []
     jobs = aws.jobs()
 
@@ -523,10 +549,46 @@ def test_an_async_hook_runs_in_the_loop_of_the_handlers(aws: Aws):
     async def email(ctx: JobContext) -> None:
         loops.append(asyncio.get_running_loop())
 
-    jobs.consume(message(aws.a_run()))
-    assert jobs.wait_for_hooks(PATIENCE)
+    for _ in range(2):
+        jobs.consume(message(aws.a_run()))
+        assert jobs.wait_for_hooks(PATIENCE)
 
-    assert loops == [event_loop.handler_loop().loop] * 2
+    process = event_loop._process
+    assert process.loop is not None
+    assert process.hook_loop is not None
+    assert loops == [process.loop.loop, process.hook_loop.loop] * 2
+
+
+def test_an_async_hook_that_blocks_holds_up_no_async_handler(
+    aws: Aws, release: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(hooks_module, "HOOK_SECONDS", 0.05)
+    jobs = aws.jobs()
+    inside, again = threading.Event(), threading.Event()
+
+    @jobs.on("created")
+    async def blocks(told: RunEvent) -> None:
+        inside.set()
+        release.wait(60)
+
+    @jobs.handler("email")
+    async def email(ctx: JobContext) -> bool:
+        return release.is_set()
+
+    run_id = jobs.create("email")
+    assert inside.wait(30)
+    jobs.consume(message(run_id))
+    assert jobs.get_status(run_id).output is False
+
+    @jobs.on("succeeded")
+    async def later(told: RunEvent) -> None:
+        again.set()
+
+    assert jobs.wait_for_hooks(PATIENCE)  # the first one is given up
+    jobs.consume(message(jobs.create("email")))
+    assert again.wait(30)
+    assert "a hook blocks the event loop: it does not await; later hooks get another loop" in caplog.text
+    assert "the handler of job" not in caplog.text
 
 
 def test_a_hook_sees_no_context_variable_of_a_run(aws: Aws):
@@ -658,6 +720,26 @@ def test_a_process_that_ends_tells_what_it_knows_first():
         inside = threading.Event()
         hooks.add(("created",), lambda told: (inside.wait(0.1), print(told.job_name, flush=True)))
         tell(hooks, "last")
+        """
+    )
+
+    assert output == "last\n"
+
+
+def test_a_process_that_ends_lets_an_async_hook_end_too():
+    output = run_child(
+        """
+        import asyncio
+        inside = threading.Event()
+
+        async def hook(told):
+            inside.set()
+            await asyncio.sleep(0.1)
+            print(told.job_name, flush=True)
+
+        hooks.add(("created",), hook)
+        tell(hooks, "last")
+        inside.wait(30)
         """
     )
 

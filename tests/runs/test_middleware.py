@@ -403,12 +403,14 @@ def test_cutting_an_attempt_cancels_the_coroutines_of_all_its_steps(aws: Aws):
             ended.set()
             raise
 
-    loop = event_loop.handler_loop()
+    jobs.handler("first")(async_handler)
+    consume_one(jobs, aws, job_name="first")
+    loop = event_loop._process.loop
     consume_one(jobs, aws)
 
     assert ended.wait(30)
     assert sorted(canceled) == ["handler", "outer"]
-    assert event_loop.handler_loop() is loop  # it answered, and was not taken for blocked
+    assert event_loop._process.loop is loop is not None  # it answered, and was not taken for blocked
 
 
 def test_a_plain_handler_that_goes_on_after_its_cut_is_counted_under_async_middleware(

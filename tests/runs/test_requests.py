@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from kumofire_core import Jobs
-from tests.builders import NOW_MS, Aws, event, message, raises
+from tests.builders import NOW_MS, Aws, Clock, event, message, raises
+
+
+@pytest.fixture
+def jobs(aws: Aws, clock: Clock) -> Jobs:
+    """A process that has read which jobs are paused: each does so before its first run, and then once in 15 seconds."""
+    jobs = aws.jobs(clock=clock, concurrency=1)
+    jobs.consume(message("nobody"))
+    aws.dynamodb.requests.clear()
+    return jobs
 
 
 def written(aws: Aws) -> dict[str, int]:
@@ -38,6 +47,15 @@ def test_creating_what_exists_is_one_put(jobs: Jobs, aws: Aws):
 
     jobs.create("email", dedupe_key="k")
     assert written(aws) == {"put_item": 1}
+
+
+def test_a_process_reads_once_which_jobs_are_paused_before_its_first_run(aws: Aws):
+    jobs = aws.jobs(handlers={"email": lambda ctx: None})
+
+    jobs.consume(message(aws.a_run()))
+    jobs.consume(message(aws.a_run()))
+
+    assert [operation for operation, _ in aws.dynamodb.requests] == ["get_item", *["update_item"] * 4]
 
 
 def test_executing_is_two_updates(jobs: Jobs, aws: Aws):
@@ -112,12 +130,17 @@ def test_reading_a_status_is_one_consistent_read(jobs: Jobs, aws: Aws):
 
 def test_a_batch_is_two_updates_for_each_run_and_none_for_a_malformed_record(jobs: Jobs, aws: Aws):
     jobs.handler("email")(lambda ctx: None)
+    jobs.consume_batch(a_batch(aws))
+    assert written(aws) == {"update_item": 6 + 1}  # and one for the counts, from a process's first batch
+
+    jobs.consume_batch(a_batch(aws))
+    assert written(aws) == {"update_item": 6}
+
+
+def a_batch(aws: Aws) -> dict[str, Any]:
     batch = event(*(aws.a_run() for _ in range(3)))
     batch["Records"].append({"messageId": "m", "body": "malformed"})
-
-    jobs.consume_batch(batch)
-
-    assert written(aws) == {"update_item": 6}
+    return batch
 
 
 def test_a_put_writes_the_run_s_fields_and_no_more(jobs: Jobs, aws: Aws):
@@ -153,7 +176,8 @@ def test_a_claim_and_an_end_change_these_fields_alone(jobs: Jobs, aws: Aws):
     jobs.consume(message(run_id))
 
     after = aws.item(run_id)
-    assert changed(before, during) == {"status", "lease_token", "lease_until", "started_at", "updated_at", "claims"}
+    claim = {"status", "lease_token", "lease_until", "started_at", "updated_at", "claims", "log"}
+    assert changed(before, during) == claim
     assert changed(during, after) == {
         "status",
         "output",

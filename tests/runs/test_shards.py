@@ -139,7 +139,7 @@ def test_consuming_costs_no_request_more_whatever_the_number(aws: Aws):
 
     assert jobs.consume(message(run_id)).outcome == "retried"
 
-    assert aws.dynamodb.count() == {"update_item": 2}
+    assert aws.dynamodb.count() == {"get_item": 1, "update_item": 2}, "one reads which jobs are paused"
     assert aws.item(run_id)["wake_shard"] == 60
 
 
@@ -150,10 +150,10 @@ def test_a_pass_reads_the_number_once_and_writes_it_only_where_its_own_is_larger
         return dict(aws.dynamodb.count())
 
     large = aws.jobs(wake_shards=20)
-    assert requests(large) == {"get_item": 1, "put_item": 1, "query": 21}
-    assert requests(large) == {"get_item": 1, "query": 21}
-    assert requests(aws.jobs(wake_shards=20)) == {"get_item": 1, "query": 21}
-    assert requests(aws.jobs(wake_shards=8)) == {"get_item": 1, "query": 21}
+    assert requests(large) == {"get_item": 2, "put_item": 1, "query": 21}
+    assert requests(large) == {"get_item": 2, "query": 21}
+    assert requests(aws.jobs(wake_shards=20)) == {"get_item": 2, "query": 21}
+    assert requests(aws.jobs(wake_shards=8)) == {"get_item": 2, "query": 21}
     assert all(read["ConsistentRead"] for read in aws.dynamodb.parameters("get_item"))
 
 
@@ -268,5 +268,6 @@ class Unread:
         return getattr(self._client, operation)
 
     def get_item(self, **parameters: Any) -> Any:
-        assert parameters["Key"] == SETTINGS
+        if parameters["Key"] != SETTINGS:
+            return self._client.get_item(**parameters)
         raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow down"}}, "GetItem")

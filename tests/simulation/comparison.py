@@ -22,6 +22,8 @@ TEXTS = ("status", "lease_token", "note")
 NUMBERS = ("attempt", "lease_until", "schema")
 WORDS = ("queued", "running", "x")
 INDEX_KEYS = ("wake_shard", "wake_at")
+SHARDS = ("failed#0", "failed#1")
+START_MS = 1_773_489_600_000
 
 Request = tuple[str, dict[str, Any]]
 
@@ -70,9 +72,10 @@ def _all_pages(client: Any, parameters: dict[str, Any]) -> Any:
         if "LastEvaluatedKey" not in reply:
             break
         start = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}
-    times = [int(entry["wake_at"]["N"]) for entry in entries]
+    sort = "wake_at" if parameters["IndexName"] == "wake" else "list_at"
+    times = [int(entry[sort]["N"]) for entry in entries]
     # Among equal times any order is right.
-    return times == sorted(times), sorted(entries, key=_id)
+    return times == sorted(times, reverse=not parameters.get("ScanIndexForward", True)), sorted(entries, key=_id)
 
 
 def _all_items(client: Any, parameters: dict[str, Any]) -> Any:
@@ -101,13 +104,17 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
             yield "update_item", _engine_update(choices, key) | {"TableName": name}
         elif what == 7:
             shown = choices.of(({}, {"ReturnValues": "ALL_OLD"}))
-            yield "delete_item", {"Key": key, "TableName": name, **shown}
+            yield "delete_item", {"Key": key, "TableName": name, **shown, **_delete_condition(choices)}
         elif what == 8:
             yield "get_item", {"Key": key, "TableName": name, "ConsistentRead": True, **_projection(choices)}
         elif what == 9:
             ids = [each for each in IDS if choices.below(2)] or ["a"]
             keys = [typed({"pk": f"run#{each}", "sk": "run"}) for each in ids]
-            yield "batch_get_item", {"RequestItems": {name: {"Keys": keys, "ConsistentRead": True}}}
+            wanted = {"Keys": keys, "ConsistentRead": True}
+            if choices.below(2):
+                names = {"#pk": "pk", "#sk": "sk", "#note": "note"}
+                wanted |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
+            yield "batch_get_item", {"RequestItems": {name: wanted}}
         elif what == 10:
             yield "query", _query(choices) | {"TableName": name}
         else:
@@ -126,14 +133,19 @@ def _attributes(choices: Choices) -> dict[str, Any]:
     found: dict[str, Any] = {each: choices.of(WORDS) for each in TEXTS if choices.below(3)}
     found |= {each: choices.below(3) - 1 for each in NUMBERS if choices.below(3)}
     if choices.below(3):
-        found |= {"wake_shard": choices.below(2), "wake_at": 1_773_489_600_000 + choices.below(40)}
+        found |= {"wake_shard": choices.below(2), "wake_at": START_MS + choices.below(40)}
+    if choices.below(3):
+        found |= {"list_shard": choices.of(SHARDS), "list_at": START_MS + choices.below(40)}
+        found |= {"job_name": choices.of(WORDS)} if choices.below(2) else {}
     return found
 
 
 def _put(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
     attributes = _attributes(choices)
     if choices.below(12) == 11:
-        attributes["wake_at"] = "noon"  # the index can't hold it
+        attributes |= choices.of(
+            ({"wake_at": "noon"}, {"list_shard": 1}, {"list_shard": ""})
+        )  # no index can hold these
     shown = choices.of(({}, {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
     condition = choices.of(({}, {}, {"ConditionExpression": "attribute_not_exists(pk)"}))
     return {"Item": key | typed(attributes), **condition, **shown}
@@ -267,9 +279,40 @@ def _projection(choices: Choices) -> dict[str, Any]:
     return {"ProjectionExpression": "#status", "ExpressionAttributeNames": {"#status": "status"}}
 
 
+def _delete_condition(choices: Choices) -> dict[str, Any]:
+    if choices.below(2):
+        return {}
+    return {
+        "ConditionExpression": "attribute_not_exists(pk) OR #status = :status AND #attempt = :attempt",
+        "ExpressionAttributeNames": {"#status": "status", "#attempt": "attempt"},
+        "ExpressionAttributeValues": typed({":status": choices.of(WORDS), ":attempt": choices.below(3) - 1}),
+    }
+
+
+def _list_query(choices: Choices) -> dict[str, Any]:
+    """Return a query of the listing index as the engine makes it."""
+    names = {"#partition": "list_shard", "#sort": "list_at"}
+    values = {":partition": choices.of(SHARDS), ":from": START_MS + choices.below(20), ":to": START_MS + 39}
+    filters = {}
+    if choices.below(2):
+        names["#f_job_name"], values[":f_job_name"] = "job_name", choices.of(WORDS)
+        filters = {"FilterExpression": "#f_job_name = :f_job_name"}
+    return {
+        "IndexName": "listing",
+        "KeyConditionExpression": "#partition = :partition AND #sort BETWEEN :from AND :to",
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": typed(values),
+        "ScanIndexForward": bool(choices.below(2)),
+        "Limit": 1 + choices.below(3),
+        **filters,
+    }
+
+
 def _query(choices: Choices) -> dict[str, Any]:
+    if choices.below(2):
+        return _list_query(choices)
     until = choices.below(2)
-    values = {":shard": choices.below(2)} | ({":until": 1_773_489_600_000 + choices.below(40)} if until else {})
+    values = {":shard": choices.below(2)} | ({":until": START_MS + choices.below(40)} if until else {})
     return {
         "IndexName": "wake",
         "KeyConditionExpression": "wake_shard = :shard" + (" AND wake_at <= :until" if until else ""),

@@ -319,6 +319,9 @@ class AsyncHandler:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {claims}"
+        if (error := play.steering.raised(self._context)) is not None:
+            await self._sleep(choices.of((0, 20)))
+            raise error
         what = choices.below(24)
         if choices.below(8) == 7:
             self._left_behind = asyncio.create_task(self._block_later(choices.of((1, 20, 900, 4_000))))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from tests.simulation.table import Attributes, Key
+from tests.simulation.table import INDEX_TYPES, Attributes, Key
 from tests.simulation.world import RETENTION_MS, START_MS
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Disasters:
 
 def _changes_index(key: Key, old: Attributes | None, new: Attributes | None) -> bool:
     before, after = old or {}, new or {}
-    return any(before.get(name) != after.get(name) for name in ("wake_at", "wake_shard"))
+    return any(before.get(name) != after.get(name) for name in INDEX_TYPES)
 
 
 __all__ = ["Disasters"]

@@ -219,6 +219,10 @@ class _Parser:
                 options.append(self.operand())
             self.expect(")")
             return f"({left} in ({', '.join(options)},) and {left} is not missing)"
+        if self.accept("BETWEEN"):
+            least = self.operand()
+            self.expect("AND")
+            return f"(at_least({left}, {least}) and at_most({left}, {self.operand()}))"
         operator = self.take()
         if operator not in _COMPARE:
             raise ValidationError(f"unknown operator {operator!r}")

@@ -7,10 +7,12 @@ wrote what when. Times are the world's own. A process's clock is up to ``SKEW_MS
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import Process, Task, World
 
@@ -49,6 +51,16 @@ class Attempt:
     """What its handler returned."""
     recorded: str | None = None
     """The status that its own consumer recorded as its end."""
+    payload: str = ""
+    """What was stored when it was claimed."""
+    log: str | None = None
+    """Where its invocation logs."""
+    log_is_unknown: bool = False
+    """A late copy claims, which may be of any invocation."""
+    verdict: Verdict | None = None
+    """What its handler's error means, where it raised one."""
+    ended_ms: int = 0
+    """When its handler ended."""
 
 
 @dataclass
@@ -58,7 +70,9 @@ class Ledger:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     running: list[Attempt] = field(default_factory=list)
     calls: int = 0
-    """Handlers called since it was created, or since a person retried it."""
+    """Handlers called since it was created, or since a person retried it; without those that snoozed it."""
+    starts: int = 0
+    """The same, with those that snoozed it."""
     fence: int = 0
     retried: bool = False
     occurrence_of: str | None = None
@@ -69,6 +83,11 @@ class Ledger:
     """The tokens of claims that the table knew nothing of when it was restored."""
     held_again: str | None = None
     """The token of the lease that the table had when it was restored."""
+    create_token: str = ""
+    before: Ledger | None = None
+    """That of a run which had its id before, and was deleted."""
+    record: Record = field(default_factory=Record)
+    """What its item must tell of it."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +144,13 @@ class Invariants:
         self._owed: dict[tuple[Process, int], set[str]] = {}
         """What a pass that is under way has written and not sent, by the process and its incarnation."""
         self._latest: set[tuple[Task, str]] = set()
+        self.job_names: dict[str, str] = {}
+        """The jobs of all runs that there were."""
         self.occurrence_id: Any = None
         self.retrying: set[Process] = set()
         """Processes in which a person's retry is under way."""
         self.after_write: Any = lambda run_id, old, new: None
+        self.records = Records(world, self._broken)
         world.observers.append(self.wrote)
 
     # Writes
@@ -156,9 +178,14 @@ class Invariants:
 
     def _run_written(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
         now, status = self._world.now, new["status"]
+        if old is None and "create_token" not in new:
+            self._broken("only a whole run is put", f"{run_id} was written, and is not there")
+            return
         self._stored_well(run_id, new)
         if old is None:
-            self.ledgers[run_id] = Ledger()
+            ledger = Ledger(create_token=new["create_token"], before=self.ledgers.get(run_id))
+            self.ledgers[run_id] = ledger
+            self.records.wrote(run_id, ledger.record, old, new)
             self._created(run_id, new)
             if new["scheduled_for"] - now <= MOST_DELAY_MS:
                 self._owe(run_id)
@@ -169,17 +196,25 @@ class Invariants:
         ledger, before = self.ledgers[run_id], old["status"]
         self._world.counts[before, status] += 1
         step = (before, status)
-        if new["payload"] != old["payload"]:
+        self.records.wrote(run_id, ledger.record, old, new)
+        if old.get("changed_by") != new.get("changed_by"):
+            self.records.changed(run_id, ledger.record, old, new)
+        elif new["payload"] != old["payload"]:
             self._broken("a payload is what was created", f"{run_id}: the stored one changed")
+        if before != "running":
+            self.records.same_attempts(run_id, old, new)
         if before in FINAL:
-            if step in (("failed", "queued"), ("canceled", "queued")):
+            if before != "succeeded" and status in ("queued", "scheduled"):
                 if self._world.writer not in self.retrying:
-                    self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> queued")
+                    self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> {status}")
                 if new["attempt"] or "cancel_requested_at" in new or "finished_at" in new:
                     self._broken("a retried run starts again", run_id)
-                ledger.calls, ledger.retried = 0, True
+                self.records.retried(run_id, ledger.record, old, new)
+                ledger.calls, ledger.starts, ledger.retried = 0, 0, True
             else:
                 self._broken("a final status changes by a person's retry only", f"{run_id}: {before} -> {status}")
+            return
+        if old.get("changed_by") != new.get("changed_by"):
             return
         if step in (("scheduled", "scheduled"), ("queued", "queued")):
             if not (changed := _changes(old, new)) <= LOOKS:
@@ -211,9 +246,8 @@ class Invariants:
             self._broken("every step is one of the protocol's", f"{run_id}: {before} -> {status}")
 
     def _run_deleted(self, run_id: str, old: Attributes) -> None:
-        """Check that nobody deletes a run but DynamoDB's TTL, and this only one that has ended."""
-        if self._world.writer is not None or old["status"] not in FINAL:
-            self._broken("runs are kept", f"{run_id} was deleted while it was {old['status']}")
+        """Check that nobody deletes a run but DynamoDB's TTL and a person, and these only one that has ended."""
+        self.records.deleted(run_id, old)
         self.gone.add(run_id)
 
     def restored(self) -> None:
@@ -221,6 +255,8 @@ class Invariants:
         self.restored_at = self._world.now
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
+            if item is not None and item["create_token"] != ledger.create_token:
+                ledger = self._of_an_earlier_run(run_id, ledger, item["create_token"])
             token = None if item is None else item.get("lease_token")
             ledger.undone.update(each for each in ledger.attempts if each != token)
             self._undone_in |= {(run_id, ledger.attempts[each].process.name) for each in ledger.undone}
@@ -236,6 +272,11 @@ class Invariants:
             elif held is not None:
                 ledger.calls += 1
             ledger.output = json.loads(self.decrypted(item["output"])) if "output" in item else None
+            ledger.record.ended = ledger.record.told.get(item.get("attempts"), ())
+            ledger.record.tokens.clear()
+            ledger.starts = ledger.calls + sum(
+                each.ending == "snoozed" and each.retries == item.get("retries", 0) for each in ledger.record.ended
+            )
         for owed in self._owed.values():
             owed.clear()
         # A pass that is under way may pass an occurrence whose run it put before, or put one beside a restored run.
@@ -243,6 +284,17 @@ class Invariants:
             schedule_id: replace(known, missed=None, one_at_a_time=False)
             for schedule_id, known in self.schedules.items()
         }
+
+    def _of_an_earlier_run(self, run_id: str, ledger: Ledger, create_token: str) -> Ledger:
+        """Return the ledger of a run which was deleted, and is there again, in place of one that was created since."""
+        found: Ledger | None = ledger
+        while found is not None and found.create_token != create_token:
+            self._undone_in |= {(run_id, attempt.process.name) for attempt in found.attempts.values()}
+            found = found.before
+        if found is None:
+            raise AssertionError(f"{run_id} was never created as it is now")
+        self.ledgers[run_id] = found
+        return found
 
     def _stored_well(self, run_id: str, new: Attributes) -> None:
         status, attempt, limit = new["status"], new["attempt"], new.get("max_attempts")
@@ -272,6 +324,7 @@ class Invariants:
 
     def _created(self, run_id: str, new: Attributes) -> None:
         self._world.counts["created", new["status"]] += 1
+        self.job_names[run_id] = new["job_name"]
         if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None:
@@ -287,6 +340,8 @@ class Invariants:
             if new["scheduled_for"] != new["created_at"]:
                 self._broken("one occurrence makes one run", f"{run_id} is of no occurrence of {schedule_id}")
             return
+        if run_id in self.gone:
+            return  # a pass that began before somebody deleted it has put it once more
         self.ledgers[run_id].occurrence_of = schedule_id
         self._missed(run_id, known, new["scheduled_for"])
         for other_id, other in self.ledgers.items():
@@ -339,6 +394,9 @@ class Invariants:
             new["lease_until"],
             new["claims"],
             world.writer.invocations,
+            payload=new["payload"],
+            log=world.writer.log,
+            log_is_unknown=world.writer_incarnation == -1,
         )
         if first is not None:  # a late copy claims once more what has ended, or waits again
             ledger.attempts[token].recorded = first.recorded
@@ -359,6 +417,10 @@ class Invariants:
             if not changed <= LOOKS and not changed <= CANCEL:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return
+        if (lost := ledger.attempts.get(old.get("lease_token", ""))) is not None:
+            self.records.attempt_ended(run_id, ledger.record, old, new, lost, {"worker_lost"})
+        if self.records.is_final(new["job_name"], LOST):
+            self._broken("an error that ends a run is the last one", f"{run_id} was taken over")
         if not self._is_over(old):
             self._broken("a lease is taken over when it has ended", f"{run_id}: {self._left(old)} ms were left")
         if new["attempt"] != old["attempt"] + 1:
@@ -405,6 +467,7 @@ class Invariants:
                 )
             if new["attempt"] != old["attempt"]:
                 self._broken("a success counts no attempt", run_id)
+            self.records.same_attempts(run_id, old, new)
             return
         # One that is still claimed was never begun: for want of a handler, or of time.
         ended = attempt.state in ("returned", "returned no JSON", "raised", "cut", "claimed")
@@ -433,12 +496,75 @@ class Invariants:
             and new["attempt"] < new["max_attempts"]
         ):
             self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
-        if new["attempt"] != old["attempt"] + 1 and not (unattempted and new["attempt"] == old["attempt"]):
+        is_own_end = own and ended and attempt.state != "claimed"
+        is_snoozed = is_own_end and status == "scheduled" and attempt.verdict is not None
+        is_snoozed = is_snoozed and attempt.verdict.means == "snooze"  # type: ignore[union-attr]
+        if is_snoozed:
+            if new["attempt"] != old["attempt"]:
+                self._broken("a snoozed attempt does not count", run_id)
+            ledger.calls -= 1
+        elif new["attempt"] != old["attempt"] + 1 and not (unattempted and new["attempt"] == old["attempt"]):
             self._broken("an attempt without success counts", f"{run_id} became {status}")
+        if unattempted and new["attempt"] == old["attempt"]:
+            self.records.same_attempts(run_id, old, new)
+        else:
+            self._ended_as(run_id, ledger, attempt, old, new, is_own_end=is_own_end, is_snoozed=is_snoozed)
         if "cancel_requested_at" in old and status != "canceled":
             self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
-        if status == "canceled" and "cancel_requested_at" not in old:
+        if status == "canceled" and "cancel_requested_at" not in old and not self._cancels_itself(ledger, attempt, old):
             self._broken("a run is canceled because a person asked", run_id)
+
+    def _ended_as(
+        self,
+        run_id: str,
+        ledger: Ledger,
+        attempt: Attempt,
+        old: Attributes,
+        new: Attributes,
+        *,
+        is_own_end: bool,
+        is_snoozed: bool,
+    ) -> None:
+        """Check how an attempt ends that was not successful: what is told of it, and what follows."""
+        status, verdict = new["status"], attempt.verdict
+        endings = {"worker_lost"} if not is_own_end or self._is_over(old) else set()
+        if is_own_end and status == "canceled":
+            endings.add("canceled")
+        elif is_own_end:
+            endings.add("snoozed" if is_snoozed else "timed_out" if attempt.state == "cut" else "raised")
+        self.records.attempt_ended(run_id, ledger.record, old, new, attempt, endings)
+        told = ledger.record.ended[-1] if ledger.record.ended else None
+        if told is None or status == "canceled":
+            return
+        if told.ending == "worker_lost":
+            means = "final" if self.records.is_final(new["job_name"], LOST) else "retry"
+        elif attempt.state == "cut":
+            means = "final" if self.records.is_final(new["job_name"], TIMED_OUT) else "retry"
+        elif attempt.state == "returned no JSON" or verdict is None:
+            means = "final"
+        else:
+            means = verdict.means
+        if means == "final" and status == "scheduled":
+            self._broken("an error that ends a run is the last one", f"{run_id} after {told.error_type}")
+        if means == "cancel":
+            self._broken("a handler that cancels its run ends it", f"{run_id} became {status}")
+        if means == "snooze" and status != "scheduled":
+            self._broken("a snoozed attempt does not count", f"{run_id} became {status}")
+        if means == "retry" and status == "failed" and new["attempt"] < new.get("max_attempts", 0):
+            self._broken("a run fails when no attempt is left for it", f"{run_id} after {told.error_type}")
+        if is_own_end and verdict is not None and verdict.delay_ms is not None and status == "scheduled":
+            early = attempt.ended_ms + verdict.delay_ms - SKEW_MS
+            if told.ending != "worker_lost" and not (
+                early <= new["scheduled_for"] <= self._world.now + verdict.delay_ms + SKEW_MS
+            ):
+                self._broken("a run waits for as long as its handler says", f"{run_id} until {new['scheduled_for']}")
+
+    def _cancels_itself(self, ledger: Ledger, attempt: Attempt, old: Attributes) -> bool:
+        """Say whether a run may be canceled that no person canceled: its handler says so, or it is too late for it."""
+        if attempt.verdict is not None:
+            return attempt.verdict.means == "cancel"
+        is_late = self._world.now > old["scheduled_for"] + BRIEF_MS - SKEW_MS
+        return old["job_name"] == "brief" and attempt.state == "claimed" and not ledger.starts and is_late
 
     def _schedule_written(self, schedule_id: str, old: Attributes, new: Attributes) -> None:
         if old["revision"] == new["revision"] and new.get("next_run_at", PARKED_MS) < old.get("next_run_at", PARKED_MS):
@@ -508,7 +634,12 @@ class Invariants:
             self._broken("no handler is called before its time", run_id)
         if context.attempt > context.run.max_attempts:
             self._broken("no handler is called after the last attempt", f"{run_id}: {context.attempt}")
+        has_not_started = not ledger.starts and not item["attempt"]
+        is_late = world.now > item["scheduled_for"] + BRIEF_MS + SKEW_MS
+        if context.run.job_name == "brief" and has_not_started and is_late:
+            self._broken("a run that has expired is not started", run_id)
         ledger.calls += 1
+        ledger.starts += 1
         if item.get("max_attempts") is not None and ledger.calls > item["max_attempts"]:
             self._broken("no handler is called after the last attempt", f"{run_id}: called {ledger.calls} times")
         if context.fencing_token <= ledger.fence:
@@ -526,8 +657,10 @@ class Invariants:
         number = context.payload.get("number") if isinstance(context.payload, dict) else None
         if number not in self.payloads or context.payload != self.payloads[number]:
             self._broken("a payload is what was created", f"{run_id} was given {context.payload!r}")
-        elif context.payload["of"] != context.run.job_name:
+        elif context.payload["of"] != context.run.job_name and run_id not in self.gone:
             self._broken("a payload is what was created", f"{run_id} was given that of another job")
+        elif context.payload != json.loads(self.decrypted(attempt.payload)):
+            self._broken("an attempt has the payload that was stored when it was claimed", run_id)
         attempt.state = "running"
         ledger.running.append(attempt)
         return attempt
@@ -547,7 +680,9 @@ class Invariants:
         if attempt.state == "cut":
             state = f"{state}, after it was cut"
         else:
-            attempt.state, attempt.output = state, output
+            attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
+            if state == "raised" and (error := sys.exception()) is not None:
+                attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)
         self._world.counts["handler", state] += 1
         if self._world.lines is not None:
             self._world.tell(attempt.process, f"  handler of {attempt.run_id} {state}")
@@ -572,10 +707,10 @@ class Invariants:
         ledger, item = self.ledgers.get(run_id), self._world.table.items.get((f"run#{run_id}", "run"))
         if ledger is None or item is None:
             return
-        if reason == "no such run":
+        if reason == "no such run" and run_id not in self.gone:
             self._broken("a run that is stored is found", f"{process} says that there is no {run_id}")
         recorded = RECORDED.get(outcome)
-        for attempt in ledger.attempts.values():
+        for attempt in ledger.attempts.values() if ledger.before is None else _of_all(ledger):
             if attempt.process is not process:
                 continue
             late = attempt.incarnation == -1
@@ -649,6 +784,13 @@ class Invariants:
 
     def _broken(self, name: str, text: str) -> None:
         self._world.violate(name, text)
+
+
+def _of_all(ledger: Ledger | None) -> Iterator[Attempt]:
+    """Yield the attempts of a run, and of those that had its id before."""
+    while ledger is not None:
+        yield from ledger.attempts.values()
+        ledger = ledger.before
 
 
 def _changes(old: Attributes, new: Attributes) -> set[str]:

@@ -14,13 +14,25 @@ from kumofire_core import Jobs
 from kumofire_core.aws import dynamodb
 from kumofire_core.aws.expressions import marshal, typed, typed_key
 from kumofire_core.aws.sqs import Queue
-from kumofire_core.engine import batch_writes, consumer, create, dispatcher, schedule_firing, schedules, sqs_batch
+from kumofire_core.engine import (
+    batch_writes,
+    consumer,
+    create,
+    dispatcher,
+    queries,
+    run_control,
+    schedule_firing,
+    schedules,
+    sqs_batch,
+)
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
 from kumofire_core.handlers.handler_pool import HandlerPool
-from kumofire_core.model.run import FINAL, Outcome, RunStatus, new_run_id
+from kumofire_core.model import attempts, run_item
+from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
+from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes, wake_ups
 
 Mutant = Callable[..., Any]
@@ -99,9 +111,9 @@ SEEDS: dict[str, int] = {
     "claim a run that has ended": 1,
     "forget to raise the fencing number": 1,
     "take over a run that is to be canceled": 155,
-    "do not count a lost attempt": 26,
+    "do not count a lost attempt": 33,
     "keep the lease of a failed run": 1,
-    "take over from a living worker": 10,
+    "take over from a living worker": 1,
     "put back a living worker's run": 10,
     "start a handler under a lease that is over": 879,
     "call a handler without a claim": 1,
@@ -111,7 +123,7 @@ SEEDS: dict[str, int] = {
     "reschedule although its cancellation is asked for": 21,
     "fail although its cancellation is asked for": 18,
     "fail for want of a handler although its cancellation is asked for": 242,
-    "give back although its cancellation is asked for": 3740,
+    "give back although its cancellation is asked for": 884,
     "do not count a failed attempt": 1,
     "do not count an attempt the dispatcher finds lost": 25,
     "count an attempt for want of a handler": 236,
@@ -151,13 +163,13 @@ SEEDS: dict[str, int] = {
     "call a handler with a sealed payload": 26,
     "count an attempt that had no key": 74,
     "keep a run that had no key": 74,
-    "fail a run that had no key": 74,
+    "fail a run that had no key": 26,
     "forget the deadline of a direct call": 112,
     "say of a success that it was recorded": 1,
     "ignore the evidence of a first copy": 61,
     "believe a batch without its evidence": 98,
-    "take an end for recorded that nobody has confirmed": 1782,
-    "claim again under another token": 75,
+    "take an end for recorded that nobody has confirmed": 409,
+    "claim again under another token": 9,
     "make two runs of an occurrence": 12,
     "advance before the runs are put": 45,
     "decide about many occurrences of runs that must not overlap": 34,
@@ -207,7 +219,8 @@ def _take_every_lease_for_expired(original: Any) -> Mutant:
         found = self._store.find(run_id) if getattr(came_to, "reason", None) == "leased" else None
         if found is None or found.lease_token is None:
             return came_to
-        return self._rescue(found, token, now_ms=self._store.now_ms(), longest_ms=self._longest_ms(deadline))
+        now_ms, longest_ms = self._store.now_ms(), self._longest_ms(deadline)
+        return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms, logged=None)
 
     return mutant
 
@@ -256,18 +269,20 @@ _mutation(
 # How attempts end
 
 
-def _retry_for_ever(claimed: Any, error: Any, policy: Any, *, now_ms: int, expires_at: Any) -> Any:
-    write = run_writes.reschedule(claimed, now_ms=now_ms, due_ms=now_ms + 1000, error="")
-    return decisions.AttemptEnd(write, Outcome.RETRIED, "", "", now_ms + 1000)
+def _retry_for_ever(claimed: Any, error: Any, told: Any, job: Any, *, now_ms: int, expires_at: Any) -> Any:
+    failure = decisions._failure(claimed, AttemptEnding.RAISED, told, now_ms)
+    write = run_writes.reschedule(claimed, now_ms=now_ms, due_ms=now_ms + 1000, failure=failure)
+    return decisions.AttemptEnd(write, Outcome.RETRIED, told, now_ms + 1000)
 
 
 def _put_back_for_ever(original: Any) -> Mutant:
-    def mutant(expired: Any, token: str, policy: Any, *, now_ms: int, expires_at: Any) -> Any:
-        end = original(expired, token, policy, now_ms=now_ms, expires_at=expires_at)
+    def mutant(expired: Any, token: str, job: Any, *, now_ms: int, expires_at: Any) -> Any:
+        end = original(expired, token, job, now_ms=now_ms, expires_at=expires_at)
         if end.outcome is not Outcome.FAILED:
             return end
-        write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=now_ms, error="")
-        return decisions.AttemptEnd(write, Outcome.RETRIED, "", "", now_ms)
+        failure = decisions._failure(expired, AttemptEnding.WORKER_LOST, end.told, now_ms)
+        write = run_writes.reschedule_expired(expired, token, now_ms=now_ms, due_ms=now_ms, failure=failure)
+        return decisions.AttemptEnd(write, Outcome.RETRIED, end.told, now_ms)
 
     return mutant
 
@@ -297,7 +312,7 @@ _mutation(
     (
         decisions,
         "after_unusable_output",
-        lambda original: lambda claimed, error, **named: _retry_for_ever(claimed, error, None, **named),
+        lambda original: lambda claimed, told, **named: _retry_for_ever(claimed, None, told, None, **named),
     ),
 )
 _mutation(
@@ -459,7 +474,7 @@ _mutation(
         "_release",
         lambda original: (
             lambda self, claimed, error: (
-                self._failed(claimed, self._store.registry.get(claimed.run.job_name), error, timedelta())
+                self._failed(claimed, self._store.registry.get(claimed.run.job_name), error, timedelta(), None)
                 if isinstance(error, DecryptionError)
                 else original(self, claimed, error)
             )
@@ -533,9 +548,8 @@ _mutation(
         batch_writes.BatchWriter,
         "try_claims",
         lambda original: (
-            lambda self, run_ids, *, longest_ms: {
-                run_id: early._replace(token=new_token())
-                for run_id, early in original(self, run_ids, longest_ms=longest_ms).items()
+            lambda self, run_ids, **given: {
+                run_id: early._replace(token=new_token()) for run_id, early in original(self, run_ids, **given).items()
             }
         ),
     ),
@@ -795,3 +809,186 @@ def _blame_first(original: Any) -> Mutant:
 
 
 _mutation("blame another run for blocking the loop", (HandlerLoop, "_blocking_attempt", _blame_first))
+
+# Attempts that are kept, and lists
+
+_LISTED = ("list_shard", "list_at")
+_ANOTHER = type("Another", (Exception,), {})
+
+
+def _another_type(original: Any) -> Any:
+    return _ANOTHER
+
+
+_transition("keep a retried run in the list", "retry", removes=_without(*_LISTED))
+_transition("leave a run out of the list that is canceled while it waits", "cancel", sets=_without(*_LISTED))
+_transition("leave a failed run out of the list", "fail", sets=_without(*_LISTED))
+_transition("leave a run out of the list that is canceled after its attempt", "cancel_attempt", sets=_without(*_LISTED))
+_transition("leave a run out of the list whose last worker was lost", "fail_expired", sets=_without(*_LISTED))
+_mutation(
+    "list a run by another clock",
+    (
+        run_writes,
+        "listed",
+        lambda original: lambda status, run_id, *, at_ms: original(status, run_id, at_ms=at_ms + 1),
+    ),
+)
+_mutation(
+    "list every run that succeeds",
+    (run_writes, "succeed", lambda original: lambda *given, **named: original(*given, **{**named, "lists": True})),
+)
+_mutation(
+    "list no run that succeeds",
+    (run_writes, "succeed", lambda original: lambda *given, **named: original(*given, **{**named, "lists": False})),
+)
+_mutation("leave a partition out of the list", (queries, "list_shards", lambda original: lambda of: original(of)[1:]))
+_mutation(
+    "begin a list with the oldest run",
+    (
+        dynamodb.Table,
+        "index_page",
+        lambda original: lambda *given, **named: original(*given, **{**named, "newest_first": False}),
+    ),
+)
+_transition("forget an attempt whose run another takes over", "rescue", sets=_without("attempts"))
+_transition("forget an attempt that the dispatcher finds lost", "reschedule_expired", sets=_without("attempts"))
+_transition("forget the last attempt", "fail", sets=_without("attempts"))
+_mutation(
+    "tell of the last attempt only",
+    (run_item, "attempts_with", lambda original: lambda records, new, **named: original([], new, **named)),
+)
+_mutation("tell whole errors", (run_writes, "cut_to_bytes", lambda original: lambda text, most: text))
+_mutation("tell of more attempts than there is room for", (run_item, "ATTEMPTS_BYTES", lambda original: 10**6))
+_mutation(
+    "tell of each time that a run was snoozed",
+    (
+        run_item,
+        "attempts_with",
+        lambda original: (
+            lambda records, new, **named: (
+                f"[{','.join(attempts._record_text(each) for each in [*records, new][-attempts.MOST_ATTEMPTS :])}]"
+            )
+        ),
+    ),
+)
+_mutation("tell of an attempt that timed out as one that raised", (decisions, "AttemptTimeoutError", _another_type))
+_mutation(
+    "tell that an attempt logged where an earlier one did",
+    _changed(run_writes, "claim", sets=_without("log")),
+)
+
+# Handlers that decide, and rules of jobs
+
+
+def _count_snoozed(original: Any) -> Mutant:
+    def mutant(claimed: Any, **named: Any) -> Any:
+        write = original(claimed, **named)
+        return _with(write, sets={**write.sets, "attempt": claimed.attempt + 1})
+
+    return mutant
+
+
+_mutation("count a snoozed attempt", (run_writes, "snooze", _count_snoozed))
+_transition("snooze although its cancellation is asked for", "snooze", not_exists=_none)
+_mutation("retry a run that its handler fails", (decisions, "Fail", _another_type))
+_mutation("take a handler that cancels for one that fails", (decisions, "Cancel", _another_type))
+_mutation("take a handler that snoozes for one that fails", (decisions, "Snooze", _another_type))
+_mutation("retry when the policy says, and not when the handler does", (decisions, "RetryAfter", _another_type))
+_mutation("retry after every error", (decisions, "is_retried", lambda original: lambda error, **rules: True))
+_mutation(
+    "retry what a job does not retry",
+    (decisions, "is_retried", lambda original: lambda error, **rules: original(error, **{**rules, "retry_on": None})),
+)
+_mutation(
+    "retry a lost worker although its job fails then",
+    (
+        decisions,
+        "after_lost_worker",
+        lambda original: (
+            lambda expired, token, job, **named: original(expired, token, job._replace(fail_on=()), **named)
+        ),
+    ),
+)
+_mutation(
+    "call a handler too late for its run",
+    (decisions, "expired_reason", lambda original: lambda claimed, expires_after_ms, **named: None),
+)
+
+
+def _expired_without_attempts(original: Any) -> Mutant:
+    def mutant(claimed: Any, expires_after_ms: int | None, *, now_ms: int) -> str | None:
+        late = expires_after_ms is not None and now_ms > claimed.due_ms + expires_after_ms
+        return "expired" if late and not claimed.attempt else None
+
+    return mutant
+
+
+_mutation("let a run expire that its handler has snoozed", (decisions, "expired_reason", _expired_without_attempts))
+
+
+def _expired_since_creation(original: Any) -> Mutant:
+    def mutant(claimed: Any, expires_after_ms: int | None, *, now_ms: int) -> str | None:
+        late = expires_after_ms is not None and now_ms > to_ms(claimed.run.created_at) + expires_after_ms
+        return "expired" if late else original(claimed, expires_after_ms, now_ms=now_ms)
+
+    return mutant
+
+
+_mutation(
+    "judge by its first time whether a retried run has expired", (decisions, "expired_reason", _expired_since_creation)
+)
+
+# Persons who change runs
+
+
+def _started_late(write: Any, waiting: Any) -> Any:
+    return _with(write, sets={**write.sets, "scheduled_for": max(write.sets["scheduled_for"], waiting.updated_at)})
+
+
+_transition("forget to count a retry", "retry", increments=_none)
+_mutation(
+    "retry at once although later was asked for",
+    (
+        run_control,
+        "retry_found",
+        lambda original: lambda store, found, *, delay_ms=0, bulk=None: original(store, found, bulk=bulk),
+    ),
+)
+_transition("give a run another time whatever it does", "move", source=_any_status, equals=_none)
+_transition("give a run another time that another has changed", "move", equals=_none)
+_transition("change the payload of a run whatever it does", "change_payload", source=_any_status, equals=_none)
+
+
+def _changed_at_once(original: Any) -> Mutant:
+    return lambda waiting, token, **given: original(waiting, token, **{**given, "changed_ms": waiting.updated_at})
+
+
+_mutation(
+    "change a run at the time of the last change",
+    (run_writes, "move", _changed_at_once),
+    (run_writes, "change_payload", _changed_at_once),
+)
+_mutation(
+    "start a run now by the clock of its creator",
+    (
+        run_writes,
+        "move",
+        lambda original: lambda waiting, token, **given: _started_late(original(waiting, token, **given), waiting),
+    ),
+)
+_mutation(
+    "say of an update that it was made",
+    (run_control, "_change", lambda original: lambda store, *given: original(store, *given) or store.now_ms()),
+)
+_mutation(
+    "delete a run whatever it does",
+    (
+        dynamodb.Table,
+        "delete_unchanged",
+        lambda original: lambda self, key, *, equals: self.delete(key),
+    ),
+)
+_mutation(
+    "say of a run that it was deleted",
+    (dynamodb.Table, "delete_unchanged", lambda original: lambda *given, **named: True),
+)

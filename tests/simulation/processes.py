@@ -27,6 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
+from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 from kumofire_core.errors import (
@@ -46,6 +47,8 @@ from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_eve
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
+from tests.simulation.steering import JOBS as STEERED_JOBS
+from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.world import (
@@ -91,6 +94,8 @@ class Variant:
     """Payloads and outputs are encrypted."""
     retention: timedelta = DEFAULT_RETENTION
     """How long a finished run is kept."""
+    list_succeeded: bool = False
+    """Succeeded runs are listed, too."""
 
 
 ONE_BY_ONE = (
@@ -109,9 +114,11 @@ VARIANTS = (
     replace(ONE_BY_ONE[2], sealed=True, batch_writes=True),
     replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
     replace(ONE_BY_ONE[3], retention=timedelta(minutes=10), batch_writes=True),
+    replace(ONE_BY_ONE[2], list_succeeded=True),
+    replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True),
 )
 TIMEOUT = timedelta(seconds=4)
-JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent")
+JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
 ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
 
 
@@ -197,6 +204,7 @@ class Stage:
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
             found._progress_teller._told_ms = 0
+            found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
@@ -226,6 +234,7 @@ class Stage:
             concurrency=3 if variant.batch_writes else 2,
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
+            list_succeeded=variant.list_succeeded,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
         )
@@ -237,6 +246,7 @@ class Stage:
             jobs.handler("patient", retry=RetryPolicy(most, base=timedelta(minutes=16), cap=timedelta(minutes=30)))(
                 self._handle
             )
+            Steering.register(jobs, self._handle, most)
         if variant.rolling and process.name.startswith("consumer"):
             self._deploy_slowly(jobs, process)
         return jobs
@@ -299,6 +309,7 @@ def simulated_engine() -> Iterator[None]:
         simulated_event_loops(),
         # Where a handler failed is for the log only, and costs as much as a request.
         patch.object(consumer, "error_places", lambda error: []),
+        patch.object(run_store, "attempt_traceback", lambda error: STAGE.play.steering.traceback(error)),
     ):
         threshold = gc.get_threshold()
         gc.set_threshold(200_000, 20, 20)
@@ -343,6 +354,9 @@ class Play:
         self.lasts_ms = 0
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
+        self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
+        self.invariants.records.list_succeeded = self.variant.list_succeeded
+        self.invariants.records.decrypted = opened_text
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -420,6 +434,8 @@ class Play:
         job, payload = self.ask(JOBS[choices.below(len(JOBS))])
         delay_ms = choices.of((0, 0, 3_000, 62_000, 130_000, 20 * MINUTE_MS))
         most = choices.of((None, 1, 2))
+        if self.steering.stubborn:
+            job, payload, most = *self.ask("eager"), MANY_ATTEMPTS
         # One who knows the jobs, or one who does not.
         process = self.person() if choices.below(2) else self.consumers[0]
 
@@ -464,14 +480,14 @@ class Play:
     def _created(self, run_id: str, payload: Any, delay: timedelta, dedupe_key: str | None) -> None:
         """Check what is stored of a run of which somebody was just told that it is."""
         stored = self.world.table.items.get((f"run#{run_id}", "run"))
-        if (stored is None and run_id in self.invariants.gone) or self.invariants.restored_at >= running().begun:
+        if run_id in self.invariants.gone or self.invariants.restored_at >= running().begun:
             return
         if stored is None:
             self.world.violate("a run is stored once create has returned", run_id)
         elif stored["job_name"] != payload["of"]:
             self.world.violate("a key gives a run of the job that was asked for", f"{run_id} is of another job")
         elif dedupe_key is None:
-            if json.loads(opened_text(stored["payload"])) != payload:
+            if run_id not in self.invariants.records.updated and json.loads(opened_text(stored["payload"])) != payload:
                 self.world.violate("a payload is what was created", f"{run_id}: another is stored")
             if delay <= timedelta(minutes=15) and run_id not in self.invariants.tried:
                 self.world.violate("a message follows its run", f"{run_id} was created, and not sent")
@@ -479,7 +495,7 @@ class Play:
     def ask(self, job: str) -> tuple[str, Any]:
         """Return a job with a payload that no other run or schedule has."""
         number = len(self.invariants.payloads)
-        payload = self.invariants.payloads[number] = {"of": job, "number": number}
+        payload = self.invariants.payloads[number] = self.steering.filled({"of": job, "number": number})
         return job, payload
 
     def reach_key(self) -> None:
@@ -502,6 +518,7 @@ class Play:
             if not waiting:
                 if (next_ms := world.next_event_ms()) is None:
                     self._read_one()
+                    self.steering.list_all()
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
@@ -535,6 +552,8 @@ class Play:
                 ledger.output,
             ):
                 world.violate("a reader sees what was recorded", f"{run_id}: {found}")
+            if found is not None:
+                self.invariants.records.read(found, ledger.record)
 
         self._do(process, f"reads {run_id}", read)
         world.run(world.now + MINUTE_MS)
@@ -602,7 +621,10 @@ class Play:
 
     def _after_write(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
         """Let things happen just when they hurt: around the end of a lease, while a handler runs, after an end."""
-        if self.settling or self.interventions >= 6:
+        if self.settling:
+            return
+        self.steering.after_write(run_id, old, new)
+        if self.interventions >= 6:
             return
         choices, world, status = self.choices, self.world, new["status"]
         if status == (None if old is None else old["status"]) and (
@@ -654,7 +676,9 @@ class Play:
             when_ms,
             process,
             f"cancels {run_id}",
-            lambda: self._know_again("cancel", STAGE.jobs(process, self.variant).cancel(run_id)),
+            lambda: self._know_again(
+                "cancel", STAGE.jobs(process, self.variant).cancel(run_id, self.steering.reason())
+            ),
         )
 
     def _retry_at(self, when_ms: int, run_id: str) -> None:
@@ -683,9 +707,11 @@ class Play:
 
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
-        # A run that a restored table did not have may be made again, while its first message still waits.
+        # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
+        # run another time sends its message again.
         known = self.calm and not self.invariants.restored_at
-        if known and self.world.queue.undelivered[body] and running().process in self.dispatchers:
+        moved = "changed_by" in self.world.table.items.get((f"run#{run_id}", "run"), {})
+        if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
             self.world.counts["copy of a message that waits"] += 1
             probed_ms = self.world.table.items.get(("progress#queue", "progress"), {}).get("probed_ms", 0)
             if probed_ms in self.probes:  # each probe sends one message again
@@ -729,6 +755,7 @@ class Play:
         if world.lines is not None:
             world.tell(process, f"receives {[body for body, _ in batch]}{' by itself' if direct else ''}")
         process.invocations += 1
+        process.log = None
         incarnation, lives = process.incarnation, [True]
         ends = None if remaining_ms is None else world.now + remaining_ms
         if ends is not None:
@@ -786,6 +813,10 @@ class Play:
         world, lambda_context = self.world, None
         if ends is not None:
             lambda_context = SimpleNamespace(get_remaining_time_in_millis=lambda: ends - world.now)
+            if process.invocations % 4:  # one of four does not say where it logs
+                lambda_context.aws_request_id = f"request-{process.invocations}"
+                lambda_context.log_stream_name = f"{process}/{process.incarnation}"
+                process.log = f"{lambda_context.aws_request_id} {lambda_context.log_stream_name}"
         event = {
             "Records": [
                 self._record(index, body, receives, receipts[index]) for index, (body, receives) in enumerate(batch)
@@ -862,6 +893,8 @@ class Play:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {attempt.claims}"
+        if (error := self.steering.raised(context)) is not None:
+            raise error
         what = choices.below(20)
         if context.fencing_token > 1 and choices.below(4):
             what = 7  # the one it was taken from may come back meanwhile

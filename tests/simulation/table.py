@@ -1,4 +1,4 @@
-"""A simulated table with its wake-up index: DynamoDB's answers to the requests this project makes, without a network.
+"""A simulated table with its two indexes: DynamoDB's answers to the requests this project makes, without a network.
 
 It is compared with real emulators in ``test_simulation.py``. Every version of every item is kept for a history's
 length, so that the index can show what was true a while ago.
@@ -7,7 +7,7 @@ length, so that the index can show what was true a while ago.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -18,7 +18,23 @@ Key = tuple[str, str]
 Attributes = dict[str, Any]
 Observer = Callable[[Key, Attributes | None, Attributes | None], None]
 
-INDEX_KEYS = ("pk", "sk", "wake_shard", "wake_at")
+
+class Index(NamedTuple):
+    """A secondary index: an item is in it that has both its keys."""
+
+    partition: str
+    sort: str
+    projected: tuple[str, ...] = ()
+    """The attributes that it shows besides the keys."""
+
+
+INDEXES = {
+    "wake": Index("wake_shard", "wake_at"),
+    "listing": Index("list_shard", "list_at", ("job_name", "error_type")),
+}
+INDEX_TYPES = {"wake_shard": int, "wake_at": int, "list_shard": str, "list_at": int}
+PROJECTION = ("ProjectionExpression", "ExpressionAttributeNames")
+MOST_ITEM_BYTES = 400 * 1024
 _NOTHING: dict[str, Any] = {}
 
 
@@ -89,9 +105,24 @@ class SimulatedTable:
             return {"Attributes": typed(old)}
         return {}
 
-    def delete_item(self, *, TableName: str, Key: Mapping[str, Any], ReturnValues: str = "NONE") -> dict[str, Any]:
+    def delete_item(
+        self,
+        *,
+        TableName: str,
+        Key: Mapping[str, Any],
+        ConditionExpression: str | None = None,
+        ExpressionAttributeNames: Mapping[str, str] | None = None,
+        ExpressionAttributeValues: Mapping[str, Any] | None = None,
+        ReturnValues: str = "NONE",
+    ) -> dict[str, Any]:
         key = (Key["pk"]["S"], Key["sk"]["S"])
         old = self.items.get(key)
+        if ConditionExpression is not None:
+            parsed, values = _parsed(
+                "DeleteItem", None, ConditionExpression, ExpressionAttributeNames, ExpressionAttributeValues
+            )
+            if not parsed.holds(old or _NOTHING, values):
+                raise refusal("DeleteItem", old, "NONE")
         if old is None:
             return {}
         if self.refuses is not None and self.refuses(key, old, None):
@@ -126,8 +157,10 @@ class SimulatedTable:
         for table, request in RequestItems.items():
             keys = request["Keys"]
             consistent = request.get("ConsistentRead", False)
+            shown = {name: request[name] for name in PROJECTION if name in request}
             found = [
-                self.get_item(TableName=table, Key=key, ConsistentRead=consistent, lag_ms=lag_ms) for key in keys[:3]
+                self.get_item(TableName=table, Key=key, ConsistentRead=consistent, lag_ms=lag_ms, **shown)
+                for key in keys[:3]
             ]
             responses[table] = [reply["Item"] for reply in found if reply]
             if keys[3:]:  # it may always answer for some only
@@ -178,29 +211,40 @@ class SimulatedTable:
         KeyConditionExpression: str,
         ExpressionAttributeValues: Mapping[str, Any],
         Limit: int,
+        ExpressionAttributeNames: Mapping[str, str] | None = None,
+        FilterExpression: str | None = None,
+        ScanIndexForward: bool = True,
         ExclusiveStartKey: Mapping[str, Any] | None = None,
         lag_ms: int = 0,
     ) -> dict[str, Any]:
-        """Read the index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there."""
-        holds = expressions(None, KeyConditionExpression, _NOTHING).holds
+        """Read an index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there."""
+        index, names = INDEXES[IndexName], ExpressionAttributeNames or _NOTHING
+        partition, sort = index.partition, index.sort
+        holds = expressions(None, KeyConditionExpression, names).holds
         values, at = native(ExpressionAttributeValues), self._now() - lag_ms
         found = []
         for key, versions in self.versions.items():
             for time, item in reversed(versions):
                 if time <= at:
-                    if item is not None and "wake_at" in item and "wake_shard" in item and holds(item, values):
-                        found.append((item["wake_at"], *key, item))
+                    if item is not None and sort in item and partition in item and holds(item, values):
+                        found.append((item[sort], *key, item))
                     break
-        found.sort(key=lambda entry: entry[:3])
+        found.sort(key=lambda entry: entry[:3], reverse=not ScanIndexForward)
         if ExclusiveStartKey is not None:
             after = native(ExclusiveStartKey)
-            start = (after["wake_at"], after["pk"], after["sk"])
-            found = [entry for entry in found if entry[:3] > start]
-        page = [typed({name: entry[3][name] for name in INDEX_KEYS}) for entry in found[:Limit]]
-        reply: dict[str, Any] = {"Items": page, "Count": len(page)}
+            start = (after[sort], after["pk"], after["sk"])
+            found = [entry for entry in found if (entry[:3] > start if ScanIndexForward else entry[:3] < start)]
+        keys = ("pk", "sk", partition, sort)
+        page = [entry[3] for entry in found[:Limit]]
+        reply: dict[str, Any] = {}
         if page and len(found) >= Limit:
-            reply["LastEvaluatedKey"] = page[-1]
-        return reply
+            reply["LastEvaluatedKey"] = typed({name: page[-1][name] for name in keys})
+        if FilterExpression is not None:
+            fits = expressions(None, FilterExpression, names).holds
+            page = [item for item in page if fits(item, values)]
+        shown = (*keys, *index.projected)
+        items = [typed({name: item[name] for name in shown if name in item}) for item in page]
+        return {"Items": items, "Count": len(items), **reply}
 
     def shows_wake_up(self, *, until_ms: int, lag_ms: int) -> bool:
         """Say whether the index, as it is or as it was up to ``lag_ms`` ago, has an entry up to ``until_ms``."""
@@ -287,9 +331,19 @@ def _invalid(operation: str, problem: object) -> ClientError:
 
 
 def _require_index_types(operation: str, new: Attributes) -> None:
-    for name in ("wake_shard", "wake_at"):
-        if not isinstance(new.get(name, 0), int):
+    for name, kind in INDEX_TYPES.items():
+        if name in new and (not isinstance(new[name], kind) or new[name] == ""):
             raise _invalid(operation, f"type mismatch for index key {name}")
+    if len(new.get("payload", "")) > MOST_ITEM_BYTES // 4 and item_bytes(new) > MOST_ITEM_BYTES:
+        raise _invalid(operation, "Item size has exceeded the maximum allowed size")
+
+
+def item_bytes(item: Attributes) -> int:
+    """Return about how large DynamoDB takes an item to be: names, texts in UTF-8, numbers of two digits a byte."""
+    return sum(
+        len(name) + (len(value.encode()) if isinstance(value, str) else len(str(value)) // 2 + 2)
+        for name, value in item.items()
+    )
 
 
 def _parsed(

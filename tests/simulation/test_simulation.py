@@ -43,7 +43,9 @@ def test_no_history_violates_an_invariant(first: int) -> None:
 def test_a_deliberate_mistake_in_the_engine_is_caught(name: str) -> None:
     mutation = MUTATIONS[name]
     with mutation.made():
-        assert first_violation(mutation.seed, CATCH_WITHIN) is not None
+        violation = first_violation(mutation.seed, CATCH_WITHIN)
+    assert violation is not None
+    assert "TypeError" not in str(violation), "the mistake can't be made any more: what it replaces has changed"
 
 
 def first_violation(seed: int, count: int) -> Violation | None:

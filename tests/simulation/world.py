@@ -66,6 +66,10 @@ class Task:
     written: tuple[Key, Attributes | None] | None = None
     """What it wrote last, except by a late copy and to settings."""
     sends = 0
+    asks = ""
+    """What the person asks for whose task it is, where that changes a run in another way than to cancel or retry it."""
+    asks_for_ms = 0
+    """The time that the person wants the run to start at."""
     call: Any = None
     """The call of the engine's pool that it executes, if it does."""
     thread: Any = None
@@ -135,6 +139,8 @@ class Process:
         self.skew_ms = 0
         self.incarnation = 0
         self.invocations = 0
+        self.log: str | None = None
+        """Where its present invocation logs, if it says so."""
         self.tasks: dict[Task, None] = {}
         self.background: dict[Task, None] = {}
         """Tasks that outlast an invocation: the threads of event loops, and calls that were given up."""
@@ -759,7 +765,8 @@ def _what(parameters: dict[str, Any]) -> str:
     if "Statements" in parameters:
         return f"{len(parameters['Statements'])} statements"
     if "ExpressionAttributeValues" in parameters:
-        return f"shard {parameters['ExpressionAttributeValues'][':shard']['N']}"
+        values = parameters["ExpressionAttributeValues"]
+        return f"shard {next(iter((values.get(':shard') or values[':partition']).values()))}"
     return ""
 
 

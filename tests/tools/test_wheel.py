@@ -115,7 +115,7 @@ def pip(python: Path, *arguments: str) -> None:
 
 
 def test_the_wheel_holds_the_library_with_its_types_and_its_licence_and_nothing_else(wheel: Path) -> None:
-    about = {"METADATA", "WHEEL", "RECORD", "licenses/LICENSE"}
+    about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == LIBRARY | {f"{NAME}.dist-info/{file}" for file in about}
