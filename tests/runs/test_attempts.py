@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -313,3 +315,34 @@ def test_a_message_leaves_the_type_out_and_keeps_what_led_to_the_error():
 
     assert attempt_message(caught(fails)) == "outer\n  caused by KeyError: 'inner'"
     assert attempt_message(ValueError()) == ""
+
+
+@pytest.mark.parametrize("entry", [Path("src"), None, b"src", ["unhashable"]])
+def test_an_entry_of_the_import_path_that_is_no_text_does_not_keep_a_failure_from_being_recorded(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, entry: object
+):
+    """Python itself passes over such an entry, so programs have them: ``sys.path.insert(0, Path(__file__).parent)``."""
+    monkeypatch.setattr(sys, "path", [*sys.path, entry])
+    jobs = aws.jobs(handlers={"email": raises(ValueError("no"))})
+    run_id = jobs.create("email", max_attempts=1)
+
+    assert jobs.consume(message(run_id)).outcome == "failed"
+    assert "in " in jobs.get_status(run_id).attempts[0].traceback
+
+
+class Sourceless:
+    """A module's loader that can't give the source; Python's ``linecache`` lets its error through."""
+
+    def get_source(self, name: str) -> str:
+        raise ValueError("no source")
+
+
+def test_a_traceback_that_can_not_be_made_does_not_keep_a_failure_from_being_recorded(aws: Aws):
+    module: dict[str, object] = {"__name__": "generated", "__loader__": Sourceless()}
+    exec(compile("def handler(ctx):\n    raise ValueError('no')\n", "generated.py", "exec"), module)
+    jobs = aws.jobs(handlers={"email": module["handler"]})
+    run_id = jobs.create("email", max_attempts=1)
+
+    assert jobs.consume(message(run_id)).outcome == "failed"
+    attempt = jobs.get_status(run_id).attempts[0]
+    assert (attempt.message, attempt.traceback) == ("no", None)

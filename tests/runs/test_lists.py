@@ -298,3 +298,25 @@ def test_a_run_s_repr_does_not_show_its_attempts_texts(aws: Aws):
     run = jobs.get_status(run_id)
     assert isinstance(run, Run)
     assert "secret" not in repr(run)
+
+
+def test_a_run_that_is_in_both_indexes_for_a_moment_is_listed_once(jobs: Jobs, aws: Aws):
+    """Each index is behind the table by another moment, and one request may not ask for the same item twice."""
+    run_id = ended(aws)
+    aws.change(run_id, wake_shard=0, wake_at=NOW_MS)
+
+    assert listed(jobs) == [run_id]
+
+
+def test_runs_of_the_same_time_are_listed_also_where_one_call_may_not_look_at_all_of_them(
+    jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queries, "MOST_EXAMINED", 20)
+    monkeypatch.setattr(queries.RunQueries, "_page_size", lambda self, *arguments: 2)
+    midnight = {"status": "scheduled", "scheduled_for": NOW_MS + 10_000, "wake_at": NOW_MS + 10_000}
+    run_ids = [aws.a_run(**midnight, wake_shard=number % 4) for number in range(60)]
+    earlier = aws.a_run(status="scheduled", wake_at=NOW_MS)
+
+    found = pages(jobs, status="scheduled", limit=25)
+
+    assert [run_id for page in found for run_id in page] == [*sorted(run_ids, reverse=True), earlier]
