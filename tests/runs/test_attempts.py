@@ -247,6 +247,7 @@ def test_a_lost_reply_records_an_attempt_once(aws: Aws):
         '[[0,1,0,"x","raised",null,null,null]]',
         '[[0,1,0,0,"odd",null,null,null]]',
         "[[0,1,0,0]]",
+        '[[0,1,999999999999999999,0,"raised",null,null,null]]',
     ],
 )
 def test_attempts_that_can_not_be_read_make_a_corrupt_item_and_no_surprise(jobs: Jobs, aws: Aws, stored: str):

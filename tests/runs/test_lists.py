@@ -11,7 +11,7 @@ import pytest
 from kumofire_core import NOT_READ, Cancel, InvalidArgumentError, Jobs, Run
 from kumofire_core.engine import queries
 from kumofire_core.rules.listing import list_shard
-from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
+from tests.builders import NOW, NOW_MS, Aws, Clock, event, message, raises
 
 
 def ended(aws: Aws, status: str = "failed", *, at_ms: int = NOW_MS, run_id: str | None = None, **fields: Any) -> str:
@@ -223,6 +223,17 @@ def test_a_stale_index_entry_lists_no_run_that_is_something_else_by_now(jobs: Jo
     aws.dynamodb.client.delete_item(TableName=aws.table, Key={"pk": {"S": f"run#{gone}"}, "sk": {"S": "run"}})
 
     assert listed(jobs, status="failed") == []
+
+
+def test_a_run_that_an_earlier_release_retried_leaves_the_list_of_failed_runs_with_its_end(aws: Aws):
+    """That release does not know the index, so its retry leaves the run there."""
+    jobs = aws.jobs(handlers={"email": lambda ctx: None})
+    run_ids = [aws.a_run(list_shard=list_shard("failed", "run"), list_at=NOW_MS) for _ in range(2)]
+
+    jobs.run_batch(event(*run_ids))
+
+    assert [aws.item(run_id)["status"] for run_id in run_ids] == ["succeeded"] * 2
+    assert listed(jobs) == []
 
 
 def test_a_run_that_can_not_be_read_is_left_out_and_told(jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture):
