@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.endpoint import Endpoint
-from benchmarks.material import consume_requests, event, run_ids
+from benchmarks.material import event, first_batch_requests, run_ids
 from benchmarks.measure import Row, ratio, rounds
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def start():
     from botocore.session import get_session
     client = get_session().create_client("dynamodb", config=Config(**given["config"]))
     imported = time.process_time()
-    for parameters in given["updates"]: client.update_item(**parameters)
+    for operation, parameters in given["requests"]: getattr(client, operation)(**parameters)
     return imported
 """
 REPORT = """
@@ -126,7 +126,7 @@ def _start(
         "function": function,
         "event": event(ids),
         "imports": list(imports),
-        "updates": [] if function else consume_requests(ids),
+        "requests": [] if function else first_batch_requests(ids),
         "config": _own_config(),
         "depth": depth,
     }

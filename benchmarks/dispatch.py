@@ -24,7 +24,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     requests: list[tuple[str, dict[str, Any]]] = []
     make_jobs(Recorder(dynamodb, requests), Recorder(sqs, requests), wake_shards=SHARDS).dispatch()
     queries = [parameters for operation, parameters in requests if operation == "query"]
-    [read] = [parameters for operation, parameters in requests if operation == "get_item"]
+    reads = [parameters for operation, parameters in requests if operation == "get_item"]
     updates = [parameters for operation, parameters in requests if operation == "update_item"]
     sends = [parameters for operation, parameters in requests if operation == "send_message_batch"]
     jobs, pool = make_jobs(wake_shards=SHARDS), ThreadPoolExecutor(IN_THREADS)
@@ -39,7 +39,8 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
         sqs.send_message_batch(**sends[index])
 
     def raw() -> None:
-        dynamodb.get_item(**read)
+        for parameters in reads:
+            dynamodb.get_item(**parameters)
         for parameters in queries:
             dynamodb.query(**parameters)
         list(pool.map(chunk, range(len(sends))))

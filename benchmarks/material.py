@@ -89,10 +89,24 @@ class Recorder:
         return call
 
 
+Requests = list[tuple[str, dict[str, Any]]]
+"""Operations of a client, with their parameters."""
+
+
+def first_batch_requests(ids: Sequence[str]) -> Requests:
+    """Return the requests to the table that a new process makes for its first batch.
+
+    Beside the two updates for each run these are a read of what is paused, and a write of what was counted.
+    """
+    requests: Requests = []
+    make_jobs(dynamodb=Recorder(plain_client(), requests)).run_batch(event(ids), LambdaContext())
+    return requests
+
+
 def consume_requests(ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return the parameters of the two updates for each run."""
-    requests: list[tuple[str, dict[str, Any]]] = []
+    requests: Requests = []
     jobs = make_jobs(dynamodb=Recorder(plain_client(), requests))
     for run_id in ids:
         jobs.consume({"version": 1, "kumofireJobRunId": run_id})
-    return [parameters for _, parameters in requests]
+    return [parameters for operation, parameters in requests if operation == "update_item"]

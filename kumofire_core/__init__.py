@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.consumer import ConsumeResult
-    from kumofire_core.engine.create import RunRequest
+    from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
     from kumofire_core.engine.pauses import Pause
-    from kumofire_core.engine.queries import RunPage
+    from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
     from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.engine.stats import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         CorruptItemError,
         DeadlineTooCloseError,
         DecryptionError,
+        DedupeContentionError,
         DedupeKeyConflictError,
         InvalidArgumentError,
         InvalidJSONError,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         PartlyCreatedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
     )
@@ -81,6 +84,7 @@ __all__ = [
     "AttemptLogFilter",
     "AttemptTimeoutError",
     "BatchReport",
+    "BulkOperation",
     "CallNext",
     "Cancel",
     "Cipher",
@@ -90,6 +94,8 @@ __all__ = [
     "CorruptItemError",
     "DeadlineTooCloseError",
     "DecryptionError",
+    "Dedupe",
+    "DedupeContentionError",
     "DedupeKeyConflictError",
     "DispatchResult",
     "DueRun",
@@ -122,6 +128,7 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunEvent",
+    "RunFilter",
     "RunPage",
     "RunProgress",
     "RunRequest",
@@ -138,6 +145,7 @@ __all__ = [
     "SqsBatchReport",
     "Stats",
     "StatusCount",
+    "SupersededRunError",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -147,11 +155,13 @@ _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "Pause": "engine.pauses",
     "RetryAfter": "model.steering",
+    "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
     "RunProgress": "model.run",
     "Snooze": "model.steering",
@@ -161,6 +171,7 @@ _PLACES = {
     "Cipher": "model.encrypted_text",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
+    "Dedupe": "engine.create",
     "DispatchResult": "engine.dispatcher",
     "DueRun": "engine.stats",
     "JobContext": "handlers.context",

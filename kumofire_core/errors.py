@@ -63,6 +63,27 @@ class DedupeKeyConflictError(InvalidArgumentError):
         )
 
 
+class SupersededRunError(KumofireError):
+    """A run can't be retried: its ``dedupe_key`` allows one unfinished run at a time, and a newer one was begun."""
+
+    def __init__(self, run_id: str, dedupe_key: str, newer_run_id: str) -> None:
+        self.run_id = run_id
+        self.newer_run_id = newer_run_id
+        super().__init__(
+            f"run {run_id} can't be retried: dedupe_key {dedupe_key!r:.80} allows one unfinished run at a time, and "
+            f"run {newer_run_id} is newer; retry that one, or create another run with this key"
+        )
+
+
+class DedupeContentionError(KumofireError):
+    """The runs of a ``dedupe_key`` ended faster than this call could find one or make one. Call again."""
+
+    def __init__(self, dedupe_key: str, tries: int) -> None:
+        super().__init__(
+            f"dedupe_key {dedupe_key!r:.80}: others made {tries} runs, and each ended, while this call ran; call again"
+        )
+
+
 class InvalidJSONError(KumofireError, TypeError, ValueError):
     """A payload or an output is not JSON, or is too large to be stored."""
 

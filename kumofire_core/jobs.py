@@ -39,12 +39,21 @@ from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import require_aware, to_ms, utc_now
 from kumofire_core.rules.retry import RetryPolicy
-from kumofire_core.rules.validation import UNCHANGED, may_be_key, may_exist, name_problem, payload_text, require_reason
+from kumofire_core.rules.validation import (
+    UNCHANGED,
+    may_be_key,
+    may_exist,
+    name_problem,
+    payload_text,
+    require_reason,
+    require_spread,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
+    from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
     from kumofire_core.engine.queries import RunQueries
@@ -157,6 +166,12 @@ class Jobs:
         from kumofire_core.engine.queries import RunQueries
 
         return RunQueries(self._store, self._consumer.pool)
+
+    @cached_property
+    def _bulk(self) -> BulkOperations:
+        from kumofire_core.engine.bulk import BulkOperations
+
+        return BulkOperations(self._store, self._queries, self._consumer.pool)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -343,6 +358,7 @@ class Jobs:
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
+        dedupe: public.Dedupe | None = None,
     ) -> str:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
@@ -352,17 +368,28 @@ class Jobs:
         call with the same ``dedupe_key`` does not make a run: it returns the first run's id, while that run is kept,
         and does not change that run. If the first run is of another job, it raises ``DedupeKeyConflictError``.
 
+        ``dedupe`` changes for how long that holds; ``None`` means ``"kept"``, as above. ``"unfinished"``: until the
+        key's run has ended; then a call makes a new run. A timedelta: for that time since the key's run was created.
+        ``"debounce"``: until the key's run has started, and each call gives it the call's payload and time. These take
+        a request more, or two or three (docs/dedupe.md). The id of a key's later runs differs from the first one's;
+        ``find_run`` finds the latest.
+
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
         before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
         so calling again is safe only with a ``dedupe_key``.
         """
-        new_run = self._creator.prepare(
-            name, payload, run_at=run_at, delay=delay, max_attempts=max_attempts, dedupe_key=dedupe_key
+        return self._creator.create(
+            self._creator.prepare(
+                name,
+                payload,
+                run_at=run_at,
+                delay=delay,
+                max_attempts=max_attempts,
+                dedupe_key=dedupe_key,
+                dedupe=dedupe,
+            )
         )
-        with self._store.creating([new_run]):
-            self._store.add(new_run)
-        return new_run.id
 
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
@@ -428,7 +455,10 @@ class Jobs:
         return None if found is None else self._readable(found)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
-        """Return the run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does."""
+        """Return the latest run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does.
+
+        One request to the table; two where the key has made several runs.
+        """
         found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
         return None if found is None else self._readable(found)
 
@@ -551,12 +581,139 @@ class Jobs:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
-        other status and for an unknown id.
+        other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
+        ``dedupe="unfinished"`` and is not the latest of its key.
         """
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
         return exists and run_control.retry(self._store, run_id)
+
+    def cancel_many(
+        self,
+        *,
+        reason: str | None = None,
+        status: public.RunStatus | str | None = None,
+        job_name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error_type: str | None = None,
+        run_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[public.BulkOperation], object] | None = None,
+    ) -> public.BulkOperation:
+        """Do what ``cancel`` does to all unfinished runs that fit the filter; see ``retry_many``.
+
+        ``since`` and ``until`` bound the time for which a run is. Runs that are created after this call began are not
+        canceled. The unfinished runs are gone through until a pass finds nothing more to cancel, five times at most.
+        """
+        require_reason(reason)
+        return self._bulk.start(
+            "cancel",
+            reason=reason,
+            status=status,
+            job_name=job_name,
+            since=since,
+            until=until,
+            error_type=error_type,
+            run_ids=run_ids,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+
+    def retry_many(
+        self,
+        *,
+        spread: timedelta | None = None,
+        status: public.RunStatus | str | None = None,
+        job_name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error_type: str | None = None,
+        run_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[public.BulkOperation], object] | None = None,
+    ) -> public.BulkOperation:
+        """Do what ``retry`` does to all failed and canceled runs that fit the filter, each once; return when done.
+
+        The filter is that of ``list_runs``, or up to 1,000 ``run_ids``. An empty filter raises
+        ``InvalidArgumentError``. Runs that end after this call began are not retried. ``spread`` spreads the retries
+        evenly over a time, counted for each from when it is retried. ``dry_run`` changes nothing and counts the runs,
+        up to 10,000.
+
+        ``on_progress`` is called with the ``BulkOperation`` at the start and after each page of up to 100 runs. The
+        operation is stored, and has an id: ``resume_bulk`` goes on with it where this process was interrupted,
+        ``abort_bulk`` stops it. An error of one run does not stop the others. Raises botocore's errors of the table
+        where no run of a page can be changed, after repeating throttled requests for 20 seconds; a note says the id.
+
+        A page costs what a page of ``list_runs`` costs, and two or three write units for the operation itself; each run
+        costs what ``retry`` costs, a tenth of a request to the queue instead of one. docs/bulk.md has the prices.
+        """
+        return self._bulk.start(
+            "retry",
+            spread_ms=0 if spread is None else require_spread(spread),
+            status=status,
+            job_name=job_name,
+            since=since,
+            until=until,
+            error_type=error_type,
+            run_ids=run_ids,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+
+    def delete_many(
+        self,
+        *,
+        free_dedupe_keys: bool = False,
+        status: public.RunStatus | str | None = None,
+        job_name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error_type: str | None = None,
+        run_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[public.BulkOperation], object] | None = None,
+    ) -> public.BulkOperation:
+        """Do what ``delete`` does to all runs that have ended and fit the filter; see ``retry_many``.
+
+        Of the succeeded runs, those that ``list_runs`` lists. A run with a ``dedupe_key`` is skipped, because its key
+        could then make a second run, unless you pass ``free_dedupe_keys=True``.
+        """
+        return self._bulk.start(
+            "delete",
+            free_dedupe_keys=free_dedupe_keys,
+            status=status,
+            job_name=job_name,
+            since=since,
+            until=until,
+            error_type=error_type,
+            run_ids=run_ids,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+
+    def get_bulk(self, bulk_id: str) -> public.BulkOperation | None:
+        """Return an operation over many runs as far as it has come, or ``None``; it is kept for a week."""
+        return self._bulk.get(bulk_id)
+
+    def resume_bulk(
+        self, bulk_id: str, *, on_progress: Callable[[public.BulkOperation], object] | None = None
+    ) -> public.BulkOperation | None:
+        """Go on with an operation over many runs that was interrupted, to its end; ``None`` for an unknown id.
+
+        It is done again from the page that was interrupted, and each run is changed once in all. The counts lack what
+        the interrupted process had changed of that page. Where another process still works on the operation, one of the
+        two stops and returns how far it has come. One that is done or aborted is returned as it is.
+        """
+        return self._bulk.resume(bulk_id, on_progress)
+
+    def abort_bulk(self, bulk_id: str) -> bool:
+        """Let an operation over many runs stop after the page that is under way; return whether this call did so.
+
+        What it has changed stays so. Returns ``False`` for one that is done or aborted, and for an unknown id.
+        """
+        return self._bulk.abort(bulk_id)
 
     def pause(self, job_name: str | None = None, *, reason: str | None = None, until: datetime | None = None) -> None:
         """Let nothing of a job start on any consumer, or of all jobs without ``job_name``, until it is resumed.

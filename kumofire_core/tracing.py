@@ -68,7 +68,8 @@ class _Spans:
         names = {new_run.job_name for new_run in new_runs}
         attributes = self._attributes("create", names.pop() if len(names) == 1 else None)
         if len(new_runs) == 1:
-            attributes |= _of_run(new_runs[0].id)
+            # Which of its key's runs it will be is not known yet.
+            attributes |= {} if new_runs[0].dedupe_mode is not None else _of_run(new_runs[0].id)
         else:
             attributes["messaging.batch.message_count"] = len(new_runs)
         with self._span(attributes, SpanKind.PRODUCER):

@@ -128,3 +128,53 @@ class Interrupted:
             return method(**parameters)
 
         return request
+
+
+class WriteUnits:
+    """Counts the write units of each request by DynamoDB's rules, from the item as it was and as it became.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html#GSI.ThroughputConsiderations.Writes
+    For items that are smaller than a kilobyte, with their index entries.
+    """
+
+    def __init__(self, client: Any, *, table: str) -> None:
+        self.client = client
+        self.written = 0
+        self._table = table
+        self._lock = threading.RLock()
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        method = getattr(self.client, operation)
+
+        def request(**parameters: Any) -> Any:
+            if operation in READS:
+                return method(**parameters)
+            key = parameters.get("Key") or {name: parameters["Item"][name] for name in ("pk", "sk")}
+            with self._lock:
+                before = self._item(key)
+                try:
+                    return method(**parameters)
+                finally:
+                    after = self._item(key)
+                    self.written += 1 + sum(_entries_written(before, after, index) for index in INDEXES)
+
+        return request
+
+    def _item(self, key: dict[str, Any]) -> dict[str, Any]:
+        client = self.client.client if isinstance(self.client, Recorded) else self.client
+        found: dict[str, Any] = client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item") or {}
+        return found
+
+    def take(self) -> int:
+        """Return the units since the last look."""
+        written, self.written = self.written, 0
+        return written
+
+
+INDEXES = (("wake_shard", "wake_at"), ("list_shard", "list_at"))
+
+
+def _entries_written(before: dict[str, Any], after: dict[str, Any], index: tuple[str, str]) -> int:
+    """Return the units of an index: an entry that is moved is deleted and put."""
+    old, new = ([item.get(name) for name in index] for item in (before, after))
+    return 0 if old == new else (None not in old) + (None not in new)

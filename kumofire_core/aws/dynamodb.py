@@ -68,8 +68,11 @@ class Table:
         return _APPLIED
 
     @explained
-    def put_larger(self, key: Key, name: str, value: int) -> None:
-        """Put an item that holds one number, unless the one there is as large: of many writers the largest wins."""
+    def put_larger(self, key: Key, name: str, value: int) -> bool:
+        """Put an item that holds one number, unless the one there is as large: of many writers the largest wins.
+
+        Say whether this request put it. After a lost reply that may be ``False`` although its first copy did.
+        """
         try:
             self._client().put_item(
                 TableName=self.name,
@@ -79,7 +82,8 @@ class Table:
                 ExpressionAttributeValues={":value": typed(value)},
             )
         except ClientError as refusal:
-            _refused(refusal, (name, value))
+            return _refused(refusal, (name, value)).applied
+        return True
 
     @explained
     def put(self, key: Key, attributes: Attributes) -> None:

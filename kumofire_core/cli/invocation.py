@@ -91,6 +91,7 @@ class Invocation:
         if found.retention_days is not None:
             # A run that is canceled from here is kept for as long as any other.
             environment.setdefault("KUMOFIRE_RETENTION_DAYS", found.retention_days)
+        _log_on_one_line()
         # Jobs makes its clients itself, without boto3, from AWS's variables, which the global options have set.
         return Jobs.from_env(environment, allow_unknown_jobs=True, clock=self.now)
 
@@ -153,6 +154,18 @@ class Invocation:
             print(file=sys.stderr)
         if answer.strip().lower() not in ("y", "yes"):
             raise NotDoneError("nothing was changed")
+
+
+def _log_on_one_line() -> None:
+    """Let what the library warns of reach standard error as a safe line each, unless somebody handles its logs."""
+    import logging
+
+    class OneLine(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"kumofire: {plain(record.getMessage())}"
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(OneLine())
 
 
 Here = Annotated[Invocation, Parameter(parse=False)]

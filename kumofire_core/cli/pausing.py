@@ -32,13 +32,14 @@ def pause(
 ) -> None:
     """Let nothing of a job start, on any consumer, within a minute. Its runs wait, and go on when it is resumed."""
     name = _name(job, everything)
-    ends = None if until is None else parse_moment("--until", until, now=here.now(), ahead=True)
+    now = here.now()
+    ends = None if until is None else parse_moment("--until", until, now=now, ahead=True)
     here.jobs.pause(name, reason=reason, until=ends)
     if here.as_json:
         _emit(here)
     else:
-        after = "" if ends is None else f" until {both(ends, here.now())}"
-        here.show(f"{name or ALL} paused{after}; nothing of it starts after a minute from now")
+        after = "" if ends is None else f" until {both(ends, now)}"
+        here.show(f"{name or ALL} paused{after}; within a minute nothing of it starts any more")
 
 
 def resume(job: Job = None, /, *, everything: Everything = False, here: Here) -> None:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from kumofire_core.cli.bulk import change_many
 from kumofire_core.cli.exits import Exit, NotDoneError, UsageError
 from kumofire_core.cli.filters import NO_FILTER, Filter, each_page
 from kumofire_core.cli.forms import run_form, whole_run_form
 from kumofire_core.cli.inputs import At, Delay, Payload, moment_of, payload_of
 from kumofire_core.cli.invocation import Here, Invocation, Yes, number, outcome
 from kumofire_core.cli.run_views import RUN_COLUMNS, run_row, show_run
+from kumofire_core.cli.text import LENGTH_FORM, parse_length
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.create import Dedupe
     from kumofire_core.model.run import Run
 
 app = App(name="runs")
@@ -105,39 +108,91 @@ def create(
     dedupe_key: Annotated[
         str | None, Parameter(help="A second run of the job with this key is not created; the first one's id is shown.")
     ] = None,
+    dedupe: Annotated[
+        str | None,
+        Parameter(
+            help="For how long: while the run is 'kept', while it is 'unfinished', for a time such as 2h, or "
+            "until it starts ('debounce': it gets the latest payload and time)."
+        ),
+    ] = None,
     here: Here,
 ) -> None:
     """Create a run of a job, and print its id."""
     due = moment_of(here, at=at, delay=delay)
     value = payload_of(payload)
-    run_id = here.writing_jobs.create(job, value, run_at=due, max_attempts=max_attempts, dedupe_key=dedupe_key)
+    run_id = here.writing_jobs.create(
+        job,
+        value,
+        run_at=due,
+        max_attempts=max_attempts,
+        dedupe_key=dedupe_key,
+        dedupe=None if dedupe is None else _dedupe(dedupe),
+    )
     if here.as_json:
         here.emit({"id": run_id})
     else:
         here.show(run_id)
 
 
+DryRun = Annotated[bool, Parameter(negative=(), help="Count what a filter means, and change nothing.")]
+
+
 @app.command
 def cancel(
     *run_ids: RunIds,
+    which: Filter = NO_FILTER,
     reason: Annotated[str | None, Parameter(help="Stored with the runs.")] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     here: Here,
 ) -> int:
-    """Cancel runs that have not ended. A running one is asked to stop, and is not tried again."""
-    return _each(here, run_ids, lambda run_id: here.jobs.cancel(run_id, reason), "canceled")
+    """Cancel runs that have not ended. A running one is asked to stop, and is not tried again.
+
+    Name them, or give a filter: then they are counted first.
+    """
+    if not _by_filter(run_ids, which, dry_run, "canceled"):
+        return _each(here, run_ids, lambda run_id: here.jobs.cancel(run_id, reason), "canceled")
+    return change_many(here, "cancel", which, dry_run=dry_run, yes=yes, reason=reason)
 
 
 @app.command
-def retry(*run_ids: RunIds, here: Here) -> int:
-    """Queue failed or canceled runs again, with all their attempts."""
-    return _each(here, run_ids, lambda run_id: here.jobs.retry(run_id), "retried")
+def retry(
+    *run_ids: RunIds,
+    which: Filter = NO_FILTER,
+    over: Annotated[str | None, Parameter(help="Spread them evenly over this time: 1m, 2h.")] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    here: Here,
+) -> int:
+    """Queue failed or canceled runs again, with all their attempts.
+
+    Name them, or give a filter: then they are counted first.
+    """
+    spread = None if over is None else parse_length("--over", over)
+    if not _by_filter(run_ids, which, dry_run, "retried") and spread is None:
+        return _each(here, run_ids, lambda run_id: here.jobs.retry(run_id), "retried")
+    asked = yes or bool(run_ids)
+    return change_many(here, "retry", which, dry_run=dry_run, yes=asked, run_ids=run_ids, spread=spread)
 
 
 @app.command
-def delete(*run_ids: RunIds, yes: Yes = False, here: Here) -> int:
-    """Delete runs that have ended. Their dedupe keys are free again."""
-    if run_ids:
-        here.confirm(f"Delete {number(len(set(run_ids)), 'run')}?", yes=yes)
+def delete(
+    *run_ids: RunIds,
+    which: Filter = NO_FILTER,
+    free_dedupe_keys: Annotated[
+        bool, Parameter(negative=(), help="With a filter, delete runs with a dedupe_key too, whose key is then free.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    here: Here,
+) -> int:
+    """Delete runs that have ended, after a question.
+
+    Name them, or give a filter: then they are counted first. The dedupe_key of a run that you name is free again.
+    """
+    if _by_filter(run_ids, which, dry_run, "deleted"):
+        return change_many(here, "delete", which, dry_run=dry_run, yes=yes, free_dedupe_keys=free_dedupe_keys)
+    here.confirm(f"Delete {number(len(set(run_ids)), 'run')}?", yes=yes)
     return _each(here, run_ids, lambda run_id: here.jobs.delete(run_id), "deleted")
 
 
@@ -205,6 +260,29 @@ def _found(here: Invocation, run_id: str | None, dedupe_key: str | None) -> Run:
             f"there is no run {run_id!r}" if run_id is not None else f"no run has the dedupe_key {dedupe_key!r}"
         )
     return run
+
+
+def _dedupe(text: str) -> Dedupe:
+    match text:
+        case "kept" | "unfinished" | "debounce":
+            return text
+    try:
+        return parse_length("--dedupe", text)
+    except UsageError:
+        raise UsageError(
+            f"--dedupe is {text!r}; it must be kept, unfinished, debounce or a duration {LENGTH_FORM}"
+        ) from None
+
+
+def _by_filter(run_ids: tuple[str, ...], which: Filter, dry_run: bool, done: str) -> bool:
+    """Return whether a filter says which runs are meant, and not their ids."""
+    if bool(run_ids) != which.is_empty:
+        raise UsageError(
+            f"it is not said which runs are to be {done}; give their ids, or a filter such as --job or --since"
+        )
+    if run_ids and dry_run:
+        raise UsageError("--dry-run counts what a filter means, and ids are given")
+    return not run_ids
 
 
 def _watched(here: Invocation, which: Filter) -> list[str]:

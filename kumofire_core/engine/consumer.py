@@ -123,7 +123,8 @@ class Consumer:
         lease ends. Raises ``DeadlineTooCloseError``, with nothing claimed, where there is too little time to start.
         ``early`` is what an earlier try to claim this run came to.
         """
-        self._pauses.refresh()
+        if deadline is None or not deadline.too_close_to_start():
+            self._pauses.refresh()
         claimed: StoredRun | ConsumeResult
         if early is not None and early.claimed is not None:
             claimed, completer = early.claimed, early.completer

@@ -6,14 +6,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+from kumofire_core.engine import dedupe
+from kumofire_core.engine.dedupe import Created
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr, unknown_names
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
-from kumofire_core.rules.validation import payload_text, require_job_name, require_key, require_max_attempts
+from kumofire_core.rules.validation import (
+    dedupe_rule,
+    payload_text,
+    require_job_name,
+    require_key,
+    require_max_attempts,
+)
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
 CHUNK = 10
@@ -21,6 +29,10 @@ CHUNK = 10
 
 PUTS_IN_FLIGHT = 16
 """Chunks under way at once. More would only wait for this process's one core."""
+
+
+Dedupe = Literal["kept", "unfinished", "debounce"] | timedelta
+"""For how long a ``dedupe_key`` makes no other run; see ``Jobs.create``."""
 
 
 class _RunRequest(TypedDict):
@@ -35,6 +47,7 @@ class RunRequest(_RunRequest, total=False):
     delay: timedelta | float | None
     max_attempts: int | None
     dedupe_key: str | None
+    dedupe: Dedupe | None
 
 
 _REQUEST_KEYS = ("name", *(key for key in RunRequest.__annotations__ if key != "name"))
@@ -57,23 +70,43 @@ class RunCreator:
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
+        dedupe: Dedupe | None = None,
     ) -> NewRun:
         """Return the run that is asked for, nothing of it written; or raise what ``Jobs.create`` says."""
         self.require_job(name)
         require_max_attempts(max_attempts)
         if dedupe_key is not None:
             require_key("dedupe_key", dedupe_key)
+        mode, period_ms = (None, None) if dedupe is None else dedupe_rule(dedupe, dedupe_key)
         now_ms = self.store.now_ms()
         run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
+        text = payload_text(payload)
         return NewRun(
             id=run_id,
             job_name=name,
-            payload=self.store.encrypted_payload(run_id, payload_text(payload)),
+            payload=self.store.encrypted_payload(run_id, text),
             max_attempts=max_attempts,
             due_ms=_due_ms(run_at, delay, now_ms),
             now_ms=now_ms,
             dedupe_key=dedupe_key,
+            dedupe_mode=mode,
+            period_ms=period_ms,
+            payload_text="" if mode is None else text,
         )
+
+    def create(self, new_run: NewRun) -> str:
+        """Make a run that was prepared, and send its message; return its id, or that of the run that its key has."""
+        with self.store.creating([new_run]):
+            created = self._put(new_run)
+            if created.delay_seconds is not None:
+                self.store.queue.try_send(created.run_id, delay_seconds=created.delay_seconds)
+        return created.run_id
+
+    def _put(self, new_run: NewRun) -> Created:
+        if new_run.dedupe_mode is not None:
+            return dedupe.create(self.store, new_run)
+        put = self.store.put(new_run)
+        return Created(new_run.id, message_delay_seconds(new_run.due_ms, new_run.now_ms) if put else None)
 
     def require_job(self, name: str) -> None:
         """Raise where ``name`` is no job's name, or one that has no handler here although it should."""
@@ -91,17 +124,18 @@ class RunCreator:
             )
         new_runs = [self._prepare_one(index, request) for index, request in enumerate(requests)]
         failures: dict[int, Exception] = {}
+        run_ids: list[str | None] = [None] * len(new_runs)
         if new_runs:
             self.store.shards_to_write()  # once, before many threads ask
         with self.store.creating(new_runs):
             in_flight = BoundedPool(self.pool, PUTS_IN_FLIGHT)
             for start in range(0, len(new_runs), CHUNK):
-                in_flight.start(partial(self._put_and_send, start, new_runs[start : start + CHUNK], failures))
+                chunk = new_runs[start : start + CHUNK]
+                in_flight.start(partial(self._put_and_send, start, chunk, run_ids, failures))
             in_flight.finish()
             if failures:
-                run_ids = [None if index in failures else new_run.id for index, new_run in enumerate(new_runs)]
                 raise PartlyCreatedError(run_ids, failures)
-        return [new_run.id for new_run in new_runs]
+        return [run_id for run_id in run_ids if run_id is not None]
 
     def _prepare_one(self, index: int, request: RunRequest) -> NewRun:
         if not isinstance(request, Mapping):
@@ -119,17 +153,19 @@ class RunCreator:
             error.args = (f"run {index} of create_many: {error}",)
             raise
 
-    def _put_and_send(self, start: int, new_runs: list[NewRun], failures: dict[int, Exception]) -> None:
+    def _put_and_send(
+        self, start: int, new_runs: list[NewRun], run_ids: list[str | None], failures: dict[int, Exception]
+    ) -> None:
         delays: dict[str, int] = {}
         for index, new_run in enumerate(new_runs, start):
             try:
-                put = self.store.put(new_run)
+                created = self._put(new_run)
             except Exception as error:
                 failures[index] = error
                 continue
-            delay_seconds = message_delay_seconds(new_run.due_ms, new_run.now_ms)
-            if put and delay_seconds is not None:
-                delays[new_run.id] = delay_seconds
+            run_ids[index] = created.run_id
+            if created.delay_seconds is not None:
+                delays[created.run_id] = created.delay_seconds
         if delays:
             self.store.queue.try_send_many(delays)
 

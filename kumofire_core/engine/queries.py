@@ -18,12 +18,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
+from kumofire_core.engine.dedupe import find_latest
 from kumofire_core.engine.run_store import RUN, RunStore, run_key
 from kumofire_core.errors import InvalidArgumentError, KumofireError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
-from kumofire_core.model.run import FINAL, Run, RunStatus, derived_run_id
+from kumofire_core.model.run import FINAL, Run, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
@@ -78,6 +79,8 @@ UNREAD_NAMES = (
     "wake_at",
     "timeout_ms",
     "bulk",
+    "dedupe_mode",
+    "generation",
 )
 """What is asked for of a run that is listed without its payload and output."""
 
@@ -189,19 +192,30 @@ class RunQueries:
         return RunPage(runs=tuple(runs), next_page=None if place is None else _encode_page(place))
 
     def page(
-        self, wanted: RunFilter, *, limit: int, after: Place | None, payloads: bool = False
+        self,
+        wanted: RunFilter,
+        *,
+        limit: int,
+        after: Place | None,
+        payloads: bool = False,
+        statuses: frozenset[RunStatus] = frozenset(RunStatus),
     ) -> tuple[list[StoredRun], Place | None]:
-        """Return up to ``limit`` runs behind ``after``, and where to go on; ``None`` after the last one."""
+        """Return up to ``limit`` runs behind ``after``, and where to go on; ``None`` after the last one.
+
+        ``statuses`` are those that are looked for where ``wanted`` names none.
+        """
         found: dict[str, StoredRun] = {}  # by id: an index may be behind, so a run can have an entry in both
         read = 0
-        for group in _groups(self._entries(wanted, limit, after), limit):
+        for group in _groups(self._entries(wanted, limit, after, statuses), limit):
             ids = list(dict.fromkeys(place.run_id for place in group if place.run_id != BARRIER))
             runs = self._read(ids, payloads=payloads)
             for place in group:
                 stored = runs.get(place.run_id)
                 if place.run_id == BARRIER:
                     return list(found.values()), place
-                if stored is None or stored.id in found or not wanted.fits(stored.run):
+                if stored is None or stored.id in found or stored.status not in statuses:
+                    continue
+                if not wanted.fits(stored.run):
                     continue
                 found[stored.id] = stored
                 if len(found) == limit:
@@ -211,8 +225,10 @@ class RunQueries:
                 return list(found.values()), group[-1]
         return list(found.values()), None
 
-    def _entries(self, wanted: RunFilter, limit: int, after: Place | None) -> Iterator[Place]:
-        streams = self._streams(wanted)
+    def _entries(
+        self, wanted: RunFilter, limit: int, after: Place | None, statuses: frozenset[RunStatus]
+    ) -> Iterator[Place]:
+        streams = self._streams(wanted, statuses if wanted.status is None else frozenset({wanted.status}))
         since_ms = 0 if wanted.since is None else to_ms(wanted.since)
         until_ms = LAST_MS if wanted.until is None else to_ms(wanted.until)
         size = self._page_size(wanted, limit, len(streams))
@@ -227,23 +243,26 @@ class RunQueries:
             return 200
         return max(5, limit * 3 // (2 * max(1, streams)))
 
-    def _streams(self, wanted: RunFilter) -> list[_Stream]:
-        """Return the partitions that can hold what is wanted."""
+    def _streams(self, wanted: RunFilter, statuses: frozenset[RunStatus]) -> list[_Stream]:
+        """Return the partitions that can hold what is wanted, in these statuses."""
         filters: dict[str, Value] = {}
         if wanted.job_name is not None:
             filters["job_name"] = wanted.job_name
         if wanted.error_type is not None:
             filters["error_type"] = wanted.error_type
-        ended = FINAL if wanted.status is None else FINAL & {wanted.status}
         streams = [
             _Stream(LISTING_INDEX, ("list_shard", shard), "list_at", filters)
-            for status in sorted(ended)
+            for status in sorted(FINAL & statuses)
             for shard in list_shards(status)
         ]
-        if wanted.status not in FINAL:
+        if statuses - FINAL:
             shards = range(self._store.shards_to_read())
             streams += [_Stream(WAKE_INDEX, ("wake_shard", shard), "wake_at", {}) for shard in shards]
         return streams
+
+    def read_many(self, run_ids: list[str]) -> dict[str, StoredRun]:
+        """Return up to 100 runs as they are now, without payload and output; those that exist and can be read."""
+        return self._read(run_ids, payloads=False)
 
     def _read(self, run_ids: list[str], *, payloads: bool) -> dict[str, StoredRun]:
         """Return these runs as they are now; one that can't be read is logged and left out."""
@@ -259,8 +278,8 @@ class RunQueries:
         return runs
 
     def find_by_key(self, dedupe_key: str) -> StoredRun | None:
-        """Return the run that has this key, or ``None``."""
-        return self._store.find(derived_run_id("dedupe_key", dedupe_key))
+        """Return the latest run that has this key, or ``None``."""
+        return find_latest(self._store, dedupe_key)
 
 
 class _Merged:

@@ -36,8 +36,43 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
     return False
 
 
+def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *, bulk: str) -> bool:
+    """Do what ``cancel`` does to a run that was read just now, unless the operation ``bulk`` has done so already."""
+    for _ in range(TRIES):
+        if found is None or found.status in FINAL or found.bulk == bulk:
+            return False
+        token, now_ms = new_token(), store.now_ms()
+        if found.status is RunStatus.RUNNING:
+            if found.cancel_requested:
+                return False
+            write = run_writes.request_cancel(
+                token, now_ms=now_ms, reason=reason, equals={"claims": found.claims} if found.claims else {}, bulk=bulk
+            )
+        else:
+            write = run_writes.cancel(
+                found.id,
+                token,
+                now_ms=now_ms,
+                reason=reason,
+                expires_at=store.expires_at(now_ms),
+                equals={"updated_at": found.updated_at},
+                bulk=bulk,
+            )
+        ends = found.status is not RunStatus.RUNNING
+        answer = store.apply(found.id, write, read_back=ends and store.has_hooks("canceled"))
+        if answer.applied:
+            if ends:
+                store.tell_of_item("canceled", found.id, answer.item)
+            return True
+        found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)
+    return False
+
+
 def retry(store: RunStore, run_id: str) -> bool:
-    """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so."""
+    """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so.
+
+    Raises ``SupersededRunError`` where its ``dedupe_key`` allows one unfinished run, and has begun a newer one.
+    """
     found = store.find(run_id)
     return found is not None and retry_found(store, found)
 
@@ -47,8 +82,21 @@ def retry_found(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: s
 
     ``bulk`` is the operation over many runs that asks for it. It is stored with the run, which it retries once.
     """
-    if found.status not in (RunStatus.FAILED, RunStatus.CANCELED):
+    due_ms = retry_unsent(store, found, delay_ms=delay_ms, bulk=bulk)
+    if due_ms is None:
         return False
+    store.send_waiting(found.id, due_ms=due_ms, now_ms=due_ms - delay_ms)
+    return True
+
+
+def retry_unsent(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: str | None = None) -> int | None:
+    """Do what ``retry_found`` does, but leave it to the caller to send the message; return when the run is due."""
+    if found.status not in (RunStatus.FAILED, RunStatus.CANCELED):
+        return None
+    if found.dedupe_mode is not None:
+        from kumofire_core.engine.dedupe import require_latest
+
+        require_latest(store, found)
     now_ms = store.now_ms()
     due_ms = now_ms + delay_ms
     again = run_writes.retry(
@@ -60,10 +108,7 @@ def retry_found(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: s
         history=history_with(found.run),
         bulk=bulk,
     )
-    if not store.apply(found.id, again).applied:
-        return False
-    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms)
-    return True
+    return due_ms if store.apply(found.id, again).applied else None
 
 
 def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:

@@ -271,6 +271,10 @@ class RunStore:
 
         Raises ``DedupeKeyConflictError`` where it exists because another job's run has the same ``dedupe_key``.
         """
+        return self.try_put(new_run).applied
+
+    def try_put(self, new_run: NewRun) -> Answer:
+        """Do what ``put`` does; where the id exists, the answer has the run that has it."""
         job = self.registry.get(new_run.job_name)
         if self.traceparent is not None:
             new_run = new_run._replace(traceparent=self.traceparent())
@@ -290,7 +294,7 @@ class RunStore:
                 )
         if answer.applied:
             self.tell_of_item("created", new_run.id, attributes)
-        return answer.applied
+        return answer
 
     def add(self, new_run: NewRun) -> bool:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""

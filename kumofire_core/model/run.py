@@ -192,6 +192,13 @@ class NewRun(NamedTuple):
     now_ms: int
     schedule_id: str | None = None
     dedupe_key: str | None = None
+    dedupe_mode: str | None = None
+    """``unfinished``, ``period`` or ``debounce``; ``None`` for a key that makes one run while that is kept."""
+    period_ms: int | None = None
+    generation: int | None = None
+    """Which run of its key it is, from 1, where the key can make several."""
+    payload_text: str = ""
+    """JSON text, not encrypted, where the run's id, which it is encrypted for, is not known yet."""
     traceparent: str | None = None
     """The W3C trace context of its creator, 55 characters, where creating it is traced."""
 

@@ -88,6 +88,8 @@ _TEXTS = (
     "list_shard",
     "parked",
     "progress",
+    "bulk",
+    "dedupe_mode",
     "traceparent",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
@@ -104,6 +106,7 @@ _NUMBERS = (
     "no_handler_since",
     "list_at",
     "retries",
+    "generation",
 )
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
@@ -263,6 +266,32 @@ class StoredRun:
     def has_started(self) -> bool:
         """Whether an attempt was made since the run was created, or since a person retried it; a snoozed one too."""
         return self.attempt > 0 or (bool(self._records) and self._records[-1].retries == self.retries)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it waits, its handler was never called, and no person has retried it."""
+        waits = self.status in (RunStatus.SCHEDULED, RunStatus.QUEUED)
+        return waits and not self.attempt and not self._records and "history" not in self._item
+
+    @property
+    def dedupe_mode(self) -> str | None:
+        """By which rule its ``dedupe_key`` made it; ``None``: once while it is kept."""
+        return self._item.get("dedupe_mode")
+
+    @property
+    def generation(self) -> int | None:
+        """Which run of its ``dedupe_key`` it is, where the key can make several."""
+        return self._item.get("generation")
+
+    @property
+    def created_at(self) -> int:
+        """Epoch milliseconds."""
+        return int(self._item["created_at"])
+
+    @property
+    def bulk(self) -> str | None:
+        """The latest operation over many runs that canceled or retried it."""
+        return self._item.get("bulk")
 
     @property
     def log(self) -> str | None:

@@ -6,6 +6,7 @@ SDK repeats a request whose reply was lost, so a write can be refused by its own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kumofire_core.model.error_text import cut_to_bytes
@@ -88,6 +89,8 @@ def create(
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
         "dedupe_key": new_run.dedupe_key,
+        "dedupe_mode": new_run.dedupe_mode,
+        "generation": new_run.generation,
         "traceparent": new_run.traceparent,
     }
     return present(attributes)
@@ -371,15 +374,26 @@ def look_again(running: StoredRun, token: str) -> Transition:
     )
 
 
-def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_at: int | None) -> Transition:
-    """Cancel a run that waits."""
+def cancel(
+    run_id: str,
+    token: str,
+    *,
+    now_ms: int,
+    reason: str | None,
+    expires_at: int | None,
+    equals: Mapping[str, Value] = NOTHING,
+    bulk: str | None = None,
+) -> Transition:
+    """Cancel a run that waits. ``bulk`` is the operation over many runs that this belongs to."""
     return Transition(
         source=_WAITING,
         target=RunStatus.CANCELED,
+        equals=equals,
         sets=present(
             {
                 "canceled_by": token,
                 "cancel_reason": reason,
+                "bulk": bulk,
                 "updated_at": now_ms,
                 **_ended(now_ms, expires_at),
                 **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
@@ -390,13 +404,16 @@ def cancel(run_id: str, token: str, *, now_ms: int, reason: str | None, expires_
     )
 
 
-def request_cancel(token: str, *, now_ms: int, reason: str | None) -> Transition:
+def request_cancel(
+    token: str, *, now_ms: int, reason: str | None, equals: Mapping[str, Value] = NOTHING, bulk: str | None = None
+) -> Transition:
     """Ask for the cancellation of a run that is executing: its handler can see it, and no attempt follows."""
     return Transition(
         source=_RUNNING,
         target=RunStatus.RUNNING,
+        equals=equals,
         not_exists=("cancel_requested_at",),
-        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms}),
+        sets=present({"canceled_by": token, "cancel_reason": reason, "cancel_requested_at": now_ms, "bulk": bulk}),
         write_token=("canceled_by", token),
     )
 
@@ -462,6 +479,24 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
         sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
         write_token=("changed_by", token),
+    )
+
+
+def debounce(waiting: StoredRun, token: str, *, payload: str, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
+    """Replace payload and time of a run that has not started, as a later call for its key asked.
+
+    Refused where its handler was called meanwhile. ``changed_ms`` as for ``move``: a late copy of an earlier call is
+    refused as well.
+    """
+    moved = move(waiting, token, due_ms=due_ms, now_ms=now_ms, changed_ms=changed_ms)
+    return Transition(
+        source=moved.source,
+        target=moved.target,
+        equals={**moved.equals, "attempt": 0},
+        not_exists=("attempts", "history"),
+        sets={**moved.sets, "payload": payload},
+        removes=moved.removes,
+        write_token=moved.write_token,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, short_repr
@@ -9,6 +10,7 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
 from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES
+from kumofire_core.model.times import duration_ms
 from kumofire_core.model.write import text_bytes
 from kumofire_core.rules.retry import is_attempt_count
 
@@ -75,6 +77,23 @@ def require_key(name: str, key: object) -> None:
         raise InvalidArgumentError(problem)
 
 
+def dedupe_rule(dedupe: object, dedupe_key: object) -> tuple[str | None, int | None]:
+    """Return what ``dedupe`` means: the mode, and the period in milliseconds; ``InvalidArgumentError`` otherwise."""
+    if isinstance(dedupe, timedelta):
+        if dedupe < timedelta(milliseconds=1):
+            raise InvalidArgumentError(f"dedupe must be a time of at least a millisecond, not {short_repr(dedupe)}")
+        rule: tuple[str | None, int | None] = "period", duration_ms(dedupe)
+    elif isinstance(dedupe, str) and dedupe in ("kept", "unfinished", "debounce"):
+        rule = (None if dedupe == "kept" else dedupe), None
+    else:
+        raise InvalidArgumentError(
+            f"dedupe must be 'kept', 'unfinished', 'debounce' or a timedelta, not {short_repr(dedupe)}"
+        )
+    if dedupe_key is None:
+        raise InvalidArgumentError(f"dedupe={short_repr(dedupe)} needs a dedupe_key")
+    return rule
+
+
 def may_be_key(name: str, key: object) -> bool:
     """Return whether ``key`` can be a key; raises ``InvalidArgumentError`` if it is not a string."""
     problem = _key_problem(name, key)
@@ -101,6 +120,13 @@ def may_exist(what: str, id: object) -> bool:
     if not isinstance(id, str):
         raise InvalidArgumentError(f"{what} must be a string, not {short_repr(id)}")
     return 1 <= len(id) <= MAX_RUN_ID_LENGTH and id.isprintable()
+
+
+def require_spread(spread: object) -> int:
+    """Return a time to spread runs over, in milliseconds; ``InvalidArgumentError`` unless it is a timedelta from 0."""
+    if not isinstance(spread, timedelta) or spread < timedelta(0):
+        raise InvalidArgumentError(f"spread must be a timedelta that is not negative, not {short_repr(spread)}")
+    return duration_ms(spread)
 
 
 def require_reason(reason: object) -> None:

@@ -13,6 +13,7 @@ from examples.local_aws import LocalAws
 from kumofire_core.cli.invocation import Invocation
 from tests.builders import NOW_MS, Aws, Clock
 from tests.cli.conftest import Kumofire
+from tests.cli.test_program import program
 from tests.deployment.arranged import Deployed, deployed
 from tests.deployment.test_discovery import a_stack
 
@@ -139,6 +140,21 @@ def test_the_log_of_a_run_is_shown_by_its_parts_and_made_safe(kumofire: Kumofire
     assert "in plain \\u202e words" in shown.out
     assert [line["text"] for line in form["lines"]] == texts[:2]
     assert kumofire("runs", "logs", run_id, "--attempt", "9", *where).code == 1
+
+
+def test_what_the_library_warns_of_is_one_safe_line(stack: Deployed) -> None:
+    item = {"pk": "run#\x1b[2J", "sk": "run", "list_shard": "failed#0", "job_name": "x"}
+    stack.aws.client("dynamodb").put_item(
+        TableName=stack.deployment.table, Item={**{k: {"S": v} for k, v in item.items()}, "list_at": {"N": str(NOW_MS)}}
+    )
+    where = ["--table", stack.deployment.table, "--queue-url", stack.deployment.queue_url]
+    variables = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+
+    ended = program("runs", "list", *where, "--endpoint-url", stack.aws.endpoint_url, **variables)
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr.startswith("kumofire: a run is left out of the list: the stored item run#\\x1b[2J")
+    assert ended.stderr.count("\n") == 2
 
 
 def test_a_log_needs_the_stack(kumofire: Kumofire, aws: Aws) -> None:

@@ -50,6 +50,21 @@ def test_a_second_create_with_a_dedupe_key_prints_the_first_id(kumofire: Kumofir
     assert first.out == second.out
 
 
+def test_a_dedupe_key_holds_for_as_long_as_is_said(kumofire: Kumofire, jobs: Jobs, clock: Clock) -> None:
+    def created(*words: str) -> str:
+        return kumofire("runs", "create", "email", "--dedupe-key", "k", *words).out.strip()
+
+    first = created("--dedupe", "2h")
+    clock.advance(hours=1)
+    assert created("--dedupe", "2h") == first
+    clock.advance(hours=2)
+    second = created("--dedupe", "2h")
+    assert second != first
+    assert created("--dedupe", "unfinished") == second
+    jobs.cancel(second)
+    assert created("--dedupe", "unfinished") not in (first, second)
+
+
 def test_show_hides_payload_and_output_until_they_are_asked_for(kumofire: Kumofire, aws: Aws) -> None:
     run_id = aws.a_run(status="succeeded", payload='{"secret": "p-42"}', output='"o-42"', finished_at=NOW_MS)
 

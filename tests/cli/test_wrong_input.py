@@ -37,6 +37,8 @@ WRONG = {
     "a delay of ages": (["runs", "create", "email", "--delay", "999999999w"], "--delay"),
     "a time that is none": (["runs", "create", "email", "--at", "tomorrow"], "2026-12-01T09:30"),
     "an empty job": (["runs", "create", ""], "name"),
+    "a dedupe that is none": (["runs", "create", "email", "--dedupe-key", "k", "--dedupe", "ever"], "debounce"),
+    "a dedupe without a key": (["runs", "create", "email", "--dedupe", "unfinished"], "dedupe_key"),
     "attempts that are no number": (["runs", "create", "email", "--max-attempts", "many"], "--max-attempts"),
     "no attempts": (["runs", "create", "email", "--max-attempts", "0"], "max_attempts"),
     "a schedule without times": (["schedules", "create", "email"], "--cron, --every or --at"),

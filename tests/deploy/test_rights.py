@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from examples import deployment as local
 from examples.local_aws import REGION, LocalAws
-from kumofire_core import Jobs
+from kumofire_core import BulkOperation, Jobs
 from kumofire_core.deployment.dead_letters import DeadLetters
 from kumofire_core.deployment.discovery import AwsClients, Deployment, deployment_of_stack
 from kumofire_core.deployment.doctor import examine
@@ -106,6 +107,37 @@ def steer_schedules(world: World) -> None:
     jobs.delete_schedule(schedule)
 
 
+def create_one_after_another(world: World) -> None:
+    key = f"one-{datetime.now(UTC).timestamp()}"
+    first = world.jobs().create("email", dedupe_key=key, dedupe="unfinished", delay=60)
+    world.others.jobs().cancel(first)
+    assert world.jobs().create("email", dedupe_key=key, dedupe="unfinished", delay=60) != first
+
+
+def debounce(world: World) -> None:
+    key = f"quiet-{datetime.now(UTC).timestamp()}"
+    first = world.jobs().create("email", 1, dedupe_key=key, dedupe="debounce", delay=60)
+    assert world.jobs().create("email", 2, dedupe_key=key, dedupe="debounce", delay=60) == first
+
+
+def later() -> datetime:
+    """Return a time after the end of a run that has failed."""
+    return datetime.now(UTC) + timedelta(hours=3)
+
+
+def an_interrupted_operation(world: World) -> str:
+    """Store an operation over many runs whose caller stopped it; return its id."""
+    begun: list[str] = []
+
+    def stop(operation: BulkOperation) -> None:
+        begun.append(str(operation.id))
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        world.others.jobs(clock=later).retry_many(run_ids=[world.a_run(failed=True)], on_progress=stop)
+    return begun[0]
+
+
 def read_encrypted(world: World) -> None:
     run_id = world.others.jobs().create("email", {"to": "x"}, delay=timedelta(hours=1))
     assert world.mine.jobs().get_status(run_id).payload == {"to": "x"}
@@ -116,6 +148,8 @@ READS: dict[str, Call] = {
     "get_status of an encrypted run": read_encrypted,
     "find_run": lambda world: world.jobs().find_run(dedupe_key="nobody's"),
     "list_runs": read_lists,
+    "get_bulk": lambda world: world.jobs().get_bulk(an_interrupted_operation(world)),
+    "count for an operation": lambda world: world.jobs().retry_many(status="failed", dry_run=True),
     "schedules": read_schedules,
     "find the stack": lambda world: deployment_of_stack(STACK, world.mine.clients),
     "count dead letters": lambda world: DeadLetters(world.mine).count(),
@@ -127,6 +161,8 @@ READS: dict[str, Call] = {
 CREATES: dict[str, Call] = {
     "create": lambda world: world.jobs().create("email", {"to": "x"}),
     "create an encrypted run": lambda world: world.mine.jobs().create("email", {"to": "x"}),
+    "create one after another": create_one_after_another,
+    "debounce": debounce,
     "create in many partitions": lambda world: world.jobs(wake_shards=64).create("email"),
 }
 
@@ -137,6 +173,11 @@ STEERS: dict[str, Call] = {
     "reschedule": lambda world: world.jobs().reschedule(world.a_run(), datetime.now(UTC) + timedelta(hours=2)),
     "update": lambda world: world.jobs().update(world.a_run(), payload={"to": "y"}),
     "delete": lambda world: world.jobs().delete(world.a_run(failed=True)),
+    "cancel_many": lambda world: world.jobs().cancel_many(run_ids=[world.a_run()]),
+    "retry_many": lambda world: world.jobs(clock=later).retry_many(run_ids=[world.a_run(failed=True)]),
+    "delete_many": lambda world: world.jobs(clock=later).delete_many(run_ids=[world.a_run(failed=True)]),
+    "resume_bulk": lambda world: world.jobs(clock=later).resume_bulk(an_interrupted_operation(world)),
+    "abort_bulk": lambda world: world.jobs().abort_bulk(an_interrupted_operation(world)),
     "dispatch": dispatch,
     "steer schedules": steer_schedules,
     "show dead letters": lambda world: world.a_dead_letter().show(),
@@ -152,11 +193,8 @@ CALLS: dict[str, dict[str, Call]] = {
 }
 
 NOT_YET: set[tuple[str, str, str, str | None]] = {
-    ("CreatorPolicy", "Runs", "dynamodb:PutItem", "dedupe#*"),
-    ("CreatorPolicy", "Runs", "dynamodb:UpdateItem", "run#*"),
     ("CreatorPolicy", "Runs", "dynamodb:UpdateItem", "dedupe#*"),
-    ("CreatorPolicy", "DedupeKeys", "dynamodb:GetItem", "dedupe#*"),
-    *(("ReaderPolicy", "Items", "dynamodb:GetItem", f"{kind}#*") for kind in ("counts", "dedupe", "bulk", "progress")),
+    *(("ReaderPolicy", "Items", "dynamodb:GetItem", f"{kind}#*") for kind in ("counts", "progress")),
     *(("OperatorPolicy", "Deletions", "dynamodb:DeleteItem", f"{kind}#*") for kind in ("settings", "dedupe", "bulk")),
 }
 """Rights that no call of the lists above needs."""

@@ -365,8 +365,9 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 
 
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
-    """Succeed, retry, fail, take over, cancel, and have a handler look for its cancellation and create another run."""
+    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create."""
     jobs = aws.jobs(**settings)
+    aws.jobs(allow_unknown_jobs=True).pause("paused")
 
     @jobs.handler("parent")
     def parent(ctx: JobContext) -> None:
@@ -382,6 +383,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
         aws.a_run(job_name="child"),
         aws.a_run(job_name="child", max_attempts=1),
         aws.a_run(job_name="unknown"),
+        aws.a_run(job_name="paused"),
         aws.a_running_run(job_name="parent", lease_until=NOW_MS - 1),
         aws.a_running_run(job_name="child", lease_until=NOW_MS - 1, cancel_requested_at=NOW_MS - 1),
         aws.a_run(status="succeeded"),
@@ -393,7 +395,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
 
 
 def every_way_to_dispatch(aws: Aws) -> None:
-    """Send what is due or soon will be, send again, recover, fail, and fire schedules that look at their last run."""
+    """Send what is due or soon will be, send again, recover, fail, resume, and fire schedules that look at a run."""
     clock = Clock()
     jobs = aws.jobs(clock=clock, allow_unknown_jobs=True)
     past = {"wake_at": NOW_MS - 1}
@@ -403,8 +405,12 @@ def every_way_to_dispatch(aws: Aws) -> None:
     aws.a_running_run(lease_until=NOW_MS - 1, **past)
     aws.a_running_run(lease_until=NOW_MS - 1, max_attempts=1, **past)
     aws.a_running_run(**past)
+    aws.a_run(status="scheduled", parked="pause", list_shard="parked#0", list_at=NOW_MS, wake_at=NOW_MS + 86_400_000)
+    jobs.pause("email")
+    assert jobs.resume("email")
     result = jobs.dispatch()
     assert (result.errors, result.dispatched, result.resent, result.recovered, result.failed) == (0, 2, 1, 1, 1)
+    assert result.resumed == 1
     clock.advance(hours=2)
     assert jobs.dispatch().schedules == 2
 

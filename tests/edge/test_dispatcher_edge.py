@@ -24,7 +24,7 @@ from tests.builders import Aws, LambdaContext
 
 NOTHING = {
     "dispatched": 0, "schedules": 0, "resent": 0, "postponed": 0, "recovered": 0, "failed": 0, "canceled": 0,
-    "unsent": 0, "refused": 0, "errors": 0, "handed_over": 0, "unread": 0, "complete": True,
+    "unsent": 0, "refused": 0, "errors": 0, "handed_over": 0, "resumed": 0, "unread": 0, "complete": True,
 }  # fmt: skip
 
 
@@ -156,6 +156,7 @@ def test_a_tick_writes_what_it_did_as_metrics_and_as_a_line(
         unsent=7,
         refused=9,
         errors=8,
+        resumed=10,
         complete=False,
     )
     monkeypatch.setattr(jobs, "dispatch", lambda **_: result)
@@ -179,6 +180,7 @@ def test_a_tick_writes_what_it_did_as_metrics_and_as_a_line(
         "MessagesUnsent": [7.0],
         "MessagesRefused": [9.0],
         "DispatchErrors": [8.0],
+        "RunsResumed": [10.0],
         "DispatcherPassesCutShort": [1.0],
     }
 

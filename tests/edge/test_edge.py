@@ -68,10 +68,12 @@ mock_aws().start()
 
 import boto3
 
+from kumofire_core import Jobs
 from tests import builders
 
 aws = builders.make_aws(boto3.client("dynamodb"), boto3.client("sqs"))
 os.environ.update(KUMOFIRE_TABLE=aws.table, KUMOFIRE_QUEUE_URL=aws.queue_url)
+Jobs.from_env().pause("paused")
 given = json.load(open(sys.argv[1]))
 for fields in given["runs"]:
     aws.a_run(scheduled_for=0, **fields)
@@ -172,6 +174,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Invocation:
             run_of("failed", "broken", max_attempts=1),
             run_of("unstored", "unstorable"),
             run_of("missing", "nobody"),
+            run_of("aside", "paused"),
             run_of("over", "speak", status="succeeded"),
             run_of("corrupt", "speak", created_at="x"),
             run_of("lost", "speak", status="running", lease_token="x", lease_until=1),
@@ -203,6 +206,7 @@ def test_the_application_s_jobs_are_executed(edge: Invocation):
         "failed": "failed",
         "unstored": "failed",
         "missing": "failed",
+        "aside": "scheduled",
         "over": "succeeded",
         "corrupt": "running",
         "lost": "succeeded",
@@ -317,6 +321,7 @@ def test_outcomes_malformed_records_failures_and_durations_are_counted(edge: Inv
         "AttemptsRetried": [1],
         "RunsFailed": [3],
         "MessagesIgnored": [1],
+        "RunsPaused": [1],
         "MalformedRecords": [2],
         "RecordsToRedeliver": [1],
     }

@@ -34,7 +34,16 @@ SCHEDULE: dict[str, list[Any]] = {
     "start_at": TIME,
     "end_at": TIME,
 }
-CREATE = {"name": TEXT, "payload": NOT_JSON, "run_at": TIME, "delay": LENGTH, "max_attempts": COUNT, "dedupe_key": KEY}
+DEDUPE = [5, "once", b"kept", ["kept"], timedelta(0), timedelta(-1), "debounce"]  # the last without a key
+CREATE = {
+    "dedupe": DEDUPE,
+    "name": TEXT,
+    "payload": NOT_JSON,
+    "run_at": TIME,
+    "delay": LENGTH,
+    "max_attempts": COUNT,
+    "dedupe_key": KEY,
+}
 ERRORS: list[Any] = [5, "ValueError", ValueError("x"), (), (ValueError, 5), [ValueError], int]
 FILTER: dict[str, list[Any]] = {
     "status": [5, "waiting", ["failed"], True],
@@ -44,6 +53,14 @@ FILTER: dict[str, list[Any]] = {
     "error_type": [5, "", b"x", ValueError],
 }
 LIST = {**FILTER, "limit": [*COUNT, None, 101], "page": [5, "x", b"x", {}, "{}", "WzEsMl0="], "payloads": FLAG}
+MANY = {
+    **FILTER,
+    "run_ids": [5, "x", b"x", {}, [5], [None], ["x", b"x"], [str(number) for number in range(1_001)]],
+    "dry_run": FLAG,
+    "on_progress": [5, "x", [print]],
+}
+NAMED = {"run_ids": ["x"]}
+REASON = [5, b"x", ["x"], "x" * 10_000, "\ud800"]
 ANY_BUT_A_SCHEDULE = {"schedule_id": TEXT}
 
 # What else a call needs, and what each of its arguments can't be.
@@ -97,7 +114,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "consume_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
     "run_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
     "get_status": ({}, {"run_id": TEXT}),
-    "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"]}),
+    "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
     "retry": ({}, {"run_id": TEXT}),
     "run_now": ({}, {"run_id": TEXT}),
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
@@ -107,10 +124,16 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"job_name": "email"},
         {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},
     ),
-    "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
     "pauses": ({}, {}),
+    "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
     "list_runs": ({}, LIST),
+    "cancel_many": (NAMED, {**MANY, "reason": REASON}),
+    "retry_many": (NAMED, {**MANY, "spread": [5, "5", -timedelta(1), timedelta.max]}),
+    "delete_many": (NAMED, {**MANY, "free_dedupe_keys": FLAG}),
+    "get_bulk": ({}, {"bulk_id": TEXT}),
+    "resume_bulk": ({"bulk_id": "x"}, {"bulk_id": TEXT, "on_progress": [5, "x", [print]]}),
+    "abort_bulk": ({}, {"bulk_id": TEXT}),
     "stats": ({}, {"minutes": [*COUNT, None, 61], "fresh": FLAG}),
     "dispatch": (
         {},
@@ -149,6 +172,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 
 WORDS = {
     "run_id": "run id",
+    "bulk_id": "bulk id",
     "job_name": "job's name|job name",
     "schedule_id": "schedule id",
     "environment": "environment|KUMOFIRE_",

@@ -111,7 +111,7 @@ def test_runs_that_succeed_retry_fail_or_are_ignored_are_all_acknowledged(jobs: 
 
 
 def test_only_what_the_runtime_could_not_do_is_reported(aws: Aws):
-    outage = Outage(at=3, applied=False)  # the second run's claim
+    outage = Outage(at=4, applied=False)  # the second run's claim
     jobs = aws.jobs(concurrency=1, dynamodb=outage.wrap(aws.dynamodb), handlers={"email": lambda ctx: None})
     runs = [aws.a_run() for _ in range(3)]
 
@@ -341,7 +341,7 @@ def test_whatever_the_neighbours_are_a_run_is_executed(jobs: Jobs, aws: Aws, rec
 def test_a_lease_outlasts_the_batch_that_holds_it(jobs: Jobs, aws: Aws, clock: Clock):
     """A run of a batch whose process was killed is not taken over before the process's deadline."""
     jobs.handler("killed")(raises(AssertionError()))
-    outage = Outage(at=2, applied=False)
+    outage = Outage(at=3, applied=False)
     dying = aws.jobs(clock=clock, concurrency=1, dynamodb=outage.wrap(aws.dynamodb))
     dying.handler("email")(lambda ctx: None)
     run_id = aws.a_run()

@@ -547,7 +547,7 @@ def test_a_malformed_message_is_a_clear_error_and_nothing_is_looked_up(jobs: Job
 
 def test_storage_trouble_before_the_handler_starts_nothing(aws: Aws):
     called = []
-    outage = Outage(applied=False)
+    outage = Outage(at=2, applied=False)  # the claim, after the read of what is paused
     jobs = aws.jobs(dynamodb=outage.wrap(aws.dynamodb), handlers={"email": called.append})
     run_id = aws.a_run()
     before = aws.item(run_id)
@@ -561,7 +561,7 @@ def test_storage_trouble_before_the_handler_starts_nothing(aws: Aws):
 
 @pytest.mark.parametrize("handler", [lambda ctx: None, raises(ValueError("boom"))], ids=["returned", "raised"])
 def test_storage_trouble_after_the_handler_is_a_runtime_failure_and_not_the_handler_s(aws: Aws, handler: Any):
-    outage = Outage(at=2, applied=False)
+    outage = Outage(at=3, applied=False)
     jobs = aws.jobs(dynamodb=outage.wrap(aws.dynamodb), handlers={"email": handler})
     run_id = aws.a_run()
 

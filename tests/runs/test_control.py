@@ -209,8 +209,8 @@ def test_a_cancellation_between_the_claim_and_the_failing_attempts_end_is_not_lo
     other = aws.jobs()
     run_id = aws.a_run()
     asked: list[bool] = []
-    # The second request is the write that would put the run back.
-    between = Interrupted(aws.dynamodb, lambda: asked.append(other.cancel(run_id, "stop")), at=2)
+    # The third request, after the pauses and the claim, is the write that would put the run back.
+    between = Interrupted(aws.dynamodb, lambda: asked.append(other.cancel(run_id, "stop")), at=3)
     jobs = aws.jobs(dynamodb=between)
     jobs.handler("email")(_failing)
 
@@ -227,7 +227,7 @@ def test_a_cancellation_between_the_claim_and_a_handler_that_can_not_be_called_e
     other = aws.jobs()
     sealed = {"payload": "sealed:AAAA"} if why == "no key" else {"job_name": "unknown"}
     run_id = aws.a_run(**sealed)
-    between = Interrupted(aws.dynamodb, lambda: other.cancel(run_id, "stop"), at=2)
+    between = Interrupted(aws.dynamodb, lambda: other.cancel(run_id, "stop"), at=3)
     jobs = aws.jobs(dynamodb=between)
     called: list[JobContext] = []
     jobs.handler("email")(called.append)

@@ -115,7 +115,7 @@ def pip(python: Path, *arguments: str) -> None:
 
 
 def test_the_wheel_holds_the_library_with_its_types_and_its_licence_and_nothing_else(wheel: Path) -> None:
-    about = {"METADATA", "WHEEL", "RECORD", "licenses/LICENSE"}
+    about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == LIBRARY | {f"{NAME}.dist-info/{file}" for file in about}
@@ -183,3 +183,13 @@ def test_the_changelog_has_a_section_for_the_version_and_one_for_what_comes_next
 
     assert sections[0] == "Unreleased"
     assert sections[1] == VERSION
+
+
+def test_the_installed_command_line_says_which_extra_it_needs(python: Path) -> None:
+    program = python.with_name("kumofire")
+
+    ended = subprocess.run([str(program), "runs", "list"], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "pip install 'kumofire-jobs[cli]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
