@@ -169,7 +169,10 @@ def type_name(error: BaseException) -> str:
 
 def error_name(error: BaseException) -> str:
     """Return what names an error in a log: an AWS service's code where it gave one, else the exception's type."""
-    response = getattr(error, "response", None)
+    try:
+        response = getattr(error, "response", None)
+    except Exception:  # a class may make anything of its attributes
+        response = None
     details = response.get("Error") if isinstance(response, dict) else None
     code = details.get("Code") if isinstance(details, dict) else None
     return f"{type_name(error)} {code}" if code else type_name(error)

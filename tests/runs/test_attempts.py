@@ -331,6 +331,24 @@ def test_an_entry_of_the_import_path_that_is_no_text_does_not_keep_a_failure_fro
     assert "in " in jobs.get_status(run_id).attempts[0].traceback
 
 
+class Unnameable(Exception):
+    """Like errors of HTTP clients that have no response until there is one."""
+
+    @property
+    def response(self) -> object:
+        raise RuntimeError("there is no response")
+
+
+def test_a_cause_that_can_not_be_named_does_not_keep_the_next_attempt_from_being_sent(aws: Aws):
+    error = ValueError("no")
+    error.__cause__ = Unnameable()
+    jobs = aws.jobs(handlers={"email": raises(error)})
+    run_id = jobs.create("email")
+
+    assert jobs.consume(message(run_id)).outcome == "retried"
+    assert aws.sent() == [(run_id, 0), (run_id, 1)]
+
+
 class Sourceless:
     """A module's loader that can't give the source; Python's ``linecache`` lets its error through."""
 
