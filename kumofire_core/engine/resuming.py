@@ -89,10 +89,11 @@ class Resuming:
             self._refresh()
             now_ms = self._store.now_ms()
             going_on = [entry for entry in entries_now if self._known.releases(entry.job_name, now_ms)]
-            found.update(entry.job_name for entry in going_on)
-            if going_on:
-                found.add(ALL)
             delays = self._queue(going_on)
+            # The others are aside in the index alone, which is behind, or which an earlier release left so.
+            found.update(entry.job_name for entry in going_on if entry.run_id in delays)
+            if delays:
+                found.add(ALL)
             count += len(delays)
             if delays:
                 unsent += len(self._store.queue.try_send_many(delays))

@@ -261,7 +261,8 @@ class StatsReader:
             read=_wake_up,
             returns=("pk", "wake_at"),
         )
-        run_ids = [run_id for _, run_id in heapq.nsmallest(MOST_EXAMINED, wake_ups)]
+        # A run whose wake-up moved while the pages were read may be on two of them.
+        run_ids = list(dict.fromkeys(run_id for _, run_id in heapq.nsmallest(MOST_EXAMINED, wake_ups)))
         jobs: dict[RunStatus, Counter[str]] = {status: Counter() for status in UNFINISHED}
         oldest: DueRun | None = None
         examined, units = 0, 0.0

@@ -15,6 +15,7 @@ import pytest
 
 from kumofire_core import InvalidArgumentError, JobContext, Jobs, KumofireError, Pause, UnknownJobError
 from kumofire_core.engine import pause_reader, resuming
+from kumofire_core.rules.listing import list_shard
 from kumofire_core.rules.run_writes import PARKED_LOOK_MS
 from tests.builders import NOW, NOW_MS, Aws, Clock, event, message
 from tests.faults import Interrupted, Outage, Refused, Repeated
@@ -789,6 +790,37 @@ def test_a_run_that_resuming_did_not_find_is_sent_a_day_later_at_the_latest(worl
     assert result.resumed == 1
     assert world.times_executed() == {run_id: 1}
     assert "parked" not in world.aws.item(run_id)
+
+
+def test_a_run_that_an_earlier_release_sent_while_it_was_aside_is_sent_again_when_its_message_is_lost(world: World):
+    """That release's dispatcher does not know what ``parked`` is, and leaves it."""
+    run_id = world.aws.a_run(
+        job_name="work", parked="pause", list_shard=list_shard("parked", "run"), list_at=NOW_MS, wake_at=NOW_MS - 1
+    )
+
+    assert world.tick().resent == 1
+    world.deliver()
+
+    assert world.times_executed() == {run_id: 1}
+    assert aside(world.aws.item(run_id)) == set()
+
+
+def test_a_run_that_an_earlier_release_executed_while_it_was_aside_is_not_looked_for_for_ever(world: World):
+    world.jobs.pause("work")
+    world.aws.a_run(
+        job_name="work",
+        status="succeeded",
+        parked="pause",
+        list_shard=list_shard("parked", "run"),
+        list_at=NOW_MS,
+        without=("wake_shard", "wake_at"),
+    )
+    world.jobs.resume("work")
+    world.clock.advance(minutes=6)
+
+    world.tick()
+
+    assert pause_item(world.aws)["resuming"] == []
 
 
 # What people do with a run that is aside.
