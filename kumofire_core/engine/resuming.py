@@ -84,8 +84,7 @@ class Resuming:
                 return Released(count, unsent, self._errors, complete=False)
             entries_now = list(islice(entries, ROUND if most is None else min(ROUND, most - count)))
             if not entries_now:
-                if not self._errors:
-                    self._settle(resumed, found)
+                self._settle(resumed, found)
                 return Released(count, unsent, self._errors)
             self._refresh()
             now_ms = self._store.now_ms()

@@ -644,3 +644,31 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone_and_changes_of_its_jobs(tm
         assert deploy_local.run_job(aws, outputs, "of the test", "its payload").output == "changed"
         assert Deployed(aws=aws, name=deploy_local.STACK).jobs().get_status(first.id) == first
     assert running.find(tmp_path) is None
+
+
+def test_a_stack_of_the_release_before_gets_the_listing_index_in_place_and_keeps_its_runs(
+    ministack: LocalAws, artifact: Path
+) -> None:
+    if BUCKET not in {bucket["Name"] for bucket in ministack.client("s3").list_buckets()["Buckets"]}:
+        ministack.client("s3").create_bucket(Bucket=BUCKET)
+    current = packaged(upload(ministack, artifact, "upgraded.zip"))
+    before = json.loads(current)
+    table = before["Resources"]["Table"]["Properties"]
+    table["GlobalSecondaryIndexes"] = [
+        index for index in table["GlobalSecondaryIndexes"] if index["IndexName"] != "listing"
+    ]
+    listed = ("list_shard", "list_at")
+    table["AttributeDefinitions"] = [
+        each for each in table["AttributeDefinitions"] if each["AttributeName"] not in listed
+    ]
+    stack = deploy(ministack, "upgraded", json.dumps(before), PARAMETERS)
+    old = stack.ended(stack.jobs().create("fail"))
+    assert old.status == "failed"
+
+    stack = deploy(ministack, "upgraded", current, PARAMETERS, update=True)
+
+    jobs = stack.jobs()
+    failed = stack.ended(jobs.create("fail"))
+    found = {run.id for run in jobs.list_runs(status="failed").runs}
+    assert failed.id in found
+    assert jobs.get_status(old.id) == old

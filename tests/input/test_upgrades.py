@@ -11,7 +11,7 @@ import pytest
 
 from kumofire_core import Jobs, NewerSchemaError
 from kumofire_core.model.write import SCHEMA
-from tests.builders import Aws, Clock, event, failures, message
+from tests.builders import Aws, Clock, event, failures, message, raises
 
 STORED = Path(__file__).parent.with_name("stored_items")
 """One file per schema: items as a release that wrote it stored them. Never edited; a new schema adds a file."""
@@ -137,3 +137,47 @@ def test_attributes_that_a_later_release_of_the_same_schema_added_stay(aws: Aws)
     assert jobs.consume(message(run_id)).outcome == "succeeded"
 
     assert (aws.item(run_id)["of_tomorrow"], aws.item(run_id)["a_flag"]) == ("kept", True)
+
+
+UNFINISHED = ("queued", "scheduled", "put back", "running", "of a creator without handlers")
+
+
+def test_runs_of_the_release_before_the_listing_index_are_listed_while_they_are_unfinished(aws: Aws):
+    jobs = aws.jobs(clock=Clock(T0 + timedelta(minutes=1)))
+    # Some were the same run at different times.
+    run_ids = {stored(aws, 1, name, pk={"S": f"run#{name}"}) for name in (*UNFINISHED, "failed", "canceled")}
+
+    assert {run.id for run in jobs.list_runs().runs} == run_ids - {"failed", "canceled"}
+    assert jobs.get_status("failed").error_type is None
+    assert jobs.get_status("failed").attempts == ()
+
+
+def test_a_failed_run_of_the_release_before_is_listed_once_it_has_ended_again(aws: Aws):
+    clock = Clock(T0 + timedelta(minutes=1))
+    jobs = aws.jobs(clock=clock, handlers={"email": raises(ValueError("again"))})
+    run_id = stored(aws, 1, "failed")
+
+    assert jobs.retry(run_id)
+    for _ in range(2):
+        jobs.consume(message(run_id))
+        clock.advance(minutes=2)
+
+    [run] = jobs.list_runs(status="failed").runs
+    assert (run.id, run.retries, len(run.history)) == (run_id, 1, 1)
+    assert [(attempt.retries, attempt.number) for attempt in run.attempts] == [(1, 1), (1, 2)]
+
+
+def test_what_a_consumer_of_the_release_before_leaves_in_the_listing_is_not_listed_as_failed(aws: Aws):
+    """It retries a run without taking it out of the index, which it does not know."""
+    clock = Clock(T0)
+    jobs = aws.jobs(clock=clock, handlers={"email": raises(ValueError("no"))})
+    run_id = jobs.create("email", max_attempts=1)
+    jobs.consume(message(run_id))
+    entry = {name: aws.item(run_id)[name] for name in ("list_shard", "list_at")}
+    jobs.retry(run_id)
+    aws.change(run_id, **entry)
+
+    assert jobs.list_runs(status="failed").runs == ()
+    jobs.cancel(run_id)
+    assert [run.id for run in jobs.list_runs(status="canceled").runs] == [run_id]
+    assert jobs.list_runs(status="failed").runs == ()

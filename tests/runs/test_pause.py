@@ -472,6 +472,8 @@ def test_runs_go_on_in_the_order_of_their_times_when_the_job_is_resumed(world: W
 
     assert (result.resumed, result.dispatched, result.complete) == (5, 0, True)
     assert [run_id for run_id, _ in world.queue.taken] == by_time
+    assert {item["status"] for item in world.runs()} == {"queued"}
+    assert [aside(item) for item in world.runs()] == [set()] * 5
     world.deliver()
     assert [run_id for run_id, _, _ in world.executed] == by_time
     assert world.statuses() == {"succeeded": 5}
@@ -606,6 +608,36 @@ def test_a_job_paused_again_during_a_long_pass_is_not_resumed_further_nor_forgot
     assert result.resumed == 2
     assert [pause.reason for pause in jobs.pauses()] == ["again"]
     assert sum("parked" in item for item in world.runs()) == 4
+
+
+def test_a_pause_made_during_a_pass_that_finds_nothing_of_its_job_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(resuming, "ROUND", 2)
+    jobs = world.jobs
+    jobs.pause("work")
+    jobs.pause("flaky")
+    for _ in range(4):
+        jobs.create("flaky")
+    world.deliver()
+    jobs.resume("work")
+    jobs.resume("flaky")
+    world.clock.advance(minutes=6)
+
+    class Pausing:
+        """Pauses the other job after the first messages, and lets time go by."""
+
+        def __getattr__(self, operation: str) -> Any:
+            return getattr(world.queue, operation)
+
+        def send_message_batch(self, **request: Any) -> Any:
+            if not jobs.pauses():
+                world.clock.advance(seconds=20)
+                jobs.pause("work")
+            return world.queue.send_message_batch(**request)
+
+    assert world.another(sqs=Pausing()).dispatch().resumed == 4
+    assert [pause.job_name for pause in jobs.pauses()] == ["work"]
 
 
 def test_resuming_is_bounded_by_the_limit_and_goes_on_with_the_next_pass(world: World):

@@ -28,9 +28,10 @@ MOST_RETURNS = 3
 
 NONE = "nothing"
 CHANGES_KEY = "key changes"
+TABLE_REFUSES = "table refuses"
 KINDS = (
     *(NONE,) * 12,
-    "table refuses",
+    TABLE_REFUSES,
     "index refuses writes",
     "queue purged",
     "queue recreated",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import Process, Task, World
@@ -20,6 +21,8 @@ SKEW_MS = 500
 EARLY_MS = 1_000
 """How long before its time, by its own clock, a consumer may start a run."""
 LONGEST_SLEEP_MS = 62 * 60_000
+LONGEST_ASIDE_MS = 25 * 60 * 60_000
+"""The same, of a run of a paused job."""
 PARKED_MS = 200_000_000_000_000
 """Later than every time of a history, and earlier than a wake-up that says never."""
 
@@ -151,6 +154,7 @@ class Invariants:
         """Processes in which a person's retry is under way."""
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
+        self.pausing: Pausing
         world.observers.append(self.wrote)
 
     # Writes
@@ -164,7 +168,7 @@ class Invariants:
                 return
             self._run_written(id, old, new)
             self.after_write(id, old, new)
-        elif kind == "settings":
+        elif kind == "settings" and id == "wake":
             if new is None or new["wake_shards"] <= (old or {}).get("wake_shards", 1):
                 self._broken("the number of partitions grows", f"{old} -> {new}")
         elif kind == "schedule" and new is None:
@@ -224,7 +228,7 @@ class Invariants:
                 self._owe(run_id)
         elif step == ("scheduled", "queued"):
             self._owe(run_id)
-            if new["scheduled_for"] > now + SKEW_MS:
+            if new["scheduled_for"] > now + SKEW_MS + ("parked" in old and EARLY_MS):
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
             if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
@@ -311,7 +315,7 @@ class Invariants:
                 self._broken("everything unfinished has a wake-up", f"{run_id} is {status} without one")
                 return
             latest = max(self._world.now, new["scheduled_for"], new.get("lease_until", 0))
-            if new["wake_at"] > latest + LONGEST_SLEEP_MS:
+            if new["wake_at"] > latest + (LONGEST_ASIDE_MS if "parked" in new else LONGEST_SLEEP_MS):
                 self._broken("everything unfinished is looked at in time", f"{run_id} sleeps until {new['wake_at']}")
             if "finished_at" in new or "expires_at" in new:
                 self._broken("an unfinished run is kept", f"{run_id} is {status}, and yet it has ended")
@@ -327,7 +331,7 @@ class Invariants:
         self.job_names[run_id] = new["job_name"]
         if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
-        if (dedupe_key := new.get("dedupe_key")) is not None:
+        if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
             first = self.by_dedupe_key.setdefault(dedupe_key, run_id)
             if first != run_id:
                 self._broken("one dedupe key makes one run", f"{dedupe_key} has {first} and {run_id}")
@@ -480,7 +484,9 @@ class Invariants:
             self._broken("what a handler returned is recorded", f"{run_id} became {status}")
         if own and attempt.state == "returned no JSON" and status == "scheduled":
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
-        if status == "scheduled" and attempt.state == "claimed" and own:
+        if status == "scheduled" and attempt.state == "claimed" and own and "parked" in new:
+            self.pausing.put_aside(run_id, old, new)
+        elif status == "scheduled" and attempt.state == "claimed" and own:
             if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:
                 self._broken("a run waits for a handler where there is none", f"{run_id} waits")
             if new.get("max_attempts") != old.get("max_attempts"):
@@ -638,6 +644,7 @@ class Invariants:
         is_late = world.now > item["scheduled_for"] + BRIEF_MS + SKEW_MS
         if context.run.job_name == "brief" and has_not_started and is_late:
             self._broken("a run that has expired is not started", run_id)
+        self.pausing.started(run_id, context.run.job_name)
         ledger.calls += 1
         ledger.starts += 1
         if item.get("max_attempts") is not None and ledger.calls > item["max_attempts"]:

@@ -18,19 +18,24 @@ from kumofire_core.engine import (
     batch_writes,
     consumer,
     create,
+    dedupe,
     dispatcher,
+    pauses,
     queries,
     run_control,
     schedule_firing,
     schedules,
     sqs_batch,
 )
+from kumofire_core.engine.pause_reader import PauseReader
+from kumofire_core.engine.resuming import Released, Resuming
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.model import attempts, run_item
+from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes, wake_ups
@@ -425,18 +430,19 @@ _mutation(
 _mutation(
     "send before the run is put",
     (
-        RunStore,
-        "add",
+        create.RunCreator,
+        "create",
         lambda original: (
             lambda self, new_run: (
-                self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms),
-                self.put(new_run),
+                self.store.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms),
+                self._put(new_run).run_id,
             )[1]
         ),
     ),
 )
 _mutation(
-    "forget the message of a new run", (RunStore, "add", lambda original: lambda self, new_run: self.put(new_run))
+    "forget the message of a new run",
+    (create.RunCreator, "create", lambda original: lambda self, new_run: self._put(new_run).run_id),
 )
 
 _mutation(
@@ -991,4 +997,98 @@ _mutation(
 _mutation(
     "say of a run that it was deleted",
     (dynamodb.Table, "delete_unchanged", lambda original: lambda *given, **named: True),
+)
+
+# Pauses
+
+
+def _keep_aside(original: Any) -> Mutant:
+    def mutant(*given: Any, **named: Any) -> Any:
+        write = original(*given, **named)
+        return _with(write, removes=_without("parked", *_LISTED)(write.removes))
+
+    return mutant
+
+
+_mutation("start what is paused", (PauseReader, "is_paused", lambda original: lambda self, name: False))
+_mutation(
+    "read once only what is paused",
+    (PauseReader, "_is_older_than", lambda original: lambda self, limit_ms: self._read_ms is None),
+)
+_mutation("put aside what is not paused", (PauseReader, "is_paused", lambda original: lambda self, name: True))
+_mutation(
+    "put aside what is due, by the time of the pause",
+    (
+        run_writes,
+        "park",
+        lambda original: (
+            lambda claimed, *, now_ms: _with(
+                (write := original(claimed, now_ms=now_ms)), sets={**write.sets, "list_at": now_ms}
+            )
+        ),
+    ),
+)
+_mutation(
+    "count an attempt of a run that is put aside",
+    (
+        run_writes,
+        "park",
+        lambda original: (
+            lambda claimed, *, now_ms: _with(
+                (write := original(claimed, now_ms=now_ms)), sets={**write.sets, "attempt": claimed.attempt + 1}
+            )
+        ),
+    ),
+)
+_mutation("leave aside what is resumed", (Resuming, "release", lambda original: lambda self, **given: Released()))
+_mutation("send what goes on, and leave it aside", (run_writes, "unpark", _keep_aside))
+_mutation("start now what is aside, and leave it aside", (run_writes, "move", _keep_aside))
+_transition("leave aside what is canceled", "cancel", removes=_without("parked"))
+_mutation("leave aside what has ended", (run_writes, "_no_longer_aside", lambda original: lambda run, sets: ()))
+_mutation(
+    "forget a pause where another writes at the same time",
+    (
+        pauses,
+        "write",
+        lambda original: (
+            lambda store, found, changed, token: (
+                store.table._client().put_item(
+                    TableName=store.table.name,
+                    Item=typed_key(PAUSES) | marshal({"schema": 1, **changed.attributes(token)}),
+                ),
+                (True, None),
+            )[1]
+        ),
+    ),
+)
+
+# Keys that make another run
+
+
+def _later_than_its_run(original: Any) -> Mutant:
+    return lambda self, key, name, value: key.kind == "dedupe" or original(self, key, name, value)
+
+
+_mutation("make another run of a key at any time", (dedupe, "_still", lambda original: lambda asked, found: None))
+_mutation(
+    "put a later run of a key before its number",
+    (dynamodb.Table, "put_larger", _later_than_its_run),
+)
+_mutation("retry an earlier run of a key", (dedupe, "require_latest", lambda original: lambda store, found: None))
+_mutation("make another run where one is to be debounced", (dedupe, "_debounce", lambda original: lambda *given: None))
+_mutation(
+    "keep the payload of a debounced run",
+    _changed(run_writes, "debounce", sets=_without("payload")),
+)
+_mutation(
+    "debounce a run whatever it does",
+    _changed(run_writes, "debounce", source=_any_status, equals=_none, not_exists=_none),
+)
+_mutation(
+    "count a key's time from the latest call",
+    (
+        dedupe,
+        "_still",
+        lambda original: lambda asked, found: original(asked._replace(now_ms=asked.now_ms + 10_000), found),
+    ),
 )

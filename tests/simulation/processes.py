@@ -13,7 +13,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -26,7 +26,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
-from kumofire_core.engine import batch_writes, consumer, dispatcher, progress, run_store, schedules
+from kumofire_core.engine import (
+    batch_writes,
+    consumer,
+    counts,
+    dispatcher,
+    pause_reader,
+    progress,
+    run_store,
+    schedules,
+)
 from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -47,6 +56,8 @@ from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_eve
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
+from tests.simulation.keys import Keys
+from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
@@ -96,6 +107,8 @@ class Variant:
     """How long a finished run is kept."""
     list_succeeded: bool = False
     """Succeeded runs are listed, too."""
+    counts: bool = False
+    """What becomes of messages is counted in the table."""
 
 
 ONE_BY_ONE = (
@@ -115,7 +128,7 @@ VARIANTS = (
     replace(ONE_BY_ONE[0], retention=timedelta(minutes=10)),
     replace(ONE_BY_ONE[3], retention=timedelta(minutes=10), batch_writes=True),
     replace(ONE_BY_ONE[2], list_succeeded=True),
-    replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True),
+    replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True),
 )
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
@@ -204,6 +217,9 @@ class Stage:
             found = process.engine = self._jobs[key]
             found._store._spread_over = None
             found._progress_teller._told_ms = 0
+            found._consumer._pauses = pause_reader.PauseReader(found._store)
+            if found._count_teller is not None:
+                found._count_teller = counts.CountTeller(found._store)
             found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
             if (writes := found._consumer._batch_writer) is not None:
@@ -235,6 +251,7 @@ class Stage:
             batch_writes=variant.batch_writes,
             cipher=CIPHER if variant.sealed else None,
             list_succeeded=variant.list_succeeded,
+            counts=variant.counts,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
         )
@@ -271,6 +288,15 @@ CIPHER = SimulatedCipher()
 
 
 @contextmanager
+def _simulated_locks() -> Iterator[None]:
+    """Let the engine's locks that are held during requests be waited for in the simulation."""
+    with ExitStack() as stack:
+        for module in (dispatcher, progress, pause_reader, counts):
+            stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
+        yield
+
+
+@contextmanager
 def simulated_engine() -> Iterator[None]:
     """Let the engine take time, ids and threads from the simulation."""
 
@@ -300,8 +326,7 @@ def simulated_engine() -> Iterator[None]:
         # So that a few partitions are more than a dispatcher reads anyway.
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
-        patch.object(dispatcher, "threading", SimpleNamespace(Lock=SimulatedLock)),
-        patch.object(progress, "threading", SimpleNamespace(Lock=SimulatedLock)),
+        _simulated_locks(),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
@@ -355,6 +380,7 @@ class Play:
         """How long the history lasts at least before its faults stop."""
         self.disasters: Disasters
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
+        self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
         self.calm = False
@@ -401,7 +427,12 @@ class Play:
         what = choices.below(8)
         if what in (1, 2, 3) and self.variant.batch_writes:
             what = 5  # messages that come together
-        if what > 5:
+        self.keys = Keys(self, lambda process: STAGE.jobs(process, self.variant))
+        if what == 4:
+            self.keys.plan()
+        if self.keys.mode is not None:
+            pass
+        elif what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
@@ -426,6 +457,7 @@ class Play:
             world.queue.eternal = 10
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
+        self.pausing.plan()
         self.disasters = Disasters(self)
         self.disasters.plan()
 
@@ -513,6 +545,7 @@ class Play:
         self.disasters.end()
         world.faults = Faults()
         world.tell(None, "faults stop")
+        self.pausing.end()
         for _ in range(SETTLE_ROUNDS):
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
@@ -522,8 +555,11 @@ class Play:
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
-            # By any clock it is due then, and whoever held it before has given up.
-            due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
+            if self.pausing.some_wait():
+                due = world.now + MINUTE_MS
+            else:
+                # By any clock it is due then, and whoever held it before has given up.
+                due = max(world.now, min(item["wake_at"] for item in waiting)) + 2 * SKEW_MS
             world.run(due)
             world.now = due
             self._tick_at(due, self.dispatchers[0])
@@ -600,7 +636,7 @@ class Play:
         def tick() -> None:
             # A pass that finds nothing changes nothing, and most would.
             until_ms = self.world.now + duration_ms(dispatcher.LOOK_AHEAD) + SKEW_MS
-            if self.world.table.shows_wake_up(until_ms=until_ms, lag_ms=INDEX_LAGS_MS[-1]):
+            if self.pausing.must_look() or self.world.table.shows_wake_up(until_ms=until_ms, lag_ms=INDEX_LAGS_MS[-1]):
                 self._do(process, "ticks", dispatch)
 
         self.world.at(when_ms, tick)
@@ -708,9 +744,10 @@ class Play:
     def _sent(self, body: str) -> None:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
-        # run another time sends its message again.
+        # run another time sends its message again, and so does who puts it back after an attempt.
         known = self.calm and not self.invariants.restored_at
-        moved = "changed_by" in self.world.table.items.get((f"run#{run_id}", "run"), {})
+        item = self.world.table.items.get((f"run#{run_id}", "run"), {})
+        moved = "changed_by" in item or item.get("claims", 0)
         if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
             self.world.counts["copy of a message that waits"] += 1
             probed_ms = self.world.table.items.get(("progress#queue", "progress"), {}).get("probed_ms", 0)

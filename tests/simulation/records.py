@@ -44,6 +44,7 @@ CHANGES = {
     "runs now": frozenset({"scheduled_for", "sends", "wake_at", "parked", "list_shard", "list_at"}),
     "reschedules": frozenset({"scheduled_for", "sends", "wake_at", "parked", "list_shard", "list_at"}),
     "updates": frozenset({"payload"}),
+    "debounces": frozenset({"payload", "scheduled_for", "sends", "wake_at", "parked", "list_shard", "list_at"}),
 }
 """What a person's request changes, besides the status, the token and the time of the change."""
 RETRIES_LATER = "retries later"
@@ -103,6 +104,8 @@ class Records:
         """Processes in which a person changes or deletes runs."""
         self.updates: set[int] = set()
         """The numbers of payloads that replaced others."""
+        self.created: set[int] = set()
+        """The numbers of payloads that new runs had."""
         self.updated: set[str] = set()
         """Runs whose payload was replaced."""
         self.decrypted: Callable[[str], str] = lambda text: text
@@ -117,6 +120,8 @@ class Records:
         """Check what holds of every item, whoever wrote it."""
         status = new["status"]
         record.writes += 1
+        if old is None and new.get("dedupe_mode") == "debounce":
+            self.created.add(json.loads(self.decrypted(new["payload"]))["number"])
         self._listed(run_id, new)
         if record.writes > CREATE_CLAIM_SUCCEED:
             return
@@ -137,6 +142,8 @@ class Records:
         elif status == "succeeded" or "parked" not in new:
             if shard is not None or at is not None:
                 self._broken("no other run is listed", f"{run_id} is {status}, and listed {shard}")
+        elif status == "queued":
+            self._broken("a run that goes on is not aside", run_id)
         elif shard is None or shard[-2:] not in LIST_SHARDS or shard[:-2] != "parked":
             self._broken("a run that was put aside is listed so", f"{run_id} is {status}, and listed {shard}")
 
@@ -228,33 +235,38 @@ class Records:
             self._broken("a person's change is made once", f"{run_id} was changed again by a copy")
         record.tokens.add(token)
         changes = {name for name in {*old, *new} if old.get(name) != new.get(name)} - OF_A_CHANGE
-        asks = "updates" if "payload" in changes else "reschedules" if task is None else task.asks
-        if not changes <= CHANGES[asks]:
+        asks = "reschedules" if task is None else task.asks
+        if new.get("dedupe_mode") == "debounce" and asks not in CHANGES:
+            asks = "debounces"
+        elif task is None and "payload" in changes:
+            asks = "debounces" if "scheduled_for" in changes else "updates"
+        if not changes <= CHANGES.get(asks, OF_A_CHANGE):
             self._broken("a person's change changes nothing else", f"{run_id}: {sorted(changes)}")
         if old["status"] not in ("scheduled", "queued") or new["status"] not in ("scheduled", "queued"):
             self._broken("a person changes only a run that waits", f"{run_id} is {old['status']}")
         if new["updated_at"] <= old["updated_at"]:
             self._broken("a change is seen by the next one", f"{run_id} was changed at {old['updated_at']} and again")
+        if "payload" in changes:
+            self.updated.add(run_id)
+            self.updates.add(json.loads(self.decrypted(new["payload"]))["number"])
         if asks == "updates":
             if old["status"] != new["status"]:
                 self._broken("a person's change changes nothing else", f"{run_id} is {new['status']}")
-            self.updated.add(run_id)
-            self.updates.add(json.loads(self.decrypted(new["payload"]))["number"])
         else:
-            self._moved(run_id, old, new, task)
+            self._moved(run_id, old, new, task, asks)
 
-    def _moved(self, run_id: str, old: Attributes, new: Attributes, task: Task | None) -> None:
+    def _moved(self, run_id: str, old: Attributes, new: Attributes, task: Task | None, asks: str) -> None:
         due_ms, now = new["scheduled_for"], self._world.now + self._writer_skew_ms()
         if new["status"] == "queued" and due_ms > now:
             self._broken("a run is queued when it is due", f"{run_id} is for {due_ms}")
         if task is None:
             return
-        if task.asks == "runs now":
+        if asks == "runs now":
             if old["status"] != "scheduled":
                 self._broken("only a run that waits for its time is started now", f"{run_id} was {old['status']}")
             if new["status"] != "queued":
                 self._broken("a run is queued when it is due", f"{run_id} was to start now, and is {new['status']}")
-        elif due_ms != task.asks_for_ms and not task.asks_for_ms < due_ms <= now:
+        elif asks == "reschedules" and due_ms != task.asks_for_ms and not task.asks_for_ms < due_ms <= now:
             self._broken("a run waits for the time that was asked for", f"{run_id}: {due_ms}")
 
     def _writer_skew_ms(self) -> int:

@@ -200,11 +200,18 @@ class Steering:
             if done and run_id not in self._play.invariants.gone:
                 self._world.violate("what was deleted is gone", run_id)
             if done and key is not None and again and not self._play.settling:
-                job, payload = self._play.ask(found["job_name"])
-                running().asks = ""
-                self._play._created(self._jobs(process).create(job, payload, dedupe_key=key), payload, timedelta(), key)
+                self._create_again(self._jobs(process), key, found["job_name"])
 
         self._play.do_at(max(when_ms, self._world.now), process, f"deletes {run_id}", delete)
+
+    def _create_again(self, jobs: Jobs, key: str, job: str) -> None:
+        """Create another run under the key of one that was deleted."""
+        play, mode = self._play, self._play.keys.mode
+        _, payload = play.ask(job)
+        running().asks = "debounces" if mode == "debounce" else ""
+        run_id = jobs.create(job, payload, dedupe_key=key, dedupe=mode)
+        if mode is None:
+            play._created(run_id, payload, timedelta(), key)
 
     def _retry_at(self, when_ms: int, run_id: str, delay_ms: int) -> None:
         """Let a person retry a run with a delay, as one retries many."""

@@ -140,8 +140,10 @@ class SimulatedLock:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def acquire(self, timeout: float = -1) -> bool:
-        """Take it, after waiting for ever or for ``timeout`` seconds; say whether it was taken."""
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it, after waiting for ever or for ``timeout`` seconds, or not at all; say whether it was taken."""
+        if self._held and not blocking:
+            return False
         while self._held:
             task = must_live()
             self._waiting.append(task)
