@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ import pytest
 
 from examples import deployment as local
 from examples.local_aws import REGION, LocalAws
-from kumofire_core import Jobs
+from kumofire_core import BulkOperation, Jobs
 from kumofire_core.deployment.dead_letters import DeadLetters
 from kumofire_core.deployment.discovery import AwsClients, Deployment, deployment_of_stack
 from kumofire_core.deployment.doctor import examine
@@ -66,8 +66,6 @@ class World:
 
 Call = Callable[[World], object]
 
-_numbers = itertools.count(1)
-
 
 def read_lists(world: World) -> None:
     world.a_run()
@@ -109,6 +107,37 @@ def steer_schedules(world: World) -> None:
     jobs.delete_schedule(schedule)
 
 
+def create_one_after_another(world: World) -> None:
+    key = f"one-{datetime.now(UTC).timestamp()}"
+    first = world.jobs().create("email", dedupe_key=key, dedupe="unfinished", delay=60)
+    world.others.jobs().cancel(first)
+    assert world.jobs().create("email", dedupe_key=key, dedupe="unfinished", delay=60) != first
+
+
+def debounce(world: World) -> None:
+    key = f"quiet-{datetime.now(UTC).timestamp()}"
+    first = world.jobs().create("email", 1, dedupe_key=key, dedupe="debounce", delay=60)
+    assert world.jobs().create("email", 2, dedupe_key=key, dedupe="debounce", delay=60) == first
+
+
+def later() -> datetime:
+    """Return a time after the end of a run that has failed."""
+    return datetime.now(UTC) + timedelta(hours=3)
+
+
+def an_interrupted_operation(world: World) -> str:
+    """Store an operation over many runs whose caller stopped it; return its id."""
+    begun: list[str] = []
+
+    def stop(operation: BulkOperation) -> None:
+        begun.append(str(operation.id))
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        world.others.jobs(clock=later).retry_many(run_ids=[world.a_run(failed=True)], on_progress=stop)
+    return begun[0]
+
+
 def read_encrypted(world: World) -> None:
     run_id = world.others.jobs().create("email", {"to": "x"}, delay=timedelta(hours=1))
     assert world.mine.jobs().get_status(run_id).payload == {"to": "x"}
@@ -125,9 +154,10 @@ READS: dict[str, Call] = {
     "get_status of an encrypted run": read_encrypted,
     "find_run": lambda world: world.jobs().find_run(dedupe_key="nobody's"),
     "pauses": lambda world: world.jobs().pauses(),
-    "get_bulk": lambda world: world.jobs().get_bulk("nobody's"),
     "list_runs": read_lists,
     "stats": read_stats,
+    "get_bulk": lambda world: world.jobs().get_bulk(an_interrupted_operation(world)),
+    "count for an operation": lambda world: world.jobs().retry_many(status="failed", dry_run=True),
     "schedules": read_schedules,
     "find the stack": lambda world: deployment_of_stack(STACK, world.mine.clients),
     "count dead letters": lambda world: DeadLetters(world.mine).count(),
@@ -137,26 +167,10 @@ READS: dict[str, Call] = {
 }
 
 
-def create_again(world: World, dedupe: Any) -> None:
-    """Create twice for a key; the first run stands for both."""
-    given: dict[str, Any] = {"dedupe_key": f"{dedupe}-{next(_numbers)}", "dedupe": dedupe, "delay": 3600}
-    assert world.jobs().create("email", 1, **given) == world.jobs().create("email", 2, **given)
-
-
-def create_anew(world: World) -> None:
-    """Create for a key whose first run has ended."""
-    given: dict[str, Any] = {"dedupe_key": f"anew-{next(_numbers)}", "dedupe": "unfinished"}
-    first = world.a_run(failed=True, **given)
-    assert world.jobs().create("email", 2, **given) != first
-
-
-def bulk(world: World, operation: str, **given: Any) -> None:
-    """Change a run by an operation over many."""
-    run_id = world.a_run(failed=operation != "cancel_many", dedupe_key=f"bulk-{next(_numbers)}")
-    # `a_run` makes runs fail two hours ahead, and an operation leaves out what happens after its start.
-    later = world.jobs(clock=lambda: datetime.now(UTC) + timedelta(hours=3))
-    changes = operation != "delete_many" or "free_dedupe_keys" in given
-    assert getattr(later, operation)(run_ids=[run_id], **given).changed == changes
+def free_keys(world: World) -> None:
+    """Delete a run that has a key, which leaves the key to a new run."""
+    run_id = world.a_run(failed=True, dedupe_key=f"freed {datetime.now(UTC)}")
+    assert world.jobs(clock=later).delete_many(run_ids=[run_id], free_dedupe_keys=True).changed == 1
 
 
 def pause_and_resume(world: World) -> None:
@@ -167,10 +181,8 @@ def pause_and_resume(world: World) -> None:
 CREATES: dict[str, Call] = {
     "create": lambda world: world.jobs().create("email", {"to": "x"}),
     "create an encrypted run": lambda world: world.mine.jobs().create("email", {"to": "x"}),
-    "create one for a key at a time": partial(create_again, dedupe="unfinished"),
-    "create one for a key a day": partial(create_again, dedupe=timedelta(days=1)),
-    "create debounced": partial(create_again, dedupe="debounce"),
-    "create anew for a key": create_anew,
+    "create one after another": create_one_after_another,
+    "debounce": debounce,
     "create in many partitions": lambda world: world.jobs(wake_shards=64).create("email"),
 }
 
@@ -181,11 +193,13 @@ STEERS: dict[str, Call] = {
     "reschedule": lambda world: world.jobs().reschedule(world.a_run(), datetime.now(UTC) + timedelta(hours=2)),
     "update": lambda world: world.jobs().update(world.a_run(), payload={"to": "y"}),
     "delete": lambda world: world.jobs().delete(world.a_run(failed=True)),
-    "cancel_many": partial(bulk, operation="cancel_many"),
-    "retry_many": partial(bulk, operation="retry_many"),
-    "delete_many": partial(bulk, operation="delete_many"),
-    "free keys": partial(bulk, operation="delete_many", free_dedupe_keys=True),
     "pause": pause_and_resume,
+    "free keys": free_keys,
+    "cancel_many": lambda world: world.jobs().cancel_many(run_ids=[world.a_run()]),
+    "retry_many": lambda world: world.jobs(clock=later).retry_many(run_ids=[world.a_run(failed=True)]),
+    "delete_many": lambda world: world.jobs(clock=later).delete_many(run_ids=[world.a_run(failed=True)]),
+    "resume_bulk": lambda world: world.jobs(clock=later).resume_bulk(an_interrupted_operation(world)),
+    "abort_bulk": lambda world: world.jobs().abort_bulk(an_interrupted_operation(world)),
     "dispatch": dispatch,
     "steer schedules": steer_schedules,
     "show dead letters": lambda world: world.a_dead_letter().show(),
