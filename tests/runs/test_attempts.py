@@ -177,7 +177,8 @@ def test_a_context_without_a_usable_log_place_does_no_harm(aws: Aws, log: tuple[
     jobs.run_batch(event(run_id), LambdaContext(aws_request_id=log[0], log_stream_name=log[1]))
 
     assert jobs.get_status(run_id).status == "succeeded"
-    assert "log" not in aws.item(run_id)
+    assert aws.item(run_id)["log"] == "", "and not where an earlier attempt logged"
+    assert jobs.get_status(run_id).attempts[-1].request_id is None
 
 
 def test_an_attempt_that_was_cut_is_told_from_one_that_raised(aws: Aws):
