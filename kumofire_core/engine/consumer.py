@@ -33,6 +33,7 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item
+from kumofire_core.model.steering import Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
 from kumofire_core.rules import decisions, run_writes
@@ -333,6 +334,8 @@ class Consumer:
     def _told(self, claimed: StoredRun, error: BaseException, deadline: Deadline | None) -> decisions.Told:
         """Return an error as it is stored. A key that does not answer must not keep the end from being stored."""
         logged = _log(deadline)
+        if self._store.cipher is not None and isinstance(error, Snooze):  # of which no text is stored
+            return self._store.told(claimed.id, error, logged, texts=False)
         if self._store.cipher is None or deadline is None:
             return self._store.told(claimed.id, error, logged)
         try:

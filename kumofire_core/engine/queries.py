@@ -43,6 +43,9 @@ MOST_READ = 500
 TIED_PAGE_SIZE = 1_000
 """Index entries of one and the same time that are read at once."""
 
+LEAST_FURTHER = 25
+"""How many items are read at once where the first ones did not fill a page."""
+
 BARRIER = "\U0010ffff"
 """Stands for a run's id in a place behind which a partition was not looked at. It is behind every id."""
 
@@ -267,12 +270,13 @@ class RunQueries:
     def _read(self, run_ids: list[str], *, payloads: bool) -> dict[str, StoredRun]:
         """Return these runs as they are now; one that can't be read is logged and left out."""
         names = () if payloads else UNREAD_NAMES
+        reader = self._store.text_reader()
         items = self._store.table.get_many([run_key(run_id) for run_id in run_ids], names=names)
         runs: dict[str, StoredRun] = {}
         for key, item in items.items():
             try:
                 stored = self._store.read(key.id, item, payload_required=False, payload_left_out=not payloads)
-                runs[key.id] = self._store.with_texts(stored)
+                runs[key.id] = self._store.with_texts(stored, reader)
             except KumofireError as error:
                 log.error("a run is left out of the list: %s", error)
         return runs
@@ -377,13 +381,13 @@ def _place(item: Attributes, sort: str) -> Place | None:
 
 
 def _groups(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
-    """Yield the places in lists of this size; a barrier ends its list."""
+    """Yield the places in lists: the first of this size, and the others of 25 at least. A barrier ends its list."""
     group: list[Place] = []
     for place in places:
         group.append(place)
         if len(group) == size or place.run_id == BARRIER:
             yield group
-            group = []
+            group, size = [], max(size, LEAST_FURTHER)
     if group:
         yield group
 

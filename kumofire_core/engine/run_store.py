@@ -45,6 +45,11 @@ log = logging.getLogger("kumofire_core")
 
 RUN = "run"
 
+TextReader = Callable[[str, str], str | None]
+"""Returns a text of a run, given its id and the text as it is stored; ``None`` for one that can't be decrypted."""
+
+MOST_TEXT_FAILURES = 3
+
 TEXTS = "attempts"
 """What the texts of attempts and of progress are encrypted for; see ``text_owner``."""
 
@@ -132,16 +137,32 @@ class RunStore:
             payload_left_out=payload_left_out,
         )
 
-    def with_texts(self, stored: StoredRun) -> StoredRun:
-        """Return a run whose attempts' texts are decrypted when they are asked for, where there is a cipher."""
-        return stored if self.cipher is None else stored.with_texts(partial(self._decrypted_text, stored.id))
+    def with_texts(self, stored: StoredRun, reader: TextReader | None = None) -> StoredRun:
+        """Return a run whose attempts' texts are decrypted when they are asked for, where there is a cipher.
 
-    def _decrypted_text(self, run_id: str, stored: str) -> str | None:
-        try:
-            return decrypt_text(self.cipher, stored, owner=text_owner(RUN, run_id, TEXTS))
-        except DecryptionError as error:
-            log.warning("a text of run %s could not be decrypted: %s", run_id, error)
-            return None
+        ``reader`` is the one that several runs share.
+        """
+        return stored if self.cipher is None else stored.with_texts(partial(reader or self.text_reader(), stored.id))
+
+    def text_reader(self) -> TextReader:
+        """Return what decrypts the texts of attempts.
+
+        After three failures it decrypts no more, because a key that is out of reach takes seconds to say so.
+        """
+        failures = 0
+
+        def read(run_id: str, stored: str) -> str | None:
+            nonlocal failures
+            if failures == MOST_TEXT_FAILURES:
+                return None
+            try:
+                return decrypt_text(self.cipher, stored, owner=text_owner(RUN, run_id, TEXTS))
+            except DecryptionError as error:
+                failures += 1
+                log.warning("a text of run %s could not be decrypted: %s", run_id, error)
+                return None
+
+        return read
 
     def encrypted_text(self, run_id: str, text: str, *, most_bytes: int) -> str | None:
         """Return a text of an attempt as it is stored, or ``None`` where it can't be encrypted or is then too large.

@@ -9,10 +9,10 @@ from typing import NamedTuple, Protocol
 
 from kumofire_core.errors import AttemptTimeoutError
 from kumofire_core.model.attempts import texts_of
-from kumofire_core.model.error_text import attempt_message, error_text, lost_attempt, type_name
+from kumofire_core.model.error_text import attempt_message, error_leaves, error_text, lost_attempt, type_name
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus
 from kumofire_core.model.run_item import UNREADABLE, StoredRun
-from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze, Steering
 from kumofire_core.model.times import LAST_MS, from_ms
 from kumofire_core.rules import run_writes
 from kumofire_core.rules.retry import RetryPolicy, is_retried, next_attempt_at
@@ -79,6 +79,7 @@ def after_failure(
     The handler may have decided itself, by ``Snooze``, ``RetryAfter``, ``Fail`` or ``Cancel``. The write is refused
     where the run's cancellation was requested meanwhile; ``after_canceled_failure`` then fits.
     """
+    error = _steering_of(error)
     if isinstance(error, Snooze):
         due_ms = min(now_ms + error.delay_ms, LAST_MS)
         attempts = _attempts(claimed, AttemptEnding.SNOOZED, told._replace(error_type="", texts=None), now_ms)
@@ -98,6 +99,14 @@ def after_failure(
         return AttemptEnd(write, Outcome.FAILED, told)
     write = run_writes.reschedule(claimed, now_ms=now_ms, due_ms=next_ms, failure=failure)
     return AttemptEnd(write, Outcome.RETRIED, told, next_ms)
+
+
+def _steering_of(error: BaseException) -> BaseException:
+    """Return what steers a run, where that is all that a group of errors holds, as a ``TaskGroup`` raises it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = error_leaves(error)
+    return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], Steering) else error
 
 
 def _next_attempt_at(run: StoredRun, error: BaseException, job: JobRules, now_ms: int) -> int | None:

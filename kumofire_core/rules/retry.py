@@ -124,16 +124,16 @@ def is_retried(
     """Return whether a job's ``retry_on`` and ``fail_on`` allow another attempt after this error.
 
     Of an ``ExceptionGroup`` no leaf may be in ``fail_on``, and every leaf must be in ``retry_on``. Errors that are not
-    the handler's own (its time was over, its worker was lost), and ``RetryAfter``, need not be in ``retry_on``.
+    the handler's own (its time was over, its worker was lost) need not be in ``retry_on``.
     """
-    if retry_on is None and not fail_on:
-        return True
+    if isinstance(error, RetryAfter) or (retry_on is None and not fail_on):
+        return True  # RetryAfter is the handler's own decision
     leaves = error_leaves(error)
     if any(isinstance(each, fail_on) for each in (error, *leaves)):
         return False
     if retry_on is None:
         return True
-    retried = (*retry_on, AttemptTimeoutError, LeaseExpiredError, RetryAfter)
+    retried = (*retry_on, AttemptTimeoutError, LeaseExpiredError)
     return isinstance(error, retried) or all(isinstance(leaf, retried) for leaf in leaves)
 
 

@@ -359,3 +359,30 @@ def test_the_note_of_a_progress_is_encrypted_and_cut_where_it_has_no_room(
     progress = jobs.get_status(run_id).progress
     assert (progress.fraction, progress.note) == (0.5, seen)
     assert aws.jobs().get_status(run_id).progress.note is None, "without the key"
+
+
+def test_a_key_that_is_out_of_reach_is_asked_three_times_for_a_page_of_runs_and_no_more(
+    aws: Aws, cipher: EnvelopeCipher
+):
+    class Counting:
+        asked = 0
+
+        def encrypt(self, plaintext: bytes) -> bytes:
+            return cipher.encrypt(plaintext)
+
+        def decrypt(self, ciphertext: bytes) -> bytes:
+            self.asked += 1
+            raise ConnectionError("no key")
+
+    counting = Counting()
+    jobs = aws.jobs(cipher=counting, handlers={"email": raises(ValueError(SECRET))})
+    for _ in range(6):
+        # Its consumer reads no payload, because there is none to decrypt.
+        aws.jobs(cipher=cipher, handlers={"email": raises(ValueError(SECRET))}).consume(
+            message(jobs.create("email", max_attempts=1))
+        )
+
+    runs = jobs.list_runs(status="failed").runs
+
+    assert [run.attempts[0].message for run in runs] == [None] * 6
+    assert counting.asked == 3

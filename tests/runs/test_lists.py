@@ -213,7 +213,7 @@ def test_one_call_reads_a_bounded_number_of_runs(jobs: Jobs, aws: Aws, monkeypat
     found = pages(jobs, status="running", limit=5)
 
     assert [run_id for page in found for run_id in page] == [running]
-    assert len(found) == 5
+    assert len(found) == 3, "five runs, and twenty-five more, and the rest"
 
 
 def test_a_stale_index_entry_lists_no_run_that_is_something_else_by_now(jobs: Jobs, aws: Aws):

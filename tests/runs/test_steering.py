@@ -138,6 +138,7 @@ LEAVES = ExceptionGroup("two", [ConnectionError("a"), ExceptionGroup("one", [Not
         ({"fail_on": LookupError}, LEAVES, "failed"),
         ({"fail_on": ExceptionGroup}, LEAVES, "failed"),
         ({"retry_on": ConnectionError}, RetryAfter(1), "retried"),
+        ({"fail_on": Exception}, RetryAfter(1), "retried"),
         ({"retry_on": ConnectionError}, AttemptTimeoutError("x"), "retried"),
         ({"fail_on": AttemptTimeoutError}, AttemptTimeoutError("x"), "failed"),
     ],
@@ -395,3 +396,28 @@ def test_a_run_that_is_retried_in_that_moment_is_not_deleted(aws: Aws):
 
     assert jobs.delete(run_id) is False
     assert jobs.get_status(run_id).status == "queued"
+
+
+def in_group(error: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("of a task group", [ExceptionGroup("inner", [error])])
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "attempt"),
+    [
+        (in_group(Snooze(5)), "retried", 0),
+        (in_group(RetryAfter(5)), "retried", 1),
+        (in_group(Fail("no")), "failed", 1),
+        (in_group(Cancel("no")), "canceled", 1),
+        (ExceptionGroup("two", [Snooze(5), ValueError("no")]), "retried", 1),
+        (ExceptionGroup("two", [Fail("no"), ValueError("no")]), "retried", 1),
+    ],
+)
+def test_what_steers_a_run_does_so_also_out_of_a_task_group_but_not_beside_other_errors(
+    aws: Aws, error: Exception, outcome: str, attempt: int
+):
+    jobs = aws.jobs(handlers={"email": raises(error)})
+    run_id = jobs.create("email")
+
+    assert jobs.consume(message(run_id)).outcome == outcome
+    assert jobs.get_status(run_id).attempt == attempt
