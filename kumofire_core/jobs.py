@@ -84,8 +84,8 @@ class Jobs:
     records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists
     succeeded runs as well, for one more write unit each. ``counts`` adds up what becomes of a batch's messages, for
     ``stats``: a write every ten seconds under load, and for each batch where there are few (docs/stats.md).
-    ``cipher`` encrypts and decrypts payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as ``ENCRYPTED``.
-    Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
+    ``cipher`` encrypts and decrypts payloads, outputs and the texts of errors (``kumofire_core.encryption``); without
+    a cipher, encrypted values read as ``ENCRYPTED``. Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
     botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
 
