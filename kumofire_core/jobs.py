@@ -73,19 +73,19 @@ class Jobs:
     """A job system on one DynamoDB table and one SQS queue.
 
     ``dynamodb`` and ``sqs`` are low-level boto3 clients. If they are left out, the first use makes them, on one shared
-    session and from the usual AWS settings. ``lease`` is how long a lease lasts without a known deadline, plus
-    5 seconds. ``retention`` is the shortest time for which a finished run is kept before DynamoDB's TTL deletes it;
+    session and from the usual AWS settings. ``lease`` is how long a lease lasts without a known deadline, plus 5
+    seconds. ``retention`` is the shortest time for which a finished run is kept before DynamoDB's TTL deletes it;
     ``None`` keeps runs for ever. ``concurrency`` is how many records of a batch are consumed at once, from 1 to 100.
     ``wake_shards`` is the number of partitions of the wake-up index that this process spreads runs over, from 1 to
     1000. Processes may differ: the table keeps the largest number, and the dispatcher reads that many.
     ``allow_unknown_jobs`` lets ``create`` take names that have no handler in this process. ``missing_handler`` decides
-    about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer
-    that has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and
-    records attempts that end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists
-    succeeded runs as well, for one more write unit each. ``counts`` adds up what becomes of a batch's messages, for
-    ``stats``: a write every ten seconds under load, and for each batch where there are few (docs/stats.md).
-    ``cipher`` encrypts and decrypts payloads, outputs and the texts of errors (``kumofire_core.encryption``); without
-    a cipher, encrypted values read as ``ENCRYPTED``. Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
+    about a run whose job has no handler here: the run fails (``fail``), or it waits for up to a day for a consumer that
+    has one (``retry``). ``batch_writes`` claims the runs of a batch in one PartiQL request, and records attempts that
+    end together in another (docs/protocol.md, "Batched writes"). ``list_succeeded`` lists succeeded runs as well, for
+    one more write unit each. ``counts`` adds up what becomes of a batch's messages, for ``stats``: a write every ten
+    seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
+    payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
+    ``ENCRYPTED``. Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
     botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
     """
 
