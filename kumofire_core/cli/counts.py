@@ -12,6 +12,7 @@ from kumofire_core.cli.display import BOLD, RED, YELLOW, Cell, Column, field_lin
 from kumofire_core.cli.display import width_of as terminal_width
 from kumofire_core.cli.exits import UsageError
 from kumofire_core.cli.invocation import Here, Invocation
+from kumofire_core.cli.pausing import ALL, pause_form
 from kumofire_core.cli.text import iso, length, relative
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def stats_form(found: Stats) -> dict[str, Any]:
         "by_status": {status.value: _count_form(count) for status, count in found.by_status.items()},
         "unfinished": found.unfinished._asdict(),
         "paused": _count_form(found.paused),
+        "pauses": [pause_form(each) for each in found.pauses],
         "oldest_due": None
         if found.oldest_due is None
         else {
@@ -132,6 +134,7 @@ def _fields(here: Invocation, found: Stats) -> list[tuple[str, Cell | str | None
     now = here.now()
     queue = "not known: these credentials may not ask it" if found.queue is None else _queue(found.queue)
     dead = None if found.dead_letters is None else f"{found.dead_letters:,}"
+    paused = ", ".join(each.job_name or ALL for each in found.pauses)
     oldest = None
     if found.oldest_due is not None:
         due = found.oldest_due
@@ -140,6 +143,7 @@ def _fields(here: Invocation, found: Stats) -> list[tuple[str, Cell | str | None
         ("queue", queue),
         ("dead letters", None if dead is None else Cell(dead, RED if found.dead_letters else "")),
         ("oldest due", None if oldest is None else Cell(oldest, YELLOW)),
+        ("paused jobs", Cell(paused, YELLOW) if paused else None),
     ]
 
 

@@ -83,10 +83,11 @@ def _name(job: str | None, everything: bool) -> str | None:
 
 
 def _emit(here: Invocation) -> None:
-    here.emit({"pauses": [_form(each) for each in here.jobs.pauses()]})
+    here.emit({"pauses": [pause_form(each) for each in here.jobs.pauses()]})
 
 
-def _form(pause: Pause) -> dict[str, str | None]:
+def pause_form(pause: Pause) -> dict[str, str | None]:
+    """Return the JSON form of a pause."""
     return {
         "job_name": pause.job_name,
         "since": iso(pause.since),

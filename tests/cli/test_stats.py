@@ -40,7 +40,7 @@ def test_the_json_of_the_counts_has_these_names(kumofire: Kumofire, busy: Jobs) 
     form = kumofire("stats", "--minutes", "2", "--json").form
 
     assert set(form) == {
-        *("as_of", "by_status", "unfinished", "paused", "oldest_due"),
+        *("as_of", "by_status", "unfinished", "paused", "pauses", "oldest_due"),
         *("queue", "dead_letters", "consumers", "minutes"),
     }
     assert form["by_status"]["failed"] == {"total": 2, "by_job": {"email": 2}, "complete": True}
@@ -48,6 +48,14 @@ def test_the_json_of_the_counts_has_these_names(kumofire: Kumofire, busy: Jobs) 
     assert set(form["queue"]) == {"waiting", "in_flight", "delayed"}
     assert len(form["minutes"]) == 2
     assert form["minutes"][-1]["by_job"]["email"]["failed"] == 2
+
+
+def test_the_counts_say_which_jobs_are_paused(kumofire: Kumofire, busy: Jobs) -> None:
+    busy.pause("email", reason="a bad night")
+
+    assert "paused jobs" in kumofire("stats").out
+    [pause] = kumofire("stats", "--json").form["pauses"]
+    assert (pause["job_name"], pause["reason"]) == ("email", "a bad night")
 
 
 def test_the_counts_are_shown_again_and_again_until_ctrl_c(
