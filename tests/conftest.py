@@ -10,6 +10,7 @@ import pytest
 from moto import mock_aws
 
 from kumofire_core import Jobs
+from kumofire_core.engine import sqs_batch
 from tests.builders import Aws, Clock, make_aws
 from tests.emulators import ministack
 
@@ -27,6 +28,12 @@ def aws() -> Iterator[Aws]:
 def clock() -> Clock:
     """The clock of ``jobs``."""
     return Clock()
+
+
+@pytest.fixture
+def counts_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a batch wait until its counts are written, however slow the machine is that the test runs on."""
+    monkeypatch.setattr(sqs_batch, "COUNT_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -177,7 +177,10 @@ class Table:
         ``names`` are the attributes to return; all, if empty. An item costs as much to read in either case. Reading
         that is not ``consistent`` costs half, and may return an item as it was a moment ago.
         """
-        wanted: dict[str, Any] = {"Keys": [typed_key(key) for key in keys], "ConsistentRead": consistent}
+        wanted: dict[str, Any] = {
+            "Keys": [typed_key(key) for key in dict.fromkeys(keys)],  # DynamoDB refuses a key that comes twice
+            "ConsistentRead": consistent,
+        }
         if names:
             wanted["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
             wanted["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
@@ -199,7 +202,7 @@ class Table:
         Each is as it is now or was a moment ago. What the service leaves out of its reply is not asked for again.
         """
         request: Any = {
-            "Keys": [typed_key(key) for key in keys],
+            "Keys": [typed_key(key) for key in dict.fromkeys(keys)],  # DynamoDB refuses a key that comes twice
             "ProjectionExpression": ", ".join(f"#{name}" for name in names),
             "ExpressionAttributeNames": {f"#{name}": name for name in names},
         }

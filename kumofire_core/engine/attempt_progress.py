@@ -134,7 +134,7 @@ class AttemptProgress:
             told, self._told = self._told, None
             self._scheduled = False
             self._next_write = time.monotonic() + WRITE_SECONDS
-            if self._ended or told is None:
+            if told is None:
                 return
         try:
             progress = self._stored(*told)

@@ -335,7 +335,10 @@ class Consumer:
         logged = _log(deadline)
         if self._store.cipher is None or deadline is None:
             return self._store.told(claimed.id, error, logged)
-        call = self.pool.start(partial(self._store.told, claimed.id, error, logged))
+        try:
+            call = self.pool.start(partial(self._store.told, claimed.id, error, logged))
+        except RuntimeError:  # the process may have no more threads
+            return self._store.told(claimed.id, error, logged, texts=False)
         if call.wait(deadline.seconds_left() - deadline.reserve * 3 / 4):
             told: decisions.Told = call.result()
             return told
@@ -429,8 +432,9 @@ class Consumer:
         end = run_writes.cancel_unattempted(
             claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms), reason=reason
         )
-        if not self._store.apply(claimed.id, end).applied:
-            return self._lost_lease(claimed, None)
+        answer = self._store.apply(claimed.id, end)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
         log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
         self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
         return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)

@@ -374,7 +374,7 @@ class Dispatcher:
         self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
     ) -> None:
         """Send a run's message again that consumers should have come to, unless it may still wait in the queue."""
-        if found.is_parked:
+        if found.is_parked and found.status is RunStatus.SCHEDULED:  # an earlier release may have sent it
             self._look_at_parked(found, token, now_ms, delays, tally)
             return
         scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0

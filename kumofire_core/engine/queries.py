@@ -40,6 +40,9 @@ MOST_EXAMINED = 5_000
 MOST_READ = 500
 """Index entries that one page looks at, and items that it reads, about. A filter that fits few runs ends it early."""
 
+TIED_PAGE_SIZE = 1_000
+"""Index entries of one and the same time that are read at once."""
+
 BARRIER = "\U0010ffff"
 """Stands for a run's id in a place behind which a partition was not looked at. It is behind every id."""
 
@@ -201,24 +204,26 @@ class RunQueries:
 
         ``statuses`` are those that are looked for where ``wanted`` names none.
         """
-        found: list[StoredRun] = []
+        found: dict[str, StoredRun] = {}  # by id: an index may be behind, so a run can have an entry in both
         read = 0
         for group in _groups(self._entries(wanted, limit, after, statuses), limit):
-            ids = [place.run_id for place in group if place.run_id != BARRIER]
+            ids = list(dict.fromkeys(place.run_id for place in group if place.run_id != BARRIER))
             runs = self._read(ids, payloads=payloads)
             for place in group:
                 stored = runs.get(place.run_id)
                 if place.run_id == BARRIER:
-                    return found, place
-                if stored is None or stored.status not in statuses or not wanted.fits(stored.run):
+                    return list(found.values()), place
+                if stored is None or stored.id in found or stored.status not in statuses:
                     continue
-                found.append(stored)
+                if not wanted.fits(stored.run):
+                    continue
+                found[stored.id] = stored
                 if len(found) == limit:
-                    return found, place
+                    return list(found.values()), place
             read += len(ids)
             if read >= MOST_READ:
-                return found, group[-1]
-        return found, None
+                return list(found.values()), group[-1]
+        return list(found.values()), None
 
     def _entries(
         self, wanted: RunFilter, limit: int, after: Place | None, statuses: frozenset[RunStatus]
@@ -307,7 +312,7 @@ class _Merged:
 
         def ask(number: int) -> None:
             try:
-                first[number] = self._ask(self._streams[number], None)
+                first[number] = self._ask(self._streams[number], None, self._page_size)
             except Exception as error:  # raised below, in the caller's thread
                 errors.append(error)
 
@@ -331,13 +336,17 @@ class _Merged:
             edge_ms = int(last[stream.sort])
             yield from (place for place in held if place.at_ms > edge_ms)
             held = [place for place in held if place.at_ms <= edge_ms]
-            if self._examined >= MOST_EXAMINED:
-                yield Place(edge_ms, BARRIER)
+            # A barrier must be further than this page began, or the next page would be the same. So entries of one
+            # millisecond, such as runs that were all scheduled for midnight, are read to their end, in large steps.
+            barrier = Place(edge_ms, BARRIER)
+            goes_on = self._after is None or barrier < self._after
+            if self._examined >= MOST_EXAMINED and goes_on:
+                yield barrier
                 return
-            places, last = self._ask(stream, last)
+            places, last = self._ask(stream, last, self._page_size if goes_on else max(self._page_size, TIED_PAGE_SIZE))
 
-    def _ask(self, stream: _Stream, after: Attributes | None) -> tuple[list[Place], Attributes | None]:
-        """Return the next entries of one partition."""
+    def _ask(self, stream: _Stream, after: Attributes | None, size: int) -> tuple[list[Place], Attributes | None]:
+        """Return the next entries of one partition, up to ``size``."""
         latest = LAST_MS if stream.name == WAKE_INDEX else self._until_ms
         if self._after is not None:
             latest = min(latest, self._after.at_ms)
@@ -348,12 +357,12 @@ class _Merged:
             stream.partition,
             stream.sort,
             between=(self._since_ms, latest),
-            limit=self._page_size,
+            limit=size,
             newest_first=True,
             after=after,
             equals=stream.filters,
         )
-        self._examined += self._page_size
+        self._examined += size
         places = [place for item in items if (place := _place(item, stream.sort)) is not None]
         return [place for place in places if self._after is None or place < self._after], last
 

@@ -84,16 +84,16 @@ class Resuming:
                 return Released(count, unsent, self._errors, complete=False)
             entries_now = list(islice(entries, ROUND if most is None else min(ROUND, most - count)))
             if not entries_now:
-                if not self._errors:
-                    self._settle(resumed, found)
+                self._settle(resumed, found)
                 return Released(count, unsent, self._errors)
             self._refresh()
             now_ms = self._store.now_ms()
             going_on = [entry for entry in entries_now if self._known.releases(entry.job_name, now_ms)]
-            found.update(entry.job_name for entry in going_on)
-            if going_on:
-                found.add(ALL)
             delays = self._queue(going_on)
+            # The others are aside in the index alone, which is behind, or which an earlier release left so.
+            found.update(entry.job_name for entry in going_on if entry.run_id in delays)
+            if delays:
+                found.add(ALL)
             count += len(delays)
             if delays:
                 unsent += len(self._store.queue.try_send_many(delays))

@@ -44,7 +44,10 @@ TELL_SECONDS = 1.0
 """How long the batch waits at its end for the write that tells how far it was in the queue."""
 
 COUNT_SECONDS = 0.5
-"""The same for the write that counts what became of the records. It is not begun with less time before the reserve."""
+"""The same for the write that counts what became of the records."""
+
+LEAST_COUNT_SECONDS = 0.5
+"""That write is not begun with less time before the deadline's reserve."""
 
 STRAY_PATIENCE_SECONDS = 0.5
 """How long a handler that was cut is waited for to stop."""
@@ -155,7 +158,7 @@ def run_batch(
     counting = None
     if counts is not None:
         counts.count(report.result for report in reports if report.result is not None)
-        has_time = deadline is None or deadline.seconds_to_run() > COUNT_SECONDS
+        has_time = deadline is None or deadline.seconds_to_run() > LEAST_COUNT_SECONDS
         if has_time and counts.is_due(len(records)):
             with contextlib.suppress(RuntimeError):  # the process may have no more threads
                 counting = consumer.pool.start(counts.tell)

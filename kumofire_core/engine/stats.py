@@ -26,6 +26,7 @@ from kumofire_core.engine.counts import (
     counts_keys,
     minute_of,
 )
+from kumofire_core.engine.pauses import Pause, pauses
 from kumofire_core.engine.progress import read_progress
 from kumofire_core.engine.run_store import RUN, RunStore, run_key
 from kumofire_core.errors import InvalidArgumentError, short_repr
@@ -154,6 +155,8 @@ class Stats:
     unfinished: UnfinishedCount
     paused: StatusCount
     """Runs that were put aside because their job is paused. They count as ``scheduled``, too."""
+    pauses: tuple[Pause, ...]
+    """The pauses that hold: the one of all jobs first, then by name."""
     oldest_due: DueRun | None
     """The run that has been due for longest and has not started, of those that were examined. Not a paused job's."""
     queue: QueueLengths | None
@@ -212,6 +215,7 @@ class StatsReader:
         steps["minutes"] = partial(self._minutes, minute_of(now_ms), minutes)
         steps["consumers"] = self._consumers
         steps["queue"] = self._queue
+        steps["pauses"] = partial(pauses, self._store)
         found = _at_once(self._pool, steps)
         unfinished, by_status, oldest_due = found["unfinished"]
         by_status |= {status: found[status] for status in (RunStatus.FAILED, RunStatus.CANCELED)}
@@ -224,6 +228,7 @@ class StatsReader:
             by_status=by_status,
             unfinished=unfinished,
             paused=found[PARKED],
+            pauses=found["pauses"],
             oldest_due=oldest_due,
             queue=queue,
             dead_letters=dead_letters,
@@ -256,7 +261,8 @@ class StatsReader:
             read=_wake_up,
             returns=("pk", "wake_at"),
         )
-        run_ids = [run_id for _, run_id in heapq.nsmallest(MOST_EXAMINED, wake_ups)]
+        # A run whose wake-up moved while the pages were read may be on two of them.
+        run_ids = list(dict.fromkeys(run_id for _, run_id in heapq.nsmallest(MOST_EXAMINED, wake_ups)))
         jobs: dict[RunStatus, Counter[str]] = {status: Counter() for status in UNFINISHED}
         oldest: DueRun | None = None
         examined, units = 0, 0.0
@@ -431,6 +437,10 @@ def _encoded(stats: Stats) -> str:
             "by_status": {status.value: list(count) for status, count in stats.by_status.items()},
             "unfinished": list(stats.unfinished),
             "paused": list(stats.paused),
+            "pauses": [
+                [each.job_name, to_ms(each.since), None if each.until is None else to_ms(each.until), each.reason]
+                for each in stats.pauses
+            ],
             "oldest_due": None if due is None else [due.run_id, due.job_name, to_ms(due.since)],
             "queue": None if stats.queue is None else list(stats.queue),
             "dead_letters": stats.dead_letters,
@@ -459,6 +469,12 @@ def _decoded(text: object) -> Stats | None:
             by_status={RunStatus(status): StatusCount(*count) for status, count in found["by_status"].items()},
             unfinished=UnfinishedCount(*found["unfinished"]),
             paused=StatusCount(*found["paused"]),
+            pauses=tuple(
+                Pause(
+                    job_name=name, since=from_ms(since), until=None if until is None else from_ms(until), reason=reason
+                )
+                for name, since, until, reason in found["pauses"]
+            ),
             oldest_due=None if due is None else DueRun(due[0], due[1], from_ms(due[2])),
             queue=None if queue is None else QueueLengths(*queue),
             dead_letters=dead_letters,

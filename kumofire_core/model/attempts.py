@@ -88,8 +88,9 @@ def read_records(stored: str) -> list[AttemptRecord]:
         if not all(isinstance(text, str | None) for text in record[5:]):
             raise TypeError("attempts")
         AttemptEnding(record.ended)
-        from_ms(record.ended_ms if record.started_ms is None else min(record.started_ms, record.ended_ms))
-        from_ms(record.ended_ms)
+        for moment in (record.started_ms, record.ended_ms):
+            if moment is not None:
+                from_ms(moment)
     return records
 
 

@@ -169,7 +169,10 @@ def type_name(error: BaseException) -> str:
 
 def error_name(error: BaseException) -> str:
     """Return what names an error in a log: an AWS service's code where it gave one, else the exception's type."""
-    response = getattr(error, "response", None)
+    try:
+        response = getattr(error, "response", None)
+    except Exception:  # a class may make anything of its attributes
+        response = None
     details = response.get("Error") if isinstance(response, dict) else None
     code = details.get("Code") if isinstance(details, dict) else None
     return f"{type_name(error)} {code}" if code else type_name(error)
@@ -214,15 +217,24 @@ def attempt_traceback(error: BaseException) -> str | None:
     """Return where an error came from, as Python writes it, in ``MAX_TRACEBACK_BYTES``; ``None`` without any frame.
 
     The engine's own way to the handler is left out. Where it is too long, the frames of libraries go first, and of each
-    kind those that are the furthest from the error.
+    kind those that are the furthest from the error. It never raises: a module's loader, which may be anybody's code, is
+    asked for the source, and what it raises must not keep the end of the attempt from being stored.
     """
+    try:
+        return _traceback_text(error)
+    except Exception:
+        return None
+
+
+def _traceback_text(error: BaseException) -> str | None:
     walked = [
         step for step in traceback.walk_tb(error.__traceback__) if not step[0].f_globals.get("HIDDEN_IN_TRACEBACKS")
     ]
     if len(walked) > MOST_FRAMES:  # a recursion without an end
         walked = walked[: MOST_FRAMES // 2] + walked[-MOST_FRAMES // 2 :]
     frames = traceback.StackSummary.extract(iter(walked))
-    roots = [f"{path}/" for path in sorted(set(sys.path), key=len, reverse=True) if path not in ("", "/")]
+    paths = {path for path in sys.path if isinstance(path, str)}  # programs put other things there, too
+    roots = [f"{path}/" for path in sorted(paths, key=len, reverse=True) if path not in ("", "/")]
     texts = [_frame_text(place, roots) for place in frames]
     inward = sorted(range(len(frames)), key=lambda index: (_is_library(frames[index].filename), -index))
     kept: set[int] = set()

@@ -175,10 +175,10 @@ class StoredRun:
             started, finished = get("started_at"), get("finished_at")
             attempts = self._attempts()
             last_error = get("last_error")
-            if attempts and last_error is not None and last_error == get("error_type") == attempts[-1].error_type:
+            failed = next((each for each in reversed(attempts) if each.error_type is not None), None)
+            if failed is not None and last_error is not None and last_error == get("error_type") == failed.error_type:
                 # With a cipher the item says no more than the type, and the attempt has the encrypted text.
-                message = attempts[-1].message
-                last_error = f"{last_error}: {message}" if message else last_error
+                last_error = f"{last_error}: {failed.message}" if failed.message else last_error
             self._run = Run(
                 id=self.id,
                 job_name=self.job_name,

@@ -44,7 +44,7 @@ class Fail(Steering):
 
 
 class Cancel(Steering):
-    """End the run as ``canceled`` at once, with this reason (the first 1,000 characters, at most 3 KB)."""
+    """End the run as ``canceled`` at once, with this reason (at most 3 KB). It is not encrypted."""
 
     def __init__(self, reason: str | None = None) -> None:
         self.reason = _reason(reason)

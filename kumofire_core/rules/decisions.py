@@ -171,12 +171,15 @@ def _attempts(run: StoredRun, ended: AttemptEnding, told: Told, now_ms: int) -> 
 def expired_reason(claimed: StoredRun, expires_after_ms: int | None, *, now_ms: int) -> str | None:
     """Return why a run that has not started yet is too late to be of use, or ``None``.
 
-    A run that its handler snoozed has started, although that attempt is not counted.
+    A run that its handler snoozed has started, although that attempt is not counted. Each wait for a consumer that has
+    the handler gives a run another time; it was due when a handler was first missing.
     """
-    if expires_after_ms is None or claimed.has_started or now_ms <= claimed.due_ms + expires_after_ms:
+    since_ms = claimed.no_handler_since
+    due_ms = claimed.due_ms if since_ms is None else min(claimed.due_ms, since_ms)
+    if expires_after_ms is None or claimed.has_started or now_ms <= due_ms + expires_after_ms:
         return None
     return (
-        f"expired: it was due at {from_ms(claimed.due_ms).isoformat(timespec='seconds')}, and its job's runs are of "
+        f"expired: it was due at {from_ms(due_ms).isoformat(timespec='seconds')}, and its job's runs are of "
         f"use for {expires_after_ms / 1000:g} s"
     )
 

@@ -203,22 +203,30 @@ def fail_unattempted(
 def cancel_attempt(
     claimed: StoredRun, *, now_ms: int, failure: Failure, expires_at: int | None, reason: str | None = None
 ) -> Transition:
-    """End a run without another attempt, because a person asked for its cancellation, or its handler (``reason``)."""
+    """End a run without another attempt, because a person asked for its cancellation, or its handler (``reason``).
+
+    With a ``reason`` it is refused, like ``reschedule``, where a person asked: then the person's reason stays.
+    """
     sets = _failed_attempt(claimed, failure)
     sets |= _ended_unsuccessfully(claimed, RunStatus.CANCELED, now_ms, expires_at)
     if reason is not None:
         sets["cancel_reason"] = cut_to_bytes(reason, CANCEL_REASON_BYTES)
-    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+    not_exists = () if reason is None else ("cancel_requested_at",)
+    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED, not_exists=not_exists)
 
 
 def cancel_unattempted(
     claimed: StoredRun, *, now_ms: int, expires_at: int | None, reason: str | None = None
 ) -> Transition:
-    """End a run before its handler was called: its cancellation was asked for, or it came too late (``reason``)."""
+    """End a run before its handler was called: its cancellation was asked for, or it came too late (``reason``).
+
+    With a ``reason`` it is refused, like ``reschedule``, where a person asked: then the person's reason stays.
+    """
     sets = _ended_unsuccessfully(claimed, RunStatus.CANCELED, now_ms, expires_at)
     if reason is not None:
         sets["cancel_reason"] = reason
-    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+    not_exists = () if reason is None else ("cancel_requested_at",)
+    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED, not_exists=not_exists)
 
 
 def await_handler(claimed: StoredRun, *, now_ms: int, due_ms: int, since_ms: int, error: str) -> Transition:
@@ -443,7 +451,8 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms
     """Give a run that waits another time, as a person asked; whoever applied this then sends its message.
 
     A run of a paused job is no longer put aside: its message finds the job paused again, or resumed. ``changed_ms`` is
-    later than the run's latest change, so that a late copy of this write is refused.
+    later than the run's latest change, so that a late copy of this write is refused. The wait for a consumer that has
+    its handler begins anew.
     """
     due_now = due_ms <= now_ms
     return Transition(
@@ -457,7 +466,7 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
-        removes=_PUT_ASIDE,
+        removes=(*_PUT_ASIDE, "no_handler_since"),
         write_token=("changed_by", token),
     )
 
@@ -607,7 +616,9 @@ def _ended_unsuccessfully(run: StoredRun, status: RunStatus, now_ms: int, expire
 
 
 def _no_longer_aside(run: StoredRun, sets: dict[str, Value]) -> tuple[str, ...]:
-    """Return what a write removes of a run that was put aside once, and was claimed since."""
-    if not run.is_parked:
-        return ()
-    return tuple(name for name in _PUT_ASIDE if name not in sets)
+    """Return what a write removes of a run that was put aside once, and was claimed since.
+
+    A release without the listing index leaves a run in it as well, when a person retries it there.
+    """
+    aside = (("parked",) if run.is_parked else ()) + (LISTED if run.list_shard is not None else ())
+    return tuple(name for name in aside if name not in sets)

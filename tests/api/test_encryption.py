@@ -16,10 +16,18 @@ from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
 from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
 from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
 
-from kumofire_core import ENCRYPTED, ConfigurationError, DecryptionError, InvalidJSONError, JobContext, RetryPolicy
+from kumofire_core import (
+    ENCRYPTED,
+    ConfigurationError,
+    DecryptionError,
+    InvalidJSONError,
+    JobContext,
+    RetryPolicy,
+    Snooze,
+)
 from kumofire_core.encryption import EnvelopeCipher
 from kumofire_core.model.run_item import ATTEMPTS_BYTES, PROGRESS_BYTES
-from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message, raises
+from tests.builders import NOW, NOW_MS, Aws, Clock, LambdaContext, event, failures, message, raises
 
 SECRET = "4111 1111 1111 1111"
 
@@ -198,6 +206,46 @@ def test_what_an_error_says_is_encrypted_with_the_payload_and_its_type_is_not(aw
     unprivileged = aws.jobs().get_status(run_id)
     assert (unprivileged.last_error, unprivileged.error_type) == ("ValueError", "ValueError")
     assert (unprivileged.attempts[0].message, unprivileged.attempts[0].traceback) == (None, None)
+
+
+def test_the_latest_error_is_shown_in_whole_also_during_the_next_attempt_and_after_a_snooze(
+    aws: Aws, cipher: EnvelopeCipher
+):
+    seen: list[str | None] = []
+    jobs = aws.jobs(cipher=cipher)
+
+    @jobs.handler("email")
+    def fails_then_snoozes(ctx: JobContext) -> None:
+        seen.append(jobs.get_status(ctx.run.id).last_error)
+        raise ValueError(SECRET) if ctx.attempt == 1 else Snooze(0)
+
+    run_id = jobs.create("email")
+    jobs.consume(message(run_id))
+    jobs.run_now(run_id)
+    jobs.consume(message(run_id))
+
+    assert [*seen, jobs.get_status(run_id).last_error] == [None, *[f"ValueError: {SECRET}"] * 2]
+    assert SECRET not in str(aws.items())
+
+
+def test_a_process_without_another_thread_records_an_attempts_end_without_its_texts(
+    aws: Aws, cipher: EnvelopeCipher, monkeypatch: pytest.MonkeyPatch
+):
+    jobs = aws.jobs(cipher=cipher)
+
+    def no_thread(function: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    @jobs.handler("email")
+    def fails(ctx: JobContext) -> None:
+        monkeypatch.setattr(jobs._consumer.pool, "start", no_thread)
+        raise ValueError(SECRET)
+
+    run_id = jobs.create("email")
+
+    assert jobs.consume(message(run_id), deadline=NOW + timedelta(minutes=1)).outcome == "retried"
+    attempt = jobs.get_status(run_id).attempts[0]
+    assert (attempt.error_type, attempt.message) == ("ValueError", None)
 
 
 def test_an_attempt_is_recorded_also_where_its_error_can_not_be_encrypted(aws: Aws, cipher: EnvelopeCipher):

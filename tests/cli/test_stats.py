@@ -9,6 +9,8 @@ from kumofire_core.cli.invocation import Invocation
 from tests.builders import Aws, Clock, event, raises
 from tests.cli.conftest import Kumofire
 
+pytestmark = pytest.mark.usefixtures("counts_awaited")
+
 
 @pytest.fixture
 def busy(aws: Aws, clock: Clock) -> Jobs:

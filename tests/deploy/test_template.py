@@ -574,13 +574,18 @@ def statement(resources: dict[str, Any], policy: str, sid: str) -> dict[str, Any
 
 def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:
     runs = statement(resources, "CreatorPolicy", "Runs")
+    debounced = statement(resources, "CreatorPolicy", "DebouncedRuns")
     keys = statement(resources, "CreatorPolicy", "DedupeKeys")
 
-    assert runs["Action"] == ["dynamodb:PutItem", "dynamodb:UpdateItem"]
-    assert runs["Condition"] == {
-        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["run#*", "dedupe#*"]},
-        "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
-    }
+    for writes, action, written in (
+        (runs, "dynamodb:PutItem", ["run#*", "dedupe#*"]),
+        (debounced, "dynamodb:UpdateItem", ["run#*"]),
+    ):
+        assert writes["Action"] == action
+        assert writes["Condition"] == {
+            "ForAllValues:StringLike": {"dynamodb:LeadingKeys": written},
+            "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
+        }
     assert keys["Action"] == "dynamodb:GetItem"
     assert keys["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["dedupe#*"]}}
 

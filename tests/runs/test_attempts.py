@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -245,6 +247,7 @@ def test_a_lost_reply_records_an_attempt_once(aws: Aws):
         '[[0,1,0,"x","raised",null,null,null]]',
         '[[0,1,0,0,"odd",null,null,null]]',
         "[[0,1,0,0]]",
+        '[[0,1,999999999999999999,0,"raised",null,null,null]]',
     ],
 )
 def test_attempts_that_can_not_be_read_make_a_corrupt_item_and_no_surprise(jobs: Jobs, aws: Aws, stored: str):
@@ -313,3 +316,52 @@ def test_a_message_leaves_the_type_out_and_keeps_what_led_to_the_error():
 
     assert attempt_message(caught(fails)) == "outer\n  caused by KeyError: 'inner'"
     assert attempt_message(ValueError()) == ""
+
+
+@pytest.mark.parametrize("entry", [Path("src"), None, b"src", ["unhashable"]])
+def test_an_entry_of_the_import_path_that_is_no_text_does_not_keep_a_failure_from_being_recorded(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, entry: object
+):
+    """Python itself passes over such an entry, so programs have them: ``sys.path.insert(0, Path(__file__).parent)``."""
+    monkeypatch.setattr(sys, "path", [*sys.path, entry])
+    jobs = aws.jobs(handlers={"email": raises(ValueError("no"))})
+    run_id = jobs.create("email", max_attempts=1)
+
+    assert jobs.consume(message(run_id)).outcome == "failed"
+    assert "in " in jobs.get_status(run_id).attempts[0].traceback
+
+
+class Unnameable(Exception):
+    """Like errors of HTTP clients that have no response until there is one."""
+
+    @property
+    def response(self) -> object:
+        raise RuntimeError("there is no response")
+
+
+def test_a_cause_that_can_not_be_named_does_not_keep_the_next_attempt_from_being_sent(aws: Aws):
+    error = ValueError("no")
+    error.__cause__ = Unnameable()
+    jobs = aws.jobs(handlers={"email": raises(error)})
+    run_id = jobs.create("email")
+
+    assert jobs.consume(message(run_id)).outcome == "retried"
+    assert aws.sent() == [(run_id, 0), (run_id, 1)]
+
+
+class Sourceless:
+    """A module's loader that can't give the source; Python's ``linecache`` lets its error through."""
+
+    def get_source(self, name: str) -> str:
+        raise ValueError("no source")
+
+
+def test_a_traceback_that_can_not_be_made_does_not_keep_a_failure_from_being_recorded(aws: Aws):
+    module: dict[str, object] = {"__name__": "generated", "__loader__": Sourceless()}
+    exec(compile("def handler(ctx):\n    raise ValueError('no')\n", "generated.py", "exec"), module)
+    jobs = aws.jobs(handlers={"email": module["handler"]})
+    run_id = jobs.create("email", max_attempts=1)
+
+    assert jobs.consume(message(run_id)).outcome == "failed"
+    attempt = jobs.get_status(run_id).attempts[0]
+    assert (attempt.message, attempt.traceback) == ("no", None)

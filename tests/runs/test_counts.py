@@ -20,6 +20,8 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.model.times import to_ms
 from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, message, raises
 
+pytestmark = pytest.mark.usefixtures("counts_awaited")
+
 COUNTED = "counts#"
 
 

@@ -257,10 +257,10 @@ def test_a_consumer_that_outlived_its_lease_unnoticed_still_records_its_end(aws:
 
 
 def test_a_worker_that_was_only_slow_can_not_be_failed_after_it_has_ended(aws: Aws, clock: Clock):
-    """Between the look at the expired lease and the takeover, the slow worker ends its attempt."""
+    """Between the look at the expired lease and the takeover, its third request, the slow worker ends its attempt."""
     run_id = aws.a_running_run(lease_until=NOW_MS, attempt=2, max_attempts=3)
 
-    dynamodb = Interrupted(aws.dynamodb, lambda: aws.change(run_id, status="succeeded"), at=2)
+    dynamodb = Interrupted(aws.dynamodb, lambda: aws.change(run_id, status="succeeded"), at=3)
     jobs = aws.jobs(clock=clock, dynamodb=dynamodb, handlers={"email": raises(AssertionError("called"))})
 
     assert jobs.consume(message(run_id)).outcome == "ignored"
@@ -277,7 +277,7 @@ def test_of_two_that_find_an_expired_lease_one_gets_it(aws: Aws, clock: Clock, a
         other = aws.jobs(clock=clock, handlers={"email": lambda ctx: called.append("other")})
         outcomes.append(str(other.consume(message(run_id)).outcome))
 
-    dynamodb = Interrupted(aws.dynamodb, another, at=2)
+    dynamodb = Interrupted(aws.dynamodb, another, at=3)
     jobs = aws.jobs(clock=clock, dynamodb=dynamodb, handlers={"email": lambda ctx: called.append("first")})
     outcomes.append(str(jobs.consume(message(run_id)).outcome))
 
@@ -292,7 +292,7 @@ def test_an_expired_lease_that_another_just_replaced_by_its_own_is_let_be(aws: A
     def another_takes_over() -> None:
         aws.change(run_id, lease_token="successor", lease_until=NOW_MS + 30_000, attempt=attempt + 1, claims=2)
 
-    dynamodb = Interrupted(aws.dynamodb, another_takes_over, at=2)
+    dynamodb = Interrupted(aws.dynamodb, another_takes_over, at=3)
     jobs = aws.jobs(clock=clock, dynamodb=dynamodb, handlers={"email": raises(AssertionError("called"))})
 
     assert jobs.consume(message(run_id)).outcome == "ignored"

@@ -11,7 +11,7 @@ import pytest
 from kumofire_core import NOT_READ, Cancel, InvalidArgumentError, Jobs, Run
 from kumofire_core.engine import queries
 from kumofire_core.rules.listing import list_shard
-from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
+from tests.builders import NOW, NOW_MS, Aws, Clock, event, message, raises
 
 
 def ended(aws: Aws, status: str = "failed", *, at_ms: int = NOW_MS, run_id: str | None = None, **fields: Any) -> str:
@@ -225,6 +225,17 @@ def test_a_stale_index_entry_lists_no_run_that_is_something_else_by_now(jobs: Jo
     assert listed(jobs, status="failed") == []
 
 
+def test_a_run_that_an_earlier_release_retried_leaves_the_list_of_failed_runs_with_its_end(aws: Aws):
+    """That release does not know the index, so its retry leaves the run there."""
+    jobs = aws.jobs(handlers={"email": lambda ctx: None})
+    run_ids = [aws.a_run(list_shard=list_shard("failed", "run"), list_at=NOW_MS) for _ in range(2)]
+
+    jobs.run_batch(event(*run_ids))
+
+    assert [aws.item(run_id)["status"] for run_id in run_ids] == ["succeeded"] * 2
+    assert listed(jobs) == []
+
+
 def test_a_run_that_can_not_be_read_is_left_out_and_told(jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture):
     ended(aws, run_id="corrupt", attempt=-0, job_name="")
     fine = ended(aws, at_ms=NOW_MS - 1)
@@ -298,3 +309,25 @@ def test_a_run_s_repr_does_not_show_its_attempts_texts(aws: Aws):
     run = jobs.get_status(run_id)
     assert isinstance(run, Run)
     assert "secret" not in repr(run)
+
+
+def test_a_run_that_is_in_both_indexes_for_a_moment_is_listed_once(jobs: Jobs, aws: Aws):
+    """Each index is behind the table by another moment, and one request may not ask for the same item twice."""
+    run_id = ended(aws)
+    aws.change(run_id, wake_shard=0, wake_at=NOW_MS)
+
+    assert listed(jobs) == [run_id]
+
+
+def test_runs_of_the_same_time_are_listed_also_where_one_call_may_not_look_at_all_of_them(
+    jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queries, "MOST_EXAMINED", 20)
+    monkeypatch.setattr(queries.RunQueries, "_page_size", lambda self, *arguments: 2)
+    midnight = {"status": "scheduled", "scheduled_for": NOW_MS + 10_000, "wake_at": NOW_MS + 10_000}
+    run_ids = [aws.a_run(**midnight, wake_shard=number % 4) for number in range(60)]
+    earlier = aws.a_run(status="scheduled", wake_at=NOW_MS)
+
+    found = pages(jobs, status="scheduled", limit=25)
+
+    assert [run_id for page in found for run_id in page] == [*sorted(run_ids, reverse=True), earlier]

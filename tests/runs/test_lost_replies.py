@@ -174,7 +174,7 @@ def test_a_run_survives_the_loss_of_any_one_request_of_its_life(aws: Aws, clock:
 def test_a_run_whose_end_could_not_be_recorded_is_executed_again_after_its_lease(aws: Aws, clock: Clock):
     called = []
     handlers = {"email": lambda ctx: called.append(ctx.attempt)}
-    broken = aws.jobs(clock=clock, dynamodb=Outage(2, applied=False).wrap(aws.dynamodb), handlers=handlers)
+    broken = aws.jobs(clock=clock, dynamodb=Outage(3, applied=False).wrap(aws.dynamodb), handlers=handlers)
     whole = aws.jobs(clock=clock, handlers=handlers)
     run_id = aws.a_run()
 

@@ -15,6 +15,7 @@ import pytest
 
 from kumofire_core import InvalidArgumentError, JobContext, Jobs, KumofireError, Pause, UnknownJobError
 from kumofire_core.engine import pause_reader, resuming
+from kumofire_core.rules.listing import list_shard
 from kumofire_core.rules.run_writes import PARKED_LOOK_MS
 from tests.builders import NOW, NOW_MS, Aws, Clock, event, message
 from tests.faults import Interrupted, Outage, Refused, Repeated
@@ -472,6 +473,8 @@ def test_runs_go_on_in_the_order_of_their_times_when_the_job_is_resumed(world: W
 
     assert (result.resumed, result.dispatched, result.complete) == (5, 0, True)
     assert [run_id for run_id, _ in world.queue.taken] == by_time
+    assert {item["status"] for item in world.runs()} == {"queued"}
+    assert [aside(item) for item in world.runs()] == [set()] * 5
     world.deliver()
     assert [run_id for run_id, _, _ in world.executed] == by_time
     assert world.statuses() == {"succeeded": 5}
@@ -606,6 +609,36 @@ def test_a_job_paused_again_during_a_long_pass_is_not_resumed_further_nor_forgot
     assert result.resumed == 2
     assert [pause.reason for pause in jobs.pauses()] == ["again"]
     assert sum("parked" in item for item in world.runs()) == 4
+
+
+def test_a_pause_made_during_a_pass_that_finds_nothing_of_its_job_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(resuming, "ROUND", 2)
+    jobs = world.jobs
+    jobs.pause("work")
+    jobs.pause("flaky")
+    for _ in range(4):
+        jobs.create("flaky")
+    world.deliver()
+    jobs.resume("work")
+    jobs.resume("flaky")
+    world.clock.advance(minutes=6)
+
+    class Pausing:
+        """Pauses the other job after the first messages, and lets time go by."""
+
+        def __getattr__(self, operation: str) -> Any:
+            return getattr(world.queue, operation)
+
+        def send_message_batch(self, **request: Any) -> Any:
+            if not jobs.pauses():
+                world.clock.advance(seconds=20)
+                jobs.pause("work")
+            return world.queue.send_message_batch(**request)
+
+    assert world.another(sqs=Pausing()).dispatch().resumed == 4
+    assert [pause.job_name for pause in jobs.pauses()] == ["work"]
 
 
 def test_resuming_is_bounded_by_the_limit_and_goes_on_with_the_next_pass(world: World):
@@ -757,6 +790,37 @@ def test_a_run_that_resuming_did_not_find_is_sent_a_day_later_at_the_latest(worl
     assert result.resumed == 1
     assert world.times_executed() == {run_id: 1}
     assert "parked" not in world.aws.item(run_id)
+
+
+def test_a_run_that_an_earlier_release_sent_while_it_was_aside_is_sent_again_when_its_message_is_lost(world: World):
+    """That release's dispatcher does not know what ``parked`` is, and leaves it."""
+    run_id = world.aws.a_run(
+        job_name="work", parked="pause", list_shard=list_shard("parked", "run"), list_at=NOW_MS, wake_at=NOW_MS - 1
+    )
+
+    assert world.tick().resent == 1
+    world.deliver()
+
+    assert world.times_executed() == {run_id: 1}
+    assert aside(world.aws.item(run_id)) == set()
+
+
+def test_a_run_that_an_earlier_release_executed_while_it_was_aside_is_not_looked_for_for_ever(world: World):
+    world.jobs.pause("work")
+    world.aws.a_run(
+        job_name="work",
+        status="succeeded",
+        parked="pause",
+        list_shard=list_shard("parked", "run"),
+        list_at=NOW_MS,
+        without=("wake_shard", "wake_at"),
+    )
+    world.jobs.resume("work")
+    world.clock.advance(minutes=6)
+
+    world.tick()
+
+    assert pause_item(world.aws)["resuming"] == []
 
 
 # What people do with a run that is aside.

@@ -82,8 +82,11 @@ def test_within_a_second_one_write_is_made(jobs: Jobs, aws: Aws):
         until(lambda: bool(told(aws)))
         for number in range(100):
             ctx.progress(number / 100, str(number))
+        writer = jobs._consumer._progress_writer
+        assert writer is not None
+        assert [at > time.monotonic() + 1_000 for at, _, _ in writer._due] == [True], "the next one comes later"
 
-    jobs.consume(message(aws.a_run()))
+    assert jobs.consume(message(aws.a_run())).outcome == "succeeded"
 
     assert [json.loads(text)[1] for text in told(aws)] == [0]
     assert aws.dynamodb.count()["update_item"] == 3
@@ -102,7 +105,8 @@ def test_what_is_told_last_within_the_second_is_written_when_it_is_over(
             ctx.progress(number / 10)
         until(lambda: len(told(aws)) == 2)
 
-    jobs.consume(message(run_id := aws.a_run()))
+    run_id = aws.a_run()
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
 
     assert [json.loads(text)[1] for text in told(aws)] == [0, 900]
     assert jobs.get_status(run_id).progress == RunProgress(0.9, None, NOW)
@@ -119,7 +123,8 @@ def test_nothing_is_written_after_the_attempt_has_ended_and_no_thread_waits_for_
         until(lambda: bool(told(aws)))
         ctx.progress(0.2)
 
-    jobs.consume(message(run_id := aws.a_run()))
+    run_id = aws.a_run()
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
     contexts[0].progress(0.3)
 
     writer = jobs._consumer._progress_writer
@@ -146,10 +151,34 @@ def test_an_attempt_that_was_cut_tells_nothing_more(jobs: Jobs, aws: Aws):
     assert jobs.get_status(run_id).progress is None
 
 
+def test_what_is_told_in_the_instant_in_which_the_attempt_is_cut_is_not_written(jobs: Jobs, aws: Aws):
+    release, late = threading.Event(), threading.Event()
+
+    class Slow:
+        """A number that is there only when the attempt has ended."""
+
+        def __float__(self) -> float:
+            release.wait()
+            return 0.5
+
+    @jobs.handler("email", timeout=timedelta(milliseconds=100))
+    def handler(ctx: JobContext) -> None:
+        ctx.progress(Slow())  # type: ignore[arg-type]
+        late.set()
+
+    assert jobs.consume(message(aws.a_run())).outcome == "retried"
+    release.set()
+
+    assert late.wait(PATIENCE_SECONDS)
+    writer = jobs._consumer._progress_writer
+    assert writer is not None
+    assert (writer._due, writer._at_work, told(aws)) == ([], False, [])
+
+
 def test_a_handler_that_tells_nothing_costs_no_request_and_no_thread(jobs: Jobs, aws: Aws):
     jobs.handler("email")(lambda ctx: None)
 
-    jobs.consume(message(aws.a_run()))
+    assert jobs.consume(message(aws.a_run())).outcome == "succeeded"
 
     assert jobs._consumer._progress_writer is None
     assert aws.dynamodb.count()["update_item"] == 2
@@ -164,8 +193,10 @@ def test_an_attempt_that_lost_its_lease_does_not_write_over_its_successor(jobs: 
         until(lambda: bool(told(aws)))
         ctx.progress(0.2)
 
-    jobs.consume(message(run_id := aws.a_run()))
+    run_id = aws.a_run()
+    assert jobs.consume(message(run_id)).reason == "lost its lease"
 
+    assert len(told(aws)) == 1
     assert aws.item(run_id)["progress"] == '[2,900,"of the successor",5]'
 
 
@@ -270,14 +301,25 @@ def test_a_write_that_hangs_past_the_attempt_s_end_is_refused(aws: Aws):
 
 
 def test_without_another_thread_the_attempt_goes_on(jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch):
-    def no_thread(function: object) -> None:
-        raise RuntimeError("can't start new thread")
+    start, tried = jobs._consumer.pool.start, []
 
-    monkeypatch.setattr(jobs._consumer.pool, "start", no_thread)
-    jobs.handler("email")(lambda ctx: [ctx.progress(0.1), ctx.progress(0.2)])
+    def no_thread_at_first(function: Callable[[], object]) -> object:
+        tried.append(function)
+        if len(tried) == 1:
+            raise RuntimeError("can't start new thread")
+        return start(function)
 
-    assert jobs.consume(message(aws.a_run())).outcome == "succeeded"
-    assert jobs._consumer._progress_writer._due == []
+    @jobs.handler("email")
+    def handler(ctx: JobContext) -> None:
+        ctx.progress(0.1)
+        assert told(aws) == []
+        ctx.progress(0.2)
+        until(lambda: bool(told(aws)))
+
+    monkeypatch.setattr(jobs._consumer.pool, "start", no_thread_at_first)
+
+    assert jobs.consume(message(run_id := aws.a_run())).outcome == "succeeded", "the later one was written"
+    assert jobs.get_status(run_id).progress == RunProgress(0.2, None, NOW)
 
 
 def written(jobs: Jobs, aws: Aws, *arguments: Any) -> RunProgress | None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from examples.local_aws import LocalAws
-from kumofire_core import JobContext, Jobs, RetryPolicy
+from kumofire_core import BulkOperation, JobContext, Jobs, RetryPolicy
 from tests.builders import Clock, LambdaContext, event, failures, make_aws, message
 
 RACERS = 16
@@ -123,6 +123,46 @@ def test_one_dedupe_key_makes_one_run_and_one_message_however_many_create_it(rac
 
     received = race.receive()
     assert len(received) == len(set(received)) == 5
+
+
+@pytest.mark.parametrize("mode", ["unfinished", "debounce", timedelta(hours=1)], ids=str)
+def test_a_key_makes_one_run_at_a_time_however_many_create_it(race: Race, mode: Any):
+    clock = Clock()
+    jobs = race.jobs(clock=clock, handlers={"email": lambda ctx: None})
+    made = []
+
+    for _ in range(4):
+        ids = at_once(lambda: jobs.create("email", uuid.uuid4().hex, dedupe_key="k", dedupe=mode))
+        assert len(set(ids)) == 1
+        made.append(ids[0])
+        assert jobs.consume(message(ids[0])).outcome == "succeeded"
+        clock.now += timedelta(hours=2)
+
+    assert len(set(made)) == 4
+    assert jobs.find_run(dedupe_key="k").id == made[-1]
+
+
+def test_many_processes_that_resume_one_operation_retry_each_run_once(race: Race):
+    jobs = race.jobs()
+    runs = [jobs.create("email") for _ in range(230)]
+    for run_id in runs:
+        jobs.cancel(run_id)
+    begun: list[str] = []
+
+    def stop(operation: BulkOperation) -> None:
+        begun.append(str(operation.id))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.retry_many(status="canceled", on_progress=stop)
+
+    resumed = at_once(lambda: race.jobs().resume_bulk(begun[0]), times=4)
+
+    assert sum(operation.done for operation in resumed) >= 1
+    assert [jobs.get_status(run_id).retries for run_id in runs] == [1] * 230
+    done = jobs.get_bulk(begun[0])
+    assert (done.done, done.failed) == (True, 0)
+    assert done.changed <= 230
 
 
 def test_one_batch_in_many_processes_executes_each_run_once(race: Race):

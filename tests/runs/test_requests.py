@@ -128,6 +128,7 @@ def test_reading_a_status_is_one_consistent_read(jobs: Jobs, aws: Aws):
     assert written(aws) == {"get_item": 1}
 
 
+@pytest.mark.usefixtures("counts_awaited")
 def test_a_batch_is_two_updates_for_each_run_and_none_for_a_malformed_record(jobs: Jobs, aws: Aws):
     jobs.handler("email")(lambda ctx: None)
     jobs.consume_batch(a_batch(aws))

@@ -25,10 +25,12 @@ from kumofire_core.engine import stats as engine
 from kumofire_core.rules.listing import listed
 from tests.builders import NOW, NOW_MS, Aws, Clock, event, raises
 
+pytestmark = pytest.mark.usefixtures("counts_awaited")
+
 MINUTE = NOW_MS // 60_000
-ONE_ANSWER = {"get_item": 3, "query": 40, "batch_get_item": 1, "put_item": 1}
-"""Without unfinished runs: settings, progress and the shared answer; 8 partitions of 4 statuses and 8 of wake-ups; the
-counts of 5 minutes; the shared answer again."""
+ONE_ANSWER = {"get_item": 4, "query": 40, "batch_get_item": 1, "put_item": 1}
+"""Without unfinished runs: settings, pauses, progress and the shared answer; 8 partitions of 4 statuses and 8 of
+wake-ups; the counts of 5 minutes; the shared answer again."""
 
 
 class Client:
@@ -140,6 +142,16 @@ def test_runs_of_a_paused_job_are_counted_and_are_not_overdue(jobs: Jobs, aws: A
     assert found.oldest_due is None
 
 
+def test_the_pauses_that_hold_are_told(jobs: Jobs, clock: Clock):
+    jobs.pause("report", reason="the service is down", until=NOW + timedelta(hours=1))
+    jobs.pause()
+    jobs.pause("email", until=NOW + timedelta(seconds=1))
+    clock.advance(seconds=2)
+
+    assert [pause.job_name for pause in jobs.stats().pauses] == [None, "report"]
+    assert jobs.stats().pauses == jobs.pauses()
+
+
 def test_more_unfinished_runs_than_are_examined_are_counted_and_said_to_be_incomplete(jobs: Jobs, aws: Aws):
     many(aws, 1_500, job_name=lambda index: "early" if index < 1_000 else "late")
 
@@ -151,7 +163,7 @@ def test_more_unfinished_runs_than_are_examined_are_counted_and_said_to_be_incom
     assert found.by_status["failed"].complete
     requests(aws)
     jobs.stats(fresh=True)
-    assert requests(aws) == {**ONE_ANSWER, "get_item": 2, "batch_get_item": 11}
+    assert requests(aws) == {**ONE_ANSWER, "get_item": 3, "batch_get_item": 11}
 
 
 def test_more_unfinished_runs_than_are_counted_are_said_to_be_at_least_so_many(
@@ -382,6 +394,8 @@ def test_several_askers_at_once_cost_one_computation(aws: Aws, clock: Clock, fre
 def test_processes_of_several_people_share_an_answer_through_the_table(aws: Aws, clock: Clock):
     aws.a_run(scheduled_for=NOW_MS - 1)
     ended(aws, "failed")
+    aws.jobs(clock=clock).pause("report", until=NOW + timedelta(hours=1), reason="down")
+    aws.jobs(clock=clock).pause()
     a_minute(aws, MINUTE, **{"failed|email": 1, "ms|email": 5})
     aws.dynamodb.client.put_item(
         TableName=aws.table,

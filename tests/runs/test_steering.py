@@ -80,7 +80,7 @@ def test_cancel_ends_the_run_as_canceled_with_its_reason(aws: Aws, reason: str |
     assert (run.status, run.cancel_reason, run.attempts[-1].ended) == ("canceled", kept, "canceled")
 
 
-@pytest.mark.parametrize("steering", [Snooze(5), RetryAfter(5), Fail("no"), ValueError("no")])
+@pytest.mark.parametrize("steering", [Snooze(5), RetryAfter(5), Fail("no"), ValueError("no"), Cancel("no")])
 def test_a_person_s_cancellation_wins_over_what_the_handler_raises(aws: Aws, steering: Exception):
     jobs = aws.jobs()
 
@@ -194,6 +194,31 @@ def test_a_run_that_is_just_in_time_or_has_started_once_does_not_expire(aws: Aws
     clock.advance(hours=1)
 
     assert jobs.consume(message(run_id)).outcome == "retried"
+
+
+def test_a_person_s_cancellation_of_a_run_that_is_too_late_keeps_its_reason(aws: Aws, clock: Clock):
+    between = Interrupted(aws.dynamodb, lambda: aws.jobs().cancel(run_id, "a person"), at=3)
+    jobs = aws.jobs(clock=clock, dynamodb=between)
+    jobs.handler("email", expires_after=timedelta(minutes=5))(lambda ctx: None)
+    run_id = aws.a_run(scheduled_for=NOW_MS - 3_600_000)
+
+    assert jobs.consume(message(run_id)).outcome == "canceled"
+    assert jobs.get_status(run_id).cancel_reason == "a person"
+
+
+def test_a_wait_for_a_handler_does_not_make_a_run_of_use_for_longer(aws: Aws, clock: Clock):
+    old = aws.jobs(clock=clock, missing_handler="retry", allow_unknown_jobs=True)
+    jobs = aws.jobs(clock=clock)
+    jobs.handler("email", expires_after=timedelta(minutes=5))(lambda ctx: None)
+    run_id, moved = old.create("email"), old.create("email")
+    for _ in range(12):
+        assert old.consume(message(run_id)).outcome == old.consume(message(moved)).outcome == "retried"
+        clock.now = old.get_status(run_id).scheduled_for
+    assert clock.now > NOW + timedelta(minutes=5)
+    jobs.reschedule(moved, clock.now)
+
+    assert jobs.consume(message(run_id)).reason == "expired"
+    assert jobs.consume(message(moved)).outcome == "succeeded", "a person gave it another time"
 
 
 def test_a_persons_retry_gives_an_expired_run_its_time_anew(aws: Aws, clock: Clock):

@@ -183,3 +183,13 @@ def test_the_changelog_has_a_section_for_the_version_and_one_for_what_comes_next
 
     assert sections[0] == "Unreleased"
     assert sections[1] == VERSION
+
+
+def test_the_installed_command_line_says_which_extra_it_needs(python: Path) -> None:
+    program = python.with_name("kumofire")
+
+    ended = subprocess.run([str(program), "runs", "list"], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "pip install 'kumofire-jobs[cli]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
