@@ -18,7 +18,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
 from tests.simulation.shrink import shrink
 
-MOST_TRIES = 5_000
+MOST_TRIES = 10_000
 """How many histories are tried for a deliberate mistake."""
 
 

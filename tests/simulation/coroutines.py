@@ -319,7 +319,7 @@ class AsyncHandler:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {claims}"
-        if (error := play.steering.raised(self._context)) is not None:
+        if choices.below(3) == 2 and (error := play.steering.raised(self._context)) is not None:
             await self._sleep(choices.of((0, 20)))
             raise error
         what = choices.below(24)

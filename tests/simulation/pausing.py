@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kumofire_core import Jobs
@@ -52,7 +53,7 @@ class Pausing:
         end, lasts_ms = choices.of(ENDS), choices.of((70_000, 3_000, 200_000))
         until = from_ms(begins + lasts_ms) if end == "ends by itself" else None
         person = play.person()
-        play.do_at(begins, person, f"pauses {name}", lambda: self._jobs(person).pause(name, until=until, reason="why"))
+        play.do_at(begins, person, f"pauses {name}", lambda: self._pause(person, name, until))
         if end == "is resumed":
             self._resume_at(begins + lasts_ms, name)
             if choices.below(3) == 2:
@@ -60,7 +61,11 @@ class Pausing:
         if choices.below(4) == 3:
             other, another = play.person(), choices.of((None, "work", "eager"))
             when = begins + choices.of((1, 30_000, lasts_ms))
-            play.do_at(when, other, f"pauses {another}", lambda: self._jobs(other).pause(another))
+            play.do_at(when, other, f"pauses {another}", lambda: self._pause(other, another, None))
+
+    def _pause(self, process: Process, name: str | None, until: datetime | None) -> None:
+        if not self._play.settling:
+            self._jobs(process).pause(name, until=until, reason="why")
 
     def _resume_at(self, when_ms: int, name: str | None) -> None:
         process = self._play.person()

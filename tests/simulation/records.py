@@ -40,11 +40,12 @@ CREATE_CLAIM_SUCCEED = 3
 BRIEF_MS = 20_000
 """How long after its time a run of the job ``brief`` may start."""
 
+ANOTHER_TIME = frozenset({"scheduled_for", "sends", "wake_at", "no_handler_since", "parked", "list_shard", "list_at"})
 CHANGES = {
-    "runs now": frozenset({"scheduled_for", "sends", "wake_at", "parked", "list_shard", "list_at"}),
-    "reschedules": frozenset({"scheduled_for", "sends", "wake_at", "parked", "list_shard", "list_at"}),
+    "runs now": ANOTHER_TIME,
+    "reschedules": ANOTHER_TIME,
     "updates": frozenset({"payload"}),
-    "debounces": frozenset({"payload", "scheduled_for", "sends", "wake_at", "parked", "list_shard", "list_at"}),
+    "debounces": ANOTHER_TIME | {"payload"},
 }
 """What a person's request changes, besides the status, the token and the time of the change."""
 RETRIES_LATER = "retries later"
