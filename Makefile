@@ -38,7 +38,7 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help python-3.11 venv sam-venv audit-venv test coverage lint format typecheck audit demo simulate bench build \
+.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo simulate bench build \
 	deploy-local local-invoke test-container lock clean build-Consumer build-Dispatcher
 
 help: ## List the targets
@@ -58,8 +58,11 @@ sam-venv: python-3.11
 audit-venv: python-3.11
 	@"$(PYTHON)" -m tools.environment make "$(AUDIT_VENV)" requirements/audit.txt
 
-test: lint typecheck sam-venv ## Lint, check types and run the tests (PYTEST_ARGS="-k lease" runs a part)
+test: lint typecheck sam-venv ## Lint, check types and run the tests but the long ones (PYTEST_ARGS="-k lease": a part)
 	@$(pytest)
+
+test-long: venv sam-venv ## Run what `make test` leaves out: whole stacks, kills, the benchmarks, wide sweeps
+	@$(pytest) -m long
 
 coverage: venv sam-venv ## Run the tests, and list the lines and branches that no test reaches
 	@$(pytest) --cov

@@ -5,6 +5,7 @@ The module of a command is imported when the command is called; AWS and ``Jobs``
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,17 @@ def _launch(
     return command(*bound.args, **bound.kwargs)
 
 
+def _forget_output() -> None:
+    """Let what is still buffered go nowhere, or Python would fail at its end to write it to a reader that is gone.
+
+    https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    with contextlib.suppress(OSError):  # it may be no file at all
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code. Errors are told on standard error."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -76,6 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(result or 0)
     except BrokenPipeError:
+        _forget_output()
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
         print(file=sys.stderr)

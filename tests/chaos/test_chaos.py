@@ -32,6 +32,7 @@ class _NoSqs(Nowhere):
         return {"QueueUrl": "https://sqs.invalid/queue"}
 
 
+@pytest.mark.long
 def test_processes_that_race_execute_each_claim_once_and_none_under_another_s_lease(
     ministack: LocalAws, tmp_path: Path
 ):
@@ -85,6 +86,7 @@ def test_on_dynamodb_local_the_race_ends_alike(tmp_path: Path, batch_writes: boo
     assert result.runs >= 200
 
 
+@pytest.mark.long
 def test_every_run_of_the_deployed_stack_ends_though_its_processes_are_killed_and_its_connections_cut():
     result = storm(seconds=6, seed=1)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from examples.local_aws import LocalAws
 from tests.built import build_artifact
 from tests.deploy.test_deploy import BUCKET, PARAMETERS, Deployed, deploy, eventually, packaged, upload
@@ -58,6 +60,7 @@ class CommandLine:
         return json.loads(self(*words, "--json", code=code))
 
 
+@pytest.mark.long
 def test_the_bad_night(ministack: LocalAws, tmp_path: Path) -> None:
     artifact = build_artifact(tmp_path / "artifact", deployed=BROKEN)
     if BUCKET not in {bucket["Name"] for bucket in ministack.client("s3").list_buckets()["Buckets"]}:

@@ -63,6 +63,7 @@ def answers(endpoint_url: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
+@pytest.mark.long
 def test_the_demo_ends_with_every_run_as_expected_whatever_aws_is_configured_around_it() -> None:
     nowhere = "http://127.0.0.1:9"
     ended = run_demo(AWS_PROFILE="missing", AWS_ENDPOINT_URL=nowhere, AWS_REGION="eu-north-1", HTTP_PROXY=nowhere)
@@ -86,6 +87,7 @@ def test_a_run_that_ends_otherwise_than_expected_fails_the_demo(capsys: pytest.C
     assert "status is 'succeeded', not 'failed'" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_end_in_time_fails_the_demo_with_the_consumers_log(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -591,6 +591,7 @@ def deployed_and_kept(project: Path, *options: str) -> Iterator[LocalAws]:
             keeper.send_signal(signal.SIGINT)
 
 
+@pytest.mark.long
 def test_the_sam_cli_builds_and_deploys_a_fresh_clone_and_changes_of_its_jobs(tmp_path: Path) -> None:
     sam = os.environ.get("SAM")
     if not sam:

@@ -291,6 +291,7 @@ def test_a_policy_suffices_for_what_its_users_do(world: World, policy: str, name
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=str)
+@pytest.mark.long
 def test_without_one_right_a_call_that_needs_it_is_refused(
     world: World, users: Callable[[Right], list[str]], right: Right
 ) -> None:

@@ -27,6 +27,8 @@ from kumofire_core.model.times import to_ms
 from tests.builders import Clock, body
 from tests.deployment.arranged import Deployed, answering, clients_of, deployed, refusing
 
+pytestmark = pytest.mark.long
+
 _names = itertools.count(1)
 
 

@@ -499,6 +499,7 @@ def receive(world: World, count: int, *, sent: Callable[[int], int] = lambda ms:
 
 
 @pytest.mark.parametrize(("a_minute", "handled"), [(4, 5), (4, 8), (4, 20)])
+@pytest.mark.long
 def test_consumers_that_are_faster_than_the_arrivals_drain_any_backlog_with_few_copies(
     world: World, a_minute: int, handled: int
 ):

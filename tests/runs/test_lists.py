@@ -137,7 +137,7 @@ def test_the_pages_have_every_run_once_and_in_order_also_where_many_have_the_sam
     jobs: Jobs, aws: Aws, limit: int
 ):
     chance = random.Random(limit)
-    times = {ended(aws, at_ms=NOW_MS + chance.randrange(12)): None for _ in range(150)}
+    times = {ended(aws, at_ms=NOW_MS + chance.randrange(5)): None for _ in range(50)}
     times = {run_id: aws.item(run_id)["list_at"] for run_id in times}
 
     found = pages(jobs, status="failed", limit=limit)
@@ -189,7 +189,7 @@ def test_a_filter_that_fits_hardly_any_run_ends_a_page_early_and_the_pages_go_on
     monkeypatch.setattr(queries, "MOST_EXAMINED", 20)
     monkeypatch.setattr(queries.RunQueries, "_page_size", lambda self, *arguments: 2)
     chance = random.Random(0)
-    times = [NOW_MS + chance.randrange(100_000) for _ in range(200)]
+    times = [NOW_MS + chance.randrange(100_000) for _ in range(100)]
     rare = [ended(aws, at_ms=at, job_name="rare" if at % 20 == 0 else "email") for at in times]
     expected = sorted(
         (run_id for run_id, at in zip(rare, times, strict=True) if at % 20 == 0),
@@ -255,7 +255,7 @@ def test_payloads_are_read_only_when_asked_for(jobs: Jobs, aws: Aws):
 
 
 def test_a_page_costs_a_query_a_partition_and_one_read_whatever_the_table_holds(jobs: Jobs, aws: Aws):
-    for number in range(300):
+    for number in range(120):
         ended(aws, at_ms=NOW_MS + number)
     aws.dynamodb.requests.clear()
 

@@ -655,6 +655,7 @@ def test_another_time_than_the_one_that_was_meant_is_never_suggested(zone: str, 
     assert "did you mean" not in str(refusal.value)
 
 
+@pytest.mark.long
 def test_a_slip_in_any_zone_s_spelling_leads_to_that_zone_or_nowhere() -> None:
     led = 0
     for zone in sorted(available_timezones()):

@@ -14,7 +14,10 @@ from benchmarks import __main__ as bench
 from benchmarks import endpoint, growth, report
 from benchmarks.measure import Row
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="benchmarks run on Linux")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="benchmarks run on Linux"),
+]
 
 
 # One run serves all tests of a process; write units need DynamoDB Local, which no test has.

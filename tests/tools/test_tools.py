@@ -126,6 +126,7 @@ def test_an_environment_and_an_empty_folder_are_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_an_environment_is_made_once_for_each_lock_and_anew_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
