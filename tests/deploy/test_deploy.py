@@ -375,6 +375,7 @@ def greet(ctx):
 """
 
 
+@pytest.mark.long
 def test_a_run_hit_by_one_throttle_and_one_whose_creator_is_ahead_start_long_before_the_visibility_timeout(
     ministack: LocalAws, artifact: Path
 ) -> None:
@@ -398,6 +399,7 @@ def test_a_run_hit_by_one_throttle_and_one_whose_creator_is_ahead_start_long_bef
     assert "Messages" not in sqs.receive_message(QueueUrl=url)
 
 
+@pytest.mark.long
 def test_a_stack_with_a_payload_key_keeps_payloads_and_outputs_from_the_table(
     ministack: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -647,6 +649,7 @@ def test_the_sam_cli_builds_and_deploys_a_fresh_clone_and_changes_of_its_jobs(tm
     assert running.find(tmp_path) is None
 
 
+@pytest.mark.long
 def test_a_stack_of_the_release_before_gets_the_listing_index_in_place_and_keeps_its_runs(
     ministack: LocalAws, artifact: Path
 ) -> None:

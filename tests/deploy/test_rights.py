@@ -214,7 +214,7 @@ CALLS: dict[str, dict[str, Call]] = {
     "OperatorPolicy": {**READS, **CREATES, **STEERS},
 }
 
-pytestmark = pytest.mark.xdist_group("rights")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("rights")]
 """One process makes the deployment, and finds out once which calls need which rights."""
 
 RIGHTS = [right for policy in CALLS for right in rights_of(policy)]
@@ -291,7 +291,6 @@ def test_a_policy_suffices_for_what_its_users_do(world: World, policy: str, name
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=str)
-@pytest.mark.long
 def test_without_one_right_a_call_that_needs_it_is_refused(
     world: World, users: Callable[[Right], list[str]], right: Right
 ) -> None:

@@ -16,6 +16,8 @@ from kumofire_core.deployment.dead_letters import DeadLetterError, DeadLetters
 from tests.builders import body
 from tests.deployment.arranged import Deployed, deployed, refusing
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def stack(ministack: LocalAws) -> Deployed:
