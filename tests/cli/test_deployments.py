@@ -105,6 +105,7 @@ def test_a_profile_on_the_line_counts_more_than_the_environments_credentials(
     assert "no-such" in kumofire("runs", "show", "x", "--profile", "no-such").err
 
 
+@pytest.mark.long
 def test_an_endpoint_that_nobody_answers_at_is_trouble(kumofire: Kumofire) -> None:
     ended = kumofire("runs", "show", "x", "--endpoint-url", "http://127.0.0.1:1")
 

@@ -133,6 +133,7 @@ def test_the_lock_with_encryption_is_the_other_one_and_what_encryption_needs() -
     assert more.items() <= pins("dev").items()
 
 
+@pytest.mark.long
 def test_a_build_for_encryption_adds_the_sdk_and_what_it_needs_and_nothing_else(encrypting: Path) -> None:
     assert packages(encrypting) == EXPECTED_PACKAGES | ENCRYPTION_PACKAGES
     assert distributions(encrypting) == locked("encryption")

@@ -94,6 +94,7 @@ def test_a_stack_that_may_not_be_read_says_which_right_is_missing(ministack: Loc
         deployment_of_stack("mine", clients)
 
 
+@pytest.mark.long
 def test_an_endpoint_that_does_not_answer_is_named() -> None:
     with pytest.raises(DiscoveryError, match=r"http://127\.0\.0\.1:9.*check the endpoint, AWS_ENDPOINT_URL"):
         find_deployment(stack_name="mine", region=REGION, endpoint_url="http://127.0.0.1:9")

@@ -142,6 +142,7 @@ def test_a_function_without_a_setting_does_not_start_and_names_it(
     assert "KUMOFIRE_TABLE is not set" in raised.value.message
 
 
+@pytest.mark.long
 def test_a_run_whose_function_was_killed_at_its_timeout_is_executed_by_the_next_one(
     consumer: LambdaProcess, aws: Aws
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_run_whose_function_was_killed_at_its_timeout_is_executed_by_the_next_
     assert consumer.cold_starts == 2
 
 
+@pytest.mark.long
 def test_a_handler_that_can_not_be_stopped_takes_its_environment_with_it(consumer: LambdaProcess, aws: Aws) -> None:
     blocking, next_one = aws.a_run(job_name="block", max_attempts=1), aws.a_run(job_name="greet", payload='{"name": 1}')
 

@@ -244,6 +244,7 @@ def test_a_throttled_counter_keeps_its_counts_and_no_run_waits_for_it(
     assert counted(aws) == {"succeeded|email": 20}
 
 
+@pytest.mark.long
 def test_a_table_that_goes_on_throttling_is_asked_less_and_less_often(aws: Aws, clock: Clock):
     client = Counting(aws, throttled)
     jobs = aws.jobs(dynamodb=client, clock=clock, handlers={"email": lambda ctx: None})

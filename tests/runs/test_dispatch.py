@@ -522,6 +522,7 @@ def test_consumers_that_are_faster_than_the_arrivals_drain_any_backlog_with_few_
     assert world.times_executed() == dict.fromkeys(world.times_sent(), 1)
 
 
+@pytest.mark.long
 def test_a_message_lost_in_a_long_queue_that_moves_is_sent_again_within_five_minutes_of_its_turn(world: World):
     ids: list[str] = []
     for minute in range(40):

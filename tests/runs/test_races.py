@@ -142,6 +142,7 @@ def test_a_key_makes_one_run_at_a_time_however_many_create_it(race: Race, mode: 
     assert jobs.find_run(dedupe_key="k").id == made[-1]
 
 
+@pytest.mark.long
 def test_many_processes_that_resume_one_operation_retry_each_run_once(race: Race):
     jobs = race.jobs()
     runs = [jobs.create("email") for _ in range(230)]

@@ -152,6 +152,7 @@ def test_the_pauses_that_hold_are_told(jobs: Jobs, clock: Clock):
     assert jobs.stats().pauses == jobs.pauses()
 
 
+@pytest.mark.long
 def test_more_unfinished_runs_than_are_examined_are_counted_and_said_to_be_incomplete(jobs: Jobs, aws: Aws):
     many(aws, 1_500, job_name=lambda index: "early" if index < 1_000 else "late")
 
