@@ -186,6 +186,7 @@ def test_thousands_of_malformed_records_are_all_acknowledged():
 
 def test_nobody_s_run_costs_one_request():
     jobs = a_jobs(counts=False)
+    jobs.consume(message("nobody"))  # the first one also reads what is paused
     for forged in ("nobody", "x" * 128, "' OR 1=1", "../../run#1", "run#1", "schedule#1", "🐎" * 128):
         writes_of(jobs).clear()
         jobs.consume(message(forged))
