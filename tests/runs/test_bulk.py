@@ -36,7 +36,7 @@ _numbers = itertools.count(1)
 def an_ended_run(aws: Aws, status: str = "failed", run_id: str | None = None, **fields: Any) -> str:
     """Store a run that has ended a minute ago, as it is listed."""
     ended_ms = fields.pop("ended_ms", NOW_MS - 60_000)
-    run_id = run_id or f"ended-{next(_numbers)}"
+    run_id = run_id or f"ended-{next(_numbers):06}"  # in the order of their ids
     end = {"attempt": 3, "error_type": "OSError"} if status == "failed" else {}
     times = {"finished_at": ended_ms, "updated_at": ended_ms, "created_at": ended_ms - 1, "scheduled_for": ended_ms - 1}
     all_fields = {**end, **times, **listed(status, run_id, at_ms=ended_ms), **fields}
@@ -452,6 +452,7 @@ class Doubled:
 
 
 @pytest.mark.parametrize("action", ["retry", "cancel", "delete"])
+@pytest.mark.long
 def test_two_processes_that_resume_one_operation_change_each_run_once_and_one_stops(
     aws: Aws, small_pages: None, monkeypatch: pytest.MonkeyPatch, action: str
 ):

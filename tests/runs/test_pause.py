@@ -727,6 +727,7 @@ def test_a_pass_that_resumes_and_fails_at_one_run_goes_on_with_the_others(
 
 
 @pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.long
 def test_a_dispatcher_that_dies_anywhere_while_it_resumes_loses_no_run(applied: bool):
     at, finished = 1, False
     while not finished:
