@@ -34,7 +34,7 @@ offline := env $(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLE
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN=test AWS_DEFAULT_REGION=us-east-1 \
 	AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
-pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 3 --dist loadgroup -q $(PYTEST_ARGS)
+pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

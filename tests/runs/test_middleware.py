@@ -20,7 +20,7 @@ from kumofire_core.handlers import event_loop
 from tests.builders import Aws, LambdaContext, event, message
 
 LONG = timedelta(seconds=20)
-SHORT = timedelta(milliseconds=50)
+SHORT = timedelta(seconds=1)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from kumofire_core import DeadlineTooCloseError, InvalidArgumentError, JobContex
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from tests.builders import NOW, NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
+pytestmark = pytest.mark.long
+
 # The shortest times a batch still starts in; a fifth of them is kept to record how the attempts ended.
 SHORT_MS = 2_600
 LONG_SECONDS = 20.0
