@@ -249,8 +249,7 @@ class Table:
                 ExpressionAttributeValues={f":{name}": typed(value) for name, value in equals.items()},
             )
         except ClientError as refusal:
-            if refusal.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
-                raise
+            _require_failed_condition(refusal)
             return False
         return True
 
@@ -344,10 +343,15 @@ def _wake_up(item: Mapping[str, Any]) -> WakeUp | None:
     return WakeUp(Key(kind, id), wake_at)
 
 
-def _refused(refusal: ClientError, write_token: tuple[str, Value]) -> Answer:
-    """Turn a failed condition into an answer; any other error goes on."""
+def _require_failed_condition(refusal: ClientError) -> None:
+    """Raise an error that is not a failed condition."""
     if refusal.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
         raise refusal
+
+
+def _refused(refusal: ClientError, write_token: tuple[str, Value]) -> Answer:
+    """Turn a failed condition into an answer; any other error goes on."""
+    _require_failed_condition(refusal)
     item: Mapping[str, Any] | None = refusal.response.get("Item")  # type: ignore[assignment]  # absent from the stubs
     if not item:
         return Answer(False, None)

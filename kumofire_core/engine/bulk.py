@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from kumofire_core.aws.error_notes import is_permanent
 from kumofire_core.aws.errors import AWS_ERRORS, is_invalid
 from kumofire_core.engine import run_control
-from kumofire_core.engine.queries import PAGE_LIMIT, Place, RunFilter, RunQueries, run_filter
+from kumofire_core.engine.queries import Place, RunFilter, RunQueries, run_filter
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import CorruptItemError, InvalidArgumentError, KumofireError, NewerSchemaError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
@@ -32,7 +32,7 @@ from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, number, read_number, read_text
 from kumofire_core.rules import bulk_writes
 from kumofire_core.rules.bulk_writes import STATUSES, BulkAction
-from kumofire_core.rules.validation import may_exist
+from kumofire_core.rules.validation import PAGE_LIMIT, may_exist
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
 log = logging.getLogger("kumofire_core")

@@ -29,12 +29,9 @@ from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards
-from kumofire_core.rules.validation import require_job_name
+from kumofire_core.rules.validation import require_job_name, require_page_limit
 
 log = logging.getLogger("kumofire_core")
-
-PAGE_LIMIT = 100
-"""https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
 
 MOST_EXAMINED = 5_000
 MOST_READ = 500
@@ -186,11 +183,10 @@ class RunQueries:
 
     def list_runs(self, wanted: RunFilter, *, limit: object, page: object, payloads: object) -> RunPage:
         """Return one page; see ``Jobs.list_runs``."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
-            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {short_repr(limit)}")
+        size = require_page_limit(limit)
         if not isinstance(payloads, bool):
             raise InvalidArgumentError(f"payloads must be True or False, not {short_repr(payloads)}")
-        found, place = self.page(wanted, limit=limit, after=_decode_page(page), payloads=payloads)
+        found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=payloads)
         runs = [self._store.decrypted(stored, required=False).run if payloads else stored.run for stored in found]
         return RunPage(runs=tuple(runs), next_page=None if place is None else _encode_page(place))
 

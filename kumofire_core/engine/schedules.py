@@ -37,15 +37,13 @@ from kumofire_core.rules.validation import (
     payload_text,
     require_key,
     require_max_attempts,
+    require_page_limit,
 )
 
 log = logging.getLogger("kumofire_core")
 
 CHANGE_TRIES = 200
 """The most tries of one change. In each round one writer succeeds, so a hundred concurrent writers need fewer."""
-
-PAGE_LIMIT = 100
-"""https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
 
 
 class ScheduleSettings(TypedDict, total=False):
@@ -210,8 +208,7 @@ class Schedules:
 
     def page(self, *, limit: int, after: str | None) -> SchedulePage:
         """Return a page of schedules, ordered by next run time; see ``Jobs.list_schedules``."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
-            raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {short_repr(limit)}")
+        require_page_limit(limit)
         found, last = self._schedules.page(limit=limit, after=_decode_page(after))
         schedules = []
         for schedule_id, item in found:

@@ -16,6 +16,9 @@ from kumofire_core.rules.retry import is_attempt_count
 
 MAX_REASON_LENGTH = 1000
 
+PAGE_LIMIT = 100
+"""https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html (items per request)"""
+
 
 class Unchanged:
     """The type of ``UNCHANGED``."""
@@ -69,6 +72,13 @@ def require_max_attempts(max_attempts: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``max_attempts`` is ``None`` or a whole number of at least 1."""
     if max_attempts is not None and not is_attempt_count(max_attempts):
         raise InvalidArgumentError(f"max_attempts must be a whole number of at least 1, not {short_repr(max_attempts)}")
+
+
+def require_page_limit(limit: object) -> int:
+    """Return how long a page of a list may be; ``InvalidArgumentError`` unless it is from 1 to ``PAGE_LIMIT``."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
+        raise InvalidArgumentError(f"limit must be a whole number from 1 to {PAGE_LIMIT}, not {short_repr(limit)}")
+    return limit
 
 
 def require_key(name: str, key: object) -> None:
