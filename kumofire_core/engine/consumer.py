@@ -213,9 +213,10 @@ class Consumer:
             return self._without_handler(claimed)
         if (refusal := decisions.not_attemptable(claimed)) is not None:
             return self._refuse(claimed, *refusal)
-        too_late = decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
-        if too_late is not None:
-            return self._expire(claimed, too_late)
+        if job.expires_after_ms is not None:
+            too_late = decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
+            if too_late is not None:
+                return self._expire(claimed, too_late)
         try:
             claimed = self._store.decrypted(claimed, required=True)
         except DecryptionError as error:  # the key may be out of reach for a while only

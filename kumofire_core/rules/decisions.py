@@ -177,7 +177,7 @@ def _attempts(run: StoredRun, ended: AttemptEnding, told: Told, now_ms: int) -> 
     return run.with_attempt(ended, now_ms=now_ms, error_type=told.error_type or None, log=told.log, texts=told.texts)
 
 
-def expired_reason(claimed: StoredRun, expires_after_ms: int | None, *, now_ms: int) -> str | None:
+def expired_reason(claimed: StoredRun, expires_after_ms: int, *, now_ms: int) -> str | None:
     """Return why a run that has not started yet is too late to be of use, or ``None``.
 
     A run that its handler snoozed has started, although that attempt is not counted. Each wait for a consumer that has
@@ -185,7 +185,7 @@ def expired_reason(claimed: StoredRun, expires_after_ms: int | None, *, now_ms: 
     """
     since_ms = claimed.no_handler_since
     due_ms = claimed.due_ms if since_ms is None else min(claimed.due_ms, since_ms)
-    if expires_after_ms is None or claimed.has_started or now_ms <= due_ms + expires_after_ms:
+    if claimed.has_started or now_ms <= due_ms + expires_after_ms:
         return None
     return (
         f"expired: it was due at {from_ms(due_ms).isoformat(timespec='seconds')}, and its job's runs are of "
