@@ -59,6 +59,9 @@ TRIES = 8
 MOST_ERRORS = 5
 MOST_ERROR_LENGTH = 300
 
+_chance = random.Random()
+"""Not the module's own generator, whose state belongs to the application."""
+
 Progress = Callable[["BulkOperation"], object]
 Result = TypeVar("Result")
 
@@ -386,7 +389,7 @@ def _patiently(request: Callable[[], Result]) -> Result:
         except AWS_ERRORS as error:
             if attempt + 1 == TRIES or is_permanent(error):
                 raise
-            time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**attempt, 5))
+            time.sleep(_chance.uniform(0.5, 1) * min(0.2 * 2**attempt, 5))
     raise AssertionError("unreachable")
 
 

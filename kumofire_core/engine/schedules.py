@@ -42,6 +42,9 @@ from kumofire_core.rules.validation import (
 
 log = logging.getLogger("kumofire_core")
 
+_chance = random.Random()
+"""Not the module's own generator, whose state belongs to the application."""
+
 CHANGE_TRIES = 200
 """The most tries of one change. In each round one writer succeeds, so a hundred concurrent writers need fewer."""
 
@@ -180,7 +183,7 @@ class Schedules:
             if answer.applied and answer.item is not None:
                 return self._schedules.decrypted(read_schedule(schedule_id, answer.item))
             # Another writer changed the schedule since it was read. A random wait avoids further collisions.
-            time.sleep(random.uniform(0, min(0.005 * 2 ** min(attempt, 6), 0.2)))
+            time.sleep(_chance.uniform(0, min(0.005 * 2 ** min(attempt, 6), 0.2)))
         raise ScheduleConflictError(schedule_id, CHANGE_TRIES)
 
     def upsert(self, name: str, payload: Any, *, schedule_key: str, **settings: Unpack[ScheduleSettings]) -> str:
