@@ -38,7 +38,7 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo simulate bench build \
+.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
 	deploy-local local-invoke test-container lock clean build-Consumer build-Dispatcher
 
 help: ## List the targets
@@ -85,6 +85,9 @@ audit: audit-venv ## Hold every lock against the database of known vulnerabiliti
 
 demo: venv ## Run the demo on an embedded local AWS
 	@$(offline) $(python) -m examples.demo
+
+console-demo: venv ## Look at the console on an embedded local AWS with a morning's runs (PORT=…)
+	@exec $(offline) $(python) -m examples.console_demo $(if $(PORT),--port $(PORT))
 
 simulate: venv ## Play simulated histories (SEED=… replays one, RUNS=… plays that many, WORKERS=… at once)
 	@$(offline) $(python) -m tests.simulation --workers $(or $(WORKERS),0) \

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def artifact(sources: tuple[str, ...]) -> bytes:
 def load_template(path: Path = PROJECT / "template.yaml") -> dict[str, Any]:
     """Return a CloudFormation template with its short forms (``!Ref X``) in the long one (``{"Ref": "X"}``)."""
     return yaml.load(path.read_text(), Loader=_TemplateLoader)
+
+
+@cache
+def table_definition() -> dict[str, Any]:
+    """Return what the template says of its table, as the arguments of ``create_table``."""
+    properties = load_template()["Resources"]["Table"]["Properties"]
+    names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+    return {name: properties[name] for name in names}
 
 
 def _python_files(source: Path) -> Iterator[Path]:

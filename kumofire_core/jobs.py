@@ -153,6 +153,21 @@ class Jobs:
         self._progress_teller = ProgressTeller(self._store)
         self._count_teller = CountTeller(self._store) if counts else None
 
+    @property
+    def table_name(self) -> str:
+        """The name of the table, as it was given."""
+        return self._store.table.name
+
+    @property
+    def queue_url(self) -> str:
+        """The URL of the queue, as it was given."""
+        return self._store.queue.url
+
+    @property
+    def sqs_client(self) -> SQSClient:
+        """The SQS client that was given, or that this process has made."""
+        return self._clients.sqs()
+
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
     @cached_property

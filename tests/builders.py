@@ -10,10 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 
-from examples.deployment import load_template
+from examples.deployment import table_definition
 from kumofire_core import Jobs
 from kumofire_core.model.times import to_ms
 from tests.faults import Recorded
@@ -113,7 +112,7 @@ class Aws:
 
 def make_aws(dynamodb: Any, sqs: Any, *, name: str = "kumofire-jobs") -> Aws:
     """Make a table as ``template.yaml`` describes it, and a queue."""
-    dynamodb.create_table(TableName=name, **_table_definition())
+    dynamodb.create_table(TableName=name, **table_definition())
     queue_url = sqs.create_queue(QueueName=name)["QueueUrl"]
     return Aws(dynamodb=Recorded(dynamodb), sqs=Recorded(sqs), table=name, queue_url=queue_url)
 
@@ -188,10 +187,3 @@ def _typed(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:
     return {name: int(value["N"]) if "N" in value else next(iter(value.values())) for name, value in item.items()}
-
-
-@cache
-def _table_definition() -> dict[str, Any]:
-    properties = load_template()["Resources"]["Table"]["Properties"]
-    names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-    return {name: properties[name] for name in names}

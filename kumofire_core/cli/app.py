@@ -17,7 +17,7 @@ from kumofire_core import __version__
 from kumofire_core.cli.exits import CommandError, Exit
 from kumofire_core.cli.help_pages import HelpPages
 from kumofire_core.cli.invocation import Invocation
-from kumofire_core.cli.text import plain
+from kumofire_core.text import plain
 
 app = App(
     name="kumofire",
@@ -39,6 +39,7 @@ app.command("kumofire_core.cli.bulk:app", name="bulk", help="Go on with changes 
 app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead letters, and send them back.")
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")
 app.command("kumofire_core.cli.checkup:doctor", name="doctor", help="Say what is wrong with a deployment.")
+app.command("kumofire_core.cli.console:console", name="console", help="Serve the console, a web page, to this machine.")
 app.command("kumofire_core.cli.completion:install", name="--install-completion", help="Install completion for a shell.")
 app.command("kumofire_core.cli.completion:show", name="--show-completion", help="Print a shell's completion script.")
 

@@ -11,7 +11,7 @@ from kumofire_core.cli.bars import progress_bar
 from kumofire_core.cli.exits import Exit, NotDoneError
 from kumofire_core.cli.filters import PAGE, Filter, described
 from kumofire_core.cli.invocation import Here, Invocation, number
-from kumofire_core.cli.text import both, iso
+from kumofire_core.text import both, iso
 
 if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperation

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from kumofire_core.cli.display import BOLD, DIM, GREEN, RED, YELLOW, styled
 from kumofire_core.cli.exits import Exit
 from kumofire_core.cli.invocation import Here, number
-from kumofire_core.cli.text import plain
+from kumofire_core.text import plain
 
 STYLES = {"error": RED, "warning": YELLOW, "note": DIM}
 

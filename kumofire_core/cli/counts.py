@@ -13,7 +13,7 @@ from kumofire_core.cli.display import width_of as terminal_width
 from kumofire_core.cli.exits import UsageError
 from kumofire_core.cli.invocation import Here, Invocation
 from kumofire_core.cli.pausing import ALL, pause_form
-from kumofire_core.cli.text import iso, length, relative
+from kumofire_core.text import iso, length, relative
 
 if TYPE_CHECKING:
     from kumofire_core.engine.stats import OutcomeCounts, Stats, StatusCount

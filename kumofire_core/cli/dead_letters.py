@@ -10,7 +10,7 @@ from kumofire_core.cli.bars import progress_bar
 from kumofire_core.cli.display import Cell, Column, status_cell
 from kumofire_core.cli.exits import Exit, NotDoneError
 from kumofire_core.cli.invocation import Here, Invocation, Yes, number
-from kumofire_core.cli.text import iso, relative
+from kumofire_core.text import iso, relative
 
 if TYPE_CHECKING:
     from kumofire_core.deployment.dead_letters import DeadLetter, DeadLetters

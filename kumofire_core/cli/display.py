@@ -14,7 +14,7 @@ from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from kumofire_core.cli.text import plain
+from kumofire_core.text import plain
 
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = "1", "2", "31", "32", "33", "36"
 NO_STYLE = ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from kumofire_core.cli.invocation import Invocation
-from kumofire_core.cli.text import absolute, parse_moment
+from kumofire_core.text import absolute, parse_moment
 
 if TYPE_CHECKING:
     from kumofire_core.model.run import Run

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core.cli.text import iso
+from kumofire_core.text import iso
 
 if TYPE_CHECKING:
     from kumofire_core.model.run import Attempt, RetriedRun, Run, RunProgress

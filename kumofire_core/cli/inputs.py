@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from kumofire_core.cli.exits import UsageError
 from kumofire_core.cli.invocation import Invocation
-from kumofire_core.cli.text import parse_moment
+from kumofire_core.text import parse_moment
 
 Payload = Annotated[
     str | None,
@@ -53,7 +53,7 @@ def moment_of(here: Invocation, *, at: str | None, delay: str | None) -> datetim
 
 def parse_length_ahead(option: str, text: str, now: datetime) -> datetime:
     """Return the time that is as far from ``now`` as a person wrote."""
-    from kumofire_core.cli.text import parse_length
+    from kumofire_core.text import parse_length
 
     try:
         return now + parse_length(option, text)

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from kumofire_core.cli.display import Cell, Column, colors, field_lines, styled, table_lines, width_of
 from kumofire_core.cli.exits import CommandError, Exit, NotDoneError, UsageError
-from kumofire_core.cli.text import as_json, plain
+from kumofire_core.text import as_json, plain
 
 if TYPE_CHECKING:
     from kumofire_core.deployment.discovery import Deployment

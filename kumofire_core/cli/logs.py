@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core.cli.display import RED, YELLOW, Cell, Column
 from kumofire_core.cli.exits import NotDoneError
 from kumofire_core.cli.invocation import Invocation
-from kumofire_core.cli.text import absolute, iso
+from kumofire_core.text import absolute, iso
 
 if TYPE_CHECKING:
     from kumofire_core.deployment.logs import LogLine

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from kumofire_core.cli.display import Column
 from kumofire_core.cli.exits import NotDoneError, UsageError
 from kumofire_core.cli.invocation import Here, Invocation
-from kumofire_core.cli.text import both, iso, parse_moment, relative
+from kumofire_core.text import both, iso, parse_moment, relative
 
 if TYPE_CHECKING:
     from kumofire_core.engine.pauses import Pause

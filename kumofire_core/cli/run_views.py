@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kumofire_core.cli.display import BOLD, DIM, RED, STATUS_STYLES, Cell, Column, status_cell, styled
 from kumofire_core.cli.invocation import Invocation
-from kumofire_core.cli.text import absolute, as_shown_json, both, length, plain, plain_lines, relative
+from kumofire_core.text import absolute, as_shown_json, both, length, plain, plain_lines, relative
 
 if TYPE_CHECKING:
     from kumofire_core.model.run import Attempt, RetriedRun, Run

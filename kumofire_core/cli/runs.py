@@ -14,7 +14,8 @@ from kumofire_core.cli.forms import run_form, whole_run_form
 from kumofire_core.cli.inputs import At, Delay, Payload, moment_of, payload_of
 from kumofire_core.cli.invocation import Here, Invocation, Yes, number, outcome
 from kumofire_core.cli.run_views import RUN_COLUMNS, run_row, show_run
-from kumofire_core.cli.text import LENGTH_FORM, parse_length
+from kumofire_core.errors import InvalidArgumentError
+from kumofire_core.text import LENGTH_FORM, parse_length
 
 if TYPE_CHECKING:
     from kumofire_core.engine.create import Dedupe
@@ -268,7 +269,7 @@ def _dedupe(text: str) -> Dedupe:
             return text
     try:
         return parse_length("--dedupe", text)
-    except UsageError:
+    except InvalidArgumentError:
         raise UsageError(
             f"--dedupe is {text!r}; it must be kept, unfinished, debounce or a duration {LENGTH_FORM}"
         ) from None

@@ -14,7 +14,7 @@ from kumofire_core.cli.forms import schedule_form
 from kumofire_core.cli.inputs import Payload, payload_of
 from kumofire_core.cli.invocation import Here, Invocation, Yes
 from kumofire_core.cli.run_views import value_lines
-from kumofire_core.cli.text import absolute, both, iso, parse_length, parse_moment, relative
+from kumofire_core.text import absolute, both, iso, parse_length, parse_moment, relative
 
 if TYPE_CHECKING:
     from kumofire_core.jobs import Jobs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kumofire_core.cli.display import STATUS_STYLES, styled, table_lines, width_of
 from kumofire_core.cli.invocation import Invocation
 from kumofire_core.cli.run_views import RUN_COLUMNS, progress_text, run_row
-from kumofire_core.cli.text import plain
+from kumofire_core.text import plain
 
 if TYPE_CHECKING:
     from rich.live import Live

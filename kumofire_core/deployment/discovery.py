@@ -193,6 +193,21 @@ def find_deployment(
     )
 
 
+def deployment_of_jobs(jobs: Jobs) -> Deployment:
+    """Return what a ``Jobs`` knows of its deployment; SQS is asked by its own client."""
+    return Deployment(table=jobs.table_name, queue_url=jobs.queue_url, clients=_ClientsOfJobs(jobs))
+
+
+class _ClientsOfJobs(AwsClients):
+    def __init__(self, jobs: Jobs) -> None:
+        super().__init__()
+        self._jobs = jobs
+
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        """Return the client for a service: for SQS, the one that the ``Jobs`` has."""
+        return self._jobs.sqs_client if service == "sqs" and region is None else super().client(service, region=region)
+
+
 def deployment_of_stack(stack_name: str, clients: AwsClients) -> Deployment:
     """Return the deployment whose stack has this name (or ARN), from the stack's outputs; one request.
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from kumofire_core.cli.display import Cell, Column, table_lines
-from kumofire_core.cli.exits import UsageError
-from kumofire_core.cli.text import length, parse_length, parse_moment, plain, plain_lines, relative
+from kumofire_core.errors import InvalidArgumentError
+from kumofire_core.text import length, parse_length, parse_moment, plain, plain_lines, relative
 from tests.builders import NOW
 
 PROGRAM = Path(sys.executable).with_name("kumofire")
@@ -72,7 +72,7 @@ def test_a_duration_is_read(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "h", "-5m", "5 m", "5y", "\uff11h", "1e3s", "5m!", "1.h"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--delay is"):
+    with pytest.raises(InvalidArgumentError, match="--delay is"):
         parse_length("--delay", text)
 
 
@@ -90,7 +90,7 @@ def test_a_duration_counts_back_in_a_filter_and_forward_elsewhere() -> None:
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59-12:00", "0001-01-01T00:00+14:00", "2026-13-01", "99999999w", ""])
 def test_a_time_that_can_not_be_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(InvalidArgumentError):
         parse_moment("--at", text, now=NOW, ahead=True)
 
 

@@ -1,4 +1,4 @@
-"""Texts of others made safe to show, times as people write and read them. Free of AWS and of the terminal."""
+"""Texts of others made safe to show, times as people write and read them. For the command line and the console."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kumofire_core.cli.exits import UsageError
+from kumofire_core.errors import InvalidArgumentError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LENGTH = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,6})?[smhdw])+", re.ASCII)
@@ -95,11 +95,11 @@ def parse_length(option: str, text: str) -> timedelta:
     """Return the duration that a person wrote; ``option`` names it in the error."""
     given = text.strip()
     if not _LENGTH.fullmatch(given):
-        raise UsageError(f"{option} is {text!r}; it must be a duration {LENGTH_FORM}")
+        raise InvalidArgumentError(f"{option} is {text!r}; it must be a duration {LENGTH_FORM}")
     try:
         return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(given)))
     except (ValueError, OverflowError):
-        raise UsageError(f"{option} is {text!r}, which is too long") from None
+        raise InvalidArgumentError(f"{option} is {text!r}, which is too long") from None
 
 
 def parse_moment(option: str, text: str, *, now: datetime, ahead: bool = False) -> datetime:
@@ -115,11 +115,11 @@ def parse_moment(option: str, text: str, *, now: datetime, ahead: bool = False) 
         try:
             return now + span if ahead else now - span
         except OverflowError:
-            raise UsageError(f"{option} is {text!r}, which is outside the years 1 to 9999") from None
+            raise InvalidArgumentError(f"{option} is {text!r}, which is outside the years 1 to 9999") from None
     try:
         return datetime.fromisoformat(given).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
-        raise UsageError(
+        raise InvalidArgumentError(
             f"{option} is {text!r}; it must be a time such as 2026-12-01T09:30 (in this machine's zone) or "
             f"2026-12-01T09:30+01:00, or a duration {LENGTH_FORM} {'from now' if ahead else 'before now'}"
         ) from None

@@ -1,0 +1,7 @@
+"""The console's pages: schedules."""
+
+from __future__ import annotations
+
+from kumofire_core.console.visit import Page
+
+PAGES: list[tuple[str, list[str], Page]] = []

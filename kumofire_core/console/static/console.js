@@ -1,0 +1,324 @@
+// What the pages do by themselves: keys, choosing rows, times that stay current, questions, live update.
+// Everything else comes from the server. No page needs this script to be read, or to change something.
+"use strict";
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+function remembered(name) {
+  try { return localStorage.getItem(name); } catch { return null; }
+}
+
+function remember(name, value) {
+  try { localStorage.setItem(name, value); } catch { /* the browser keeps nothing for this site */ }
+}
+
+// ---- Times -------------------------------------------------------------------------------------------------------
+
+const clockOffset = Number(document.body.dataset.clockOffset || 0);
+
+function duration(seconds) {
+  if (seconds < 120) return `${Math.round(seconds)}s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}m`;
+  if (seconds < 172800) {
+    const hours = Math.floor(seconds / 3600), minutes = Math.floor(seconds / 60) % 60;
+    return minutes && hours < 10 ? `${hours}h ${minutes}m` : `${hours}h`;
+  }
+  return `${Math.floor(seconds / 86400)}d`;
+}
+
+function tellTimes(within = document) {
+  const now = Date.now() + clockOffset;
+  for (const element of $$("time[datetime]", within)) {
+    const moment = new Date(element.getAttribute("datetime"));
+    if (Number.isNaN(moment.getTime())) continue;
+    if (!element.dataset.exact) {
+      element.dataset.exact = element.title;
+      element.title = `${element.title}\n${moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" })}`;
+    }
+    if ("clock" in element.dataset) continue;
+    const seconds = Math.round((moment - now) / 1000);
+    const text = seconds === 0 ? "now" : seconds > 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
+    if (element.textContent !== text) element.textContent = text;
+  }
+}
+setInterval(tellTimes, 1000);
+
+// ---- Live update -------------------------------------------------------------------------------------------------
+
+let isLive = remembered("kumofire-live") !== "off";
+
+function showLive() {
+  const button = $("[data-live-toggle]");
+  if (!button) return;
+  button.hidden = !$("[data-live]");
+  button.setAttribute("aria-pressed", String(isLive));
+  $("[data-label]", button).textContent = isLive ? "Live" : "Paused";
+}
+
+function toggleLive() {
+  isLive = !isLive;
+  remember("kumofire-live", isLive ? "on" : "off");
+  showLive();
+  if (isLive) document.body.dispatchEvent(new Event("refresh"));
+}
+
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const { elt, requestConfig } = event.detail;
+  const byTimer = requestConfig.triggeringEvent === undefined || requestConfig.triggeringEvent === null;
+  if (!("live" in elt.dataset) || !byTimer) return;
+  // A list whose rows may change places waits while somebody points at it or works in it.
+  const isHeld = "hold" in elt.dataset && (elt.matches(":hover") || elt.contains(document.activeElement));
+  if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
+});
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && isLive) document.body.dispatchEvent(new Event("refresh"));
+});
+
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful) $("#trouble").replaceChildren();
+});
+
+function tellTrouble(text) {
+  const banner = document.createElement("div");
+  const line = document.createElement("p");
+  banner.className = "banner";
+  line.textContent = text;
+  banner.append(line);
+  $("#trouble").replaceChildren(banner);
+}
+
+document.addEventListener("htmx:sendError", () => tellTrouble("The console does not answer. What you see is as it was before."));
+document.addEventListener("htmx:timeout", () => tellTrouble("The console takes too long to answer. What you see is as it was before."));
+
+// What a person has opened or chosen stays so when a part of the page is replaced.
+const KEPT = new Set(["open", "data-current", "aria-selected"]);
+Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name) => !KEPT.has(name);
+Idiomorph.defaults.callbacks.beforeNodeMorphed = (before, after) => {
+  if (before.nodeType === Node.ELEMENT_NODE && before.matches("input[data-choice]")) {
+    after.toggleAttribute("checked", before.checked);
+  }
+  return true;
+};
+
+// ---- Rows --------------------------------------------------------------------------------------------------------
+
+const rows = () => $$("tr[data-row]").filter((row) => row.offsetParent !== null);
+const currentRow = () => $("tr[data-current]");
+
+function makeCurrent(row) {
+  currentRow()?.removeAttribute("data-current");
+  if (!row) return;
+  row.setAttribute("data-current", "");
+  row.scrollIntoView({ block: "nearest" });
+  $("a[data-open]", row)?.focus({ preventScroll: true });
+}
+
+function step(by) {
+  const all = rows();
+  const index = all.indexOf(currentRow());
+  makeCurrent(all[Math.max(0, Math.min(all.length - 1, index < 0 ? (by > 0 ? 0 : all.length - 1) : index + by))]);
+}
+
+function showChosen() {
+  const chosen = $$("input[data-choice]:checked");
+  for (const box of $$("input[data-choice]")) box.closest("tr")?.setAttribute("aria-selected", String(box.checked));
+  const bar = $("#chosen");
+  if (!bar) return;
+  bar.hidden = chosen.length === 0;
+  const number = $("[data-number]", bar);
+  if (number) number.textContent = `${chosen.length.toLocaleString("en")} chosen`;
+  const all = $("input[data-choose-all]");
+  const boxes = $$("input[data-choice]");
+  if (all) {
+    all.checked = boxes.length > 0 && chosen.length === boxes.length;
+    all.indeterminate = chosen.length > 0 && !all.checked;
+  }
+}
+
+function choose(boxes, value) {
+  for (const box of boxes) box.checked = value;
+  showChosen();
+}
+
+let lastChosen = null;
+document.addEventListener("click", (event) => {
+  const box = event.target.closest("input[data-choice]");
+  if (box) {
+    const boxes = $$("input[data-choice]");
+    if (event.shiftKey && lastChosen && boxes.includes(lastChosen)) {
+      const [from, to] = [boxes.indexOf(lastChosen), boxes.indexOf(box)].sort((a, b) => a - b);
+      choose(boxes.slice(from, to + 1), box.checked);
+    }
+    lastChosen = box;
+  }
+  const notice = event.target.closest("[data-dismiss]")?.closest(".notice");
+  if (notice) notice.remove();
+  if (event.target.closest("[data-choose-none]")) choose($$("input[data-choice]"), false);
+  if (event.target.closest("[data-theme-toggle]")) toggleTheme();
+  if (event.target.closest("[data-live-toggle]")) toggleLive();
+  if (event.target.closest("[data-help]")) $("#keys").showModal();
+  if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+  const copied = event.target.closest("[data-copy]");
+  if (copied) copy(copied);
+});
+
+document.addEventListener("change", (event) => {
+  if (event.target.matches("input[data-choose-all]")) choose($$("input[data-choice]"), event.target.checked);
+  if (event.target.matches("input[data-choice]")) showChosen();
+});
+
+function copy(button) {
+  // The clipboard's own interface exists on secure pages only; a selection can be copied everywhere.
+  const area = document.createElement("textarea");
+  area.value = button.dataset.copy;
+  area.className = "sr";
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  button.focus();
+  const label = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = label; }, 1500);
+}
+
+// ---- Questions ---------------------------------------------------------------------------------------------------
+
+function ask(question, label, go) {
+  const dialog = $("#dialog");
+  const title = document.createElement("h2");
+  const buttons = document.createElement("div");
+  const no = document.createElement("button");
+  const yes = document.createElement("button");
+  title.id = "dialog-title";
+  title.textContent = question;
+  buttons.className = "buttons";
+  no.type = yes.type = "button";
+  no.textContent = "Don’t";
+  yes.textContent = label;
+  yes.className = "danger";
+  no.addEventListener("click", () => dialog.close());
+  yes.addEventListener("click", () => { dialog.close(); go(); });
+  buttons.append(no, yes);
+  dialog.replaceChildren(title, buttons);
+  dialog.showModal();
+  no.focus();
+}
+
+document.addEventListener("htmx:confirm", (event) => {
+  const button = event.detail.triggeringEvent?.submitter;
+  const question = button?.dataset.confirm;
+  if (!question) return;
+  event.preventDefault();
+  ask(question, button.textContent.trim(), () => event.detail.issueRequest(true));
+});
+
+// ---- Notices -----------------------------------------------------------------------------------------------------
+
+document.addEventListener("htmx:afterSettle", (event) => {
+  tellTimes();
+  showChosen();
+  showLive();
+  const opened = $("#dialog [data-show]");
+  if (opened && !$("#dialog").open) $("#dialog").showModal();
+  const notices = $$("#notices .notice");
+  for (const old of notices.slice(4)) old.remove();
+  // Only the latest change can be undone by its key.
+  for (const old of notices.slice(1)) $("[data-key]", old)?.removeAttribute("data-key");
+  for (const notice of notices) {
+    if (notice.dataset.timed || !notice.matches(".done") || $("form", notice)) continue;
+    notice.dataset.timed = "yes";
+    setTimeout(() => notice.remove(), 8000);
+  }
+  if (event.target.id === "content") makeCurrent(null);
+});
+
+document.addEventListener("submit", (event) => {
+  const notice = event.target.closest(".notice");
+  if (notice) setTimeout(() => notice.remove(), 0);
+});
+
+// ---- Colours -----------------------------------------------------------------------------------------------------
+
+function toggleTheme() {
+  const order = ["system", "light", "dark"];
+  const now = document.documentElement.dataset.theme || "system";
+  const next = order[(order.indexOf(now) + 1) % order.length];
+  if (next === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  remember("kumofire-theme", next);
+}
+
+// ---- Keys --------------------------------------------------------------------------------------------------------
+
+const PAGES = { o: "", r: "runs", j: "jobs", s: "schedules", d: "dead-letters" };
+let goes = false;
+
+function press(key) {
+  const button = $$(`[data-key="${CSS.escape(key)}"]`).find((each) => each.offsetParent !== null && !each.disabled);
+  button?.click();
+  return Boolean(button);
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  const isWriting = event.target.matches("input:not([type='checkbox']):not([type='radio']), textarea, select");
+  if (event.key === "Escape") {
+    if (isWriting) event.target.blur();
+    else if (!$("dialog[open]")) {
+      choose($$("input[data-choice]"), false);
+      makeCurrent(null);
+    }
+    return;
+  }
+  if (isWriting || $("dialog[open]")) return;
+  if (goes) {
+    goes = false;
+    if (event.key in PAGES) {
+      location.assign(document.body.dataset.root + PAGES[event.key]);
+      event.preventDefault();
+    }
+    return;
+  }
+  const act = {
+    "/": () => $("input[type='search']")?.focus(),
+    "?": () => $("#keys").showModal(),
+    j: () => step(1),
+    k: () => step(-1),
+    x: () => {
+      const box = currentRow() && $("input[data-choice]", currentRow());
+      if (box) choose([box], !box.checked);
+    },
+    X: () => {
+      const boxes = $$("input[data-choice]");
+      choose(boxes, boxes.some((box) => !box.checked));
+    },
+    g: () => { goes = true; },
+    l: toggleLive,
+    t: toggleTheme,
+  }[event.key];
+  if (act) act();
+  else if (event.key === "r" || event.key === "c") {
+    // What is chosen, else the current row, else the run that the page shows.
+    const box = currentRow() && $("input[data-choice]", currentRow());
+    if (!$("input[data-choice]:checked") && box) choose([box], true);
+    if (!press(event.key)) return;
+  } else if (!/^[a-z]$/i.test(event.key) || !press(event.key)) return;
+  event.preventDefault();
+}
+document.addEventListener("keydown", onKey);
+
+document.addEventListener("focusin", (event) => {
+  const row = event.target.closest?.("tr[data-row]");
+  if (row && row !== currentRow()) {
+    currentRow()?.removeAttribute("data-current");
+    row.setAttribute("data-current", "");
+  }
+});
+
+for (const tool of $$("[data-theme-toggle], [data-help]")) tool.hidden = false;
+showLive();
+showChosen();
+tellTimes();
