@@ -29,7 +29,7 @@ from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards
-from kumofire_core.rules.validation import require_job_name, require_page_limit
+from kumofire_core.rules.validation import PAGE_LIMIT, distinct_ids, require_job_name, require_page_limit
 
 log = logging.getLogger("kumofire_core")
 
@@ -258,6 +258,13 @@ class RunQueries:
             shards = range(self._store.shards_to_read())
             streams += [_Stream(WAKE_INDEX, ("wake_shard", shard), "wake_at", {}) for shard in shards]
         return streams
+
+    def get_many(self, run_ids: object) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id; see ``Jobs.get_many``."""
+        ids = distinct_ids(run_ids)
+        if len(ids) > PAGE_LIMIT:
+            raise InvalidArgumentError(f"run_ids may have {PAGE_LIMIT} ids, and has {len(ids)}; make several calls")
+        return {run_id: stored.run for run_id, stored in self.read_many(list(ids)).items()} if ids else {}
 
     def read_many(self, run_ids: list[str]) -> dict[str, StoredRun]:
         """Return up to 100 runs as they are now, without payload and output; those that exist and can be read."""
