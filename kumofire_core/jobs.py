@@ -45,6 +45,7 @@ from kumofire_core.rules.validation import (
     may_exist,
     name_problem,
     payload_text,
+    require_flag,
     require_reason,
     require_spread,
 )
@@ -460,13 +461,19 @@ class Jobs:
             counts=self._count_teller,
         )
 
-    def get_status(self, run_id: str) -> Run | None:
+    def get_status(self, run_id: str, *, payloads: bool = True) -> Run | None:
         """Return a run as it is now, or ``None`` for an unknown id.
 
+        With ``payloads=False`` payload and output are neither fetched nor decrypted: they are ``NOT_READ``. The read
+        takes as many read units, because DynamoDB counts the whole item, but less time where they are large.
+
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for a
-        text that the cipher can't decrypt, and botocore's errors of the table unchanged.
+        payload or an output that the cipher can't decrypt, and botocore's errors of the table unchanged.
         """
-        found = self._store.find(run_id) if may_exist("a run id", run_id) else None
+        require_flag("payloads", payloads)
+        if not may_exist("a run id", run_id):
+            return None
+        found = self._store.find(run_id) if payloads else self._queries.find_without_payload(run_id)
         return None if found is None else self._readable(found)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
@@ -592,17 +599,19 @@ class Jobs:
 
         return exists and run_control.delete(self._store, run_id)
 
-    def retry(self, run_id: str) -> bool:
+    def retry(self, run_id: str, *, run_at: datetime | None = None) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
+        With ``run_at`` (an aware datetime) it waits as ``scheduled`` until then; a time in the past means now.
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
         ``dedupe="unfinished"`` and is not the latest of its key.
         """
+        at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return exists and run_control.retry(self._store, run_id)
+        return exists and run_control.retry(self._store, run_id, at_ms=at_ms)
 
     def cancel_many(
         self,

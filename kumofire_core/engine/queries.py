@@ -29,7 +29,7 @@ from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards
-from kumofire_core.rules.validation import require_job_name, require_page_limit
+from kumofire_core.rules.validation import require_flag, require_job_name, require_page_limit
 
 log = logging.getLogger("kumofire_core")
 
@@ -82,7 +82,7 @@ UNREAD_NAMES = (
     "dedupe_mode",
     "generation",
 )
-"""What is asked for of a run that is listed without its payload and output."""
+"""What is asked for of a run that is read without its payload and output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +184,8 @@ class RunQueries:
     def list_runs(self, wanted: RunFilter, *, limit: object, page: object, payloads: object) -> RunPage:
         """Return one page; see ``Jobs.list_runs``."""
         size = require_page_limit(limit)
-        if not isinstance(payloads, bool):
-            raise InvalidArgumentError(f"payloads must be True or False, not {short_repr(payloads)}")
-        found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=payloads)
+        require_flag("payloads", payloads)
+        found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=bool(payloads))
         runs = [self._store.decrypted(stored, required=False).run if payloads else stored.run for stored in found]
         return RunPage(runs=tuple(runs), next_page=None if place is None else _encode_page(place))
 
@@ -276,6 +275,11 @@ class RunQueries:
             except KumofireError as error:
                 log.error("a run is left out of the list: %s", error)
         return runs
+
+    def find_without_payload(self, run_id: str) -> StoredRun | None:
+        """Return a run as it is now, without payload and output, or ``None``. Raises as ``RunStore.read`` does."""
+        item = self._store.table.get(run_key(run_id), names=UNREAD_NAMES)
+        return None if item is None else self._store.read(run_id, item, payload_required=False, payload_left_out=True)
 
     def find_by_key(self, dedupe_key: str) -> StoredRun | None:
         """Return the latest run that has this key, or ``None``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from kumofire_core import NOT_READ, Cancel, InvalidArgumentError, Jobs, Run
+from kumofire_core import NOT_READ, Cancel, CorruptItemError, InvalidArgumentError, Jobs, Run
 from kumofire_core.engine import queries
 from kumofire_core.rules.listing import list_shard
 from tests.builders import NOW, NOW_MS, Aws, Clock, event, message, raises
@@ -104,6 +105,36 @@ def test_a_run_that_a_person_retried_is_listed_where_it_is_now(aws: Aws):
     assert listed(jobs, status="failed") == []
     assert listed(jobs, status="queued") == [run_id]
     assert "list_shard" not in aws.item(run_id)
+
+
+def test_a_run_can_be_read_without_its_payload_and_output(aws: Aws):
+    jobs = aws.jobs(handlers={"email": lambda ctx: "sent"})
+    run_id = jobs.create("email", {"to": "x"})
+    jobs.consume(message(run_id))
+    whole = jobs.get_status(run_id)
+    aws.dynamodb.requests.clear()
+
+    run = jobs.get_status(run_id, payloads=False)
+
+    assert whole is not None
+    assert run is not None
+    assert (run.payload, run.output) == (NOT_READ, NOT_READ)
+    assert replace(run, payload=whole.payload, output=whole.output) == whole, "all else is as ever"
+    ((operation, asked),) = aws.dynamodb.requests
+    assert (operation, asked["ConsistentRead"]) == ("get_item", True)
+    assert not {"payload", "output"} & set(asked["ExpressionAttributeNames"].values()), "they are not fetched"
+    assert jobs.get_status("nobody", payloads=False) is None
+
+
+def test_a_run_whose_payload_is_not_json_can_be_read_without_it(jobs: Jobs, aws: Aws):
+    run_id = aws.a_run(payload="{")
+
+    with pytest.raises(CorruptItemError):
+        jobs.get_status(run_id)
+    run = jobs.get_status(run_id, payloads=False)
+
+    assert run is not None
+    assert run.status == "queued"
 
 
 def test_succeeded_runs_are_listed_only_by_choice(aws: Aws):
