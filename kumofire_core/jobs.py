@@ -495,6 +495,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         limit: int = 100,
         page: str | None = None,
         payloads: bool = False,
@@ -505,21 +506,25 @@ class Jobs:
         them next, which is about when they are due. Succeeded runs are listed only where their consumers have
         ``list_succeeded``, from then on; ``status=None`` lists all of these. ``since`` and ``until`` (aware datetimes,
         inclusive) bound the time at which a run ended, or at which an unfinished one is due. ``error_type`` is the
-        name of the latest error's type, such as ``"ValueError"``. Without ``payloads``, payload and output are
+        name of the latest error's type, such as ``"ValueError"``. ``text`` is a part of the run's id or of its
+        ``dedupe_key``, of at most 1024 characters; case matters. Without ``payloads``, payload and output are
         ``NOT_READ``.
 
         A page costs 8 index queries for each status asked for (an unfinished one: one for each partition) and a
         consistent read of each run that it returns; what it costs does not depend on the table's size. ``job_name`` and
-        ``error_type`` also cost a read unit for about 50 failed or canceled runs that do not fit. For unfinished runs
-        each one that does not fit is read as well. One call looks at 5,000 entries and reads 500 runs at most, so a
-        page may have few runs, or none, and a ``next_page``. The indexes are eventually consistent: a run that changed
-        a moment ago may be missing. Each run that is returned is read as it is now, and fits the filter. A run that
-        changes while pages are read may appear twice or not at all. Runs that failed or were canceled by a release
-        without the index are not listed. Raises ``InvalidArgumentError`` for a wrong argument.
+        ``error_type`` also cost a read unit for about 50 failed or canceled runs that do not fit. For unfinished runs,
+        and for any with ``text``, each one that does not fit is read as well. One call looks at 5,000 entries and reads
+        500 runs at most, so a page may have few runs, or none, and a ``next_page``. The indexes are eventually
+        consistent: a run that changed a moment ago may be missing. Each run that is returned is read as it is now, and
+        fits the filter. A run that changes while pages are read may appear twice or not at all. Runs that failed or
+        were canceled by a release without the index are not listed. Raises ``InvalidArgumentError`` for a wrong
+        argument.
         """
         from kumofire_core.engine.queries import run_filter
 
-        wanted = run_filter(status=status, job_name=job_name, since=since, until=until, error_type=error_type)
+        wanted = run_filter(
+            status=status, job_name=job_name, since=since, until=until, error_type=error_type, text=text
+        )
         return self._queries.list_runs(wanted, limit=limit, page=page, payloads=payloads)
 
     def stats(self, *, minutes: int = 5, fresh: bool = False) -> public.Stats:
@@ -622,6 +627,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         run_ids: Iterable[str] | None = None,
         dry_run: bool = False,
         on_progress: Callable[[public.BulkOperation], object] | None = None,
@@ -640,6 +646,7 @@ class Jobs:
             since=since,
             until=until,
             error_type=error_type,
+            text=text,
             run_ids=run_ids,
             dry_run=dry_run,
             on_progress=on_progress,
@@ -654,6 +661,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         run_ids: Iterable[str] | None = None,
         dry_run: bool = False,
         on_progress: Callable[[public.BulkOperation], object] | None = None,
@@ -681,6 +689,7 @@ class Jobs:
             since=since,
             until=until,
             error_type=error_type,
+            text=text,
             run_ids=run_ids,
             dry_run=dry_run,
             on_progress=on_progress,
@@ -695,6 +704,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         run_ids: Iterable[str] | None = None,
         dry_run: bool = False,
         on_progress: Callable[[public.BulkOperation], object] | None = None,
@@ -712,6 +722,7 @@ class Jobs:
             since=since,
             until=until,
             error_type=error_type,
+            text=text,
             run_ids=run_ids,
             dry_run=dry_run,
             on_progress=on_progress,

@@ -256,6 +256,7 @@ def test_the_list_shows_what_failed_and_why_newest_first(kumofire: Kumofire, job
         (["--since", "1h"], {"pay"}),
         (["--until", "2026-03-14T13:00Z"], {"email"}),
         (["--status", "canceled"], set()),
+        (["--text", "no such id"], set()),
         ([], {"email", "pay"}),
     ],
 )

@@ -51,6 +51,7 @@ FILTER: dict[str, list[Any]] = {
     "since": TIME,
     "until": TIME,
     "error_type": [5, "", b"x", ValueError],
+    "text": [5, "", b"x", ["x"], "x" * 1_025, "\ud800"],
 }
 LIST = {**FILTER, "limit": [*COUNT, None, 101], "page": [5, "x", b"x", {}, "{}", "WzEsMl0="], "payloads": FLAG}
 MANY = {

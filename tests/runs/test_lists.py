@@ -214,6 +214,49 @@ def test_unfinished_runs_are_filtered_by_when_they_are_due(jobs: Jobs, aws: Aws)
     assert listed(jobs, until=NOW) == run_ids[:1]
 
 
+def test_runs_are_found_by_a_part_of_their_id_or_of_their_dedupe_key(jobs: Jobs, aws: Aws):
+    keyed = jobs.create("email", dedupe_key="order-7/mail", delay=3600)
+    waiting = aws.a_run("abc-order-7")
+    over = ended(aws, run_id="order-7-xyz", at_ms=NOW_MS - 1)
+    ended(aws, run_id="other", dedupe_key="order-8", at_ms=NOW_MS - 2)
+    ended(aws, run_id="shouted", dedupe_key="ORDER-7", at_ms=NOW_MS - 3)
+
+    assert listed(jobs, text="order-7") == [keyed, waiting, over]
+    assert listed(jobs, text="order-7", status="failed") == [over]
+    assert listed(jobs, text="7/m") == [keyed]
+    assert listed(jobs, text=keyed) == [keyed]
+    assert listed(jobs, text="order-9") == []
+
+
+def test_a_text_that_hardly_any_run_has_ends_a_page_early_and_the_pages_go_on(
+    jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queries, "MOST_READ", 10)
+    oldest = ended(aws, run_id="needle", at_ms=NOW_MS - 1)
+    for _ in range(30):
+        ended(aws)
+    aws.dynamodb.requests.clear()
+
+    first = jobs.list_runs(status="failed", text="needle", limit=5)
+
+    assert first.runs == ()
+    assert first.next_page is not None
+    read = [len(request["RequestItems"][aws.table]["Keys"]) for request in aws.dynamodb.parameters("batch_get_item")]
+    assert sum(read) <= 30
+    assert listed(jobs, status="failed", text="needle", limit=5) == [oldest]
+
+
+def test_the_entries_for_a_text_are_asked_for_in_large_steps(jobs: Jobs, aws: Aws):
+    """Nearly none of them fits, so small steps would make many requests of half a unit each."""
+    for _ in range(100):
+        ended(aws)
+    aws.dynamodb.requests.clear()
+
+    jobs.list_runs(status="failed", text="needle", limit=1)
+
+    assert aws.dynamodb.count() == {"query": 8, "batch_get_item": 5}
+
+
 def test_a_filter_that_fits_hardly_any_run_ends_a_page_early_and_the_pages_go_on(
     jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ):
