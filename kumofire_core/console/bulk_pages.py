@@ -26,7 +26,7 @@ from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 
 log = logging.getLogger("kumofire_core.console")
 
-Operate = Callable[..., BulkOperation | None]
+Operate = Callable[..., BulkOperation]
 """``retry_many`` or a call like it; it takes ``on_progress``."""
 
 SILENT = timedelta(seconds=15)
@@ -68,7 +68,6 @@ def confirm(visit: Visit) -> Response:
     if problem:
         return visit.done(problem, kind="wrong")
     counted = _call(visit, action, filters, visit.now)(dry_run=True)
-    assert counted is not None
     is_part = visit.request.headers.get("hx-target") == "dialog"
     return visit.page(
         "bulk_question_part.html" if is_part else "bulk_question.html",
@@ -150,7 +149,7 @@ def start(visit: Visit, operate: Operate) -> str:
     raise KumofireError("the table did not take the operation in time; look at the runs before you begin another one")
 
 
-def _begin(visit: Visit, operate: Operate, work: Work) -> None:
+def _begin(visit: Visit, operate: Callable[..., object], work: Work) -> None:
     works = _works(visit)
 
     def tell(operation: BulkOperation) -> None:

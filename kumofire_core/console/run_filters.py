@@ -95,11 +95,13 @@ def filters_of(visit: Visit, given: dict[str, str] | None = None) -> Filters:
         ("error_type", "error_type", MOST_CHARACTERS),
         ("q", "text", MOST_TEXT_CHARACTERS),
     ):
+        if not typed[name]:
+            continue
         if len(typed[name]) > most:
             wrong[name] = f"This is too long; {most} characters are the most."
-        elif name == "job" and not typed[name].isprintable():
-            wrong[name] = "A job's name has no such characters."
-        elif typed[name]:
+        elif not typed[name].isprintable():
+            wrong[name] = "There are characters in this that can't be printed."
+        else:
             found[argument] = typed[name]
     for name in ("since", "until"):
         if typed[name]:

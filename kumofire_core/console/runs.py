@@ -116,9 +116,9 @@ class Listing:
     rows: list[Row]
     next_page: str | None = None
     steps: int = 0
-    """How many pages before the next one had fewer runs than fit on them."""
+    """How many pages in a row had fewer runs than fit on them, this one included."""
     back_to: datetime | None = None
-    """The time up to which was looked, where the page has fewer runs than fit on it."""
+    """The time that the search has come to, where the page has fewer runs than fit on it."""
     found_by: str = ""
     """``id`` or ``key``, where that was what the person wrote."""
     goes_on: bool = True
@@ -176,23 +176,22 @@ def _listing(visit: Visit, filters: Filters) -> Listing:
     page = visit.query("page") or None
     typed = filters.typed["q"]
     if typed and page is None and visit.query("contains") != "yes":
-        for found_by, found in (
-            ("id", lambda: visit.jobs.get_status(typed, payloads=False)),
-            ("key", lambda: visit.jobs.find_run(dedupe_key=typed)),
-        ):
-            run = found()
-            if run is not None:
-                return Listing(rows=[Row(id=run.id, run=run)], found_by=found_by)
+        run, found_by = visit.jobs.get_status(typed, payloads=False), "id"
+        if run is None:
+            run, found_by = visit.jobs.find_run(dedupe_key=typed), "key"
+        if run is not None:
+            return Listing(rows=[Row(id=run.id, run=run)], found_by=found_by)
     got = visit.jobs.list_runs(**filters.arguments, limit=PAGE, page=page)
     _remember_names(visit, got.runs)
     given = visit.query("steps")
-    steps = int(given) if given.isascii() and given.isdecimal() and len(given) < 3 else 0
+    steps = int(given) if given.isascii() and given.isdecimal() and len(given) < 6 else 0
     steps = steps + 1 if len(got.runs) < PAGE else 0
     return Listing(
         rows=[Row(id=run.id, run=run) for run in got.runs],
         next_page=got.next_page,
         steps=steps,
-        goes_on=steps < STEPS_BY_ITSELF,
+        back_to=got.back_to if steps else None,
+        goes_on=steps == 0 or steps % STEPS_BY_ITSELF != 0,
     )
 
 
@@ -322,7 +321,9 @@ def act(visit: Visit) -> Response:
         try:
             at = moment("the time", visit.field("at"), visit.now, ahead=True)
         except InvalidArgumentError:
-            return _ask(visit, action, chosen, wrong="Write a time such as 2026-11-26T09:30 (UTC), or 2h for in two hours.")
+            return _ask(
+                visit, action, chosen, wrong="Write a time such as 2026-11-26T09:30 (UTC), or 2h for in two hours."
+            )
     return _act(visit, action, chosen, at)
 
 
@@ -389,7 +390,11 @@ def _change(visit: Visit, action: str, meant: list[Run], at: datetime) -> Told:
         told.sentences.append(f"{VERBS[action].did} {things(told.changed, 'run')}{when}.")
     if action == "cancel" and told.changed:
         running = sum(run.status is RunStatus.RUNNING for run in meant)
-        told.add(running, "1 of them is executing, and was asked to stop.", "{} of them are executing, and were asked to stop.")
+        told.add(
+            running,
+            "1 of them is executing, and was asked to stop.",
+            "{} of them are executing, and were asked to stop.",
+        )
         fresh = [run for run in meant if run.status in WAITING and run.attempt == 0]
         told.undo = _undo_of("cancel", fresh)
         if told.undo:
@@ -474,7 +479,7 @@ def undo(visit: Visit) -> Response:
     told = Told(action=action)
     if changed:
         visit.record(f"undid: {len(changed)} runs have their time again: {' '.join(run.id for run in changed)}")
-        told.sentences.append(f"Undone: {things(len(changed), 'run')} {'waits' if len(changed) == 1 else 'wait'} again.")
+        told.sentences.append(f"Undone: {things(len(changed), 'run')} as before.")
     else:
         told.sentences.append("Nothing was undone.")
     if errors:
@@ -505,7 +510,8 @@ def _parsed_undo(text: str) -> tuple[str, list[Undo]]:
         return "", []
     for entry in entries:
         numbers = (entry.retries, entry.former_ms, entry.to_ms)
-        if not isinstance(entry.id, str) or any(type(number) is not int or not 0 <= number <= LAST_MS for number in numbers):
+        are_times = all(type(number) is int and 0 <= number <= LAST_MS for number in numbers)
+        if not isinstance(entry.id, str) or not are_times:
             return "", []
     return action, entries
 
