@@ -89,7 +89,7 @@ def begin(visit: Visit) -> Response:
     if not problem and not (given.isascii() and given.isdecimal() and len(given) <= 15 and int(given) <= LAST_MS):
         problem = "The form lacks the time at which the runs were counted; load the page again."
     if not problem and spread not in SPREADS:
-        problem = "The runs can’t be spread over such a time."
+        problem = "The runs can't be spread over such a time."
     if problem:
         return visit.done(problem, kind="wrong", go_to=visit.url("runs"))
     call = _call(visit, action, filters, from_ms(int(given)))
@@ -215,7 +215,7 @@ def _problem(action: str, filters: Filters) -> str:
     if filters.is_empty:
         return "Give a filter first: an empty one would mean every run."
     if action not in ACTIONS[filters.status]:
-        return f"Runs that are {filters.status} can’t be changed so."
+        return f"Runs that are {filters.status} can't be changed so."
     return ""
 
 

@@ -350,7 +350,7 @@ def _act(visit: Visit, action: str, chosen: Sequence[Chosen], at: datetime) -> R
     before = Told(action=action)
     before.add(len(chosen) - len(as_seen), *CHANGED_MEANWHILE)
     done = VERBS[action].done
-    before.add(len(as_seen) - len(possible), f"1 can’t be {done} in its status.", f"{{}} can’t be {done} in theirs.")
+    before.add(len(as_seen) - len(possible), f"1 can't be {done} in its status.", f"{{}} can't be {done} in theirs.")
     before.add(len(possible) - len(meant), "1 was asked to stop already.", "{} were asked to stop already.")
     if action not in ("run-now", "reschedule") and len(meant) > MOST_AT_ONCE:
         bulk_id = bulk_pages.start(visit, _operation(visit, action, meant))
@@ -398,7 +398,7 @@ def _change(visit: Visit, action: str, meant: list[Run], at: datetime) -> Told:
         fresh = [run for run in meant if run.status in WAITING and run.attempt == 0]
         told.undo = _undo_of("cancel", fresh)
         if told.undo:
-            told.add(len(meant) - len(fresh), "1 can’t be undone.", "{} can’t be undone.")
+            told.add(len(meant) - len(fresh), "1 can't be undone.", "{} can't be undone.")
     told.add(keyed, "1 has a dedupe key and was left.", "{} have a dedupe key and were left.")
     if failed:
         told.add(failed, "1 could not be changed:", "{} could not be changed, among them:")
