@@ -392,8 +392,8 @@ def _change(visit: Visit, action: str, meant: list[Run], at: datetime) -> Told:
         running = sum(run.status is RunStatus.RUNNING for run in meant)
         told.add(
             running,
-            "1 of them is executing, and was asked to stop.",
-            "{} of them are executing, and were asked to stop.",
+            "1 of them executes, and was asked to stop.",
+            "{} of them execute, and were asked to stop.",
         )
         fresh = [run for run in meant if run.status in WAITING and run.attempt == 0]
         told.undo = _undo_of("cancel", fresh)
@@ -547,7 +547,7 @@ def _remember_names(visit: Visit, runs: Sequence[Run]) -> None:
     for run in runs:
         for kind, name in (("jobs", run.job_name), ("error types", run.error_type)):
             names: dict[str, None] = visit.desk.memory.setdefault(f"runs: {kind}", {})
-            if name and len(names) < MOST_NAMES:
+            if name and name.isprintable() and len(names) < MOST_NAMES:
                 names[name] = None
 
 
