@@ -172,8 +172,6 @@ def _begin(visit: Visit, operate: Callable[..., object], work: Work) -> None:
     if work.bulk_id is not None:
         works[work.bulk_id] = work
     work.thread.start()
-    for old in [bulk_id for bulk_id, each in list(works.items()) if not each.is_going_on][:-MOST_KEPT]:
-        works.pop(old, None)
 
 
 def _shown(visit: Visit, template: str) -> Response:
@@ -235,6 +233,8 @@ def _call(visit: Visit, action: str, filters: Filters, counted_at: datetime) -> 
 
 def _works(visit: Visit) -> dict[str, Work]:
     works: dict[str, Work] = visit.desk.memory.setdefault("bulk", {})
+    for old in [bulk_id for bulk_id, each in list(works.items()) if not each.is_going_on][:-MOST_KEPT]:
+        works.pop(old, None)
     return works
 
 
