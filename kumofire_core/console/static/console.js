@@ -168,6 +168,14 @@ function choose(boxes, value) {
   showChosen();
 }
 
+// A form with data-clears has dealt with what was chosen, unless its answer is a question in the dialog.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, xhr } = event.detail;
+  if (!("clears" in elt.dataset) || !successful || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
+  if (elt.closest("#dialog")) $("#dialog").close();
+  choose($$("input[data-choice]"), false);
+});
+
 let lastChosen = null;
 document.addEventListener("click", (event) => {
   const box = event.target.closest("input[data-choice]");
@@ -239,14 +247,6 @@ document.addEventListener("htmx:confirm", (event) => {
   if (!question) return;
   event.preventDefault();
   ask(question, button.textContent.trim(), () => event.detail.issueRequest(true));
-});
-
-// A dialog closes when its form has done what it is for. A form with data-clears has then also dealt with what is chosen.
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { elt, successful, xhr } = event.detail;
-  if (!successful || !elt.matches("form") || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
-  if (elt.closest("#dialog")) $("#dialog").close();
-  if ("clears" in elt.dataset) choose($$("input[data-choice]"), false);
 });
 
 // ---- Notices -----------------------------------------------------------------------------------------------------
