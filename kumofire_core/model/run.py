@@ -115,7 +115,7 @@ class NotRead:
 
 
 NOT_READ: Final = NotRead()
-"""The payload and the output of a run in a list that was read without them."""
+"""The payload and the output of a run that was read without them."""
 
 
 class RetriedRun(NamedTuple):

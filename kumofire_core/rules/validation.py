@@ -81,6 +81,12 @@ def require_page_limit(limit: object) -> int:
     return limit
 
 
+def require_flag(name: str, flag: object) -> None:
+    """Raise ``InvalidArgumentError`` unless ``flag`` is ``True`` or ``False``; ``name`` is the argument."""
+    if not isinstance(flag, bool):
+        raise InvalidArgumentError(f"{name} must be True or False, not {short_repr(flag)}")
+
+
 def require_key(name: str, key: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``key`` can be a dedupe or schedule key; ``name`` is the argument."""
     if problem := _key_problem(name, key):
