@@ -236,9 +236,9 @@ def errors_of(stats: Stats | None) -> Errors:
         return Errors(most=(), total=0, kinds=0, complete=True)
     count = stats.by_status.get(RunStatus.FAILED)
     return Errors(
-        most=tuple(getattr(stats, "failures", ())[:MOST_ERRORS]),
-        total=sum(each.count for each in getattr(stats, "failures", ())),
-        kinds=len(getattr(stats, "failures", ())),
+        most=tuple(stats.failures[:MOST_ERRORS]),
+        total=sum(each.count for each in stats.failures),
+        kinds=len(stats.failures),
         complete=count is None or count.complete,
     )
 
