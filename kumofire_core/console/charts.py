@@ -64,8 +64,8 @@ class Mark(NamedTuple):
     """A time below the base line."""
 
     x: str
+    """Of its middle."""
     text: str
-    anchor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def stacked(minutes: Sequence[Minute], *, height: int, partial: int = 1) -> Char
         base=base,
         ticks=tuple(Tick(round(base - height * value / top, 2), value) for value in range(0, top + 1, step)),
         marks=tuple(
-            Mark(_percent((index + 0.5) * room), f"{minute.start.astimezone(UTC):%H:%M}", _anchor(index, len(minutes)))
+            Mark(_percent((index + 0.5) * room), f"{minute.start.astimezone(UTC):%H:%M}")
             for index, minute in enumerate(minutes)
             if minute.start.minute % MARK_MINUTES == 0
         ),
@@ -137,11 +137,6 @@ def _parts(values: Mapping[str, int], base: float, pixels: float) -> tuple[Part,
 def _label(minute: Minute) -> str:
     counts = ", ".join(f"{value:,} {series}" for series, value in minute.values.items())
     return f"{minute.start.astimezone(UTC):%H:%M} UTC: {counts}"
-
-
-def _anchor(index: int, of: int) -> str:
-    """Keep the first and the last time within the drawing."""
-    return "start" if index < 2 else "end" if index >= of - 2 else "middle"
 
 
 def _percent(number: float) -> str:

@@ -209,7 +209,8 @@ def by_trouble(stats: Stats) -> list[JobRow]:
         )
         for name in names
     ]
-    return sorted(rows, key=_rank)
+    # Messages that are none of Kumofire count as ignored, of other jobs; that is not a job of which to tell anything.
+    return sorted((row for row in rows if row.name != OTHER or row.hour.attempts or row.listed), key=_rank)
 
 
 def _rank(row: JobRow) -> tuple[Any, ...]:
