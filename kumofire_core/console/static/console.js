@@ -66,7 +66,8 @@ function toggleLive() {
 document.addEventListener("htmx:beforeRequest", (event) => {
   const { elt, requestConfig } = event.detail;
   const byTimer = requestConfig.triggeringEvent === undefined || requestConfig.triggeringEvent === null;
-  if (!("live" in elt.dataset) || !byTimer) return;
+  // A part that was not loaded yet is loaded in any case.
+  if (!("live" in elt.dataset) || "pending" in elt.dataset || !byTimer) return;
   // A list whose rows may change places waits while somebody points at it or works in it.
   const isHeld = "hold" in elt.dataset && (elt.matches(":hover") || elt.contains(document.activeElement));
   if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
