@@ -253,7 +253,7 @@ def _shown(visit: Visit, run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "seen": _mark(run),
-        "events": timeline(run),
+        "events": timeline(run, texts=visit.access.payloads),
         "bars": bars(spans(run, visit.now)),
         "took": took,
         "waits": run.status in WAITING,

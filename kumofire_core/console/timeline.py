@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 
 from kumofire_core.model.run import FINAL, Attempt, AttemptEnding, RetriedRun, Run, RunStatus
 from kumofire_core.text import length, plain
@@ -66,8 +67,20 @@ class Event:
     attempt: Attempt | None = None
     frames: tuple[Frame, ...] = ()
     log_command: str | None = None
+    is_repeated: bool = False
+    """Whether the next attempt says the same, so that its note need not be read here."""
     is_open: bool = False
     """Whether its details are shown without a click."""
+
+    @property
+    def summary(self) -> str:
+        """What is behind its first lines; empty where nothing is."""
+        parts = [
+            "text" if self.note and self.is_repeated else "",
+            "traceback" if self.frames else "",
+            "log" if self.has_logs else "",
+        ]
+        return ", ".join(filter(None, parts)).capitalize()
 
     @property
     def has_logs(self) -> bool:
@@ -100,8 +113,16 @@ WIDTH = 1000
 LEAST_WIDTH = 3
 
 
-def timeline(run: Run) -> list[Event]:
-    """Return what happened to a run, the earliest first, and what it waits for."""
+def timeline(run: Run, *, texts: bool) -> list[Event]:
+    """Return what happened to a run, the earliest first, and what it waits for.
+
+    Without ``texts`` nothing that may quote the payload is told: neither an error's text nor a traceback or a reason.
+    """
+    events = _all_events(run)
+    return events if texts else [replace(event, note=None, frames=()) for event in events]
+
+
+def _all_events(run: Run) -> list[Event]:
     events = [Event(key="created", dot="scheduled", text="Created", at=run.created_at)]
     first_kept = run.retries - len(run.history)
     lives = sorted({attempt.retries for attempt in run.attempts} | set(range(max(0, first_kept), run.retries + 1)))
@@ -162,8 +183,15 @@ def _attempt_event(run: Run, attempt: Attempt, key: str) -> Event:
         attempt=attempt,
         frames=tuple(frames_of(attempt.traceback or "")),
         log_command=_log_command(run, attempt),
+        is_repeated=attempt.message is not None and _next_message(run, attempt) == attempt.message,
         is_open=bool(failures) and attempt is failures[-1] and run.status is not RunStatus.SUCCEEDED,
     )
+
+
+def _next_message(run: Run, attempt: Attempt) -> str | None:
+    """Return what the attempt after this one says."""
+    later = next((after for each, after in pairwise(run.attempts) if each is attempt), None)
+    return None if later is None else later.message
 
 
 def _log_command(run: Run, attempt: Attempt) -> str | None:

@@ -90,7 +90,7 @@ class _Tree:
                     parts, f'<span class="key">{_text(child[0], MOST_KEY_CHARACTERS)}</span>: ', child[1], depth + 1
                 )
             else:
-                self._add(parts, f'<span class="index">{index}</span> ', child, depth + 1)
+                self._add(parts, f'<span class="index">{index}:</span> ', child, depth + 1)
             shown += 1
         if shown < len(value):
             parts.append(f'<li class="cut-off">and {len(value) - shown:,} more, not shown</li>')

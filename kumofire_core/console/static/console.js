@@ -245,10 +245,12 @@ document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id === "content") makeCurrent(null);
 });
 
-document.addEventListener("submit", (event) => {
+// A notice that was answered is hidden at once. It goes with the answer, which finds its place from the notice's form.
+document.addEventListener("htmx:beforeSend", (event) => {
   const notice = event.target.closest(".notice");
-  if (notice) setTimeout(() => notice.remove(), 0);
+  if (notice) notice.hidden = true;
 });
+document.addEventListener("htmx:afterRequest", (event) => event.target.closest(".notice")?.remove());
 
 // ---- Colours -----------------------------------------------------------------------------------------------------
 
