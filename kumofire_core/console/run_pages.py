@@ -424,21 +424,30 @@ def _refused(visit: Visit) -> Response:
 
 
 def _stale(visit: Visit, run: Run) -> Response:
-    return visit.done(f"This run {_meanwhile(run, visit.now)}. Nothing was changed.", kind="stale")
+    _, _, rest = visit.field("seen").partition(".")
+    retries = rest.partition(".")[0]
+    was_retried = retries.isdecimal() and retries.isascii() and len(retries) < 10 and run.retries > int(retries)
+    text = _meanwhile(run, visit.now, was_retried=was_retried)
+    return visit.done(f"This run {text}. Nothing was changed.", kind="stale")
 
 
-def _meanwhile(run: Run, now: datetime) -> str:
+def _meanwhile(run: Run, now: datetime, *, was_retried: bool) -> str:
+    """Return what happened to a run since the page showed it."""
+    retried = "was retried meanwhile, and " if was_retried else ""
+    meanwhile = "" if was_retried else " meanwhile"
     ended = "" if run.finished_at is None else f", {relative(run.finished_at, now)}"
     if run.status is RunStatus.SUCCEEDED:
-        return f"has succeeded meanwhile{ended}"
+        return f"{retried}has succeeded{meanwhile}{ended}"
     if run.status is RunStatus.FAILED:
-        return f"has failed meanwhile{ended}"
+        return f"{retried}has failed{meanwhile}{ended}"
     if run.status is RunStatus.CANCELED:
-        return f"was canceled meanwhile{ended}"
+        return f"{retried}was canceled{meanwhile}{ended}"
     if run.status is RunStatus.RUNNING:
         asked = ", and its cancellation is asked for" if run.cancel_requested else ""
-        return f"is executing its attempt {run.attempt + 1} meanwhile{asked}"
-    return f"waits for its attempt {run.attempt + 1} meanwhile, due {relative(run.scheduled_for, now)}"
+        return f"{retried}is executing its attempt {run.attempt + 1}{meanwhile}{asked}"
+    if run.status is RunStatus.QUEUED:
+        return f"{retried}is on the queue{meanwhile}"
+    return f"{retried}waits{meanwhile} for its attempt {run.attempt + 1}, due {relative(run.scheduled_for, now)}"
 
 
 def _moved(visit: Visit, run: Run, text: str) -> Response:

@@ -309,7 +309,7 @@ def bars(found: list[Span]) -> list[Bar]:
         return (moment - first).total_seconds() / whole * WIDTH
 
     drawn = []
-    for span in found:
+    for span in sorted(found, key=lambda span: span.kind != "waiting"):  # attempts are drawn over waits
         least = 0 if span.kind == "waiting" else LEAST_WIDTH
         width = max(least, place(span.end) - place(span.start))
         drawn.append(

@@ -245,12 +245,10 @@ document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id === "content") makeCurrent(null);
 });
 
-// A notice that was answered is hidden at once. It goes with the answer, which finds its place from the notice's form.
-document.addEventListener("htmx:beforeSend", (event) => {
+document.addEventListener("submit", (event) => {
   const notice = event.target.closest(".notice");
-  if (notice) notice.hidden = true;
+  if (notice) setTimeout(() => notice.remove(), 0);
 });
-document.addEventListener("htmx:afterRequest", (event) => event.target.closest(".notice")?.remove());
 
 // ---- Colours -----------------------------------------------------------------------------------------------------
 
