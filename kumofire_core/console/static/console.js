@@ -216,6 +216,16 @@ document.addEventListener("htmx:confirm", (event) => {
   ask(question, button.textContent.trim(), () => event.detail.issueRequest(true));
 });
 
+$("#dialog").addEventListener("close", () => $("#dialog").replaceChildren());
+
+// A form in the dialog ends with it, unless what it gave is wrong, or there was no answer: then it stays, and says so.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const form = event.detail.requestConfig.elt.closest("#dialog form");
+  const answer = form && event.detail.xhr.getResponseHeader("HX-Retarget");
+  if (answer === "#notices") $("#dialog").close();
+  if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
+});
+
 // ---- Notices -----------------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:afterSettle", (event) => {
