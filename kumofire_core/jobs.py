@@ -495,6 +495,15 @@ class Jobs:
     def _readable(self, found: StoredRun) -> Run:
         return self._store.with_texts(self._store.decrypted(found, required=False)).run
 
+    def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
+
+        What does not exist is left out; so is an item that can't be read, which is logged. One request, and a
+        consistent read of each run. Raises ``InvalidArgumentError`` for more ids, and botocore's errors of the table
+        unchanged.
+        """
+        return self._queries.get_many(run_ids)
+
     def list_runs(
         self,
         *,
