@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kumofire_core.errors import InvalidScheduleError, short_repr
-from kumofire_core.model.schedule import MAX_EXPRESSION_LENGTH, ScheduleType, Timing
+from kumofire_core.model.schedule import MAX_EXPRESSION_LENGTH, Schedule, ScheduleType, Timing
+from kumofire_core.model.times import EPOCH
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -139,6 +140,40 @@ def next_occurrence(timing: Timing, after: datetime) -> datetime | None:
     if found is None or (timing.end_at is not None and found > timing.end_at):
         return None
     return found
+
+
+def first_occurrence(timing: Timing, now: datetime, *, fired: datetime | None = None) -> datetime | None:
+    """Return the occurrence that a schedule with this timing waits for at ``now``, or `None` if it has none left.
+
+    ``fired`` is the latest occurrence that became a run. A ``once`` waits for its occurrence, even a past one, unless
+    it fired.
+    """
+    if timing.schedule_type is ScheduleType.ONCE:
+        return next_occurrence(timing, fired or EPOCH)
+    if timing.start_at is not None and timing.start_at >= now:
+        return next_occurrence(timing, EPOCH)  # start_at is included, even if it is now
+    return next_occurrence(timing, now)
+
+
+def occurrences(timing: Timing, first: datetime | None, count: int) -> list[datetime]:
+    """Return the occurrence ``first`` and those that follow it, ``count`` in all or as many as there are, in UTC."""
+    found: list[datetime] = []
+    while first is not None and len(found) < count:
+        found.append(first)
+        first = next_occurrence(timing, first)
+    return found
+
+
+def timing_of(schedule: Schedule) -> Timing:
+    """Return a schedule's timing. An interval's occurrences are as far apart from its next one as from its first."""
+    return Timing(
+        schedule_type=schedule.schedule_type,
+        expr=schedule.schedule_expr,
+        timezone=schedule.timezone,
+        start_at=schedule.start_at,
+        end_at=schedule.end_at,
+        anchor=schedule.next_run_at if schedule.schedule_type is ScheduleType.INTERVAL else None,
+    )
 
 
 def _parse_cron(timing: Timing, expr: object, created: datetime, kept: str | None) -> Timing:
