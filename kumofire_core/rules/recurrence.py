@@ -27,7 +27,7 @@ _SETTLED_AFTER = timedelta(days=2)
 _TICK = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 
-_ALIASES = {
+CRON_ALIASES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
     "@midnight": "0 0 * * *",
@@ -184,8 +184,8 @@ def _parse_cron(timing: Timing, expr: object, created: datetime, kept: str | Non
     text = expr.strip(BLANKS)
     if text.startswith("@"):
         canonical = text.lower() if text.isascii() else text
-        if canonical not in _ALIASES:
-            raise InvalidScheduleError(f"unknown cron alias {short_repr(text)}; use one of {', '.join(_ALIASES)}")
+        if canonical not in CRON_ALIASES:
+            raise InvalidScheduleError(f"unknown cron alias {short_repr(text)}; use one of {', '.join(CRON_ALIASES)}")
     elif text.lower().startswith("cron("):
         raise InvalidScheduleError(
             f"schedule_expr {short_repr(text)} is EventBridge's form, which counts weekdays from 1; "
@@ -315,7 +315,7 @@ def _next_cron(timing: Timing, after: datetime) -> datetime | None:
         wall = _wall_time_after(timing.expr, after.replace(tzinfo=None))
         return None if wall is None else wall.replace(tzinfo=UTC)
     zone = _load_zone(timing.timezone)
-    minute, hour, *_ = _ALIASES.get(timing.expr, timing.expr).split()
+    minute, hour, *_ = CRON_ALIASES.get(timing.expr, timing.expr).split()
     if minute.startswith("*") or hour.startswith("*"):
         return _next_in_real_time(timing.expr, zone, after)
     return _next_at_fixed_time(timing.expr, zone, after)
@@ -365,7 +365,7 @@ def _wall_time_after(expr: str, wall: datetime) -> datetime | None:
     from cronsim import CronSim, CronSimError
 
     try:
-        return next(CronSim(_ALIASES.get(expr, expr), wall), None)
+        return next(CronSim(CRON_ALIASES.get(expr, expr), wall), None)
     except CronSimError as error:
         raise InvalidScheduleError(f"cron expression {short_repr(expr)} can't be used: {error}") from None
 
