@@ -11,7 +11,7 @@ from kumofire_core.console.visit import Visit
 from kumofire_core.errors import InvalidArgumentError
 from kumofire_core.text import iso, parse_moment
 
-NAMES = ("status", "job", "error_type", "since", "until", "q")
+NAMES = ("status", "job", "error", "since", "until", "q")
 """The parameters in the address, and the fields of the form."""
 
 MOST_CHARACTERS = 255
@@ -92,7 +92,7 @@ def filters_of(visit: Visit, given: dict[str, str] | None = None) -> Filters:
             wrong["status"] = f"There is no such status; it is one of {', '.join(RunStatus)}."
     for name, argument, most in (
         ("job", "job_name", MOST_CHARACTERS),
-        ("error_type", "error_type", MOST_CHARACTERS),
+        ("error", "error_type", MOST_CHARACTERS),
         ("q", "text", MOST_TEXT_CHARACTERS),
     ):
         if not typed[name]:

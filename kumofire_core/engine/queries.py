@@ -88,6 +88,8 @@ UNREAD_NAMES = (
     "bulk",
     "dedupe_mode",
     "generation",
+    "parent_id",
+    "created_by",
 )
 """What is asked for of a run that is read without its payload and output."""
 

@@ -86,6 +86,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "missing_handler": [None, 5, "wait", True],
             "list_succeeded": FLAG,
             "counts": FLAG,
+            "creator": [5, b"web", "", "x" * 129, "two\nlines"],
         },
     ),
     "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),

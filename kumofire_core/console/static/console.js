@@ -27,6 +27,16 @@ function duration(seconds) {
   return `${Math.floor(seconds / 86400)}d`;
 }
 
+// A time in the reader's zone, as the server writes it in another.
+function localTime(moment) {
+  const two = (number) => String(number).padStart(2, "0");
+  const ahead = -moment.getTimezoneOffset(), far = Math.abs(ahead);
+  const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
+  const time = [moment.getHours(), moment.getMinutes(), moment.getSeconds()].map(two).join(":");
+  const offset = `${ahead < 0 ? "-" : "+"}${two(Math.floor(far / 60))}:${two(far % 60)}`;
+  return `${moment.toLocaleDateString("en", { weekday: "short" })} ${day} ${time} ${offset}`;
+}
+
 function tellTimes(within = document) {
   const now = Date.now() + clockOffset;
   for (const element of $$("time[datetime]", within)) {
@@ -36,6 +46,7 @@ function tellTimes(within = document) {
       element.dataset.exact = element.title;
       element.title = `${element.title}\n${moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" })}`;
     }
+    if ("zoneLocal" in element.dataset) element.textContent = localTime(moment);
     if ("clock" in element.dataset) continue;
     const seconds = Math.round((moment - now) / 1000);
     const text = seconds === 0 ? "now" : seconds > 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
@@ -70,7 +81,8 @@ function toggleLive() {
 document.addEventListener("htmx:beforeRequest", (event) => {
   const { elt, requestConfig } = event.detail;
   const byTimer = requestConfig.triggeringEvent === undefined || requestConfig.triggeringEvent === null;
-  if (!("live" in elt.dataset) || !byTimer) return;
+  // A part that was not loaded yet is loaded in any case.
+  if (!("live" in elt.dataset) || "pending" in elt.dataset || !byTimer) return;
   // A list whose rows may change places waits while somebody points at it or works in it.
   const isHeld = "hold" in elt.dataset && (elt.matches(":hover") || elt.contains(document.activeElement));
   if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
@@ -172,7 +184,6 @@ function choose(boxes, value) {
 document.addEventListener("htmx:afterRequest", (event) => {
   const { elt, successful, xhr } = event.detail;
   if (!("clears" in elt.dataset) || !successful || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
-  if (elt.closest("#dialog")) $("#dialog").close();
   choose($$("input[data-choice]"), false);
 });
 
@@ -249,6 +260,16 @@ document.addEventListener("htmx:confirm", (event) => {
   ask(question, button.textContent.trim(), () => event.detail.issueRequest(true));
 });
 
+$("#dialog").addEventListener("close", () => $("#dialog").replaceChildren());
+
+// A form in the dialog ends with it, unless what it gave is wrong, or there was no answer: then it stays, and says so.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const form = event.detail.requestConfig.elt.closest("#dialog form");
+  const answer = form && event.detail.xhr.getResponseHeader("HX-Retarget");
+  if (answer === "#notices") $("#dialog").close();
+  if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
+});
+
 // ---- Notices -----------------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:afterSettle", (event) => {
@@ -264,16 +285,48 @@ document.addEventListener("htmx:afterSettle", (event) => {
   // Only the latest change can be undone by its key.
   for (const old of notices.slice(1)) $("[data-key]", old)?.removeAttribute("data-key");
   for (const notice of notices) {
-    if (notice.dataset.timed || !notice.matches(".done") || $("form", notice)) continue;
+    if (notice.dataset.timed || !notice.matches(".done") || $("form, a", notice)) continue;
     notice.dataset.timed = "yes";
     setTimeout(() => notice.remove(), 8000);
   }
   if (event.target.id === "content") makeCurrent(null);
 });
 
+// An action that leads to another page: what it told goes along.
+document.addEventListener("htmx:beforeOnLoad", (event) => {
+  const to = event.detail.xhr.getResponseHeader("HX-Location");
+  if (!to) return;
+  event.preventDefault();
+  try { sessionStorage.setItem("kumofire-notice", event.detail.xhr.responseText); } catch { /* it is lost */ }
+  location.assign(to);
+});
+
+function showBrought() {
+  try {
+    const notice = sessionStorage.getItem("kumofire-notice");
+    if (!notice) return;
+    sessionStorage.removeItem("kumofire-notice");
+    htmx.swap("#notices", notice, { swapStyle: "afterbegin" });
+  } catch { /* the browser keeps nothing for this site */ }
+}
+
+// A form in the dialog has done what it was for.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, requestConfig } = event.detail;
+  if (successful && requestConfig.verb !== "get" && elt.closest("#dialog")) $("#dialog").close();
+});
+
+// What a notice offers is used once. It stays in the page until the answer is there, which needs its place in it.
 document.addEventListener("submit", (event) => {
-  const notice = event.target.closest(".notice");
-  if (notice) setTimeout(() => notice.remove(), 0);
+  const notice = event.target.closest("#notices .notice");
+  if (notice) notice.hidden = true;
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, xhr } = event.detail;
+  const notice = elt.closest("#notices .notice");
+  if (!notice) return;
+  if (xhr.status >= 200 && xhr.status < 500) setTimeout(() => notice.remove(), 0);
+  else notice.hidden = false;
 });
 
 // ---- Colours -----------------------------------------------------------------------------------------------------
@@ -358,3 +411,4 @@ showTools();
 showLive();
 showChosen();
 tellTimes();
+showBrought();
