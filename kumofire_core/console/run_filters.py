@@ -74,7 +74,7 @@ class Filters:
         parts = [f"{self.status} runs".strip()]
         parts += [f"of job {wanted.job_name}"] if wanted.job_name is not None else []
         parts += [f"with {wanted.error_type}"] if wanted.error_type is not None else []
-        parts += [f"whose id or key has {wanted.text}"] if wanted.text is not None else []
+        parts += [f'whose id or key has "{wanted.text}"'] if wanted.text is not None else []
         parts += [f"since {_minute(wanted.since)}"] if wanted.since is not None else []
         parts += [f"until {_minute(wanted.until)}"] if wanted.until is not None else []
         return " ".join(parts)
