@@ -120,6 +120,20 @@ def test_all_that_fit_are_counted_retried_in_the_background_and_watched(browser:
     assert len(due) > 100
 
 
+def test_without_scripts_the_question_and_the_answer_are_whole_pages(browser: Browser, aws: Aws):
+    failed_runs(aws, 3)
+    client = browser()
+
+    question = client.get("/bulk/confirm?action=retry&job=email").text
+    answer = client.post("/bulk", data=form(question)).text
+    finish()
+    page = client.get(re.findall(r'href="(/bulk/[^"]+)"', answer)[0]).text
+
+    assert "<html" in question
+    assert 'href="/runs?job=email"' in question
+    assert re.search(r"<dt>Changed</dt><dd>3</dd>", page)
+
+
 def test_runs_that_fail_after_they_were_counted_are_left(browser: Browser, aws: Aws, clock: Clock):
     failed_runs(aws, 3)
     client = browser()

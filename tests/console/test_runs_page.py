@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -122,6 +123,21 @@ def test_the_address_says_which_runs_are_shown_newest_first(
     answer = browser().get(f"/runs{query}")
 
     assert (answer.status_code, ids(answer.text)) == (200, expected)
+
+
+def test_a_time_without_an_offset_is_in_utc_whatever_the_zone_of_the_machine_is(
+    browser: Browser, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    an_ended_run(aws, "a", at_ms=NOW_MS - 3_600_000)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        text = browser().get("/runs?since=2026-03-14T10:59&until=2026-03-14T11:01").text
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert ids(text) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -487,20 +503,22 @@ def test_a_moved_run_gets_its_former_time_back(
 
 
 def test_undoing_what_has_moved_on_says_so_and_harms_nothing(browser: Browser, aws: Aws, jobs: Jobs):
-    for name in "abc":
+    for name in "abcd":
         a_waiting_run(aws, name)
     client = browser()
-    canceled = undo_of(chosen(client, "cancel", seen(jobs, "a", "b")).text)
+    canceled = undo_of(chosen(client, "cancel", seen(jobs, "a", "b", "d")).text)
     moved = undo_of(chosen(client, "reschedule", seen(jobs, "c"), at="3h").text)
     jobs.retry("a")  # another person was faster
     jobs.delete("b")
+    jobs.retry("d")
+    jobs.cancel("d", "for good")  # canceled again, and not by the change that is to be undone
     jobs.reschedule("c", NOW + timedelta(days=1))
     before = aws.items()
 
     first, second = (client.post("/runs/undo", data={"what": what}, headers=SCRIPTS) for what in (canceled, moved))
 
     assert first.status_code == second.status_code == 409
-    assert "Nothing was undone. 2 have moved on and were left as they are." in first.text
+    assert "Nothing was undone. 3 have moved on and were left as they are." in first.text
     assert "1 has moved on" in second.text
     assert aws.items() == before
 
