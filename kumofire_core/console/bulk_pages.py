@@ -165,6 +165,9 @@ def _begin(visit: Visit, operate: Callable[..., object], work: Work) -> None:
             work.raised = error
             work.error = str(error) if isinstance(error, KumofireError) else advice(error)
             log.warning("operation %s stopped: %s", work.bulk_id, work.error)
+        except Exception as error:
+            work.raised, work.error = error, "an error of the console; its log has more"
+            log.exception("operation %s stopped", work.bulk_id)
         finally:
             work.begun.set()
 

@@ -142,7 +142,8 @@ def show(visit: Visit) -> Response:
         names=_names(visit),
     )
     if is_part:
-        shown.headers["HX-Push-Url"] = visit.url("runs", **filters.query())
+        contains = visit.query("contains")
+        shown.headers["HX-Push-Url"] = visit.url("runs", **filters.query(), contains=contains)
     return shown
 
 
@@ -375,16 +376,20 @@ def _act(visit: Visit, action: str, chosen: Sequence[Chosen], at: datetime) -> R
 def _change(visit: Visit, action: str, meant: list[Run], at: datetime) -> Told:
     """Change these runs, and tell what became of them."""
     told = Told(action=action)
-    keyed = 0
+    keeps_keys = action == "delete" and visit.field("free") != "yes"
+    keyed = sum(run.dedupe_key is not None for run in meant) if keeps_keys else 0
     if action in ("run-now", "reschedule"):
         moved, errors = _each(meant, lambda run: visit.jobs.reschedule(run.id, at))
         told.changed, failed = len(moved), len(errors)
         told.undo = _undo_of("move", moved, to=at)
+    elif len(meant) == 1:  # spares the item of an operation
+        jobs = visit.jobs
+        calls: dict[str, Callable[[str], bool]] = {"retry": jobs.retry, "cancel": jobs.cancel, "delete": jobs.delete}
+        changed, errors = _each([] if keyed else meant, lambda run: calls[action](run.id))
+        told.changed, failed = len(changed), len(errors)
     else:
         operation = _operation(visit, action, meant)()
         told.changed, failed, errors = operation.changed, operation.failed, list(operation.errors)
-        if action == "delete" and visit.field("free") != "yes":
-            keyed = sum(run.dedupe_key is not None for run in meant)
     when = f"; due {relative(at, visit.now)}" if action == "reschedule" else ""
     if told.changed:
         told.sentences.append(f"{VERBS[action].did} {things(told.changed, 'run')}{when}.")

@@ -414,6 +414,42 @@ def test_chosen_runs_are_retried_and_the_others_left(browser: Browser, aws: Aws,
     assert [status_of(jobs, name) for name in "abc"] == ["queued", "queued", "failed"]
 
 
+@pytest.mark.parametrize(("action", "status"), [("retry", "queued"), ("cancel", "canceled"), ("delete", None)])
+def test_a_single_run_is_changed_without_an_operation(
+    browser: Browser, aws: Aws, jobs: Jobs, action: str, status: str | None
+):
+    a_waiting_run(aws, "a") if action == "cancel" else an_ended_run(aws, "a")
+
+    answer = chosen(browser(), action, seen(jobs, "a"), sure="yes")
+
+    assert (answer.status_code, status_of(jobs, "a")) == (200, status)
+    assert not [item for item in aws.items() if item["pk"].startswith("bulk#")]
+
+
+@pytest.mark.parametrize("free", ["", "yes"])
+def test_a_single_run_with_a_key_is_deleted_only_where_the_question_says_so(
+    browser: Browser, aws: Aws, jobs: Jobs, free: str
+):
+    an_ended_run(aws, "a", dedupe_key="order-7")
+
+    answer = chosen(browser(), "delete", seen(jobs, "a"), sure="yes", free=free)
+
+    assert (answer.status_code, status_of(jobs, "a")) == ((200, None) if free else (409, "failed"))
+    assert ("1 has a dedupe key and was left." in answer.text) is not bool(free)
+
+
+def test_a_run_that_a_newer_one_of_its_key_supersedes_is_left_and_that_is_told(browser: Browser, aws: Aws, jobs: Jobs):
+    own = aws.jobs(allow_unknown_jobs=True)
+    first = own.create("email", dedupe_key="k", dedupe="unfinished")
+    own.cancel(first)
+    own.create("email", dedupe_key="k", dedupe="unfinished")
+
+    answer = chosen(browser(), "retry", seen(jobs, first))
+
+    assert (answer.status_code, status_of(jobs, first)) == (409, "canceled")
+    assert "1 could not be changed:" in answer.text
+
+
 @pytest.mark.parametrize("action", ["retry", "cancel", "run-now", "delete"])
 def test_runs_that_changed_since_they_were_seen_are_left_alone_and_told(
     browser: Browser, aws: Aws, jobs: Jobs, action: str
