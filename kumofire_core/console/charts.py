@@ -83,13 +83,10 @@ class Chart:
 
 def step_of(most: int) -> int:
     """Return the distance between two ticks: 1, 2 or 5 times a power of ten, so that at most four reach ``most``."""
-    step = power = 1
-    while most > step * MOST_STEPS:
-        digit = step // power
-        step, power = (
-            (2 * power, power) if digit == 1 else (5 * power, power) if digit == 2 else (10 * power, 10 * power)
-        )
-    return step
+    power = 1
+    while most > 5 * power * MOST_STEPS:
+        power *= 10
+    return next(digit * power for digit in (1, 2, 5) if most <= digit * power * MOST_STEPS)
 
 
 def stacked(minutes: Sequence[Minute], *, height: int, partial: int = 1) -> Chart:

@@ -210,6 +210,31 @@ def test_messages_are_sent_back_beside_the_page_which_shows_how_far_it_is(
     assert (held(sqs, dead), held(sqs, aws.queue_url)) == (0, 3)
 
 
+def test_of_two_people_who_press_at_the_same_time_one_starts_a_move_and_the_other_is_told(
+    aws: Aws, sqs: Sqs, dead: str, visitor: Visitor, bury: Callable[..., None]
+) -> None:
+    bury(body("run-1"), body("run-2"))
+    unlocked, go_on = Sqs(sqs.client), threading.Event()
+    unlocked.before["send_message"] = lambda: go_on.wait(30)
+    someone = visitor(jobs=aws.jobs(sqs=unlocked))
+    first: list[int] = []
+
+    def press() -> None:
+        del unlocked.before["get_queue_attributes"]
+        first.append(someone.post("/dead-letters/redrive").status_code)
+
+    # The first one's press is answered while the second one's is being counted.
+    unlocked.before["get_queue_attributes"] = press
+    second = someone.post("/dead-letters/redrive")
+    movers = sum(thread.name == "kumofire-redrive" for thread in threading.enumerate())
+    go_on.set()
+    moved()
+
+    assert (first, second.status_code, movers) == ([200], 409, 1)
+    assert "being sent back already" in text(second.text)
+    assert (held(sqs, dead), held(sqs, aws.queue_url)) == (0, 2)
+
+
 def test_a_move_that_fails_says_why_and_can_be_tried_again(
     aws: Aws, sqs: Sqs, dead: str, visitor: Visitor, bury: Callable[..., None]
 ) -> None:

@@ -462,18 +462,20 @@ def test_minutes_that_consumers_may_still_add_to_are_marked(
     assert re.findall(r'<g id="failures-(\d+)" class="partial"', shown) == partial
 
 
+@pytest.mark.usefixtures("counts_awaited")
 def test_jobs_in_equal_trouble_come_by_failed_runs_the_oldest_due_and_pauses(aws: Aws, jobs: Jobs) -> None:
+    for name in ("a-fine-one", "paused"):
+        jobs.handler(name)(lambda ctx: None)
+    executed(aws, jobs, "a-fine-one", 1)
     a_failed_run(aws, job_name="listed-one")
     for number in range(2):
         a_failed_run(aws, number, job_name="listed-two")
     aws.a_run(job_name="waiting")
-    for name in ("paused", "another"):
-        jobs.handler(name)(lambda ctx: None)
     jobs.pause("paused")
 
     found = by_trouble(jobs.stats(minutes=60))
 
-    assert [row.name for row in found] == ["listed-two", "listed-one", "waiting", "paused"]
+    assert [row.name for row in found] == ["listed-two", "listed-one", "waiting", "paused", "a-fine-one"]
 
 
 @pytest.mark.usefixtures("counts_awaited")
