@@ -23,6 +23,7 @@ from kumofire_core.config import (
     DEFAULT_RETENTION,
     DEFAULT_WAKE_SHARDS,
     argument_problems,
+    default_creator,
     settings_from,
 )
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
@@ -86,8 +87,10 @@ class Jobs:
     one more write unit each. ``counts`` adds up what becomes of a batch's messages, for ``stats``: a write every ten
     seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
     payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
-    ``ENCRYPTED``. Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
-    botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
+    ``ENCRYPTED``. ``creator`` is stored as ``created_by`` with the runs that this process makes: a name of at most 128
+    characters, by default that of its Lambda function, if it is one. Raises ``ConfigurationError``, which names every
+    wrong argument. Errors of AWS leave the methods as botocore raised them, with a note: which table or queue was
+    asked, where, by which setting, and what to do.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Jobs:
         list_succeeded: bool = False,
         counts: bool = True,
         cipher: Cipher | None = None,
+        creator: str | None = None,
     ) -> None:
         problems = argument_problems(
             table=table,
@@ -128,6 +132,7 @@ class Jobs:
             list_succeeded=list_succeeded,
             counts=counts,
             cipher=cipher,
+            creator=creator,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         problems += registry.register_all(handlers)
@@ -149,6 +154,7 @@ class Jobs:
             cipher=cipher,
             clock=clock,
             list_succeeded=list_succeeded,
+            creator=default_creator() if creator is None else creator,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
@@ -220,7 +226,7 @@ class Jobs:
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
         ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES``, ``KUMOFIRE_LIST_SUCCEEDED`` and ``KUMOFIRE_COUNTS``
-        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
+        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER``, ``KUMOFIRE_CREATOR`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
         (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
@@ -390,6 +396,8 @@ class Jobs:
         a request more, or two or three (docs/dedupe.md). The id of a key's later runs differs from the first one's;
         ``find_run`` finds the latest.
 
+        A run that a handler creates has its run as ``parent_id``.
+
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
         before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
@@ -486,6 +494,15 @@ class Jobs:
 
     def _readable(self, found: StoredRun) -> Run:
         return self._store.with_texts(self._store.decrypted(found, required=False)).run
+
+    def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
+
+        What does not exist is left out; so is an item that can't be read, which is logged. One request, and a
+        consistent read of each run. Raises ``InvalidArgumentError`` for more ids, and botocore's errors of the table
+        unchanged.
+        """
+        return self._queries.get_many(run_ids)
 
     def list_runs(
         self,
@@ -868,14 +885,18 @@ class Jobs:
         """Return the schedule that has this key as it is now, or ``None``."""
         return self._schedules.get_by_key(schedule_key)
 
-    def update_schedule(self, schedule_id: str, **changes: Unpack[public.ScheduleChanges]) -> public.Schedule | None:
+    def update_schedule(
+        self, schedule_id: str, *, unchanged_since: datetime | None = None, **changes: Unpack[public.ScheduleChanges]
+    ) -> public.Schedule | None:
         """Change the given settings of a schedule and return it; ``None`` for an unknown id. Other settings stay.
 
         A change of timing or of ``enabled`` computes the next run time again; disabling clears it. Occurrences of the
-        next 90 seconds may have become runs already. Concurrent changes by others are kept. Raises as
-        ``create_schedule`` does, and ``ScheduleConflictError`` if concurrent changes won every time.
+        next 90 seconds may have become runs already. Concurrent changes by others are kept. With ``unchanged_since``,
+        the ``updated_at`` that the caller saw, nothing is changed if somebody changed the schedule after that:
+        ``ScheduleChangedError``. Raises as ``create_schedule`` does, and ``ScheduleConflictError`` if concurrent
+        changes won every time.
         """
-        return self._schedules.update(schedule_id, **changes)
+        return self._schedules.update(schedule_id, unchanged_since=unchanged_since, **changes)
 
     def update_schedule_by_key(
         self, schedule_key: str, **changes: Unpack[public.ScheduleChanges]
@@ -921,6 +942,17 @@ class Jobs:
         next run time changes while pages are read may appear twice or not at all.
         """
         return self._schedules.page(limit=limit, after=page)
+
+    @staticmethod
+    def next_occurrences(schedule: public.Schedule, count: int = 10) -> tuple[datetime, ...]:
+        """Return the next occurrences of a schedule, up to ``count`` (at most 1,000), in UTC; asks nothing of AWS.
+
+        None if it is disabled. The first is the schedule's ``next_run_at``. What ``missed`` and ``overlap`` drop is
+        not known beforehand, so it is among them.
+        """
+        from kumofire_core.engine.schedules import next_occurrences
+
+        return next_occurrences(schedule, count)
 
     def trigger_schedule(self, schedule_id: str) -> str | None:
         """Make a run of a schedule now, whether it is enabled or not; its next run time stays.

@@ -86,6 +86,7 @@ def short_id(run_id: str) -> str:
 
 
 FILTERS: dict[str, Any] = {
+    "plain": plain,
     "shown": shown,
     "shown_lines": shown_lines,
     "ago": ago,

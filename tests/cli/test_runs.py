@@ -119,11 +119,23 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "progress": None,
         "schedule_id": None,
         "dedupe_key": None,
+        "parent_id": None,
+        "created_by": None,
         "cancel_requested": False,
         "cancel_reason": None,
         "attempts": [],
         "history": [],
     }
+
+
+def test_a_run_shows_where_it_came_from(kumofire: Kumofire, aws: Aws) -> None:
+    run_id = aws.a_run(parent_id="the-import", created_by="shop-Checkout\x1b[2J")
+
+    shown, form = kumofire("runs", "show", run_id).out, kumofire("runs", "list", "--json").form["runs"][0]
+
+    assert re.search(r"^created by +shop-Checkout\\x1b\[2J$", shown, re.MULTILINE)
+    assert re.search(r"^parent +the-import$", shown, re.MULTILINE)
+    assert (form["parent_id"], form["created_by"]) == ("the-import", "shop-Checkout\x1b[2J")
 
 
 def test_a_retried_run_shows_how_it_had_ended(kumofire: Kumofire, aws: Aws) -> None:
