@@ -138,7 +138,11 @@ def scheduled(jobs: Jobs, **settings: Any) -> str:
 def actions(page: Page, run_id: str) -> set[str]:
     """Return which actions a page offers, as buttons or as links to their forms."""
     known = {"retry", "run-now", "delete", "cancel", "reschedule", "change-payload"}
-    found = {path.rpartition("/")[2] for path in (*page.forms, *page.links) if path.startswith(f"/runs/{run_id}/")}
+    found = {
+        path.partition("?")[0].rpartition("/")[2]
+        for path in (*page.forms, *page.links)
+        if path.startswith(f"/runs/{run_id}/")
+    }
     return found & known
 
 
@@ -544,6 +548,19 @@ def test_a_page_that_is_old_changes_nothing_and_says_what_happened(
     assert aws.item(run_id) == before
 
 
+def test_the_form_of_an_old_page_is_not_shown_but_what_happened(jobs: Jobs, aws: Aws, console: Console):
+    run_id = scheduled(jobs)
+    links = [link for link in console.page(f"/runs/{run_id}").links if "?seen=" in link]
+    assert len(links) == 3
+    assert all(console.part(link).forms for link in links), "they are shown while it is as it was"
+    jobs.cancel(run_id)
+
+    for link in links:
+        page = console.part(link, status=409)
+        assert "was canceled meanwhile" in page.text
+        assert not page.forms
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -899,6 +916,26 @@ def test_whatever_an_item_holds_is_shown_as_text(aws: Aws, console: Console, sta
         assert page.text.isprintable()
         assert answer.text.count("<script") == len(page.scripts)
     assert html.escape("<script>alert(1)</script>") in answers[0].text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retries": -1},
+        {"retries": 10**30},
+        {"attempt": -5, "max_attempts": -5},
+        {"attempts": json.dumps([[9, -3, NOW_MS, -(10**13), "raised", None, None, None]])},
+        {"attempts": json.dumps([[0, 10**40, None, NOW_MS, "timed_out", None, None, "not JSON"]]), "retries": 5},
+        {"attempts": "[]", "history": "[]"},
+        {"created_at": 253_402_300_799_999, "finished_at": 0},
+        {"scheduled_for": -62_135_596_800_000},
+    ],
+)
+@pytest.mark.parametrize("status", ["failed", "scheduled", "succeeded"])
+def test_numbers_that_cannot_be_do_not_break_the_page(aws: Aws, console: Console, fields: dict[str, Any], status: str):
+    run_id = aws.a_run(**{"status": status, "started_at": NOW_MS} | fields)
+
+    assert "Timeline" in console.page(f"/runs/{run_id}").text
 
 
 def test_300_kb_of_payload_make_a_small_page(aws: Aws, console: Console):
