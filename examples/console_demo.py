@@ -223,9 +223,12 @@ def work(jobs: Jobs, sqs: Any, ended: threading.Event) -> None:
         if time.monotonic() - dispatched > 5:
             jobs.dispatch()
             dispatched = time.monotonic()
-        messages = sqs.receive_message(QueueUrl=jobs.queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get(
-            "Messages", []
-        )
+        messages = sqs.receive_message(
+            QueueUrl=jobs.queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=1,
+            MessageSystemAttributeNames=["SentTimestamp"],
+        ).get("Messages", [])
         if not messages:
             continue
         records = [
@@ -233,7 +236,7 @@ def work(jobs: Jobs, sqs: Any, ended: threading.Event) -> None:
                 "messageId": each["MessageId"],
                 "receiptHandle": each["ReceiptHandle"],
                 "body": each["Body"],
-                "attributes": {},
+                "attributes": each.get("Attributes", {}),
             }
             for each in messages
         ]

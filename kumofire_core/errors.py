@@ -1,7 +1,7 @@
 """The errors this package raises. Each says what is wrong, which value is wrong, and what to do about it."""
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 def short_repr(value: object) -> str:
@@ -108,6 +108,17 @@ class ScheduleConflictError(KumofireError):
 
     def __init__(self, schedule_id: str, tries: int) -> None:
         super().__init__(f"schedule {schedule_id} was changed by others {tries} times in a row; call again")
+
+
+class ScheduleChangedError(KumofireError):
+    """A schedule was changed since the caller looked at it (``unchanged_since``). This call wrote nothing."""
+
+    def __init__(self, schedule_id: str, changed_at: datetime) -> None:
+        self.changed_at = changed_at
+        super().__init__(
+            f"schedule {schedule_id} was changed at {changed_at.isoformat(timespec='milliseconds')}, since you looked "
+            "at it; look again"
+        )
 
 
 class PartlyCreatedError(KumofireError):

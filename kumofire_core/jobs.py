@@ -495,6 +495,15 @@ class Jobs:
     def _readable(self, found: StoredRun) -> Run:
         return self._store.with_texts(self._store.decrypted(found, required=False)).run
 
+    def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
+
+        What does not exist is left out; so is an item that can't be read, which is logged. One request, and a
+        consistent read of each run. Raises ``InvalidArgumentError`` for more ids, and botocore's errors of the table
+        unchanged.
+        """
+        return self._queries.get_many(run_ids)
+
     def list_runs(
         self,
         *,
@@ -876,14 +885,18 @@ class Jobs:
         """Return the schedule that has this key as it is now, or ``None``."""
         return self._schedules.get_by_key(schedule_key)
 
-    def update_schedule(self, schedule_id: str, **changes: Unpack[public.ScheduleChanges]) -> public.Schedule | None:
+    def update_schedule(
+        self, schedule_id: str, *, unchanged_since: datetime | None = None, **changes: Unpack[public.ScheduleChanges]
+    ) -> public.Schedule | None:
         """Change the given settings of a schedule and return it; ``None`` for an unknown id. Other settings stay.
 
         A change of timing or of ``enabled`` computes the next run time again; disabling clears it. Occurrences of the
-        next 90 seconds may have become runs already. Concurrent changes by others are kept. Raises as
-        ``create_schedule`` does, and ``ScheduleConflictError`` if concurrent changes won every time.
+        next 90 seconds may have become runs already. Concurrent changes by others are kept. With ``unchanged_since``,
+        the ``updated_at`` that the caller saw, nothing is changed if somebody changed the schedule after that:
+        ``ScheduleChangedError``. Raises as ``create_schedule`` does, and ``ScheduleConflictError`` if concurrent
+        changes won every time.
         """
-        return self._schedules.update(schedule_id, **changes)
+        return self._schedules.update(schedule_id, unchanged_since=unchanged_since, **changes)
 
     def update_schedule_by_key(
         self, schedule_key: str, **changes: Unpack[public.ScheduleChanges]
@@ -929,6 +942,17 @@ class Jobs:
         next run time changes while pages are read may appear twice or not at all.
         """
         return self._schedules.page(limit=limit, after=page)
+
+    @staticmethod
+    def next_occurrences(schedule: public.Schedule, count: int = 10) -> tuple[datetime, ...]:
+        """Return the next occurrences of a schedule, up to ``count`` (at most 1,000), in UTC; asks nothing of AWS.
+
+        None if it is disabled. The first is the schedule's ``next_run_at``. What ``missed`` and ``overlap`` drop is
+        not known beforehand, so it is among them.
+        """
+        from kumofire_core.engine.schedules import next_occurrences
+
+        return next_occurrences(schedule, count)
 
     def trigger_schedule(self, schedule_id: str) -> str | None:
         """Make a run of a schedule now, whether it is enabled or not; its next run time stays.

@@ -228,6 +228,8 @@ def next_times(
 
     With --cron, --every or --at it shows those of a schedule that does not exist yet, and asks nothing of AWS.
     """
+    from kumofire_core.rules.recurrence import occurrences, timing_of
+
     if not 1 <= count <= 1000:
         raise UsageError(f"--count is {count}; it must be from 1 to 1000")
     tried = _changes(here, cron=cron, every=every, at=at, timezone=timezone)
@@ -243,9 +245,9 @@ def next_times(
         if schedule.next_run_at is None:
             why = "has no time left" if schedule.enabled else "is disabled, and runs at no time until it is enabled"
             raise NotDoneError(f"the schedule {_named(schedule)} {why}")
-        timing, first = _timing_of(schedule), schedule.next_run_at
+        timing, first = timing_of(schedule), schedule.next_run_at
         form = {"schedule_id": schedule.id}
-    times = _times(timing, first, count)
+    times = occurrences(timing, first, count)
     if here.as_json:
         here.emit(form | {"timezone": timing.timezone or "UTC", "occurrences": [iso(time) for time in times]})
         return
@@ -259,31 +261,6 @@ def next_times(
     )
     if not times:
         raise NotDoneError("there is no such time")
-
-
-def _times(timing: Timing, first: datetime | None, count: int) -> list[datetime]:
-    from kumofire_core.rules.recurrence import next_occurrence
-
-    times: list[datetime] = []
-    upcoming = first
-    while upcoming is not None and len(times) < count:
-        times.append(upcoming)
-        upcoming = next_occurrence(timing, upcoming)
-    return times
-
-
-def _timing_of(schedule: Schedule) -> Timing:
-    """Return a schedule's timing. An interval's occurrences are as far apart from its next one as from its first."""
-    from kumofire_core.model.schedule import ScheduleType, Timing
-
-    return Timing(
-        schedule_type=schedule.schedule_type,
-        expr=schedule.schedule_expr,
-        timezone=schedule.timezone,
-        start_at=schedule.start_at,
-        end_at=schedule.end_at,
-        anchor=schedule.next_run_at if schedule.schedule_type is ScheduleType.INTERVAL else None,
-    )
 
 
 def _tried_timing(tried: dict[str, Any], now: datetime) -> tuple[Timing, datetime | None]:

@@ -111,15 +111,17 @@ class Visit:
         undo: Mapping[str, object] | None = None,
         undo_at: str | None = None,
         go_to: str | None = None,
+        link: tuple[str, str] | None = None,
     ) -> Response:
         """Answer an action: tell what happened, and let the page look again at what it shows.
 
         ``kind`` is ``done``; ``stale`` where nothing was changed because it had changed already; ``wrong`` where
         nothing was changed because of what was given. ``undo_at`` is the address that undoes it, with ``undo`` as its
-        form. ``go_to`` leads to another page instead, for example after what it showed was deleted.
+        form. ``go_to`` leads to another page instead, for example after what it showed was deleted. ``link`` is the
+        address and the name of what was made.
         """
         status = {"done": 200, "stale": 409, "wrong": 422}[kind]
-        notice = {"text": text, "kind": kind, "undo": undo or {}, "undo_at": undo_at}
+        notice = {"text": text, "kind": kind, "undo": undo or {}, "undo_at": undo_at, "link": link}
         if not self.is_partial:
             return self.page("notice_page.html", status=status, notice=notice, back=go_to or self._back())
         response = self.page("notice.html", status=status, notice=notice)

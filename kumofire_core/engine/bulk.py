@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -32,7 +32,7 @@ from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, number, read_number, read_text
 from kumofire_core.rules import bulk_writes
 from kumofire_core.rules.bulk_writes import STATUSES, BulkAction
-from kumofire_core.rules.validation import PAGE_LIMIT, may_exist
+from kumofire_core.rules.validation import PAGE_LIMIT, distinct_ids, may_exist
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
 log = logging.getLogger("kumofire_core")
@@ -418,9 +418,7 @@ def _wanted(action: BulkAction, given: Mapping[str, Any], run_ids: object) -> tu
         return wanted, None
     if not wanted.is_empty:
         raise InvalidArgumentError("give either run_ids or a filter (status, job_name, since, until, error_type, text)")
-    if isinstance(run_ids, str | bytes | Mapping) or not isinstance(run_ids, Iterable):
-        raise InvalidArgumentError(f"run_ids must be a list of run ids, not {type(run_ids).__name__}")
-    ids = tuple(dict.fromkeys(run_id for run_id in run_ids if may_exist("a run id in run_ids", run_id)))
+    ids = distinct_ids(run_ids)
     if len(ids) > MOST_IDS:
         raise InvalidArgumentError(f"run_ids may have {MOST_IDS} ids, and has {len(ids)}; make several calls")
     return wanted, ids

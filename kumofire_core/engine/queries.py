@@ -26,10 +26,17 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import FINAL, Run, RunStatus
 from kumofire_core.model.run_item import StoredRun
-from kumofire_core.model.times import LAST_MS, require_aware, to_ms
+from kumofire_core.model.times import LAST_MS, from_ms, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards
-from kumofire_core.rules.validation import require_flag, require_job_name, require_key, require_page_limit
+from kumofire_core.rules.validation import (
+    PAGE_LIMIT,
+    distinct_ids,
+    require_flag,
+    require_job_name,
+    require_key,
+    require_page_limit,
+)
 
 log = logging.getLogger("kumofire_core")
 
@@ -95,6 +102,8 @@ class RunPage:
     next_page: str | None
     """What to pass as ``page`` for the next page; ``None`` after the last one. A page may have fewer runs than
     ``limit``, or none, and still not be the last: one call looks at 5,000 index entries at most."""
+    back_to: datetime | None = None
+    """The time that this page has come to, where there is a next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +205,11 @@ class RunQueries:
         require_flag("payloads", payloads)
         found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=bool(payloads))
         runs = [self._store.decrypted(stored, required=False).run if payloads else stored.run for stored in found]
-        return RunPage(runs=tuple(runs), next_page=None if place is None else _encode_page(place))
+        return RunPage(
+            runs=tuple(runs),
+            next_page=None if place is None else _encode_page(place),
+            back_to=None if place is None else from_ms(place.at_ms),
+        )
 
     def page(
         self,
@@ -268,6 +281,13 @@ class RunQueries:
             shards = range(self._store.shards_to_read())
             streams += [_Stream(WAKE_INDEX, ("wake_shard", shard), "wake_at", {}) for shard in shards]
         return streams
+
+    def get_many(self, run_ids: object) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id; see ``Jobs.get_many``."""
+        ids = distinct_ids(run_ids)
+        if len(ids) > PAGE_LIMIT:
+            raise InvalidArgumentError(f"run_ids may have {PAGE_LIMIT} ids, and has {len(ids)}; make several calls")
+        return {run_id: stored.run for run_id, stored in self.read_many(list(ids)).items()} if ids else {}
 
     def read_many(self, run_ids: list[str]) -> dict[str, StoredRun]:
         """Return up to 100 runs as they are now, without payload and output; those that exist and can be read."""

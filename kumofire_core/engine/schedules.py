@@ -18,6 +18,7 @@ from kumofire_core.errors import (
     InvalidArgumentError,
     InvalidScheduleError,
     KumofireError,
+    ScheduleChangedError,
     ScheduleConflictError,
     ScheduleExistsError,
     short_repr,
@@ -26,10 +27,10 @@ from kumofire_core.errors import (
 from kumofire_core.model import json_codec
 from kumofire_core.model.run import derived_run_id
 from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType, StoredSchedule, Timing, read_schedule
-from kumofire_core.model.times import EPOCH, from_ms, to_ms
+from kumofire_core.model.times import from_ms, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules import schedule_writes
-from kumofire_core.rules.recurrence import next_occurrence, parse_timing
+from kumofire_core.rules.recurrence import first_occurrence, occurrences, parse_timing, timing_of
 from kumofire_core.rules.validation import (
     UNCHANGED,
     may_be_key,
@@ -84,6 +85,23 @@ class SchedulePage:
     schedules: tuple[Schedule, ...]
     next_page: str | None
     """The value of ``page`` for the next page; ``None`` on the last."""
+
+
+MOST_OCCURRENCES = 1000
+"""In one call. Each takes up to a millisecond to find."""
+
+
+def next_occurrences(schedule: Schedule, count: int) -> tuple[datetime, ...]:
+    """Return the next occurrences of a schedule; see ``Jobs.next_occurrences``."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_OCCURRENCES:
+        raise InvalidArgumentError(
+            f"count must be a whole number from 1 to {MOST_OCCURRENCES}, not {short_repr(count)}"
+        )
+    if not isinstance(schedule, Schedule):
+        raise InvalidArgumentError(
+            f"schedule must be a Schedule, as get_schedule returns it, not {type(schedule).__name__}"
+        )
+    return tuple(occurrences(timing_of(schedule), schedule.next_run_at, count))
 
 
 def schedule_key_id(schedule_key: str) -> str:
@@ -164,8 +182,11 @@ class Schedules:
         # For a key that no schedule can have, pass an id that no schedule has: update still checks the changes.
         return self.update(schedule_key_id(schedule_key) if may_be_key("schedule_key", schedule_key) else "", **changes)
 
-    def update(self, schedule_id: str, **changes: Unpack[ScheduleChanges]) -> Schedule | None:
+    def update(
+        self, schedule_id: str, *, unchanged_since: datetime | None = None, **changes: Unpack[ScheduleChanges]
+    ) -> Schedule | None:
         """Change the given settings and keep the others; see ``Jobs.update_schedule``."""
+        seen_at = None if unchanged_since is None else require_aware("unchanged_since", unchanged_since)
         exists = may_exist("a schedule id", schedule_id)
         self._check(changes)
         if not exists:
@@ -174,6 +195,8 @@ class Schedules:
             stored = self._schedules.find(schedule_id)
             if stored is None:
                 return None
+            if seen_at is not None and stored.schedule.updated_at != seen_at:
+                raise ScheduleChangedError(schedule_id, stored.schedule.updated_at)
             now_ms = self._now_ms()
             attributes = self._differences(stored, changes, now_ms)
             if not attributes:
@@ -251,7 +274,7 @@ class Schedules:
             wanted |= schedule_writes.next_attributes(_first(timing, now) if enabled else None)
         elif enabled != schedule.enabled:
             # A schedule without an occurrence left may be enabled too; it makes no more runs.
-            upcoming = _upcoming(timing, now, fired=schedule.last_scheduled_at) if enabled else None
+            upcoming = first_occurrence(timing, now, fired=schedule.last_scheduled_at) if enabled else None
             wanted |= schedule_writes.next_attributes(upcoming)
         have: dict[str, Value | None] = {
             "job_name": schedule.job_name,
@@ -299,7 +322,7 @@ def _changed_timing(stored: StoredSchedule, changes: ScheduleChanges, now: datet
 
 def _first(timing: Timing, now: datetime) -> datetime:
     """Return the first occurrence of a new timing; raises ``InvalidScheduleError`` if it would never fire."""
-    first = _upcoming(timing, now, fired=None)
+    first = first_occurrence(timing, now)
     if first is None:
         raise InvalidScheduleError(
             f"schedule_expr {short_repr(timing.expr)} has no occurrence after {now.isoformat(timespec='seconds')}"
@@ -307,15 +330,6 @@ def _first(timing: Timing, now: datetime) -> datetime:
             + "; create it with enabled=False to keep it all the same"
         )
     return first
-
-
-def _upcoming(timing: Timing, now: datetime, *, fired: datetime | None) -> datetime | None:
-    """Return the next occurrence after ``now``. A ``once`` returns its occurrence, even a past one, unless it fired."""
-    if timing.schedule_type is ScheduleType.ONCE:
-        return next_occurrence(timing, fired or EPOCH)
-    if timing.start_at is not None and timing.start_at >= now:
-        return next_occurrence(timing, EPOCH)  # start_at is included, even if it is now
-    return next_occurrence(timing, now)
 
 
 def _flag(name: str, value: object) -> bool:

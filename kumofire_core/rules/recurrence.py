@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kumofire_core.errors import InvalidScheduleError, short_repr
-from kumofire_core.model.schedule import MAX_EXPRESSION_LENGTH, ScheduleType, Timing
+from kumofire_core.model.schedule import MAX_EXPRESSION_LENGTH, Schedule, ScheduleType, Timing
+from kumofire_core.model.times import EPOCH
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -26,7 +27,7 @@ _SETTLED_AFTER = timedelta(days=2)
 _TICK = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 
-_ALIASES = {
+CRON_ALIASES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
     "@midnight": "0 0 * * *",
@@ -141,6 +142,40 @@ def next_occurrence(timing: Timing, after: datetime) -> datetime | None:
     return found
 
 
+def first_occurrence(timing: Timing, now: datetime, *, fired: datetime | None = None) -> datetime | None:
+    """Return the occurrence that a schedule with this timing waits for at ``now``, or `None` if it has none left.
+
+    ``fired`` is the latest occurrence that became a run. A ``once`` waits for its occurrence, even a past one, unless
+    it fired.
+    """
+    if timing.schedule_type is ScheduleType.ONCE:
+        return next_occurrence(timing, fired or EPOCH)
+    if timing.start_at is not None and timing.start_at >= now:
+        return next_occurrence(timing, EPOCH)  # start_at is included, even if it is now
+    return next_occurrence(timing, now)
+
+
+def occurrences(timing: Timing, first: datetime | None, count: int) -> list[datetime]:
+    """Return the occurrence ``first`` and those that follow it, ``count`` in all or as many as there are, in UTC."""
+    found: list[datetime] = []
+    while first is not None and len(found) < count:
+        found.append(first)
+        first = next_occurrence(timing, first)
+    return found
+
+
+def timing_of(schedule: Schedule) -> Timing:
+    """Return a schedule's timing. An interval's occurrences are as far apart from its next one as from its first."""
+    return Timing(
+        schedule_type=schedule.schedule_type,
+        expr=schedule.schedule_expr,
+        timezone=schedule.timezone,
+        start_at=schedule.start_at,
+        end_at=schedule.end_at,
+        anchor=schedule.next_run_at if schedule.schedule_type is ScheduleType.INTERVAL else None,
+    )
+
+
 def _parse_cron(timing: Timing, expr: object, created: datetime, kept: str | None) -> Timing:
     from kumofire_core.rules.cron import BLANKS, canonical_cron, folded
 
@@ -149,8 +184,8 @@ def _parse_cron(timing: Timing, expr: object, created: datetime, kept: str | Non
     text = expr.strip(BLANKS)
     if text.startswith("@"):
         canonical = text.lower() if text.isascii() else text
-        if canonical not in _ALIASES:
-            raise InvalidScheduleError(f"unknown cron alias {short_repr(text)}; use one of {', '.join(_ALIASES)}")
+        if canonical not in CRON_ALIASES:
+            raise InvalidScheduleError(f"unknown cron alias {short_repr(text)}; use one of {', '.join(CRON_ALIASES)}")
     elif text.lower().startswith("cron("):
         raise InvalidScheduleError(
             f"schedule_expr {short_repr(text)} is EventBridge's form, which counts weekdays from 1; "
@@ -280,7 +315,7 @@ def _next_cron(timing: Timing, after: datetime) -> datetime | None:
         wall = _wall_time_after(timing.expr, after.replace(tzinfo=None))
         return None if wall is None else wall.replace(tzinfo=UTC)
     zone = _load_zone(timing.timezone)
-    minute, hour, *_ = _ALIASES.get(timing.expr, timing.expr).split()
+    minute, hour, *_ = CRON_ALIASES.get(timing.expr, timing.expr).split()
     if minute.startswith("*") or hour.startswith("*"):
         return _next_in_real_time(timing.expr, zone, after)
     return _next_at_fixed_time(timing.expr, zone, after)
@@ -330,7 +365,7 @@ def _wall_time_after(expr: str, wall: datetime) -> datetime | None:
     from cronsim import CronSim, CronSimError
 
     try:
-        return next(CronSim(_ALIASES.get(expr, expr), wall), None)
+        return next(CronSim(CRON_ALIASES.get(expr, expr), wall), None)
     except CronSimError as error:
         raise InvalidScheduleError(f"cron expression {short_repr(expr)} can't be used: {error}") from None
 

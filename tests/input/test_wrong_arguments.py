@@ -129,6 +129,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "pauses": ({}, {}),
     "resume": ({}, {"job_name": [*TEXT[1:], "", "x" * 256]}),
     "find_run": ({}, {"dedupe_key": [None, *KEY]}),
+    "get_many": ({}, {"run_ids": [None, 5, "x", b"x", {}, [5], ["x", b"x"], [str(number) for number in range(101)]]}),
     "list_runs": ({}, LIST),
     "cancel_many": (NAMED, {**MANY, "reason": REASON}),
     "retry_many": (NAMED, {**MANY, "spread": [5, "5", -timedelta(1), timedelta.max]}),

@@ -405,3 +405,30 @@ def test_runs_of_the_same_time_are_listed_also_where_one_call_may_not_look_at_al
     found = pages(jobs, status="scheduled", limit=25)
 
     assert [run_id for page in found for run_id in page] == [*sorted(run_ids, reverse=True), earlier]
+
+
+def test_many_runs_are_read_in_one_request_without_their_payloads(jobs: Jobs, aws: Aws):
+    ids = [aws.a_run(payload='{"secret": 1}') for _ in range(100)]
+    aws.dynamodb.requests.clear()
+
+    found = jobs.get_many([*ids[:99], ids[0], "unknown"])
+
+    assert sorted(found) == sorted(ids[:99])
+    assert {run.payload for run in found.values()} == {NOT_READ}
+    assert aws.dynamodb.count() == {"batch_get_item": 1}
+    assert "payload" not in aws.dynamodb.requests[0][1]["RequestItems"][aws.table]["ExpressionAttributeNames"].values()
+
+
+def test_many_runs_of_no_ids_cost_no_request(jobs: Jobs, aws: Aws):
+    assert jobs.get_many([]) == {}
+    assert aws.dynamodb.requests == []
+
+
+def test_a_page_that_is_not_the_last_says_how_far_back_it_has_looked(jobs: Jobs, aws: Aws):
+    for number in range(3):
+        ended(aws, at_ms=NOW_MS - number * 1_000)
+
+    page = jobs.list_runs(limit=2)
+
+    assert page.back_to == NOW - timedelta(seconds=1)
+    assert jobs.list_runs(limit=2, page=page.next_page).back_to is None

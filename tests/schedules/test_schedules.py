@@ -23,6 +23,7 @@ from kumofire_core import (
     Missed,
     Overlap,
     Schedule,
+    ScheduleChangedError,
     ScheduleConflictError,
     ScheduleExistsError,
     ScheduleType,
@@ -976,3 +977,74 @@ def test_a_process_that_only_makes_schedules_may_name_any_job(world: World):
     jobs = world.another(allow_unknown_jobs=True)
 
     assert jobs.get_schedule(jobs.create_schedule("elsewhere", **HOURLY)).job_name == "elsewhere"
+
+
+def test_a_change_of_a_schedule_that_another_changed_meanwhile_changes_nothing(world: World):
+    schedule_id = world.jobs.create_schedule("work", **HOURLY)
+    seen = world.jobs.get_schedule(schedule_id)
+    world.clock.advance(minutes=1)
+    world.jobs.update_schedule(schedule_id, missed="latest")
+
+    with pytest.raises(ScheduleChangedError, match=f"{schedule_id} was changed at 2026-03-14T12:01:00.000"):
+        world.jobs.update_schedule(schedule_id, unchanged_since=seen.updated_at, schedule_expr="30 * * * *")
+
+    after = world.jobs.get_schedule(schedule_id)
+    assert (after.schedule_expr, after.missed) == ("0 * * * *", "latest")
+
+
+def test_a_change_that_comes_between_the_reading_and_the_writing_is_seen(world: World, monkeypatch: Any):
+    schedule_id = world.jobs.create_schedule("work", **HOURLY)
+    seen = world.jobs.get_schedule(schedule_id)
+    other = world.aws.jobs(clock=world.clock, allow_unknown_jobs=True)
+    find = world.jobs._schedules._schedules.find
+    world.clock.advance(minutes=1)
+
+    def find_and_be_overtaken(schedule_id: str) -> Any:
+        found = find(schedule_id)
+        if found.schedule.missed == "all":
+            other.update_schedule(schedule_id, missed="latest")
+        return found
+
+    monkeypatch.setattr(world.jobs._schedules._schedules, "find", find_and_be_overtaken)
+    with pytest.raises(ScheduleChangedError):
+        world.jobs.update_schedule(schedule_id, unchanged_since=seen.updated_at, schedule_expr="30 * * * *")
+
+    assert world.jobs.get_schedule(schedule_id).schedule_expr == "0 * * * *"
+
+
+def test_a_change_of_a_schedule_that_only_fired_meanwhile_is_made(world: World):
+    schedule_id = world.jobs.create_schedule("work", **HOURLY)
+    seen = world.jobs.get_schedule(schedule_id)
+    world.clock.advance(hours=1, minutes=1)
+    world.jobs.dispatch()
+
+    after = world.jobs.update_schedule(schedule_id, unchanged_since=seen.updated_at, schedule_expr="30 * * * *")
+
+    assert (after.schedule_expr, after.last_scheduled_at) == ("30 * * * *", ONE)
+
+
+def test_the_next_occurrences_begin_with_the_stored_one_and_end_with_the_window(world: World):
+    schedule_id = world.jobs.create_schedule("work", **HOURLY, end_at=NOW + timedelta(hours=3))
+    schedule = world.jobs.get_schedule(schedule_id)
+
+    assert world.jobs.next_occurrences(schedule, 2) == (ONE, ONE + timedelta(hours=1))
+    assert world.jobs.next_occurrences(schedule) == tuple(NOW + timedelta(hours=hours) for hours in (1, 2, 3))
+    assert world.jobs.next_occurrences(world.jobs.disable_schedule(schedule_id)) == ()
+
+
+def test_the_next_occurrences_of_an_interval_keep_its_rhythm(world: World):
+    schedule_id = world.jobs.create_schedule("work", schedule_type="interval", schedule_expr=timedelta(minutes=25))
+    world.clock.advance(minutes=60)
+    world.jobs.dispatch()
+
+    found = world.jobs.next_occurrences(world.jobs.get_schedule(schedule_id), 2)
+
+    assert found == (NOW + timedelta(minutes=75), NOW + timedelta(minutes=100))
+
+
+@pytest.mark.parametrize(("given", "named"), [({"count": 0}, "count"), ({"schedule": "id"}, "schedule must be")])
+def test_what_next_occurrences_cannot_take_is_refused(world: World, given: dict[str, Any], named: str):
+    schedule = world.jobs.get_schedule(world.jobs.create_schedule("work", **HOURLY))
+
+    with pytest.raises(InvalidArgumentError, match=named):
+        world.jobs.next_occurrences(**({"schedule": schedule} | given))

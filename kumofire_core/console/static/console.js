@@ -27,6 +27,16 @@ function duration(seconds) {
   return `${Math.floor(seconds / 86400)}d`;
 }
 
+// A time in the reader's zone, as the server writes it in another.
+function localTime(moment) {
+  const two = (number) => String(number).padStart(2, "0");
+  const ahead = -moment.getTimezoneOffset(), far = Math.abs(ahead);
+  const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
+  const time = [moment.getHours(), moment.getMinutes(), moment.getSeconds()].map(two).join(":");
+  const offset = `${ahead < 0 ? "-" : "+"}${two(Math.floor(far / 60))}:${two(far % 60)}`;
+  return `${moment.toLocaleDateString("en", { weekday: "short" })} ${day} ${time} ${offset}`;
+}
+
 function tellTimes(within = document) {
   const now = Date.now() + clockOffset;
   for (const element of $$("time[datetime]", within)) {
@@ -36,6 +46,7 @@ function tellTimes(within = document) {
       element.dataset.exact = element.title;
       element.title = `${element.title}\n${moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" })}`;
     }
+    if ("zoneLocal" in element.dataset) element.textContent = localTime(moment);
     if ("clock" in element.dataset) continue;
     const seconds = Math.round((moment - now) / 1000);
     const text = seconds === 0 ? "now" : seconds > 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
@@ -56,6 +67,10 @@ function showLive() {
   $("[data-label]", button).textContent = isLive ? "Live" : "Paused";
 }
 
+function showTools() {
+  for (const tool of $$("[data-theme-toggle], [data-help]")) tool.hidden = false;
+}
+
 function toggleLive() {
   isLive = !isLive;
   remember("kumofire-live", isLive ? "on" : "off");
@@ -66,10 +81,24 @@ function toggleLive() {
 document.addEventListener("htmx:beforeRequest", (event) => {
   const { elt, requestConfig } = event.detail;
   const byTimer = requestConfig.triggeringEvent === undefined || requestConfig.triggeringEvent === null;
-  if (!("live" in elt.dataset) || !byTimer) return;
+  // A part that was not loaded yet is loaded in any case.
+  if (!("live" in elt.dataset) || "pending" in elt.dataset || !byTimer) return;
   // A list whose rows may change places waits while somebody points at it or works in it.
   const isHeld = "hold" in elt.dataset && (elt.matches(":hover") || elt.contains(document.activeElement));
   if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
+});
+
+// A part that keeps other elements up to date asks for those on the screen only: data-visible selects them, and each
+// one's data-row is sent as an `id`.
+const MOST_VISIBLE = 100;
+document.addEventListener("htmx:configRequest", (event) => {
+  const { elt, parameters } = event.detail;
+  if (!elt.dataset.visible) return;
+  const seen = $$(elt.dataset.visible).filter((each) => {
+    const box = each.getBoundingClientRect();
+    return box.height > 0 && box.bottom > 0 && box.top < innerHeight;
+  });
+  parameters.id = seen.slice(0, MOST_VISIBLE).map((each) => each.dataset.row);
 });
 
 document.addEventListener("visibilitychange", () => {
@@ -134,6 +163,15 @@ function showChosen() {
   if (all) {
     all.checked = boxes.length > 0 && chosen.length === boxes.length;
     all.indeterminate = chosen.length > 0 && !all.checked;
+  }
+}
+
+// A run that moved on while pages of a list were read can be on two of them; it is shown once.
+function showOnce() {
+  const seen = new Set();
+  for (const row of $$("tr[data-row][id]")) {
+    if (seen.has(row.id)) row.remove();
+    seen.add(row.id);
   }
 }
 
@@ -225,12 +263,22 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
 });
 
+// A dialog closes when its form has done what it is for. A form with data-clears has then also dealt with what is chosen.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, xhr } = event.detail;
+  if (!successful || !elt.matches("form") || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
+  if (elt.closest("#dialog")) $("#dialog").close();
+  if ("clears" in elt.dataset) choose($$("input[data-choice]"), false);
+});
+
 // ---- Notices -----------------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:afterSettle", (event) => {
   tellTimes();
+  showOnce();
   showChosen();
   showLive();
+  showTools();
   const opened = $("#dialog [data-show]");
   if (opened && !$("#dialog").open) $("#dialog").showModal();
   const notices = $$("#notices .notice");
@@ -238,16 +286,48 @@ document.addEventListener("htmx:afterSettle", (event) => {
   // Only the latest change can be undone by its key.
   for (const old of notices.slice(1)) $("[data-key]", old)?.removeAttribute("data-key");
   for (const notice of notices) {
-    if (notice.dataset.timed || !notice.matches(".done") || $("form", notice)) continue;
+    if (notice.dataset.timed || !notice.matches(".done") || $("form, a", notice)) continue;
     notice.dataset.timed = "yes";
     setTimeout(() => notice.remove(), 8000);
   }
   if (event.target.id === "content") makeCurrent(null);
 });
 
+// An action that leads to another page: what it told goes along.
+document.addEventListener("htmx:beforeOnLoad", (event) => {
+  const to = event.detail.xhr.getResponseHeader("HX-Location");
+  if (!to) return;
+  event.preventDefault();
+  try { sessionStorage.setItem("kumofire-notice", event.detail.xhr.responseText); } catch { /* it is lost */ }
+  location.assign(to);
+});
+
+function showBrought() {
+  try {
+    const notice = sessionStorage.getItem("kumofire-notice");
+    if (!notice) return;
+    sessionStorage.removeItem("kumofire-notice");
+    htmx.swap("#notices", notice, { swapStyle: "afterbegin" });
+  } catch { /* the browser keeps nothing for this site */ }
+}
+
+// A form in the dialog has done what it was for.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, requestConfig } = event.detail;
+  if (successful && requestConfig.verb !== "get" && elt.closest("#dialog")) $("#dialog").close();
+});
+
+// What a notice offers is used once. It stays in the page until the answer is there, which needs its place in it.
 document.addEventListener("submit", (event) => {
-  const notice = event.target.closest(".notice");
-  if (notice) setTimeout(() => notice.remove(), 0);
+  const notice = event.target.closest("#notices .notice");
+  if (notice) notice.hidden = true;
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, xhr } = event.detail;
+  const notice = elt.closest("#notices .notice");
+  if (!notice) return;
+  if (xhr.status >= 200 && xhr.status < 500) setTimeout(() => notice.remove(), 0);
+  else notice.hidden = false;
 });
 
 // ---- Colours -----------------------------------------------------------------------------------------------------
@@ -328,7 +408,8 @@ document.addEventListener("focusin", (event) => {
   }
 });
 
-for (const tool of $$("[data-theme-toggle], [data-help]")) tool.hidden = false;
+showTools();
 showLive();
 showChosen();
 tellTimes();
+showBrought();
