@@ -726,6 +726,7 @@ def test_reschedule_gives_it_another_time_and_undo_the_former(
         {"after": "soon"},
         {"at": "2026-03-15T09:30", "after": "1h"},
         {"after": "999999999w"},
+        {"after": "9999999d"},
         {"at": "0001-01-01T00:00+14:00"},
     ],
 )
