@@ -18,6 +18,7 @@ from kumofire_core import Fail, JobContext, Jobs, Snooze
 from kumofire_core.console import Access
 from kumofire_core.console.app import build
 from kumofire_core.console.guard import COOKIE, HEADER
+from kumofire_core.console.timeline import Frame, frames_of
 from kumofire_core.model.encrypted_text import PREFIX
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
 from tests.faults import Interrupted
@@ -255,6 +256,18 @@ def test_a_traceback_shows_function_file_line_and_code(jobs: Jobs, clock: Clock,
     assert re.search(r'inner tests/console/test_run_page\.py:\d+ ?raise KeyError\("card"\)', text)
 
 
+def test_what_is_no_frame_of_a_traceback_is_shown_as_it_is():
+    stored = '  File "a.py", line 3, in f\n    g()\n  …\n  File "b.py", line 4, in <module>\n    odd\nand more'
+
+    assert list(frames_of(stored)) == [
+        Frame(file="a.py", line="3", function="f", code="g()"),
+        Frame(is_gap=True),
+        Frame(file="b.py", line="4", function="<module>", code="odd"),
+        Frame(other="and more"),
+    ]
+    assert list(frames_of("")) == []
+
+
 def test_the_last_failure_is_open_and_the_earlier_ones_are_closed(jobs: Jobs, clock: Clock, console: Console):
     run_id = failed(jobs, clock)
 
@@ -414,7 +427,12 @@ def test_a_person_without_the_right_sees_error_types_and_nothing_that_may_quote_
     run_id = failed(jobs, clock)
     jobs.retry(run_id)
     jobs.cancel(run_id, f"reason {SECRET}")
-    other = aws.a_running_run(progress=json.dumps([1, 400, f"note {SECRET}", NOW_MS]), last_error=f"boom {SECRET}")
+    other = aws.a_running_run(
+        progress=json.dumps([1, 400, f"note {SECRET}", NOW_MS]),
+        last_error=f"boom {SECRET}",
+        cancel_requested_at=NOW_MS,
+        cancel_reason=f"reason {SECRET}",
+    )
 
     answers = [blind.client.get(f"/runs/{each}{part}").text for each in (run_id, other) for part in ("", "/live")]
 
@@ -872,7 +890,8 @@ def test_every_change_is_logged_with_who_made_it(
 def hostile_fields() -> dict[str, Any]:
     text = HOSTILE.replace("\ud800", "\ufdd0")  # the table holds whole characters only; JSON in it may hold halves
     texts = json.dumps([HOSTILE * 3, f'  File "{HOSTILE}", line 3, in {HOSTILE}\n    {HOSTILE}\n  …\n{HOSTILE}'])
-    record = [1, 1, NOW_MS, NOW_MS + 800, "raised", HOSTILE, HOSTILE, texts]
+    log = f"{HOSTILE.replace(' ', '_')} {HOSTILE}"
+    record = [1, 1, NOW_MS, NOW_MS + 800, "raised", HOSTILE, log, texts]
     return {
         "status": "failed",
         "job_name": text,
