@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kumofire_core.console.expressions import cron_in_words, explained, in_words, moment, read_timing
@@ -60,6 +60,7 @@ def test_expressions_in_the_same_words_fire_at_the_same_times(expressions: list[
     assert [list(by_times.values()) for by_times in said.values() if len(by_times) > 1] == []
 
 
+@settings(deadline=None)
 @given(
     st.tuples(
         *(
