@@ -39,7 +39,7 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
-	deploy-local local-invoke test-container lock clean build-Consumer build-Dispatcher
+	deploy-local local-invoke test-container test-browser screenshots lock clean build-Consumer build-Dispatcher
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -120,6 +120,12 @@ endif
 
 test-container: venv sam-venv ## Test `make local-invoke` in real containers; skipped where no container engine answers
 	@$(offline) $(python) -m pytest -n 0 -m container tests/deploy/test_container.py $(PYTEST_ARGS)
+
+test-browser: venv ## Test the console in a real Chromium; skipped where none is found (CHROMIUM=… names one)
+	@$(offline) $(python) -m pytest -n 0 -q -m browser tests/browser $(PYTEST_ARGS)
+
+screenshots: venv ## Take the pictures of the console that README.md and docs/ show
+	@$(offline) $(python) -m examples.screenshots docs
 
 # Called by `sam build`, which says where the artifact goes.
 build-Consumer build-Dispatcher: python-3.11

@@ -17,6 +17,7 @@ TITLES = {
     "create": "Creating runs",
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
+    "console": "The console",
 }
 
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->"

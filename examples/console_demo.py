@@ -87,15 +87,15 @@ def add_handlers(jobs: Jobs, world: World) -> None:
         return None
 
 
-def make_table_and_queues(aws: LocalAws) -> tuple[str, str]:
+def make_table_and_queues(aws: LocalAws, name: str = NAME) -> tuple[str, str]:
     """Make a table as the template has it, and a queue with a dead-letter queue; return its name and the URL."""
     dynamodb, sqs = aws.client("dynamodb"), aws.client("sqs")
-    dynamodb.create_table(TableName=NAME, **table_definition())
-    dead = sqs.create_queue(QueueName=f"{NAME}-dead")["QueueUrl"]
+    dynamodb.create_table(TableName=name, **table_definition())
+    dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 5})
-    queue_url = sqs.create_queue(QueueName=NAME, Attributes={"RedrivePolicy": policy})["QueueUrl"]
-    return NAME, queue_url
+    queue_url = sqs.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy})["QueueUrl"]
+    return name, queue_url
 
 
 def make_jobs(aws: LocalAws, table: str, queue_url: str, clock: Callable[[], datetime], **settings: Any) -> Jobs:
@@ -223,9 +223,12 @@ def work(jobs: Jobs, sqs: Any, ended: threading.Event) -> None:
         if time.monotonic() - dispatched > 5:
             jobs.dispatch()
             dispatched = time.monotonic()
-        messages = sqs.receive_message(QueueUrl=jobs.queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get(
-            "Messages", []
-        )
+        messages = sqs.receive_message(
+            QueueUrl=jobs.queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=1,
+            MessageSystemAttributeNames=["SentTimestamp"],
+        ).get("Messages", [])
         if not messages:
             continue
         records = [
@@ -233,7 +236,7 @@ def work(jobs: Jobs, sqs: Any, ended: threading.Event) -> None:
                 "messageId": each["MessageId"],
                 "receiptHandle": each["ReceiptHandle"],
                 "body": each["Body"],
-                "attributes": {},
+                "attributes": each.get("Attributes", {}),
             }
             for each in messages
         ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.stats import (
         ConsumerProgress,
         DueRun,
+        FailureCount,
         MinuteCounts,
         OutcomeCounts,
         QueueLengths,
@@ -101,6 +102,7 @@ __all__ = [
     "DispatchResult",
     "DueRun",
     "Fail",
+    "FailureCount",
     "InvalidArgumentError",
     "InvalidJSONError",
     "InvalidScheduleError",
@@ -176,6 +178,7 @@ _PLACES = {
     "Dedupe": "engine.create",
     "DispatchResult": "engine.dispatcher",
     "DueRun": "engine.stats",
+    "FailureCount": "engine.stats",
     "JobContext": "handlers.context",
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",

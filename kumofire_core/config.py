@@ -5,6 +5,7 @@ An error names all wrong settings at once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from inspect import getattr_static
 from typing import Any
 
 from kumofire_core.errors import ConfigurationError, short_repr
+from kumofire_core.model.run import MAX_CREATOR_LENGTH
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS
@@ -55,6 +57,11 @@ OPTIONAL: dict[str, Setting] = {
         "fail or retry",
     ),
     "KUMOFIRE_MAX_ATTEMPTS": ("max_attempts", lambda text: _whole(text, 1, 1000), "a whole number from 1 to 1000"),
+    "KUMOFIRE_CREATOR": (
+        "creator",
+        lambda text: _creator(text),
+        f"a name of at most {MAX_CREATOR_LENGTH} printable characters",
+    ),
     "KUMOFIRE_PAYLOAD_KEY_ARN": (
         "cipher",
         lambda text: _key_arn(text),
@@ -113,6 +120,7 @@ def argument_problems(
     list_succeeded: object,
     counts: object,
     cipher: object,
+    creator: object,
 ) -> list[str]:
     """Return one sentence for each wrong argument of ``Jobs``."""
     problems = [
@@ -160,7 +168,24 @@ def argument_problems(
     ]
     if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
         problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} does not have")
+    if creator is not None and not _may_be_creator(creator):
+        problems.append(
+            f"creator must be a name of 1 to {MAX_CREATOR_LENGTH} printable characters, not {short_repr(creator)}"
+        )
     return problems
+
+
+def default_creator() -> str | None:
+    """Return the name of the Lambda function that this process is of, or ``None``.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html (defined runtime environment variables)
+    """
+    name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+    return name if _may_be_creator(name) else None
+
+
+def _may_be_creator(name: object) -> bool:
+    return isinstance(name, str) and 1 <= len(name) <= MAX_CREATOR_LENGTH and name.isprintable()
 
 
 def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:
@@ -202,6 +227,12 @@ def _one_of(text: str, choices: Collection[str]) -> str:
     if text.strip().lower() not in choices:
         raise ValueError(text)
     return text.strip().lower()
+
+
+def _creator(text: str) -> str:
+    if not _may_be_creator(text.strip()):
+        raise ValueError(text)
+    return text.strip()
 
 
 def _key_arn(text: str) -> str:

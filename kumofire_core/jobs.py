@@ -23,6 +23,7 @@ from kumofire_core.config import (
     DEFAULT_RETENTION,
     DEFAULT_WAKE_SHARDS,
     argument_problems,
+    default_creator,
     settings_from,
 )
 from kumofire_core.engine.consumer import Consumer, ConsumeResult
@@ -45,6 +46,7 @@ from kumofire_core.rules.validation import (
     may_exist,
     name_problem,
     payload_text,
+    require_flag,
     require_reason,
     require_spread,
 )
@@ -85,8 +87,10 @@ class Jobs:
     one more write unit each. ``counts`` adds up what becomes of a batch's messages, for ``stats``: a write every ten
     seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
     payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
-    ``ENCRYPTED``. Raises ``ConfigurationError``, which names every wrong argument. Errors of AWS leave the methods as
-    botocore raised them, with a note: which table or queue was asked, where, by which setting, and what to do.
+    ``ENCRYPTED``. ``creator`` is stored as ``created_by`` with the runs that this process makes: a name of at most 128
+    characters, by default that of its Lambda function, if it is one. Raises ``ConfigurationError``, which names every
+    wrong argument. Errors of AWS leave the methods as botocore raised them, with a note: which table or queue was
+    asked, where, by which setting, and what to do.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Jobs:
         list_succeeded: bool = False,
         counts: bool = True,
         cipher: Cipher | None = None,
+        creator: str | None = None,
     ) -> None:
         problems = argument_problems(
             table=table,
@@ -127,6 +132,7 @@ class Jobs:
             list_succeeded=list_succeeded,
             counts=counts,
             cipher=cipher,
+            creator=creator,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         problems += registry.register_all(handlers)
@@ -148,6 +154,7 @@ class Jobs:
             cipher=cipher,
             clock=clock,
             list_succeeded=list_succeeded,
+            creator=default_creator() if creator is None else creator,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
@@ -219,7 +226,7 @@ class Jobs:
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
         ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES``, ``KUMOFIRE_LIST_SUCCEEDED`` and ``KUMOFIRE_COUNTS``
-        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
+        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER``, ``KUMOFIRE_CREATOR`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
         (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
@@ -389,6 +396,8 @@ class Jobs:
         a request more, or two or three (docs/dedupe.md). The id of a key's later runs differs from the first one's;
         ``find_run`` finds the latest.
 
+        A run that a handler creates has its run as ``parent_id``.
+
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
         before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
@@ -460,13 +469,19 @@ class Jobs:
             counts=self._count_teller,
         )
 
-    def get_status(self, run_id: str) -> Run | None:
+    def get_status(self, run_id: str, *, payloads: bool = True) -> Run | None:
         """Return a run as it is now, or ``None`` for an unknown id.
 
+        With ``payloads=False`` payload and output are neither fetched nor decrypted: they are ``NOT_READ``. The read
+        takes as many read units, because DynamoDB counts the whole item, but less time where they are large.
+
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for a
-        text that the cipher can't decrypt, and botocore's errors of the table unchanged.
+        payload or an output that the cipher can't decrypt, and botocore's errors of the table unchanged.
         """
-        found = self._store.find(run_id) if may_exist("a run id", run_id) else None
+        require_flag("payloads", payloads)
+        if not may_exist("a run id", run_id):
+            return None
+        found = self._store.find(run_id) if payloads else self._queries.find_without_payload(run_id)
         return None if found is None else self._readable(found)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
@@ -480,6 +495,15 @@ class Jobs:
     def _readable(self, found: StoredRun) -> Run:
         return self._store.with_texts(self._store.decrypted(found, required=False)).run
 
+    def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
+
+        What does not exist is left out; so is an item that can't be read, which is logged. One request, and a
+        consistent read of each run. Raises ``InvalidArgumentError`` for more ids, and botocore's errors of the table
+        unchanged.
+        """
+        return self._queries.get_many(run_ids)
+
     def list_runs(
         self,
         *,
@@ -488,6 +512,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         limit: int = 100,
         page: str | None = None,
         payloads: bool = False,
@@ -498,21 +523,25 @@ class Jobs:
         them next, which is about when they are due. Succeeded runs are listed only where their consumers have
         ``list_succeeded``, from then on; ``status=None`` lists all of these. ``since`` and ``until`` (aware datetimes,
         inclusive) bound the time at which a run ended, or at which an unfinished one is due. ``error_type`` is the
-        name of the latest error's type, such as ``"ValueError"``. Without ``payloads``, payload and output are
+        name of the latest error's type, such as ``"ValueError"``. ``text`` is a part of the run's id or of its
+        ``dedupe_key``, of at most 1024 characters; case matters. Without ``payloads``, payload and output are
         ``NOT_READ``.
 
         A page costs 8 index queries for each status asked for (an unfinished one: one for each partition) and a
         consistent read of each run that it returns; what it costs does not depend on the table's size. ``job_name`` and
-        ``error_type`` also cost a read unit for about 50 failed or canceled runs that do not fit. For unfinished runs
-        each one that does not fit is read as well. One call looks at 5,000 entries and reads 500 runs at most, so a
-        page may have few runs, or none, and a ``next_page``. The indexes are eventually consistent: a run that changed
-        a moment ago may be missing. Each run that is returned is read as it is now, and fits the filter. A run that
-        changes while pages are read may appear twice or not at all. Runs that failed or were canceled by a release
-        without the index are not listed. Raises ``InvalidArgumentError`` for a wrong argument.
+        ``error_type`` also cost a read unit for about 50 failed or canceled runs that do not fit. For unfinished runs,
+        and for any with ``text``, each one that does not fit is read as well. One call looks at 5,000 entries and reads
+        500 runs at most, so a page may have few runs, or none, and a ``next_page``. The indexes are eventually
+        consistent: a run that changed a moment ago may be missing. Each run that is returned is read as it is now, and
+        fits the filter. A run that changes while pages are read may appear twice or not at all. Runs that failed or
+        were canceled by a release without the index are not listed. Raises ``InvalidArgumentError`` for a wrong
+        argument.
         """
         from kumofire_core.engine.queries import run_filter
 
-        wanted = run_filter(status=status, job_name=job_name, since=since, until=until, error_type=error_type)
+        wanted = run_filter(
+            status=status, job_name=job_name, since=since, until=until, error_type=error_type, text=text
+        )
         return self._queries.list_runs(wanted, limit=limit, page=page, payloads=payloads)
 
     def stats(self, *, minutes: int = 5, fresh: bool = False) -> public.Stats:
@@ -592,17 +621,19 @@ class Jobs:
 
         return exists and run_control.delete(self._store, run_id)
 
-    def retry(self, run_id: str) -> bool:
+    def retry(self, run_id: str, *, run_at: datetime | None = None) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
+        With ``run_at`` (an aware datetime) it waits as ``scheduled`` until then; a time in the past means now.
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
         ``dedupe="unfinished"`` and is not the latest of its key.
         """
+        at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return exists and run_control.retry(self._store, run_id)
+        return exists and run_control.retry(self._store, run_id, at_ms=at_ms)
 
     def cancel_many(
         self,
@@ -613,6 +644,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         run_ids: Iterable[str] | None = None,
         dry_run: bool = False,
         on_progress: Callable[[public.BulkOperation], object] | None = None,
@@ -631,6 +663,7 @@ class Jobs:
             since=since,
             until=until,
             error_type=error_type,
+            text=text,
             run_ids=run_ids,
             dry_run=dry_run,
             on_progress=on_progress,
@@ -645,6 +678,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         run_ids: Iterable[str] | None = None,
         dry_run: bool = False,
         on_progress: Callable[[public.BulkOperation], object] | None = None,
@@ -672,6 +706,7 @@ class Jobs:
             since=since,
             until=until,
             error_type=error_type,
+            text=text,
             run_ids=run_ids,
             dry_run=dry_run,
             on_progress=on_progress,
@@ -686,6 +721,7 @@ class Jobs:
         since: datetime | None = None,
         until: datetime | None = None,
         error_type: str | None = None,
+        text: str | None = None,
         run_ids: Iterable[str] | None = None,
         dry_run: bool = False,
         on_progress: Callable[[public.BulkOperation], object] | None = None,
@@ -703,6 +739,7 @@ class Jobs:
             since=since,
             until=until,
             error_type=error_type,
+            text=text,
             run_ids=run_ids,
             dry_run=dry_run,
             on_progress=on_progress,

@@ -71,7 +71,7 @@ def show(bulk_id: BulkId, /, *, here: Here) -> None:
         here.emit(operation_form(operation))
         return
     chosen = operation.filter
-    names = {"status": chosen.status, "job_name": chosen.job_name, "error_type": chosen.error_type}
+    names = {name: getattr(chosen, name) for name in ("status", "job_name", "error_type", "text")}
     meant = {name: value for name, value in {**names, "since": chosen.since, "until": chosen.until}.items() if value}
     ids = operation.run_ids
     here.show_fields(

@@ -17,8 +17,10 @@ def console(
     *,
     port: Annotated[int | None, Parameter(help=f"Listen on this port; by default {PORT}, or a free one.")] = None,
     read_only: Annotated[bool, Parameter(negative=(), help="Let nothing be changed.")] = False,
-    payloads: Annotated[bool, Parameter(help="Let payloads, outputs and the texts of errors be seen.")] = True,
-    browser: Annotated[bool, Parameter(help="Open it in the browser, where this is a terminal.")] = True,
+    no_payloads: Annotated[
+        bool, Parameter(negative=(), help="Do not show payloads, outputs and the texts of errors.")
+    ] = False,
+    no_browser: Annotated[bool, Parameter(negative=(), help="Do not open it in the browser.")] = False,
     here: Here,
 ) -> None:
     """Serve the console: web pages by which to see and steer the deployment. Ctrl-C ends it.
@@ -48,7 +50,7 @@ def console(
             here.jobs,
             port=on,
             read_only=read_only,
-            payloads=payloads,
+            payloads=not no_payloads,
             title=deployment.stack_name or deployment.table,
             dead_letters=lambda: DeadLetters(deployment),
         )
@@ -61,7 +63,7 @@ def console(
         served = listening(0)
     here.show(served.address)
     here.say("this address is for you alone: who has it can steer your jobs. Ctrl-C ends the console")
-    if browser and sys.stdout.isatty():
+    if not no_browser and sys.stdout.isatty():
         import webbrowser
 
         webbrowser.open(served.address)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 STATUSES = ("scheduled", "queued", "running", "failed", "canceled", "succeeded")
 OUTCOMES = ("succeeded", "retried", "failed", "canceled")
 MOST_JOBS_NAMED = 8
+MOST_FAILURES_SHOWN = 8
 
 STATUS_COLUMNS = (Column("RUNS"), Column("", right=True), Column("JOBS", least=20))
+FAILURE_COLUMNS = (Column("FAILED", least=8), Column("ERROR", least=10), Column("RUNS", right=True))
 JOB_COLUMNS = (
     Column("JOB", least=8),
     *(Column(name.upper(), right=True) for name in OUTCOMES),
@@ -58,6 +60,7 @@ def stats_form(found: Stats) -> dict[str, Any]:
     return {
         "as_of": iso(found.as_of),
         "by_status": {status.value: _count_form(count) for status, count in found.by_status.items()},
+        "failures": [each._asdict() for each in found.failures],
         "unfinished": found.unfinished._asdict(),
         "paused": _count_form(found.paused),
         "pauses": [pause_form(each) for each in found.pauses],
@@ -116,7 +119,7 @@ def _lines(here: Invocation, found: Stats) -> list[str]:
             f"of {found.unfinished.total:,} unfinished runs the first {found.unfinished.examined:,} were looked at"
         )
     lines += ["", *field_lines(_fields(here, found), color=color), ""]
-    return lines + _minute_lines(found, width=width, color=color)
+    return [*lines, *_failure_lines(found, width=width, color=color), *_minute_lines(found, width=width, color=color)]
 
 
 def _status_row(status: str, count: StatusCount) -> list[Cell | str]:
@@ -149,6 +152,20 @@ def _fields(here: Invocation, found: Stats) -> list[tuple[str, Cell | str | None
 
 def _queue(queue: Any) -> str:
     return f"{queue.waiting:,} waiting, {queue.in_flight:,} in flight, {queue.delayed:,} delayed"
+
+
+def _failure_lines(found: Stats, *, width: int | None, color: bool) -> list[str]:
+    """Return the errors with which most runs have failed, where any have."""
+    if not found.failures:
+        return []
+    rows: list[list[Cell | str]] = [
+        [each.job_name, each.error_type or "", Cell(f"{each.count:,}", RED)]
+        for each in found.failures[:MOST_FAILURES_SHOWN]
+    ]
+    lines = table_lines(FAILURE_COLUMNS, rows, width=width, color=color)
+    if more := len(found.failures) - len(rows):
+        lines.append(f"and {more} more; --json has them")
+    return [*lines, ""]
 
 
 def _minute_lines(found: Stats, *, width: int | None, color: bool) -> list[str]:

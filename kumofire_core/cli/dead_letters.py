@@ -107,7 +107,7 @@ def _require_some(here: Invocation, letters: DeadLetters, question: str, *, yes:
 
 
 def _status(here: Invocation, run_id: str | None) -> str | None:
-    run = None if run_id is None else here.jobs.get_status(run_id)
+    run = None if run_id is None else here.jobs.get_status(run_id, payloads=False)
     return None if run is None else run.status.value
 
 

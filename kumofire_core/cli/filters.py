@@ -34,6 +34,9 @@ class Filter:
     error_type: Annotated[
         str | None, Parameter(help="Runs whose latest error is of this type, such as ValueError.")
     ] = None
+    text: Annotated[
+        str | None, Parameter(help="Runs with this text in their id or dedupe_key; each run is read for it.")
+    ] = None
 
     @property
     def is_empty(self) -> bool:
@@ -49,6 +52,7 @@ class Filter:
             "since": None if self.since is None else parse_moment("--since", self.since, now=now),
             "until": None if self.until is None else parse_moment("--until", self.until, now=now),
             "error_type": self.error_type,
+            "text": self.text,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -63,6 +67,8 @@ def described(arguments: dict[str, Any]) -> str:
         parts.append(f"of job {arguments['job_name']}")
     if "error_type" in arguments:
         parts.append(f"with {arguments['error_type']}")
+    if "text" in arguments:
+        parts.append(f"with {arguments['text']!r} in their id or dedupe_key")
     if "since" in arguments:
         parts.append(f"since {absolute(arguments['since'])}")
     if "until" in arguments:

@@ -34,6 +34,8 @@ def run_form(run: Run) -> dict[str, Any]:
         "progress": None if run.progress is None else _progress_form(run.progress),
         "schedule_id": run.schedule_id,
         "dedupe_key": run.dedupe_key,
+        "parent_id": run.parent_id,
+        "created_by": run.created_by,
         "cancel_requested": run.cancel_requested,
         "cancel_reason": run.cancel_reason,
     }

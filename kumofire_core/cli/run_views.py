@@ -77,6 +77,8 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
             ("progress", _progress(run, now)),
             ("due", time(run.scheduled_for)),
             ("created", time(run.created_at)),
+            ("created by", run.created_by),
+            ("parent", run.parent_id),
             ("started", time(run.started_at)),
             ("finished", time(run.finished_at)),
             ("schedule", run.schedule_id),

@@ -72,7 +72,7 @@ def show(
     here: Here,
 ) -> None:
     """Show a run: its status, its times, each of its attempts, and how it ended before it was retried."""
-    run = _found(here, run_id, dedupe_key)
+    run = _found(here, run_id, dedupe_key, payloads=payload or output)
     if here.as_json:
         here.emit(whole_run_form(run, payload=payload, output=output))
     else:
@@ -161,17 +161,23 @@ def retry(
     *run_ids: RunIds,
     which: Filter = NO_FILTER,
     over: Annotated[str | None, Parameter(help="Spread them evenly over this time: 1m, 2h.")] = None,
+    at: At = None,
+    delay: Delay = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     here: Here,
 ) -> int:
     """Queue failed or canceled runs again, with all their attempts.
 
-    Name them, or give a filter: then they are counted first.
+    Name them, or give a filter: then they are counted first. Runs that you name can wait, until --at or for --delay.
     """
     spread = None if over is None else parse_length("--over", over)
-    if not _by_filter(run_ids, which, dry_run, "retried") and spread is None:
-        return _each(here, run_ids, lambda run_id: here.jobs.retry(run_id), "retried")
+    due = moment_of(here, at=at, delay=delay)
+    by_filter = _by_filter(run_ids, which, dry_run, "retried")
+    if due is not None and (by_filter or spread is not None):
+        raise UsageError("--at and --delay are for runs that you name; --over spreads those that a filter means")
+    if not by_filter and spread is None:
+        return _each(here, run_ids, lambda run_id: here.jobs.retry(run_id, run_at=due), "retried")
     asked = yes or bool(run_ids)
     return change_many(here, "retry", which, dry_run=dry_run, yes=asked, run_ids=run_ids, spread=spread)
 
@@ -252,10 +258,13 @@ def watch(
     return Exit.DONE if succeeded and not missing else Exit.NOT_DONE
 
 
-def _found(here: Invocation, run_id: str | None, dedupe_key: str | None) -> Run:
+def _found(here: Invocation, run_id: str | None, dedupe_key: str | None, *, payloads: bool = False) -> Run:
     if (run_id is None) == (dedupe_key is None):
         raise UsageError("a run is named by its id or by --dedupe-key; give one of them")
-    run = here.jobs.get_status(run_id) if run_id is not None else here.jobs.find_run(dedupe_key=str(dedupe_key))
+    if run_id is not None:
+        run = here.jobs.get_status(run_id, payloads=payloads)
+    else:
+        run = here.jobs.find_run(dedupe_key=str(dedupe_key))
     if run is None:
         raise NotDoneError(
             f"there is no run {run_id!r}" if run_id is not None else f"no run has the dedupe_key {dedupe_key!r}"
@@ -307,7 +316,7 @@ def _each(here: Invocation, run_ids: tuple[str, ...], change: Callable[[str], bo
             if not here.as_json:
                 here.show(f"{run_id} {done}")
             continue
-        run = here.jobs.get_status(run_id)
+        run = here.jobs.get_status(run_id, payloads=False)
         unchanged.append({"id": run_id, "status": None if run is None else run.status.value})
         here.say(f"{run_id} was not {done}: {'there is no such run' if run is None else f'it is {run.status}'}")
     if here.as_json:

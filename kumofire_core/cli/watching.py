@@ -30,7 +30,7 @@ def follow(here: Invocation, run_ids: Iterable[str], *, seconds: float) -> dict[
     with _Telling(here) as tell:
         while True:
             for run_id in open_ids:
-                runs[run_id] = here.jobs.get_status(run_id)
+                runs[run_id] = here.jobs.get_status(run_id, payloads=False)
             found = [run for run in runs.values() if run is not None]
             tell(found)
             open_ids = [run.id for run in found if run.finished_at is None]

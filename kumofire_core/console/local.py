@@ -65,22 +65,29 @@ class LocalConsole:
             self._cookie,
         )
 
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self.app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+
     @property
     def address(self) -> str:
         """Where the console is, with its key."""
         return f"http://{LOOPBACK}:{self.port}/?{PARAMETER}={self._key}"
 
     def serve(self) -> None:
-        """Answer requests until the process is interrupted."""
-        config = uvicorn.Config(
-            self.app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        uvicorn.Server(config).run(sockets=[self._socket])
+        """Answer requests until ``stop`` is called, or the process is interrupted."""
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Let ``serve`` return."""
+        self._server.should_exit = True
 
     def _authorize(self, request: Request) -> Access | None:
         given = request.cookies.get(self._cookie, "")

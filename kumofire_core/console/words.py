@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
@@ -68,12 +69,24 @@ def things(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def percent(share: float) -> str:
+    """Return a share from 0 to 1 in whole percent; what is neither nothing nor all does not read as such."""
+    rounded = round(share * 100)
+    return "<1%" if rounded == 0 and share > 0 else ">99%" if rounded == 100 and share < 1 else f"{rounded}%"
+
+
+def row_id(text: object) -> str:
+    """Return a text of others as a part of an element's id, which has no blanks."""
+    return quote(str(text), safe="", errors="replace")
+
+
 def short_id(run_id: str) -> str:
     """Return the beginning of an id, enough to tell it from others by eye."""
     return run_id if len(run_id) <= 14 else f"{run_id[:12]}…"
 
 
 FILTERS: dict[str, Any] = {
+    "plain": plain,
     "shown": shown,
     "shown_lines": shown_lines,
     "ago": ago,
@@ -82,5 +95,7 @@ FILTERS: dict[str, Any] = {
     "took": took,
     "count": count,
     "things": things,
+    "percent": percent,
+    "row_id": row_id,
     "short_id": short_id,
 }

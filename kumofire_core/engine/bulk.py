@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -32,7 +32,7 @@ from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, number, read_number, read_text
 from kumofire_core.rules import bulk_writes
 from kumofire_core.rules.bulk_writes import STATUSES, BulkAction
-from kumofire_core.rules.validation import PAGE_LIMIT, may_exist
+from kumofire_core.rules.validation import PAGE_LIMIT, distinct_ids, may_exist
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
 log = logging.getLogger("kumofire_core")
@@ -412,15 +412,13 @@ def _wanted(action: BulkAction, given: Mapping[str, Any], run_ids: object) -> tu
     if run_ids is None:
         if wanted.is_empty:
             raise InvalidArgumentError(
-                f"{action}_many must be told which runs it is for: give status, job_name, since, until, error_type or "
-                f"run_ids (all of them: until=datetime.now(timezone.utc))"
+                f"{action}_many must be told which runs it is for: give status, job_name, since, until, error_type, "
+                f"text or run_ids (all of them: until=datetime.now(timezone.utc))"
             )
         return wanted, None
     if not wanted.is_empty:
-        raise InvalidArgumentError("give either run_ids or a filter (status, job_name, since, until, error_type)")
-    if isinstance(run_ids, str | bytes | Mapping) or not isinstance(run_ids, Iterable):
-        raise InvalidArgumentError(f"run_ids must be a list of run ids, not {type(run_ids).__name__}")
-    ids = tuple(dict.fromkeys(run_id for run_id in run_ids if may_exist("a run id in run_ids", run_id)))
+        raise InvalidArgumentError("give either run_ids or a filter (status, job_name, since, until, error_type, text)")
+    ids = distinct_ids(run_ids)
     if len(ids) > MOST_IDS:
         raise InvalidArgumentError(f"run_ids may have {MOST_IDS} ids, and has {len(ids)}; make several calls")
     return wanted, ids
@@ -431,7 +429,9 @@ def _wanted_text(wanted: RunFilter, ids: tuple[str, ...] | None) -> str:
         return json_codec.encode("the run ids", {"run_ids": ids})
     since, until = (None if each is None else to_ms(each) for each in (wanted.since, wanted.until))
     status = None if wanted.status is None else wanted.status.value
-    return json_codec.encode("the filter", [status, wanted.job_name, since, until, wanted.error_type])
+    # Without a text, a process of the release before texts can resume the operation. With one it must refuse to.
+    text = [] if wanted.text is None else [wanted.text]
+    return json_codec.encode("the filter", [status, wanted.job_name, since, until, wanted.error_type, *text])
 
 
 def _read(bulk_id: str, item: Attributes) -> _State:
@@ -446,9 +446,12 @@ def _read(bulk_id: str, item: Attributes) -> _State:
         ids = tuple(map(str, wanted["run_ids"])) if isinstance(wanted, dict) else None
         chosen = RunFilter()
         if ids is None:
-            status, job_name, since_ms, until_ms, error_type = wanted
+            status, job_name, since_ms, until_ms, error_type, *further = wanted
+            (text,) = further or (None,)
             since, until = (None if each is None else from_ms(each) for each in (since_ms, until_ms))
-            chosen = run_filter(status=status, job_name=job_name, since=since, until=until, error_type=error_type)
+            chosen = run_filter(
+                status=status, job_name=job_name, since=since, until=until, error_type=error_type, text=text
+            )
         cursor = _Cursor()
         if "cursor" in item:
             told: Any = json_codec.decode(str(item["cursor"]))

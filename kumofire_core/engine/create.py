@@ -12,6 +12,7 @@ from kumofire_core.engine import dedupe
 from kumofire_core.engine.dedupe import Created
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr, unknown_names
+from kumofire_core.handlers.context import run_under_way
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
@@ -92,6 +93,7 @@ class RunCreator:
             dedupe_mode=mode,
             period_ms=period_ms,
             payload_text="" if mode is None else text,
+            parent_id=run_under_way(),
         )
 
     def create(self, new_run: NewRun) -> str:

@@ -26,10 +26,17 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import FINAL, Run, RunStatus
 from kumofire_core.model.run_item import StoredRun
-from kumofire_core.model.times import LAST_MS, require_aware, to_ms
+from kumofire_core.model.times import LAST_MS, from_ms, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards
-from kumofire_core.rules.validation import require_job_name, require_page_limit
+from kumofire_core.rules.validation import (
+    PAGE_LIMIT,
+    distinct_ids,
+    require_flag,
+    require_job_name,
+    require_key,
+    require_page_limit,
+)
 
 log = logging.getLogger("kumofire_core")
 
@@ -81,8 +88,10 @@ UNREAD_NAMES = (
     "bulk",
     "dedupe_mode",
     "generation",
+    "parent_id",
+    "created_by",
 )
-"""What is asked for of a run that is listed without its payload and output."""
+"""What is asked for of a run that is read without its payload and output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +102,8 @@ class RunPage:
     next_page: str | None
     """What to pass as ``page`` for the next page; ``None`` after the last one. A page may have fewer runs than
     ``limit``, or none, and still not be the last: one call looks at 5,000 index entries at most."""
+    back_to: datetime | None = None
+    """The time that this page has come to, where there is a next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +115,8 @@ class RunFilter:
     since: datetime | None = None
     until: datetime | None = None
     error_type: str | None = None
+    text: str | None = None
+    """Part of the run's id or of its ``dedupe_key``."""
 
     @property
     def is_empty(self) -> bool:
@@ -117,6 +130,7 @@ class RunFilter:
             self.status in (None, run.status)
             and self.job_name in (None, run.job_name)
             and self.error_type in (None, run.error_type)
+            and (self.text is None or self.text in run.id or self.text in (run.dedupe_key or ""))
             and (self.since is None or at >= self.since)
             and (self.until is None or at <= self.until)
         )
@@ -129,6 +143,7 @@ def run_filter(
     since: datetime | None = None,
     until: datetime | None = None,
     error_type: str | None = None,
+    text: str | None = None,
 ) -> RunFilter:
     """Return the filter that these arguments mean; ``InvalidArgumentError`` for one that can't be meant."""
     wanted = None
@@ -144,6 +159,8 @@ def run_filter(
         raise InvalidArgumentError(
             f"error_type must be the name of an error's type, such as 'ValueError', not {short_repr(error_type)}"
         )
+    if text is not None:
+        require_key("text", text)
     begin = None if since is None else require_aware("since", since)
     end = None if until is None else require_aware("until", until)
     if begin is not None and end is not None and begin > end:
@@ -154,6 +171,7 @@ def run_filter(
         since=begin,
         until=end,
         error_type=error_type,
+        text=text,
     )
 
 
@@ -184,11 +202,14 @@ class RunQueries:
     def list_runs(self, wanted: RunFilter, *, limit: object, page: object, payloads: object) -> RunPage:
         """Return one page; see ``Jobs.list_runs``."""
         size = require_page_limit(limit)
-        if not isinstance(payloads, bool):
-            raise InvalidArgumentError(f"payloads must be True or False, not {short_repr(payloads)}")
-        found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=payloads)
+        require_flag("payloads", payloads)
+        found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=bool(payloads))
         runs = [self._store.decrypted(stored, required=False).run if payloads else stored.run for stored in found]
-        return RunPage(runs=tuple(runs), next_page=None if place is None else _encode_page(place))
+        return RunPage(
+            runs=tuple(runs),
+            next_page=None if place is None else _encode_page(place),
+            back_to=None if place is None else from_ms(place.at_ms),
+        )
 
     def page(
         self,
@@ -240,6 +261,8 @@ class RunQueries:
         """Return how many entries to ask a partition for at once: a little more than its share of a page."""
         if wanted.job_name is not None or wanted.error_type is not None:
             return 200
+        if wanted.text is not None:  # which is in no index: most of what is read does not fit
+            limit = MOST_READ
         return max(5, limit * 3 // (2 * max(1, streams)))
 
     def _streams(self, wanted: RunFilter, statuses: frozenset[RunStatus]) -> list[_Stream]:
@@ -259,6 +282,13 @@ class RunQueries:
             streams += [_Stream(WAKE_INDEX, ("wake_shard", shard), "wake_at", {}) for shard in shards]
         return streams
 
+    def get_many(self, run_ids: object) -> dict[str, Run]:
+        """Return up to 100 runs as they are now, by id; see ``Jobs.get_many``."""
+        ids = distinct_ids(run_ids)
+        if len(ids) > PAGE_LIMIT:
+            raise InvalidArgumentError(f"run_ids may have {PAGE_LIMIT} ids, and has {len(ids)}; make several calls")
+        return {run_id: stored.run for run_id, stored in self.read_many(list(ids)).items()} if ids else {}
+
     def read_many(self, run_ids: list[str]) -> dict[str, StoredRun]:
         """Return up to 100 runs as they are now, without payload and output; those that exist and can be read."""
         return self._read(run_ids, payloads=False)
@@ -276,6 +306,11 @@ class RunQueries:
             except KumofireError as error:
                 log.error("a run is left out of the list: %s", error)
         return runs
+
+    def find_without_payload(self, run_id: str) -> StoredRun | None:
+        """Return a run as it is now, without payload and output, or ``None``. Raises as ``RunStore.read`` does."""
+        item = self._store.table.get(run_key(run_id), names=UNREAD_NAMES)
+        return None if item is None else self._store.read(run_id, item, payload_required=False, payload_left_out=True)
 
     def find_by_key(self, dedupe_key: str) -> StoredRun | None:
         """Return the latest run that has this key, or ``None``."""

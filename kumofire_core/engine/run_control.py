@@ -68,28 +68,33 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
     return False
 
 
-def retry(store: RunStore, run_id: str) -> bool:
+def retry(store: RunStore, run_id: str, *, at_ms: int | None = None) -> bool:
     """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so.
 
-    Raises ``SupersededRunError`` where its ``dedupe_key`` allows one unfinished run, and has begun a newer one.
+    Where ``at_ms`` is given and still to come, it waits until then. Raises ``SupersededRunError`` where its
+    ``dedupe_key`` allows one unfinished run, and has begun a newer one.
     """
     found = store.find(run_id)
-    return found is not None and retry_found(store, found)
+    return found is not None and retry_found(store, found, at_ms=at_ms)
 
 
-def retry_found(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: str | None = None) -> bool:
-    """Queue a run that was read just now again, after ``delay_ms``; ``False`` where it has changed since.
+def retry_found(
+    store: RunStore, found: StoredRun, *, delay_ms: int = 0, at_ms: int | None = None, bulk: str | None = None
+) -> bool:
+    """Queue a run that was read just now again, after ``delay_ms`` or at ``at_ms``; ``False`` where it has changed.
 
     ``bulk`` is the operation over many runs that asks for it. It is stored with the run, which it retries once.
     """
-    due_ms = retry_unsent(store, found, delay_ms=delay_ms, bulk=bulk)
+    due_ms = retry_unsent(store, found, delay_ms=delay_ms, at_ms=at_ms, bulk=bulk)
     if due_ms is None:
         return False
-    store.send_waiting(found.id, due_ms=due_ms, now_ms=due_ms - delay_ms)
+    store.send_waiting(found.id, due_ms=due_ms, now_ms=due_ms - delay_ms if at_ms is None else store.now_ms())
     return True
 
 
-def retry_unsent(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: str | None = None) -> int | None:
+def retry_unsent(
+    store: RunStore, found: StoredRun, *, delay_ms: int = 0, at_ms: int | None = None, bulk: str | None = None
+) -> int | None:
     """Do what ``retry_found`` does, but leave it to the caller to send the message; return when the run is due."""
     if found.status not in (RunStatus.FAILED, RunStatus.CANCELED):
         return None
@@ -98,7 +103,7 @@ def retry_unsent(store: RunStore, found: StoredRun, *, delay_ms: int = 0, bulk: 
 
         require_latest(store, found)
     now_ms = store.now_ms()
-    due_ms = now_ms + delay_ms
+    due_ms = now_ms + delay_ms if at_ms is None else at_ms
     again = run_writes.retry(
         found,
         new_token(),

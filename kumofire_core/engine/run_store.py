@@ -92,6 +92,7 @@ class RunStore:
         cipher: Cipher | None,
         clock: Callable[[], datetime],
         list_succeeded: bool = False,
+        creator: str | None = None,
     ) -> None:
         self.table = table
         self.queue = queue
@@ -101,6 +102,7 @@ class RunStore:
         self.cipher = cipher
         self.clock = clock
         self.list_succeeded = list_succeeded
+        self._creator = creator
         self._retention_ms = None if retention is None else duration_ms(retention)
         self.hooks: Hooks | None = None
         self.creating: Callable[[Sequence[NewRun]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
@@ -305,6 +307,7 @@ class RunStore:
             max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
             timeout_ms=None if job is None else job.timeout_ms,
             shards=self.shards_to_write(),
+            created_by=self._creator,
         )
         answer = self.table.put_new(run_key(new_run.id), attributes)
         if not answer.applied and answer.item is not None and new_run.dedupe_key is not None:

@@ -33,7 +33,7 @@ from kumofire_core.errors import InvalidArgumentError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.run import FINAL, Outcome, RunStatus
+from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, text_bytes
 from kumofire_core.rules.listing import PARKED, list_shards
@@ -51,6 +51,8 @@ MOST_UNFINISHED = 20_000
 """Unfinished runs that are counted in the wake-up index."""
 MOST_EXAMINED = 1_000
 """Unfinished runs whose items are read, for their status and job: those with the earliest wake-ups."""
+MOST_FAILURES = 100
+"""Pairs of a job and an error type that are told."""
 MOST_READ_UNITS = 1_000
 """No further items are read after this many read units. Large payloads make them dear."""
 READ_AT_ONCE = 100
@@ -62,7 +64,8 @@ STEPS_AT_ONCE = 8
 
 SNAPSHOT = Key(COUNTS, "snapshot")
 """The item by which the processes of several askers share an answer."""
-SNAPSHOT_FORM = 1
+SNAPSHOT_FORM = 2
+"""Raised where an answer has something new: an answer of another form is not read."""
 SNAPSHOT_BYTES = 64 * 1024
 """A larger answer is not shared: writing it would cost more than it saves."""
 SNAPSHOT_KEPT_SECONDS = 24 * 60 * 60
@@ -80,6 +83,15 @@ class StatusCount(NamedTuple):
     """The hundred jobs that have most of them, and ``(other)`` for the rest."""
     complete: bool
     """Whether these are all. Otherwise there are more, and ``by_job`` is of those that were counted."""
+
+
+class FailureCount(NamedTuple):
+    """How many runs of a job have failed with the same type of error."""
+
+    job_name: str
+    error_type: str | None
+    """``None`` where it is not known, because the run failed under an early release."""
+    count: int  # type: ignore[assignment]  # it hides a method of tuples, which says nothing here
 
 
 class UnfinishedCount(NamedTuple):
@@ -152,6 +164,9 @@ class Stats:
     as_of: datetime
     by_status: Mapping[RunStatus, StatusCount]
     """Of each status. ``succeeded`` is there only where succeeded runs are listed (``list_succeeded``)."""
+    failures: tuple[FailureCount, ...]
+    """The failed runs that were counted for ``by_status``, by job and type of error: the hundred with most runs, most
+    first."""
     unfinished: UnfinishedCount
     paused: StatusCount
     """Runs that were put aside because their job is paused. They count as ``scheduled``, too."""
@@ -210,7 +225,10 @@ class StatsReader:
     def _compute(self, minutes: int) -> Stats:
         self._begun += 1
         now_ms = self._store.now_ms()
-        steps: dict[str, Callable[[], Any]] = {status: partial(self._listed, status) for status in (*FINAL, PARKED)}
+        steps: dict[str, Callable[[], Any]] = {
+            status: partial(self._listed, status) for status in (RunStatus.SUCCEEDED, RunStatus.CANCELED, PARKED)
+        }
+        steps[RunStatus.FAILED] = self._failed
         steps["unfinished"] = partial(self._unfinished, now_ms)
         steps["minutes"] = partial(self._minutes, minute_of(now_ms), minutes)
         steps["consumers"] = self._consumers
@@ -218,7 +236,8 @@ class StatsReader:
         steps["pauses"] = partial(pauses, self._store)
         found = _at_once(self._pool, steps)
         unfinished, by_status, oldest_due = found["unfinished"]
-        by_status |= {status: found[status] for status in (RunStatus.FAILED, RunStatus.CANCELED)}
+        failed, failures = found[RunStatus.FAILED]
+        by_status |= {RunStatus.FAILED: failed, RunStatus.CANCELED: found[RunStatus.CANCELED]}
         if found[RunStatus.SUCCEEDED].total:
             by_status[RunStatus.SUCCEEDED] = found[RunStatus.SUCCEEDED]
         queue, dead_letters = found["queue"]
@@ -226,6 +245,7 @@ class StatsReader:
         return Stats(
             as_of=from_ms(now_ms),
             by_status=by_status,
+            failures=failures,
             unfinished=unfinished,
             paused=found[PARKED],
             pauses=found["pauses"],
@@ -238,16 +258,26 @@ class StatsReader:
 
     def _listed(self, status: str) -> StatusCount:
         """Count the runs of a status in the listing index, the latest first."""
-        jobs, complete = self._counted(
+        entries, complete = self._list_entries(status, "job_name")
+        return _status_count(Counter(str(job_name) for (job_name,) in entries), complete=complete)
+
+    def _failed(self) -> tuple[StatusCount, tuple[FailureCount, ...]]:
+        """Count the failed runs as ``_listed`` does, by the same reads also by their errors."""
+        entries, complete = self._list_entries(RunStatus.FAILED, "job_name", "error_type")
+        jobs = Counter(str(job_name) for job_name, _ in entries)
+        return _status_count(jobs, complete=complete), _failure_counts(entries)
+
+    def _list_entries(self, status: str, *names: str) -> tuple[list[tuple[object, ...]], bool]:
+        """Return these attributes of a status's entries in the listing index, and whether these are all entries."""
+        return self._counted(
             LISTING_INDEX,
             [("list_shard", shard) for shard in list_shards(status)],
             "list_at",
             most=MOST_LISTED,
             newest_first=True,
-            read=lambda entry: str(entry.get("job_name")),
-            returns=("job_name",),
+            read=lambda entry: tuple(entry.get(name) for name in names),
+            returns=names,
         )
-        return _status_count(Counter(jobs), complete=complete)
 
     def _unfinished(self, now_ms: int) -> tuple[UnfinishedCount, dict[RunStatus, StatusCount], DueRun | None]:
         """Count the entries of the wake-up index, and look at the runs with the earliest."""
@@ -409,6 +439,15 @@ def _status_count(jobs: Counter[str], *, complete: bool) -> StatusCount:
     return StatusCount(jobs.total(), by_job, complete)
 
 
+def _failure_counts(entries: list[tuple[object, ...]]) -> tuple[FailureCount, ...]:
+    """Return how many of these failed runs there are of each job and type of error, the most first."""
+    counts = Counter(
+        (str(job_name), error_type if isinstance(error_type, str) else None) for job_name, error_type in entries
+    )
+    found = [FailureCount(job_name, error_type, count) for (job_name, error_type), count in counts.items()]
+    return tuple(sorted(found, key=lambda each: (-each.count, each.job_name, each.error_type or ""))[:MOST_FAILURES])
+
+
 _FIELDS = {**{outcome.value: outcome.value for outcome in Outcome}, MILLISECONDS: "milliseconds"}
 """Of ``OutcomeCounts``, by what the names of the counters begin with."""
 
@@ -435,6 +474,7 @@ def _encoded(stats: Stats) -> str:
             "form": SNAPSHOT_FORM,
             "as_of": to_ms(stats.as_of),
             "by_status": {status.value: list(count) for status, count in stats.by_status.items()},
+            "failures": [list(each) for each in stats.failures],
             "unfinished": list(stats.unfinished),
             "paused": list(stats.paused),
             "pauses": [
@@ -467,6 +507,7 @@ def _decoded(text: object) -> Stats | None:
         return Stats(
             as_of=from_ms(found["as_of"]),
             by_status={RunStatus(status): StatusCount(*count) for status, count in found["by_status"].items()},
+            failures=tuple(FailureCount(*each) for each in found["failures"]),
             unfinished=UnfinishedCount(*found["unfinished"]),
             paused=StatusCount(*found["paused"]),
             pauses=tuple(

@@ -185,8 +185,17 @@ def attempt_fields(context: Context) -> dict[str, Any]:
     return {} if run is None else log_fields(run)
 
 
+def run_under_way() -> str | None:
+    """Return the id of the run whose attempt is under way in the current context, or ``None``."""
+    run = _under_way.get()
+    return None if run is None else run.id
+
+
 def enter_attempt(claimed: StoredRun) -> Token[StoredRun | None]:
-    """Make ``AttemptLogFilter`` add this run's fields in the current context, until ``leave_attempt``."""
+    """Let this run's attempt be under way in the current context, until ``leave_attempt``.
+
+    ``AttemptLogFilter`` adds its fields, and runs that are created have it as their parent.
+    """
     return _under_way.set(claimed)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 MAX_NAME_LENGTH = 255
 MAX_KEY_LENGTH = 1024
+MAX_CREATOR_LENGTH = 128
 
 
 class RunStatus(StrEnum):
@@ -115,7 +116,7 @@ class NotRead:
 
 
 NOT_READ: Final = NotRead()
-"""The payload and the output of a run in a list that was read without them."""
+"""The payload and the output of a run that was read without them."""
 
 
 class RetriedRun(NamedTuple):
@@ -173,6 +174,10 @@ class Run:
     """Whether it waits because its job is paused."""
     progress: RunProgress | None = None
     """What the latest attempt told of its progress, at most once a second."""
+    parent_id: str | None = None
+    """The id of the run whose handler created it."""
+    created_by: str | None = None
+    """The name of the process that created it: its ``creator`` setting, or else its Lambda function's name."""
 
     @property
     def failed_attempts(self) -> int:
@@ -201,6 +206,8 @@ class NewRun(NamedTuple):
     """JSON text, not encrypted, where the run's id, which it is encrypted for, is not known yet."""
     traceparent: str | None = None
     """The W3C trace context of its creator, 55 characters, where creating it is traced."""
+    parent_id: str | None = None
+    """The run whose handler creates it."""
 
 
 def new_run_id() -> str:

@@ -91,6 +91,8 @@ _TEXTS = (
     "bulk",
     "dedupe_mode",
     "traceparent",
+    "parent_id",
+    "created_by",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -203,6 +205,8 @@ class StoredRun:
                 retries=get("retries", 0),
                 paused=self.is_parked and self.status is RunStatus.SCHEDULED,
                 progress=self._progress(),
+                parent_id=get("parent_id"),
+                created_by=get("created_by"),
             )
         return self._run
 

@@ -63,12 +63,19 @@ class Transition(Write):
 
 
 def create(
-    new_run: NewRun, *, create_token: str, max_attempts: int | None, timeout_ms: int | None, shards: int
+    new_run: NewRun,
+    *,
+    create_token: str,
+    max_attempts: int | None,
+    timeout_ms: int | None,
+    shards: int,
+    created_by: str | None = None,
 ) -> dict[str, Value]:
     """Return the attributes of a new run: queued when it is due, scheduled otherwise.
 
     They are put on the condition that the id is new. ``create_token`` is the evidence: a put that finds it was its own.
     ``max_attempts`` is left out where the creator knows no handler; the consumer's registered job then decides.
+    ``created_by`` is the creating process's name, where it has one.
     """
     due_ms, now_ms = new_run.due_ms, new_run.now_ms
     due_now = due_ms <= now_ms
@@ -92,6 +99,8 @@ def create(
         "dedupe_mode": new_run.dedupe_mode,
         "generation": new_run.generation,
         "traceparent": new_run.traceparent,
+        "parent_id": new_run.parent_id,
+        "created_by": created_by,
     }
     return present(attributes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -81,6 +82,12 @@ def require_page_limit(limit: object) -> int:
     return limit
 
 
+def require_flag(name: str, flag: object) -> None:
+    """Raise ``InvalidArgumentError`` unless ``flag`` is ``True`` or ``False``; ``name`` is the argument."""
+    if not isinstance(flag, bool):
+        raise InvalidArgumentError(f"{name} must be True or False, not {short_repr(flag)}")
+
+
 def require_key(name: str, key: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``key`` can be a dedupe or schedule key; ``name`` is the argument."""
     if problem := _key_problem(name, key):
@@ -130,6 +137,13 @@ def may_exist(what: str, id: object) -> bool:
     if not isinstance(id, str):
         raise InvalidArgumentError(f"{what} must be a string, not {short_repr(id)}")
     return 1 <= len(id) <= MAX_RUN_ID_LENGTH and id.isprintable()
+
+
+def distinct_ids(run_ids: object) -> tuple[str, ...]:
+    """Return the ids of a list of run ids that can exist, each once; ``InvalidArgumentError`` for what is no list."""
+    if isinstance(run_ids, str | bytes | Mapping) or not isinstance(run_ids, Iterable):
+        raise InvalidArgumentError(f"run_ids must be a list of run ids, not {type(run_ids).__name__}")
+    return tuple(dict.fromkeys(run_id for run_id in run_ids if may_exist("a run id in run_ids", run_id)))
 
 
 def require_spread(spread: object) -> int:

@@ -31,6 +31,7 @@ def test_every_setting_can_be_given_by_the_environment():
             "KUMOFIRE_MAX_ATTEMPTS": "5",
             "KUMOFIRE_BATCH_WRITES": "true",
             "KUMOFIRE_MISSING_HANDLER": "retry",
+            "KUMOFIRE_CREATOR": " the web shop ",
             "KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN,
         }
     )
@@ -45,6 +46,7 @@ def test_every_setting_can_be_given_by_the_environment():
         "max_attempts": 5,
         "batch_writes": True,
         "missing_handler": "retry",
+        "creator": "the web shop",
         "cipher": KEY_ARN,
     }
 

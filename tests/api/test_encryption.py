@@ -18,6 +18,7 @@ from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
 
 from kumofire_core import (
     ENCRYPTED,
+    NOT_READ,
     ConfigurationError,
     DecryptionError,
     InvalidJSONError,
@@ -90,6 +91,22 @@ def test_a_process_without_the_key_sees_the_status_and_nothing_else(aws: Aws, ci
     assert run.status == "succeeded"
     assert run.payload is ENCRYPTED
     assert run.output is ENCRYPTED
+
+
+def test_a_run_that_is_read_without_its_payload_has_the_texts_of_its_errors_and_needs_no_key_for_the_rest(
+    aws: Aws, cipher: EnvelopeCipher
+):
+    jobs = aws.jobs(cipher=cipher, handlers={"email": raises(ValueError(SECRET))})
+    run_id = jobs.create("email", {"card": SECRET}, max_attempts=1)
+    jobs.consume(message(run_id))
+    aws.change(run_id, payload=aws.item(run_id)["payload"][:-8])  # which no key can decrypt any more
+
+    run = jobs.get_status(run_id, payloads=False)
+
+    assert run.payload is NOT_READ
+    assert run.last_error == f"ValueError: {SECRET}"
+    with pytest.raises(DecryptionError):
+        jobs.get_status(run_id)
 
 
 @pytest.mark.parametrize("other", [None, "another key"], ids=["no key", "another key"])

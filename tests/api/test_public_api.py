@@ -78,7 +78,8 @@ def test_the_calls_have_the_promised_signatures(function: Any, positional: list[
     assert [name for name, kind in kinds.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD] == positional
     named = {name for name, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY}
     assert named >= keyword_only
-    assert all(found[name].default is None for name in named)
+    assert all(found[name].default is None for name in keyword_only)
+    assert all(found[name].default is not inspect.Parameter.empty for name in named)
 
 
 def test_a_retry_policy_takes_attempts_and_a_rule():

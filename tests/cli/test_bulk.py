@@ -119,6 +119,18 @@ def test_cancel_and_delete_take_filters_too(kumofire: Kumofire, aws: Aws, jobs: 
     assert len(jobs.list_runs().runs) == 1
 
 
+def test_a_text_says_which_runs_are_meant(kumofire: Kumofire, jobs: Jobs) -> None:
+    meant, other = (jobs.create("email", dedupe_key=key, delay=3600) for key in ("order-7", "order-8"))
+
+    assert [run["id"] for run in kumofire("runs", "list", "--text", "order-7", "--json").form["runs"]] == [meant]
+    asked = kumofire("runs", "cancel", "--text", "order-7", "--dry-run")
+    assert asked.out == "1 run would be canceled: unfinished runs with 'order-7' in their id or dedupe_key\n"
+    canceled = kumofire("runs", "cancel", "--text", "order-7", "--yes", "--json").form
+    assert canceled["changed"] == 1
+    assert "with 'order-7' in their id or dedupe_key" in kumofire("bulk", "show", canceled["id"]).out
+    assert statuses(jobs, [meant, other]) == ["canceled", "scheduled"]
+
+
 def test_a_run_with_a_dedupe_key_is_deleted_only_where_that_is_said(kumofire: Kumofire, jobs: Jobs) -> None:
     jobs.handler("email", max_attempts=1)(raises(ValueError("no")))
     run_id = jobs.create("email", dedupe_key="welcome-42")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -119,11 +119,23 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "progress": None,
         "schedule_id": None,
         "dedupe_key": None,
+        "parent_id": None,
+        "created_by": None,
         "cancel_requested": False,
         "cancel_reason": None,
         "attempts": [],
         "history": [],
     }
+
+
+def test_a_run_shows_where_it_came_from(kumofire: Kumofire, aws: Aws) -> None:
+    run_id = aws.a_run(parent_id="the-import", created_by="shop-Checkout\x1b[2J")
+
+    shown, form = kumofire("runs", "show", run_id).out, kumofire("runs", "list", "--json").form["runs"][0]
+
+    assert re.search(r"^created by +shop-Checkout\\x1b\[2J$", shown, re.MULTILINE)
+    assert re.search(r"^parent +the-import$", shown, re.MULTILINE)
+    assert (form["parent_id"], form["created_by"]) == ("the-import", "shop-Checkout\x1b[2J")
 
 
 def test_a_retried_run_shows_how_it_had_ended(kumofire: Kumofire, aws: Aws) -> None:
@@ -144,6 +156,28 @@ def test_a_retried_run_shows_how_it_had_ended(kumofire: Kumofire, aws: Aws) -> N
             "cancel_reason": None,
         }
     ]
+
+
+def test_a_run_that_is_named_can_be_retried_later(kumofire: Kumofire, aws: Aws, jobs: Jobs) -> None:
+    first, second = (aws.a_run(status="canceled", finished_at=NOW_MS) for _ in range(2))
+
+    assert kumofire("runs", "retry", first, "--at", "2027-01-01T00:00Z").code == 0
+    assert kumofire("runs", "retry", second, "--delay", "2h").code == 0
+
+    runs = [jobs.get_status(run_id) for run_id in (first, second)]
+    assert [run and run.status for run in runs] == ["scheduled", "scheduled"]
+    assert runs[0] is not None
+    assert runs[0].scheduled_for == datetime(2027, 1, 1, tzinfo=UTC)
+    assert runs[1] is not None
+    assert (runs[1].scheduled_for - runs[1].updated_at).total_seconds() == pytest.approx(7200, abs=1)
+
+
+@pytest.mark.parametrize("words", [["--job", "email", "--delay", "2h"], ["x", "--over", "1m", "--at", "2027-01-01"]])
+def test_runs_that_a_filter_means_are_spread_and_not_put_off(kumofire: Kumofire, words: list[str]) -> None:
+    ended = kumofire("runs", "retry", *words)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "--over spreads" in ended.err
 
 
 def test_cancel_says_of_each_run_what_became_of_it(kumofire: Kumofire, aws: Aws, jobs: Jobs) -> None:
@@ -234,6 +268,7 @@ def test_the_list_shows_what_failed_and_why_newest_first(kumofire: Kumofire, job
         (["--since", "1h"], {"pay"}),
         (["--until", "2026-03-14T13:00Z"], {"email"}),
         (["--status", "canceled"], set()),
+        (["--text", "no such id"], set()),
         ([], {"email", "pay"}),
     ],
 )

@@ -15,7 +15,7 @@ from moto.dynamodb.models import dynamo_type
 
 from kumofire_core import InvalidArgumentError, JobContext, Jobs, RunStatus
 from kumofire_core.model import run_item
-from kumofire_core.model.run import RetriedRun
+from kumofire_core.model.run import MAX_CREATOR_LENGTH, RetriedRun
 from kumofire_core.model.run_item import (
     CANCEL_REASON_BYTES,
     FIXED_BYTES,
@@ -128,7 +128,7 @@ def test_every_short_attribute_at_its_longest_fits_in_what_is_reserved_for_them(
     tokens = dict.fromkeys(("create", "settled", "sent", "canceled", "retried", "lease"), "f" * 32)
     item: dict[str, Any] = {**numbers, **{f"{name}_token": token for name, token in tokens.items()}}
     item |= {"wake_shard": -LONGEST_NUMBER, "expires_at": -LONGEST_NUMBER, "cancel_requested_at": -LONGEST_NUMBER}
-    item |= {"traceparent": "f" * 55}
+    item |= {"traceparent": "f" * 55, "parent_id": "f" * 128, "created_by": "😀" * MAX_CREATOR_LENGTH}
     item |= {"pk": "run#" + "f" * 128, "sk": "run", "schedule_id": "f" * 128, "status": "succeeded"}
     long_ones = dict.fromkeys(("payload", "output", "job_name", "dedupe_key", "last_error", "cancel_reason"), "")
 

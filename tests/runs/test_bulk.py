@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from kumofire_core import (
     Jobs,
     NewerSchemaError,
     RunFilter,
+    RunStatus,
 )
 from kumofire_core.engine import bulk
 from kumofire_core.model.run import derived_run_id
@@ -93,6 +95,52 @@ def test_retrying_many_queues_all_that_fit_and_leaves_the_others(jobs: Jobs, aws
     assert retries_of(aws, fitting) == [1] * 13
     assert messages(aws) == dict.fromkeys(fitting, 0)
     assert [aws.item(run_id) for run_id in others] == before
+
+
+@pytest.mark.parametrize("call", ["cancel_many", "retry_many", "delete_many"])
+def test_a_text_narrows_what_is_changed(jobs: Jobs, aws: Aws, call: str):
+    make = aws.a_run if call == "cancel_many" else partial(an_ended_run, aws)
+    fitting, other = make(run_id="order-7"), make(run_id="order-8")
+    before = aws.item(other)
+
+    done = getattr(jobs, call)(text="r-7")
+
+    assert (done.changed, done.filter.text, done.done) == (1, "r-7", True)
+    assert jobs.get_bulk(done.id) == done
+    now = aws.item(fitting)
+    assert now is None or now["status"] in ("canceled", "queued")
+    assert aws.item(other) == before
+
+
+def test_an_interrupted_operation_goes_on_with_its_text(jobs: Jobs, aws: Aws, small_pages: None):
+    fitting = [an_ended_run(aws, run_id=f"order-{number}") for number in range(5)]
+    others = [an_ended_run(aws) for _ in range(5)]
+
+    def interrupted(operation: BulkOperation) -> None:
+        if operation.matched:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.retry_many(text="order-", on_progress=interrupted)
+    [bulk_id] = operations(aws)
+    done = jobs.resume_bulk(bulk_id)
+
+    assert done is not None
+    assert (done.done, done.matched) == (True, 5)
+    assert retries_of(aws, fitting) == [1] * 5
+    assert {aws.item(run_id)["status"] for run_id in others} == {"failed"}
+
+
+def test_the_stored_filter_without_a_text_is_the_one_that_the_release_before_texts_reads(jobs: Jobs, aws: Aws):
+    """That release must refuse what it does not know, instead of changing more runs than were meant."""
+    plain, narrowed = jobs.retry_many(status="failed"), jobs.retry_many(status="failed", text="x")
+
+    stored = {item["pk"].removeprefix("bulk#"): json.loads(item["wanted"]) for item in aws.items()}
+    assert stored[plain.id] == ["failed", None, None, None, None]
+    assert stored[narrowed.id] == ["failed", None, None, None, None, "x"]
+    found = jobs.get_bulk(plain.id)
+    assert found is not None
+    assert found.filter == RunFilter(status=RunStatus.FAILED)
 
 
 def test_canceling_many_ends_what_waits_and_asks_what_executes(jobs: Jobs, aws: Aws):
@@ -328,6 +376,8 @@ def test_an_operation_that_is_done_or_unknown_is_neither_aborted_nor_gone_on_wit
         ({"action": "burn"}, CorruptItemError),
         ({"wanted": "no JSON"}, CorruptItemError),
         ({"wanted": '["lost",null,null,null,null]'}, CorruptItemError),
+        ({"wanted": '["failed",null,null,null,null,5]'}, CorruptItemError),
+        ({"wanted": '["failed",null,null,null,null,"x","of a later release"]'}, CorruptItemError),
         ({"cursor": "[1]"}, CorruptItemError),
         ({"matched": "many"}, CorruptItemError),
         ({"errors": "[[]"}, CorruptItemError),

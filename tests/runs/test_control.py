@@ -335,6 +335,40 @@ def test_a_retry_queues_the_run_again_with_all_its_attempts(jobs: Jobs, aws: Aws
     assert aws.sent() == [(run_id, 0)]
 
 
+@pytest.mark.parametrize(("wait", "sent_after"), [(timedelta(minutes=5), 300), (timedelta(days=3), None)])
+def test_a_canceled_run_gets_its_time_back(aws: Aws, jobs: Jobs, clock: Clock, wait: timedelta, sent_after: int | None):
+    done: list[str] = []
+    jobs.handler("email")(lambda ctx: done.append(ctx.run.id))
+    run_id = jobs.create("email", run_at=NOW + wait)
+    jobs.cancel(run_id, "by mistake")
+    clock.advance(minutes=1)
+    aws.sqs.requests.clear()
+
+    assert jobs.retry(run_id, run_at=NOW + wait) is True
+
+    run = jobs.get_status(run_id)
+    assert run is not None
+    assert (run.status, run.scheduled_for, run.cancel_reason) == ("scheduled", NOW + wait, None)
+    assert aws.sent() == ([] if sent_after is None else [(run_id, sent_after - 60)])
+    assert jobs.consume(message(run_id)).outcome == "ignored", "it is not due yet"
+    clock.now = NOW + wait
+    jobs.dispatch()
+    assert jobs.consume(message(run_id)).outcome == "succeeded"
+    assert done == [run_id]
+
+
+def test_a_run_that_is_retried_for_a_time_in_the_past_is_due_now(jobs: Jobs, aws: Aws, clock: Clock):
+    run_id = ended(aws, "canceled")
+    clock.advance(hours=1)
+
+    assert jobs.retry(run_id, run_at=NOW) is True
+
+    run = jobs.get_status(run_id)
+    assert run is not None
+    assert (run.status, run.scheduled_for) == ("queued", clock.now)
+    assert aws.sent() == [(run_id, 0)]
+
+
 @pytest.mark.parametrize("status", [*WAITING, "running", "succeeded"])
 def test_a_run_in_any_other_status_is_not_retried_and_stays_as_it_is(jobs: Jobs, aws: Aws, status: str):
     if status == "running":

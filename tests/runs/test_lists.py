@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from kumofire_core import NOT_READ, Cancel, InvalidArgumentError, Jobs, Run
+from kumofire_core import NOT_READ, Cancel, CorruptItemError, InvalidArgumentError, Jobs, Run
 from kumofire_core.engine import queries
 from kumofire_core.rules.listing import list_shard
 from tests.builders import NOW, NOW_MS, Aws, Clock, event, message, raises
@@ -106,6 +107,36 @@ def test_a_run_that_a_person_retried_is_listed_where_it_is_now(aws: Aws):
     assert "list_shard" not in aws.item(run_id)
 
 
+def test_a_run_can_be_read_without_its_payload_and_output(aws: Aws):
+    jobs = aws.jobs(handlers={"email": lambda ctx: "sent"})
+    run_id = jobs.create("email", {"to": "x"})
+    jobs.consume(message(run_id))
+    whole = jobs.get_status(run_id)
+    aws.dynamodb.requests.clear()
+
+    run = jobs.get_status(run_id, payloads=False)
+
+    assert whole is not None
+    assert run is not None
+    assert (run.payload, run.output) == (NOT_READ, NOT_READ)
+    assert replace(run, payload=whole.payload, output=whole.output) == whole, "all else is as ever"
+    ((operation, asked),) = aws.dynamodb.requests
+    assert (operation, asked["ConsistentRead"]) == ("get_item", True)
+    assert not {"payload", "output"} & set(asked["ExpressionAttributeNames"].values()), "they are not fetched"
+    assert jobs.get_status("nobody", payloads=False) is None
+
+
+def test_a_run_whose_payload_is_not_json_can_be_read_without_it(jobs: Jobs, aws: Aws):
+    run_id = aws.a_run(payload="{")
+
+    with pytest.raises(CorruptItemError):
+        jobs.get_status(run_id)
+    run = jobs.get_status(run_id, payloads=False)
+
+    assert run is not None
+    assert run.status == "queued"
+
+
 def test_succeeded_runs_are_listed_only_by_choice(aws: Aws):
     for chosen in (False, True):
         jobs = aws.jobs(handlers={"email": lambda ctx: None}, list_succeeded=chosen)
@@ -181,6 +212,49 @@ def test_unfinished_runs_are_filtered_by_when_they_are_due(jobs: Jobs, aws: Aws)
 
     assert listed(jobs, since=NOW + timedelta(minutes=1), until=NOW + timedelta(minutes=3)) == run_ids[3:0:-1]
     assert listed(jobs, until=NOW) == run_ids[:1]
+
+
+def test_runs_are_found_by_a_part_of_their_id_or_of_their_dedupe_key(jobs: Jobs, aws: Aws):
+    keyed = jobs.create("email", dedupe_key="order-7/mail", delay=3600)
+    waiting = aws.a_run("abc-order-7")
+    over = ended(aws, run_id="order-7-xyz", at_ms=NOW_MS - 1)
+    ended(aws, run_id="other", dedupe_key="order-8", at_ms=NOW_MS - 2)
+    ended(aws, run_id="shouted", dedupe_key="ORDER-7", at_ms=NOW_MS - 3)
+
+    assert listed(jobs, text="order-7") == [keyed, waiting, over]
+    assert listed(jobs, text="order-7", status="failed") == [over]
+    assert listed(jobs, text="7/m") == [keyed]
+    assert listed(jobs, text=keyed) == [keyed]
+    assert listed(jobs, text="order-9") == []
+
+
+def test_a_text_that_hardly_any_run_has_ends_a_page_early_and_the_pages_go_on(
+    jobs: Jobs, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queries, "MOST_READ", 10)
+    oldest = ended(aws, run_id="needle", at_ms=NOW_MS - 1)
+    for _ in range(30):
+        ended(aws)
+    aws.dynamodb.requests.clear()
+
+    first = jobs.list_runs(status="failed", text="needle", limit=5)
+
+    assert first.runs == ()
+    assert first.next_page is not None
+    read = [len(request["RequestItems"][aws.table]["Keys"]) for request in aws.dynamodb.parameters("batch_get_item")]
+    assert sum(read) <= 30
+    assert listed(jobs, status="failed", text="needle", limit=5) == [oldest]
+
+
+def test_the_entries_for_a_text_are_asked_for_in_large_steps(jobs: Jobs, aws: Aws):
+    """Nearly none of them fits, so small steps would make many requests of half a unit each."""
+    for _ in range(100):
+        ended(aws)
+    aws.dynamodb.requests.clear()
+
+    jobs.list_runs(status="failed", text="needle", limit=1)
+
+    assert aws.dynamodb.count() == {"query": 8, "batch_get_item": 5}
 
 
 def test_a_filter_that_fits_hardly_any_run_ends_a_page_early_and_the_pages_go_on(
@@ -331,3 +405,30 @@ def test_runs_of_the_same_time_are_listed_also_where_one_call_may_not_look_at_al
     found = pages(jobs, status="scheduled", limit=25)
 
     assert [run_id for page in found for run_id in page] == [*sorted(run_ids, reverse=True), earlier]
+
+
+def test_many_runs_are_read_in_one_request_without_their_payloads(jobs: Jobs, aws: Aws):
+    ids = [aws.a_run(payload='{"secret": 1}') for _ in range(100)]
+    aws.dynamodb.requests.clear()
+
+    found = jobs.get_many([*ids[:99], ids[0], "unknown"])
+
+    assert sorted(found) == sorted(ids[:99])
+    assert {run.payload for run in found.values()} == {NOT_READ}
+    assert aws.dynamodb.count() == {"batch_get_item": 1}
+    assert "payload" not in aws.dynamodb.requests[0][1]["RequestItems"][aws.table]["ExpressionAttributeNames"].values()
+
+
+def test_many_runs_of_no_ids_cost_no_request(jobs: Jobs, aws: Aws):
+    assert jobs.get_many([]) == {}
+    assert aws.dynamodb.requests == []
+
+
+def test_a_page_that_is_not_the_last_says_how_far_back_it_has_looked(jobs: Jobs, aws: Aws):
+    for number in range(3):
+        ended(aws, at_ms=NOW_MS - number * 1_000)
+
+    page = jobs.list_runs(limit=2)
+
+    assert page.back_to == NOW - timedelta(seconds=1)
+    assert jobs.list_runs(limit=2, page=page.next_page).back_to is None

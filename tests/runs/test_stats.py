@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from kumofire_core import (
     ConsumerProgress,
     DueRun,
+    FailureCount,
     Jobs,
     OutcomeCounts,
     QueueLengths,
@@ -120,6 +121,44 @@ def test_runs_are_counted_by_status_and_job(jobs: Jobs, aws: Aws):
     one = StatusCount(1, {"email": 1}, True)
     assert found.by_status == {"failed": both, "queued": both, "running": both, "canceled": one, "scheduled": one}
     assert found.unfinished == UnfinishedCount(total=7, complete=True, examined=7)
+
+
+def test_failed_runs_are_counted_by_job_and_error_with_most_first_and_no_further_request(jobs: Jobs, aws: Aws):
+    for job_name, error_type in [
+        *[("email", "ConnectionError")] * 3,
+        *[("report", "ValueError")] * 2,
+        *[("email", "ValueError")] * 2,
+        ("email", "ValueError2"),
+    ]:
+        ended(aws, "failed", job_name=job_name, error_type=error_type)
+    ended(aws, "failed", job_name="old")  # of a release that stored no type
+    ended(aws, "canceled", error_type="ConnectionError")
+    requests(aws)
+
+    found = jobs.stats()
+
+    assert found.failures == (
+        FailureCount("email", "ConnectionError", 3),
+        FailureCount("email", "ValueError", 2),
+        FailureCount("report", "ValueError", 2),
+        FailureCount("email", "ValueError2", 1),
+        FailureCount("old", None, 1),
+    )
+    assert found.by_status["failed"] == StatusCount(9, {"email": 6, "report": 2, "old": 1}, True)
+    assert requests(aws)["query"] == 40
+
+
+def test_the_hundred_errors_with_most_runs_are_told(jobs: Jobs, aws: Aws):
+    for number in range(101):
+        ended(aws, "failed", error_type=f"Error{number:03}")
+    ended(aws, "failed", error_type="Error100")
+
+    found = jobs.stats()
+
+    assert len(found.failures) == 100
+    assert found.failures[0] == FailureCount("email", "Error100", 2)
+    assert found.failures[-1].error_type == "Error098"
+    assert found.by_status["failed"].total == 102
 
 
 def test_succeeded_runs_are_counted_where_they_are_listed(aws: Aws, clock: Clock):
@@ -394,6 +433,7 @@ def test_several_askers_at_once_cost_one_computation(aws: Aws, clock: Clock, fre
 
 def test_processes_of_several_people_share_an_answer_through_the_table(aws: Aws, clock: Clock):
     aws.a_run(scheduled_for=NOW_MS - 1)
+    ended(aws, "failed", error_type="ValueError")
     ended(aws, "failed")
     aws.jobs(clock=clock).pause("report", until=NOW + timedelta(hours=1), reason="down")
     aws.jobs(clock=clock).pause()
@@ -409,6 +449,7 @@ def test_processes_of_several_people_share_an_answer_through_the_table(aws: Aws,
     second = aws.jobs(clock=clock).stats()
 
     assert second == first
+    assert len(second.failures) == 2
     assert requests(aws) == {"get_item": 1}
     clock.advance(seconds=1)
     assert aws.jobs(clock=clock).stats().as_of == clock.now
@@ -457,8 +498,8 @@ def test_a_process_that_may_not_read_the_shared_answer_reads_for_itself(aws: Aws
         "{}",
         "[1]",
         f'{{"form":2,"as_of":{NOW_MS}}}',
-        f'{{"form":1,"as_of":{NOW_MS}}}',
-        '{"form":1,"as_of":"now"}',
+        f'{{"form":3,"as_of":{NOW_MS}}}',
+        '{"form":2,"as_of":"now"}',
     ],
 )
 def test_a_shared_answer_that_cannot_be_read_is_replaced(jobs: Jobs, aws: Aws, stored: Any):
@@ -471,6 +512,20 @@ def test_a_shared_answer_that_cannot_be_read_is_replaced(jobs: Jobs, aws: Aws, s
     [item] = [item for item in aws.items() if item["pk"] == "counts#snapshot"]
     assert json.loads(item["stats"])["as_of"] == NOW_MS
     assert item["expires_at"] == NOW_MS // 1000 + 86_400
+
+
+@pytest.mark.parametrize("form", [1, 3])
+def test_a_shared_answer_of_another_release_is_not_given(aws: Aws, clock: Clock, form: int):
+    aws.jobs(clock=clock).stats()
+    ended(aws, "failed", error_type="ValueError")
+    [item] = [item for item in aws.items() if item["pk"] == "counts#snapshot"]
+    stored = json.loads(item["stats"]) | {"form": form}
+    if form == 1:
+        del stored["failures"]
+    value = {"pk": {"S": "counts#snapshot"}, "sk": {"S": "counts"}, "stats": {"S": json.dumps(stored)}}
+    aws.dynamodb.client.put_item(TableName=aws.table, Item=value)
+
+    assert aws.jobs(clock=clock).stats().by_status["failed"].total == 1
 
 
 def test_a_shared_answer_of_a_clock_that_is_far_ahead_is_not_given(aws: Aws, clock: Clock):

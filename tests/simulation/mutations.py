@@ -1010,7 +1010,7 @@ _mutation(
     (
         run_control,
         "retry_found",
-        lambda original: lambda store, found, *, delay_ms=0, bulk=None: original(store, found, bulk=bulk),
+        lambda original: lambda store, found, *, delay_ms=0, **given: original(store, found, **given),
     ),
 )
 _transition("give a run another time whatever it does", "move", source=_any_status, equals=_none)

@@ -67,6 +67,10 @@ function showLive() {
   $("[data-label]", button).textContent = isLive ? "Live" : "Paused";
 }
 
+function showTools() {
+  for (const tool of $$("[data-theme-toggle], [data-help]")) tool.hidden = false;
+}
+
 function toggleLive() {
   isLive = !isLive;
   remember("kumofire-live", isLive ? "on" : "off");
@@ -77,10 +81,24 @@ function toggleLive() {
 document.addEventListener("htmx:beforeRequest", (event) => {
   const { elt, requestConfig } = event.detail;
   const byTimer = requestConfig.triggeringEvent === undefined || requestConfig.triggeringEvent === null;
-  if (!("live" in elt.dataset) || !byTimer) return;
+  // A part that was not loaded yet is loaded in any case.
+  if (!("live" in elt.dataset) || "pending" in elt.dataset || !byTimer) return;
   // A list whose rows may change places waits while somebody points at it or works in it.
   const isHeld = "hold" in elt.dataset && (elt.matches(":hover") || elt.contains(document.activeElement));
   if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
+});
+
+// A part that keeps other elements up to date asks for those on the screen only: data-visible selects them, and each
+// one's data-row is sent as an `id`.
+const MOST_VISIBLE = 100;
+document.addEventListener("htmx:configRequest", (event) => {
+  const { elt, parameters } = event.detail;
+  if (!elt.dataset.visible) return;
+  const seen = $$(elt.dataset.visible).filter((each) => {
+    const box = each.getBoundingClientRect();
+    return box.height > 0 && box.bottom > 0 && box.top < innerHeight;
+  });
+  parameters.id = seen.slice(0, MOST_VISIBLE).map((each) => each.dataset.row);
 });
 
 document.addEventListener("visibilitychange", () => {
@@ -145,6 +163,15 @@ function showChosen() {
   if (all) {
     all.checked = boxes.length > 0 && chosen.length === boxes.length;
     all.indeterminate = chosen.length > 0 && !all.checked;
+  }
+}
+
+// A run that moved on while pages of a list were read can be on two of them; it is shown once.
+function showOnce() {
+  const seen = new Set();
+  for (const row of $$("tr[data-row][id]")) {
+    if (seen.has(row.id)) row.remove();
+    seen.add(row.id);
   }
 }
 
@@ -226,12 +253,32 @@ document.addEventListener("htmx:confirm", (event) => {
   ask(question, button.textContent.trim(), () => event.detail.issueRequest(true));
 });
 
+$("#dialog").addEventListener("close", () => $("#dialog").replaceChildren());
+
+// A form in the dialog ends with it, unless what it gave is wrong, or there was no answer: then it stays, and says so.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const form = event.detail.requestConfig.elt.closest("#dialog form");
+  const answer = form && event.detail.xhr.getResponseHeader("HX-Retarget");
+  if (answer === "#notices") $("#dialog").close();
+  if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
+});
+
+// A dialog closes when its form has done what it is for. A form with data-clears has then also dealt with what is chosen.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, xhr } = event.detail;
+  if (!successful || !elt.matches("form") || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
+  if (elt.closest("#dialog")) $("#dialog").close();
+  if ("clears" in elt.dataset) choose($$("input[data-choice]"), false);
+});
+
 // ---- Notices -----------------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:afterSettle", (event) => {
   tellTimes();
+  showOnce();
   showChosen();
   showLive();
+  showTools();
   const opened = $("#dialog [data-show]");
   if (opened && !$("#dialog").open) $("#dialog").showModal();
   const notices = $$("#notices .notice");
@@ -362,7 +409,7 @@ document.addEventListener("focusin", (event) => {
   }
 });
 
-for (const tool of $$("[data-theme-toggle], [data-help]")) tool.hidden = false;
+showTools();
 showLive();
 showChosen();
 tellTimes();

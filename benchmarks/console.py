@@ -1,0 +1,171 @@
+"""The console's first paint with 100,000 failed runs in the table, in a real Chromium, on DynamoDB Local.
+
+It needs Java, DynamoDB Local (``dynamodb_local.py``) and a Chromium. The times are of this machine; each is shown
+beside the same page's time with a hundred failed runs in the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.endpoint import Endpoint
+from benchmarks.measure import Row
+
+FEW, MANY = 100, 100_000
+PAINT_MS = 200
+PAGES = {"the overview": "/", "the list of failed runs": "/runs?status=failed", "a run": "/runs/failed-7"}
+SHARDS = 8
+
+FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+
+
+def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
+    """Measure in a process of its own, without a network."""
+    what = f"first paint in ms with {MANY:,} failed runs in the table"
+    many, times = (1_000, 3) if quick else (MANY, 9)
+    try:
+        found = json.loads(beside_dynamodb_local("benchmarks.console", str(many), str(times)))
+    except NotMeasured as reason:
+        return [Row(what=what, value=None, detail=str(reason))]
+    rows = []
+    for name in PAGES:
+        few_ms, many_ms = found[str(FEW)][name], found[str(many)][name]
+        rows.append(
+            Row(
+                what=f"{name}: first paint in ms, {many:,} failed runs in the table",
+                value=round(many_ms),
+                at_most=PAINT_MS,
+                detail=f"{few_ms:.0f} ms with {FEW}",
+            )
+        )
+    return rows
+
+
+class _Queue:
+    """An SQS that has one message waiting."""
+
+    def send_message(self, **parameters: Any) -> dict[str, str]:
+        return {}
+
+    def get_queue_attributes(self, **parameters: Any) -> dict[str, Any]:
+        return {"Attributes": {name: "1" for name in parameters["AttributeNames"] if name.startswith("Approximate")}}
+
+
+def main() -> None:
+    """Fill a table for each size, open the pages in a browser, and print the middle of their first paints as JSON."""
+    from playwright.sync_api import sync_playwright
+
+    from examples.screenshots import find_chromium
+
+    many, times = int(sys.argv[3]), int(sys.argv[4])
+    chromium = find_chromium()
+    if chromium is None:
+        sys.exit("a Chromium was not found")
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    painted: dict[str, dict[str, float]] = {}
+    with running(sys.argv[1], Path(sys.argv[2])) as url, sync_playwright() as playwright:
+        os.environ["AWS_ENDPOINT_URL"] = url
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for count in (FEW, many):
+            painted[str(count)] = _first_paints(browser, count, times)
+        browser.close()
+    print(json.dumps(painted))
+
+
+def _first_paints(browser: Any, count: int, times: int) -> dict[str, float]:
+    from benchmarks.material import plain_client
+    from kumofire_core import Jobs
+    from kumofire_core.console.local import LocalConsole
+    from kumofire_core.deployment.dead_letters import DeadLetters
+    from kumofire_core.deployment.discovery import deployment_of_jobs
+
+    table = f"console-{count}"
+    _fill(plain_client(), table, count)
+    jobs = Jobs(table=table, queue_url="queue", dynamodb=plain_client(), sqs=_Queue(), allow_unknown_jobs=True)  # type: ignore[arg-type]
+    served = LocalConsole(
+        jobs,
+        port=0,
+        read_only=False,
+        payloads=True,
+        title=table,
+        dead_letters=lambda: DeadLetters(deployment_of_jobs(jobs)),
+    )
+    thread = threading.Thread(target=served.serve, daemon=True)
+    thread.start()
+    found: dict[str, float] = {}
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(served.address)
+    for name, path in PAGES.items():
+        paints = []
+        for _ in range(times + 1):
+            page.goto("about:blank")
+            page.goto(f"http://127.0.0.1:{served.port}{path}")
+            # Not wait_for_function: the page's content security policy forbids what it evaluates.
+            while (painted := page.evaluate(FIRST_PAINT)) is None:
+                page.wait_for_timeout(20)
+            paints.append(painted)
+        found[name] = statistics.median(paints[1:])  # the first one finds nothing in the browser's cache
+    context.close()
+    served.stop()
+    thread.join(10)
+    return found
+
+
+def _fill(client: Any, table: str, count: int) -> None:
+    from examples.deployment import table_definition
+
+    client.create_table(TableName=table, **table_definition())
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+
+    def put(start: int) -> None:
+        items = [_failed_run(number, now_ms) for number in range(start, min(start + 25, count))]
+        unwritten = {table: [{"PutRequest": {"Item": item}} for item in items]}
+        while unwritten:
+            unwritten = client.batch_write_item(RequestItems=unwritten).get("UnprocessedItems")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(0, count, 25)))
+
+
+def _failed_run(number: int, now_ms: int) -> dict[str, Any]:
+    at_ms = now_ms - number * 37
+    texts = {
+        "pk": f"run#failed-{number}",
+        "sk": "run",
+        "status": "failed",
+        "job_name": f"job-{number % 7}",
+        "payload": '{"to": "user@example.com"}',
+        "last_error": "ValueError: no such address",
+        "error_type": "ValueError",
+        "list_shard": f"failed#{number % SHARDS}",
+    }
+    numbers = {
+        "schema": 1,
+        "attempt": 3,
+        "max_attempts": 3,
+        "claims": 3,
+        "scheduled_for": at_ms,
+        "created_at": at_ms,
+        "updated_at": at_ms,
+        "started_at": at_ms,
+        "finished_at": at_ms,
+        "list_at": at_ms,
+    }
+    return {
+        **{name: {"S": value} for name, value in texts.items()},
+        **{name: {"N": str(value)} for name, value in numbers.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
