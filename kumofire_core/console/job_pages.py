@@ -20,11 +20,14 @@ from kumofire_core.text import iso, relative
 
 if TYPE_CHECKING:
     from kumofire_core.engine.pauses import Pause
-    from kumofire_core.engine.stats import MinuteCounts, OutcomeCounts, Stats
+    from kumofire_core.engine.stats import FailureCount, MinuteCounts, OutcomeCounts, Stats
 
 MINUTES = 60
 """Shown of the past. The current one is not over, so rates leave it out."""
 RATE_MINUTES = 5
+
+MOST_ERRORS = 2
+"""Types of errors that a row names."""
 
 OTHER = "(other)"
 ALL_JOBS = "All jobs"
@@ -38,7 +41,7 @@ def show(visit: Visit) -> Response:
     pauses = visit.jobs.pauses()  # the counts are up to some seconds old, and an action must be seen at once
     return visit.page(
         "jobs_table.html" if visit.is_partial else "jobs.html",
-        rows=_rows(stats, pauses),
+        rows=job_rows(stats, pauses),
         all_paused=next((each for each in pauses if each.job_name is None), None),
         stats=stats,
         seen=seen,
@@ -46,7 +49,7 @@ def show(visit: Visit) -> Response:
     )
 
 
-# ---- Rows --------------------------------------------------------------------------------------------------------
+# Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,8 @@ class JobRow:
     ended: int
     """Runs that succeeded or failed within the hour."""
     failed: int
+    errors: tuple[FailureCount, ...]
+    """What most of its failed runs failed with."""
     mean_seconds: float | None
     """Of an attempt; ``None`` if there was none."""
     chart: Markup
@@ -96,7 +101,7 @@ class JobRow:
         return f"job-{hashlib.sha256(self.name.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
-def _rows(stats: Stats, pauses: Sequence[Pause]) -> list[JobRow]:
+def job_rows(stats: Stats, pauses: Sequence[Pause]) -> list[JobRow]:
     """Return the rows by name, and what is not counted by name last. Their order does not depend on what happens."""
     paused = {each.job_name: each for each in pauses if each.job_name is not None}
     names = {*paused, *stats.paused.by_job}
@@ -133,6 +138,7 @@ def _row(name: str, stats: Stats, pause: Pause | None) -> JobRow:
         rate_hour=attempts / len(hour) if hour else 0.0,
         ended=ended,
         failed=failed,
+        errors=tuple(each for each in stats.failures if each.job_name == name and each.error_type)[:MOST_ERRORS],
         mean_seconds=milliseconds / 1000 / attempts if attempts else None,
         chart=sparkline(
             [_attempts(each) for each in shown],
@@ -153,7 +159,7 @@ def _attempts(counts: OutcomeCounts) -> int:
     return counts.succeeded + counts.retried + counts.failed + counts.canceled
 
 
-# ---- Pausing -----------------------------------------------------------------------------------------------------
+# Pausing
 
 
 def seen(pause: Pause | None) -> str:

@@ -47,7 +47,7 @@ class Person(TestClient):
 
 def words(markup: str) -> str:
     """Return the text of some markup. What stands in boxes of its own is apart."""
-    markup = re.sub(r"</(?:p|t[dhr]|d[dt]|h[12]|label|option)>", " ", markup)
+    markup = re.sub(r"<div|</(?:p|t[dhr]|d[dt]|h[12]|label|option)>", r" \g<0>", markup)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
 
 

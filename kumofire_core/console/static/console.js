@@ -311,13 +311,6 @@ function showBrought() {
   } catch { /* the browser keeps nothing for this site */ }
 }
 
-// A form in the dialog has done what it was for, unless its answer is the form again, with what is wrong with it.
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { elt, target, requestConfig } = event.detail;
-  if (requestConfig.verb !== "get" && elt.closest("#dialog") && !target.closest("#dialog")) $("#dialog").close();
-});
-$("#dialog").addEventListener("close", () => $("#dialog").replaceChildren());
-
 // What a notice offers is used once. It stays in the page until the answer is there, which needs its place in it.
 document.addEventListener("submit", (event) => {
   const notice = event.target.closest("#notices .notice");
