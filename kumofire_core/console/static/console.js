@@ -310,12 +310,6 @@ function showBrought() {
   } catch { /* the browser keeps nothing for this site */ }
 }
 
-// A form in the dialog has done what it was for.
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { elt, successful, requestConfig } = event.detail;
-  if (successful && requestConfig.verb !== "get" && elt.closest("#dialog")) $("#dialog").close();
-});
-
 // What a notice offers is used once. It stays in the page until the answer is there, which needs its place in it.
 document.addEventListener("submit", (event) => {
   const notice = event.target.closest("#notices .notice");
