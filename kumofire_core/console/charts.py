@@ -1,7 +1,7 @@
 """Charts of minutes as numbers that a template draws: where each bar begins, how high it is, what its axes say.
 
-What lies across is in percent of the drawing's width and what lies upright in pixels, so that a drawing fits every width
-and its texts keep their size. Pure: it reads neither a clock nor AWS.
+What lies across is in percent of the drawing's width and what lies upright in pixels, so that a drawing fits every
+screen and its texts keep their size. Pure: it reads neither a clock nor AWS.
 """
 
 from __future__ import annotations
@@ -83,11 +83,10 @@ class Chart:
 
 def step_of(most: int) -> int:
     """Return the distance between two ticks: 1, 2 or 5 times a power of ten, so that at most four reach ``most``."""
-    step = power = 1
-    while most > step * MOST_STEPS:
-        digit = step // power
-        step, power = (2 * power, power) if digit == 1 else (5 * power, power) if digit == 2 else (10 * power, 10 * power)
-    return step
+    power = 1
+    while most > 5 * power * MOST_STEPS:
+        power *= 10
+    return next(digit * power for digit in (1, 2, 5) if most <= digit * power * MOST_STEPS)
 
 
 def stacked(minutes: Sequence[Minute], *, height: int, partial: int = 1) -> Chart:

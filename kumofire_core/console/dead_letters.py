@@ -143,9 +143,7 @@ def redrive(visit: Visit) -> Response:
     if not queue.redrive(count):
         return visit.done("They are being sent back already; the page shows how far that is.", kind="stale")
     visit.record(f"sent about {things(count, 'dead letter')} back to the queue")
-    return visit.done(
-        f"About {things(count, 'message')} on the way back to the queue.", go_to=_unless_scripted(visit)
-    )
+    return visit.done(f"About {things(count, 'message')} on the way back to the queue.", go_to=_unless_scripted(visit))
 
 
 def purge(visit: Visit) -> Response:

@@ -110,16 +110,19 @@ class State:
 
 def state_of(stats: Stats) -> State:
     """Judge an answer by what it knew, however old it is by now."""
-    late = None if stats.oldest_due is None else max(timedelta(0), stats.as_of - stats.oldest_due.since)
+    due = stats.oldest_due
+    late = None if due is None else max(timedelta(0), stats.as_of - due.since)
     all_paused = next((pause for pause in stats.pauses if pause.job_name is None), None)
+    # Until a consumer has put a run of a paused job aside, it counts as due.
+    must_wait = due is not None and any(pause.job_name in (None, due.job_name) for pause in stats.pauses)
     since = stats.as_of - STILL - timedelta(minutes=1)
     has_counted = any(sum(minute.total[:5]) for minute in stats.minutes if minute.start > since)
     has_moved = stats.consumers is not None and stats.as_of - stats.consumers.moved_at < STILL
     running = stats.by_status.get(RunStatus.RUNNING)
     return State(
         late=late,
-        lateness="" if late is None or late < LATE else "warn" if late < VERY_LATE else "bad",
-        is_still=late is not None and late >= STILL and not has_counted and not has_moved and not all_paused,
+        lateness="" if late is None or late < LATE or must_wait else "warn" if late < VERY_LATE else "bad",
+        is_still=late is not None and late >= STILL and not (has_counted or has_moved or must_wait),
         running=0 if running is None else running.total,
         all_paused=all_paused,
         paused=tuple(pause for pause in stats.pauses if pause.job_name is not None),
@@ -209,7 +212,7 @@ def by_trouble(stats: Stats) -> list[JobRow]:
         )
         for name in names
     ]
-    # Messages that are none of Kumofire count as ignored, of other jobs; that is not a job of which to tell anything.
+    # Messages of runs that are not there count as ignored, of other jobs; that is no job of which to tell anything.
     return sorted((row for row in rows if row.name != OTHER or row.hour.attempts or row.listed), key=_rank)
 
 

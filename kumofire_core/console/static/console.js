@@ -180,6 +180,13 @@ function choose(boxes, value) {
   showChosen();
 }
 
+// A form with data-clears has dealt with what was chosen, unless its answer is a question in the dialog.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, xhr } = event.detail;
+  if (!("clears" in elt.dataset) || !successful || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
+  choose($$("input[data-choice]"), false);
+});
+
 let lastChosen = null;
 document.addEventListener("click", (event) => {
   const box = event.target.closest("input[data-choice]");
@@ -261,14 +268,6 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const answer = form && event.detail.xhr.getResponseHeader("HX-Retarget");
   if (answer === "#notices") $("#dialog").close();
   if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
-});
-
-// A dialog closes when its form has done what it is for. A form with data-clears has then also dealt with what is chosen.
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { elt, successful, xhr } = event.detail;
-  if (!successful || !elt.matches("form") || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
-  if (elt.closest("#dialog")) $("#dialog").close();
-  if ("clears" in elt.dataset) choose($$("input[data-choice]"), false);
 });
 
 // ---- Notices -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""Parts of pages that update themselves: nothing flickers or jumps, and nothing that a person does gets lost by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from kumofire_core.model.times import to_ms
+from tests.browser.conftest import Person, Place
+
+LOOK = "document.body.dispatchEvent(new Event('refresh'))"
+
+
+@pytest.fixture
+def failures(place: Place) -> None:
+    for number in range(3):
+        place.table.a_run(
+            f"failed-{number}",
+            without=("wake_shard", "wake_at"),
+            status="failed",
+            job_name="send-email",
+            error_type="ValueError",
+            finished_at=to_ms(datetime.now(UTC)),
+            list_shard=f"failed#{number}",
+            list_at=to_ms(datetime.now(UTC) - timedelta(minutes=number)),
+        )
+
+
+def loaded(page: Page) -> None:
+    expect(page.locator("#card-failed .value")).to_have_text("3")
+
+
+@pytest.mark.usefixtures("failures")
+def test_the_overview_is_loaded_at_once_even_where_live_update_is_off(
+    place: Place, person: Callable[..., Person]
+) -> None:
+    someone = person(place.served)
+    someone.page.evaluate("localStorage.setItem('kumofire-live', 'off')")
+
+    page = someone.goes_to("/")
+
+    loaded(page)
+    assert page.locator("[data-live-toggle]").get_attribute("aria-pressed") == "false"
+    assert page.locator("[data-pending]").count() == 0
+
+
+@pytest.mark.usefixtures("failures")
+def test_what_a_person_has_opened_and_looks_at_stays_when_the_overview_looks_again(
+    place: Place, person: Callable[..., Person]
+) -> None:
+    page = person(place.served).goes_to("/")
+    loaded(page)
+    page.locator("#minutes summary").click()
+    page.evaluate("for (const e of document.querySelectorAll('#overview *')) e.isTheSame = true")
+    place.jobs.delete("failed-0")
+
+    with page.expect_response("**/overview"):
+        page.clock.install()
+        page.clock.fast_forward(6_000)
+    page.wait_for_timeout(200)
+
+    new = page.evaluate(
+        "[...document.querySelectorAll('#overview *')].filter(e => !e.isTheSame).map(e => e.outerHTML.slice(0, 80))"
+    )
+    # A minute may have begun meanwhile: its bars and its row are new.
+    assert [each for each in new if not any(name in each for name in ("<g", "<rect", "<title", "<t", "<line"))] == []
+    assert page.locator("#minutes").get_attribute("open") is not None
+
+
+@pytest.mark.usefixtures("failures")
+def test_the_overview_does_not_jump_when_what_it_counts_arrives(place: Place, person: Callable[..., Person]) -> None:
+    someone = person(place.served)
+    place.jobs.pause("resize-image")
+    page = someone.page
+    places = """Object.fromEntries([...document.querySelectorAll('.card, .charts .panel, .plot .chart')].map(
+        (e, index) => [e.id || index, JSON.stringify(e.getBoundingClientRect())]))"""
+    page.route("**/overview", lambda route: None)
+    someone.goes_to("/")
+    before = page.evaluate(places)
+    page.unroute("**/overview")
+    someone.goes_to("/")
+    loaded(page)
+
+    assert {name: json.loads(each) for name, each in page.evaluate(places).items()} == {
+        name: json.loads(each) for name, each in before.items()
+    }
+
+
+def test_a_button_within_a_part_that_updates_itself_says_what_it_did(
+    place: Place, person: Callable[..., Person]
+) -> None:
+    sqs = place.aws.client("sqs")
+    sqs.send_message(QueueUrl=f"{place.jobs.queue_url}-dead", MessageBody="of others")
+    page = person(place.served).goes_to("/dead-letters")
+
+    page.get_by_role("button", name="Delete all").click()
+    expect(page.locator("#dialog")).to_contain_text("Delete about 1 message")
+    page.locator("#dialog button.danger").click()
+
+    expect(page.locator("#notices .notice")).to_contain_text("About 1 message deleted.")
+    expect(page.locator("#dead-letters")).to_contain_text("0 messages")
