@@ -65,7 +65,7 @@ def test_a_row_counts_what_waits_and_failed_and_how_fast_it_goes(jobs: Jobs, per
     found = row_of(person.get("/jobs"), "email")
 
     # The error; scheduled, queued, running, failed; attempts a minute in 5 minutes and the hour; failures; mean time.
-    assert found == "email ValueError × 1 1 1 0 1 1.0 0.1 20 % < 1ms Pause…"
+    assert found == "email ValueError \u00d7 1 1 1 0 1 1.0 0.1 20 % < 1ms Pause…"
 
 
 def test_the_current_minute_is_not_over_and_lowers_no_rate(jobs: Jobs, person: Person, clock: Clock):
