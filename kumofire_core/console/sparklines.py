@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-BAR, GAP = 2, 1
+BAR, GAP = 1, 1
 HEIGHT = 24
 LEAST = 1.5
 """How high the bar of a minute is, at least, in which something happened."""

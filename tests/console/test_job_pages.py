@@ -12,7 +12,7 @@ import pytest
 
 from kumofire_core import Jobs, MinuteCounts, OutcomeCounts
 from kumofire_core.console.job_pages import job_rows
-from kumofire_core.console.sparklines import HEIGHT, sparkline
+from kumofire_core.console.sparklines import BAR, HEIGHT, sparkline
 from tests.builders import NOW, Aws, Clock, event
 from tests.console.person import Person, hidden, undo_of, words
 
@@ -65,7 +65,7 @@ def test_a_row_counts_what_waits_and_failed_and_how_fast_it_goes(jobs: Jobs, per
     found = row_of(person.get("/jobs"), "email")
 
     # The error; scheduled, queued, running, failed; attempts a minute in 5 minutes and the hour; failures; mean time.
-    assert found == "email ValueError 1 1 1 0 1 1.0 0.1 20 % < 1ms Pause…"
+    assert found == "email ValueError \u00d7 1 1 1 0 1 1.0 0.1 20 % < 1ms Pause…"
 
 
 def test_the_current_minute_is_not_over_and_lowers_no_rate(jobs: Jobs, person: Person, clock: Clock):
@@ -159,7 +159,7 @@ def test_a_sparkline_is_as_high_as_its_values_say(
 
     def heights(kind: str) -> list[float]:
         [path] = re.findall(rf'<path class="{kind}" d="([^"]*)"', drawn)
-        return [float(each) for each in re.findall(r"h2v([0-9.]+)", path)]
+        return [float(each) for each in re.findall(rf"h{BAR}v([0-9.]+)", path)]
 
     assert (heights("good"), heights("failed")) == (good, bad)
     assert max([*good, *bad, 0]) <= HEIGHT

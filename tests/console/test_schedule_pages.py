@@ -403,3 +403,10 @@ def test_an_expression_that_has_no_occurrence_left_is_explained_and_says_so(pers
 )
 def test_an_address_of_an_explanation_that_lacks_something_is_answered(person: Person, query: str):
     assert person.get(f"/schedules/explain?{query}").status_code == 200
+
+
+def test_an_expression_that_an_earlier_release_took_is_explained_as_its_schedule_keeps_it(person: Person):
+    kept = "was_type=cron&was_expr=5-5+*+*+*+*&was_timezone=&was_start=&was_next="
+
+    assert "a range of one value is written 5" in person.text("/schedules/explain?type=cron&expr=5-5+*+*+*+*")
+    assert "5 of every hour" in person.text(f"/schedules/explain?type=cron&expr=5-5+*+*+*+*&{kept}")
