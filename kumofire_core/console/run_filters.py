@@ -9,9 +9,9 @@ from typing import Any
 from kumofire_core import RunFilter, RunStatus
 from kumofire_core.console.visit import Visit
 from kumofire_core.errors import InvalidArgumentError
-from kumofire_core.text import LENGTH_FORM, iso, parse_moment
+from kumofire_core.text import iso, parse_moment
 
-NAMES = ("status", "job", "error_type", "since", "until", "q")
+NAMES = ("status", "job", "error", "since", "until", "q")
 """The parameters in the address, and the fields of the form."""
 
 MOST_CHARACTERS = 255
@@ -92,7 +92,7 @@ def filters_of(visit: Visit, given: dict[str, str] | None = None) -> Filters:
             wrong["status"] = f"There is no such status; it is one of {', '.join(RunStatus)}."
     for name, argument, most in (
         ("job", "job_name", MOST_CHARACTERS),
-        ("error_type", "error_type", MOST_CHARACTERS),
+        ("error", "error_type", MOST_CHARACTERS),
         ("q", "text", MOST_TEXT_CHARACTERS),
     ):
         if not typed[name]:
@@ -108,7 +108,7 @@ def filters_of(visit: Visit, given: dict[str, str] | None = None) -> Filters:
             try:
                 found[name] = moment(name, typed[name], visit.now)
             except InvalidArgumentError:
-                wrong[name] = f"Write a duration {LENGTH_FORM}, or a time such as 2026-11-26T09:30 (UTC)."
+                wrong[name] = "Write a duration such as 2h or 7d, or a time such as 2026-11-26T09:30 (UTC)."
     if "since" in found and "until" in found and found["since"] > found["until"]:
         wrong["until"] = "This is before the other time."
         del found["until"]

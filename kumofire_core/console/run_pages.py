@@ -383,13 +383,15 @@ def _form(
     run = run or _read(visit)
     if run is None:
         return _missing(visit)
+    if _seen(visit) and not _is_as_seen(run, _seen(visit)):
+        return _stale(visit, run)
     template = "run_form.html" if visit.is_partial else "run_form_page.html"
     return visit.page(
         template,
         status=422 if problem else 200,
         run=run,
         form=action,
-        seen=visit.field("seen") or _mark(run),
+        seen=_seen(visit) or _mark(run),
         problem=problem,
         given=given or {},
         in_dialog=visit.is_partial,
@@ -400,6 +402,11 @@ def _form(
 def _mark(run: Run) -> str:
     """Return what a form remembers of the run that its page showed."""
     return f"{run.status}.{run.retries}.{run.attempt}"
+
+
+def _seen(visit: Visit) -> str:
+    """Return what the page that a person acts on remembers of the run; empty where no page of ours was left for it."""
+    return visit.field("seen") or visit.query("seen")
 
 
 def _is_as_seen(run: Run, seen: str) -> bool:
@@ -414,7 +421,7 @@ def _as_seen(visit: Visit, *, payloads: bool = False) -> Run | Response:
     run = visit.jobs.get_status(_id(visit), payloads=payloads)
     if run is None:
         return _missing(visit)
-    return run if _is_as_seen(run, visit.field("seen")) else _stale(visit, run)
+    return run if _is_as_seen(run, _seen(visit)) else _stale(visit, run)
 
 
 def _refused(visit: Visit) -> Response:
@@ -424,7 +431,7 @@ def _refused(visit: Visit) -> Response:
 
 
 def _stale(visit: Visit, run: Run) -> Response:
-    _, _, rest = visit.field("seen").partition(".")
+    _, _, rest = _seen(visit).partition(".")
     retries = rest.partition(".")[0]
     was_retried = retries.isdecimal() and retries.isascii() and len(retries) < 10 and run.retries > int(retries)
     text = _meanwhile(run, visit.now, was_retried=was_retried)

@@ -385,7 +385,7 @@ def _change(visit: Visit, action: str, meant: list[Run], at: datetime) -> Told:
         told.changed, failed, errors = operation.changed, operation.failed, list(operation.errors)
         if action == "delete" and visit.field("free") != "yes":
             keyed = sum(run.dedupe_key is not None for run in meant)
-    when = f": they start {relative(at, visit.now)}" if action == "reschedule" else ""
+    when = f"; due {relative(at, visit.now)}" if action == "reschedule" else ""
     if told.changed:
         told.sentences.append(f"{VERBS[action].did} {things(told.changed, 'run')}{when}.")
     if action == "cancel" and told.changed:

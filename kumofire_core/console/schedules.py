@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from kumofire_core.console.expressions import (
     read_timing,
     settings,
 )
+from kumofire_core.console.tree import readable, tree
 from kumofire_core.console.visit import WRONG_INPUT, Page, Visit
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, ScheduleChangedError
 from kumofire_core.model.encrypted_text import ENCRYPTED
@@ -40,16 +40,10 @@ NEXT_SHOWN = 10
 NEXT_TRIED = 5
 """Occurrences that a schedule's page shows, and its form while somebody writes an expression."""
 
-MOST_PAYLOAD_SHOWN = 20_000
-"""Characters of a payload's JSON that are shown. The form has all of it."""
-
 ZONES = ("UTC", "Europe/Berlin", "Europe/London", "America/New_York", "America/Los_Angeles", "Asia/Tokyo")
 """Examples that the form's field offers; it takes every IANA name."""
 
-_UNSEEN = re.compile(r"[^\n]")
-
-
-# ---- The list ----------------------------------------------------------------------------------------------------
+# The list
 
 
 def show_list(visit: Visit) -> Response:
@@ -129,7 +123,7 @@ def in_zone(moment: datetime, zone: str) -> str:
     return f"{there:%a %Y-%m-%d %H:%M:%S} {offset[:3]}:{offset[3:5]}"
 
 
-# ---- A schedule --------------------------------------------------------------------------------------------------
+# A schedule
 
 
 def show(visit: Visit) -> Response:
@@ -177,26 +171,14 @@ def show_payload(visit: Visit) -> Response:
     schedule = _found(visit)
     if schedule is None:
         return visit.missing("schedule with this id")
-    text = None if schedule.payload is ENCRYPTED else payload_text(schedule.payload)
     return visit.page(
         "schedule_payload.html" if visit.is_partial else "schedule_payload_page.html",
         row=_Row(schedule),
-        text=None if text is None else text[:MOST_PAYLOAD_SHOWN],
-        left_out=0 if text is None else max(0, len(text) - MOST_PAYLOAD_SHOWN),
+        markup=None if schedule.payload is ENCRYPTED else tree(schedule.payload),
     )
 
 
-def payload_text(payload: Any) -> str:
-    """Return a payload as JSON that a person can edit: equal after it was parsed, with nothing unseen in it."""
-    text = json.dumps(payload, indent=2, ensure_ascii=False)
-    return _UNSEEN.sub(lambda found: found[0] if found[0].isprintable() else _escaped(found[0]), text)
-
-
-def _escaped(character: str) -> str:
-    return json.dumps(character, ensure_ascii=True)[1:-1]
-
-
-# ---- Actions -----------------------------------------------------------------------------------------------------
+# Actions
 
 
 def enable(visit: Visit) -> Response:
@@ -278,7 +260,7 @@ def _changed_meanwhile(visit: Visit, name: str) -> Response:
     return visit.done(f"Somebody has changed {name} meanwhile; nothing was changed. Look at it again.", kind="stale")
 
 
-# ---- The form ----------------------------------------------------------------------------------------------------
+# The form
 
 
 def show_form(visit: Visit) -> Response:
@@ -287,7 +269,7 @@ def show_form(visit: Visit) -> Response:
     if schedule is None:
         return visit.missing("schedule with this id")
     has_payload = visit.query("payload") == "show" and visit.access.payloads and schedule.payload is not ENCRYPTED
-    written = written_of(schedule) | ({"payload": payload_text(schedule.payload)} if has_payload else {})
+    written = written_of(schedule) | ({"payload": readable(schedule.payload)} if has_payload else {})
     if visit.is_partial and visit.query("payload") == "show":
         if not has_payload:
             return visit.done("You may not see this payload.", kind="wrong")

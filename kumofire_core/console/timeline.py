@@ -126,6 +126,7 @@ def _all_events(run: Run) -> list[Event]:
     events = [Event(key="created", dot="scheduled", text="Created", at=run.created_at)]
     first_kept = run.retries - len(run.history)
     lives = sorted({attempt.retries for attempt in run.attempts} | set(range(max(0, first_kept), run.retries + 1)))
+    lives = lives or [run.retries]
     if lives[0] > 0:
         events.append(Event(key="dropped", dot="dropped", text=f"What was before its retry {lives[0]} is not kept"))
     before: datetime | None = run.created_at if lives[0] == 0 else None

@@ -102,7 +102,7 @@ def undo_of(text: str) -> str:
         ("?status=canceled", ["key"]),
         ("?status=scheduled", ["later"]),
         ("?job=pay", ["card"]),
-        ("?error_type=ValueError", ["mail"]),
+        ("?error=ValueError", ["mail"]),
         ("?since=90m", ["later", "key", "mail"]),
         ("?since=2026-03-14T10:30&until=2026-03-14T11:30", ["mail"]),
         ("?until=2026-03-14T11:00:00%2B01:00", ["card"]),
@@ -132,7 +132,7 @@ def test_the_address_says_which_runs_are_shown_newest_first(
         ("status", "lost", "There is no such status"),
         ("job", "x" * 300, "too long"),
         ("q", "x" * 2000, "too long"),
-        ("error_type", "a\x00b", "be printed"),
+        ("error", "a\x00b", "be printed"),
     ],
 )
 def test_a_wrong_filter_is_told_at_its_field_and_kept_as_it_was_typed(

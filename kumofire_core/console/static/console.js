@@ -180,6 +180,13 @@ function choose(boxes, value) {
   showChosen();
 }
 
+// A form with data-clears has dealt with what was chosen, unless its answer is a question in the dialog.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt, successful, xhr } = event.detail;
+  if (!("clears" in elt.dataset) || !successful || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
+  choose($$("input[data-choice]"), false);
+});
+
 let lastChosen = null;
 document.addEventListener("click", (event) => {
   const box = event.target.closest("input[data-choice]");
@@ -263,14 +270,6 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
 });
 
-// A dialog closes when its form has done what it is for. A form with data-clears has then also dealt with what is chosen.
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { elt, successful, xhr } = event.detail;
-  if (!successful || !elt.matches("form") || xhr.getResponseHeader("HX-Retarget") === "#dialog") return;
-  if (elt.closest("#dialog")) $("#dialog").close();
-  if ("clears" in elt.dataset) choose($$("input[data-choice]"), false);
-});
-
 // ---- Notices -----------------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:afterSettle", (event) => {
@@ -310,12 +309,6 @@ function showBrought() {
     htmx.swap("#notices", notice, { swapStyle: "afterbegin" });
   } catch { /* the browser keeps nothing for this site */ }
 }
-
-// A form in the dialog has done what it was for.
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { elt, successful, requestConfig } = event.detail;
-  if (successful && requestConfig.verb !== "get" && elt.closest("#dialog")) $("#dialog").close();
-});
 
 // What a notice offers is used once. It stays in the page until the answer is there, which needs its place in it.
 document.addEventListener("submit", (event) => {
