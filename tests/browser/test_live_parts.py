@@ -12,8 +12,6 @@ from playwright.sync_api import Page, expect
 from kumofire_core.model.times import to_ms
 from tests.browser.conftest import Person, Place
 
-LOOK = "document.body.dispatchEvent(new Event('refresh'))"
-
 
 @pytest.fixture
 def failures(place: Place) -> None:
@@ -58,11 +56,7 @@ def test_what_a_person_has_opened_and_looks_at_stays_when_the_overview_looks_aga
     page.evaluate("for (const e of document.querySelectorAll('#overview *')) e.isTheSame = true")
     place.jobs.delete("failed-0")
 
-    with page.expect_response("**/overview"):
-        page.clock.install()
-        page.clock.fast_forward(6_000)
-    page.wait_for_timeout(200)
-
+    expect(page.locator("#card-failed .value")).to_have_text("2", timeout=20_000)
     new = page.evaluate(
         "[...document.querySelectorAll('#overview *')].filter(e => !e.isTheSame).map(e => e.outerHTML.slice(0, 80))"
     )

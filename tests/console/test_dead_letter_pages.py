@@ -217,6 +217,7 @@ def test_of_two_people_who_press_at_the_same_time_one_starts_a_move_and_the_othe
     unlocked, go_on = Sqs(sqs.client), threading.Event()
     unlocked.before["send_message"] = lambda: go_on.wait(30)
     someone = visitor(jobs=aws.jobs(sqs=unlocked))
+    someone.get(STATE)
     first: list[int] = []
 
     def press() -> None:
