@@ -10,6 +10,8 @@ from axe_playwright_python.sync_playwright import Axe
 
 from tests.browser.conftest import Person, Place
 
+LATER_MS = 4_000_000_000_000
+
 PAGES = {
     "overview": "/",
     "runs": "/runs",
@@ -47,7 +49,7 @@ def schedule(place: Place) -> str:
             list_shard=f"failed#{number}",
             list_at=1,
         )
-    place.table.a_run("running-1", status="running", claims=1)
+    place.table.a_run("running-1", status="running", claims=1, lease_token="held", lease_until=LATER_MS)
     place.jobs.pause("resize-image", reason="the service moves")
     return place.jobs.create_schedule(
         "export-report", {"pages": 2}, schedule_type="cron", schedule_expr="0 6 * * *", timezone="Europe/Berlin"

@@ -77,7 +77,7 @@ def test_from_the_overview_to_the_last_retried_run_by_mouse(
 
     settle(place, page, failed, "succeeded")
     page.get_by_role("link", name="Overview").click()
-    expect(page.get_by_role("row").filter(has_text="TemplateError")).to_have_count(0)
+    expect(page.get_by_role("row").filter(has_text="TemplateError")).to_have_count(0, timeout=20_000)
     expect(page.get_by_role("row").filter(has_text="Fail").filter(has_text="charge-card")).to_have_count(1)
 
 

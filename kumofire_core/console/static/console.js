@@ -101,6 +101,18 @@ document.addEventListener("htmx:configRequest", (event) => {
   parameters.id = seen.slice(0, MOST_VISIBLE).map((each) => each.dataset.row);
 });
 
+// The list that the address names is there already: to leave a field that has not changed must not load it again, and
+// lose what is chosen. A person who presses Enter means it.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const { elt, requestConfig } = event.detail;
+  if (elt.id !== "filters" || requestConfig.triggeringEvent?.type === "submit") return;
+  const asked = new URLSearchParams([...new FormData(elt)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value));
+  const there = new URLSearchParams(location.search);
+  for (const name of ["page", "steps", "contains"]) there.delete(name);
+  for (const each of [asked, there]) each.sort();
+  if (asked.toString() === there.toString()) event.preventDefault();
+});
+
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && isLive) document.body.dispatchEvent(new Event("refresh"));
 });
