@@ -125,7 +125,7 @@ class Person:
         return self.page
 
     def unexpected(self) -> list[str]:
-        """Return the complaints that the test did not provoke, nor the browser, when a page ended before its request."""
+        """Return the complaints that neither the test provoked, nor a page that ended before its request."""
         expected = [*self.expected, "htmx:afterRequest", "htmx:sendAbort"]
         return [each for each in self.complaints if not any(part in each for part in expected)]
 

@@ -93,7 +93,7 @@ def test_numbers_lead_to_the_runs_that_they_count(aws: Aws, jobs: Jobs, person: 
     page = html.unescape(person.get("/jobs").text)
 
     assert 'href="/runs?job=email&status=failed"' in page
-    assert 'href="/runs?job=email&status=failed&error_type=ValueError"' in page
+    assert 'href="/runs?job=email&status=failed&error=ValueError"' in page
 
 
 def test_a_job_of_any_name_has_a_row_and_a_form_of_its_own(jobs: Jobs, person: Person):

@@ -153,6 +153,10 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     ),
     "get_schedule": ({}, ANY_BUT_A_SCHEDULE),
     "get_schedule_by_key": ({}, {"schedule_key": TEXT}),
+    "next_occurrences": (
+        {"schedule": "the one that exists"},
+        {"schedule": [*TEXT, "s"], "count": [*COUNT, None, 1_001]},
+    ),
     "update_schedule": (
         {"schedule_id": "s"},
         {"schedule_id": TEXT, "name": TEXT, "payload": NOT_JSON, **SCHEDULE},
@@ -221,6 +225,9 @@ def the_call(aws: Aws, jobs: Jobs, call: str) -> Callable[..., Any]:
         known = jobs.get_schedule_by_key("k")
         assert known is not None
         return lambda *, schedule_id, **changes: found(known.id if schedule_id == "s" else schedule_id, **changes)
+    if call == "next_occurrences":
+        known = jobs.get_schedule_by_key("k")
+        return lambda schedule, **given: found(known if schedule == "the one that exists" else schedule, **given)
     if call == "on":
         return lambda events: found(events)(lambda told: None)
     if call == "handler":
