@@ -947,8 +947,8 @@ class Jobs:
     def next_occurrences(schedule: public.Schedule, count: int = 10) -> tuple[datetime, ...]:
         """Return the next occurrences of a schedule, up to ``count`` (at most 1,000), in UTC; asks nothing of AWS.
 
-        The tuple is empty if it is disabled, or has none left. The first is the schedule's ``next_run_at``. What ``missed`` and ``overlap`` drop is
-        not known beforehand, so it is among them.
+        The tuple is empty if it is disabled, or has none left. The first is the schedule's ``next_run_at``. What
+        ``missed`` and ``overlap`` drop is not known beforehand, so it is among them.
         """
         from kumofire_core.engine.schedules import next_occurrences
 

@@ -159,7 +159,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     ),
     "update_schedule": (
         {"schedule_id": "s"},
-        {"schedule_id": TEXT, "name": TEXT, "payload": NOT_JSON, **SCHEDULE},
+        {"schedule_id": TEXT, "unchanged_since": [5, "now", NAIVE], "name": TEXT, "payload": NOT_JSON, **SCHEDULE},
     ),
     "update_schedule_by_key": (
         {"schedule_key": "k"},
