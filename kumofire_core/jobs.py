@@ -381,6 +381,7 @@ class Jobs:
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
         dedupe: public.Dedupe | None = None,
+        group: str | None = None,
     ) -> str:
         """Store a run of the job ``name`` and return its id; one request to the table and one to the queue.
 
@@ -395,6 +396,10 @@ class Jobs:
         ``"debounce"``: until the key's run has started, and each call gives it the call's payload and time. These take
         a request more, or two or three (docs/dedupe.md). The id of a key's later runs differs from the first one's;
         ``find_run`` finds the latest.
+
+        ``group`` is the ``MessageGroupId`` of the run's messages: 1 to 128 letters, digits and punctuation. Where the
+        runs of one group pile up, SQS delivers those of other groups first (docs/fairness.md). It neither limits nor
+        orders them, and it has nothing to do with ``JobGroup``.
 
         A run that a handler creates has its run as ``parent_id``.
 
@@ -412,6 +417,7 @@ class Jobs:
                 max_attempts=max_attempts,
                 dedupe_key=dedupe_key,
                 dedupe=dedupe,
+                group=group,
             )
         )
 
@@ -850,6 +856,7 @@ class Jobs:
         overlap: public.Overlap | str = "allow",
         start_at: datetime | None = None,
         end_at: datetime | None = None,
+        group: str | None = None,
     ) -> str:
         """Store a schedule that makes runs of the job ``name``, and return its id; one request to the table.
 
@@ -858,6 +865,7 @@ class Jobs:
         decides about occurrences that the dispatcher finds late: ``all`` of them run, only the ``latest`` runs, or
         those more than a minute late are dropped (``skip``). ``overlap="skip"`` drops an occurrence while the run of
         the one before is unfinished. Occurrences lie between ``start_at`` and ``end_at`` (aware datetimes, inclusive).
+        ``group`` is that of its runs, as in ``create``.
 
         Raises ``ScheduleExistsError`` if another schedule has the ``schedule_key``. Raises ``InvalidScheduleError``,
         ``InvalidArgumentError``, ``InvalidJSONError`` or ``UnknownJobError`` before anything is written.
@@ -875,6 +883,7 @@ class Jobs:
             overlap=overlap,
             start_at=start_at,
             end_at=end_at,
+            group=group,
         )
 
     def get_schedule(self, schedule_id: str) -> public.Schedule | None:

@@ -330,11 +330,11 @@ class Canned:
         return {}
 
     def update_item(self, **parameters: Any) -> dict[str, Any]:
-        """Say that the write was made."""
+        """Say that the write was made, and return the item, which has no group, where it is asked for."""
         with self._lock:
             self.requests["update_item"] += 1
             self.updated[parameters["Key"]["pk"]["S"]] += 1
-        return {}
+        return {"Attributes": parameters["Key"]} if parameters["ReturnValues"] == "ALL_NEW" else {}
 
 
 class _NoQueue:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kumofire_core.aws.errors import AWS_ERRORS, explained, note_of, where
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.message import encode_message
+from kumofire_core.model.message import Sending, encode_message
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -48,14 +48,17 @@ class Queue:
             refused, self._refused = self._refused, 0
             return refused
 
-    def try_send(self, run_id: str, *, delay_seconds: int = 0) -> bool:
+    def try_send(self, run_id: str, *, delay_seconds: int = 0, group: str | None = None) -> bool:
         """Send the message for a run, to arrive after ``delay_seconds`` (at most 900, an SQS limit).
+
+        ``group`` is its ``MessageGroupId``, by which a standard queue is fair.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues.html
 
         ``False``, with a line in the log, where SQS took none: the run is stored, and its wake-up stands behind the
         message. A message too many, after a reply that was lost, is harmless: its consumer ignores it.
         """
         try:
-            self._send(encode_message(run_id), delay_seconds)
+            self._send(_message(run_id, Sending(delay_seconds, group)))
         except AWS_ERRORS as error:
             if not self._told_as_permanent(error, messages=1, job_run_id=run_id):
                 log.error(
@@ -90,32 +93,29 @@ class Queue:
         """Return about how many messages another queue has, those in flight and delayed ones among them."""
         return sum(_lengths(self._attributes(_LENGTHS, url).get("Attributes", {})))
 
-    def try_send_many(self, delays: Mapping[str, int]) -> list[str]:
-        """Send the messages of runs, each after its delay in seconds; return the ids that SQS took none for.
+    def try_send_many(self, sendings: Mapping[str, Sending]) -> list[str]:
+        """Send the messages of runs, each with its delay and group; return the ids that SQS took none for.
 
         A batch can fail in part, with status 200: each entry's answer is read, and what failed is sent once more,
         unless it can't succeed.
         https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
         """
         hopeless: list[str] = []
-        unsent = list(delays)
+        unsent = list(sendings)
         for _ in range(2):
             failed: list[str] = []
             for start in range(0, len(unsent), BATCH_SIZE):
-                failed += self._send_batch(unsent[start : start + BATCH_SIZE], delays, hopeless)
+                failed += self._send_batch(unsent[start : start + BATCH_SIZE], sendings, hopeless)
             unsent = failed
         if unsent:
             log.error("SQS took no message for %d runs; the dispatcher will send them again", len(unsent))
         return unsent + hopeless
 
-    def _send_batch(self, run_ids: Sequence[str], delays: Mapping[str, int], hopeless: list[str]) -> list[str]:
+    def _send_batch(self, run_ids: Sequence[str], sendings: Mapping[str, Sending], hopeless: list[str]) -> list[str]:
         """Send up to ten messages; return those that may be sent again, and add to ``hopeless`` those that may not."""
         try:
             reply = self._send_many(
-                [
-                    {"Id": str(index), "MessageBody": encode_message(run_id), "DelaySeconds": delays[run_id]}
-                    for index, run_id in enumerate(run_ids)
-                ]
+                [{"Id": str(index), **_message(run_id, sendings[run_id])} for index, run_id in enumerate(run_ids)]
             )
         except AWS_ERRORS as error:
             if self._told_as_permanent(error, messages=len(run_ids)):
@@ -185,8 +185,8 @@ class Queue:
         return permanent
 
     @explained
-    def _send(self, body: str, delay_seconds: int) -> None:
-        self._client().send_message(QueueUrl=self.url, MessageBody=body, DelaySeconds=delay_seconds)
+    def _send(self, message: Any) -> None:
+        self._client().send_message(QueueUrl=self.url, **message)
 
     @explained
     def _send_many(self, entries: Any) -> Any:
@@ -199,6 +199,12 @@ class Queue:
     @explained
     def _change_visibility(self, entries: Any) -> Any:
         return self._client().change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
+
+
+def _message(run_id: str, sending: Sending) -> dict[str, Any]:
+    """Return the parameters of a run's message. SQS refuses an empty group, so a run without one sends none."""
+    message: dict[str, Any] = {"MessageBody": encode_message(run_id), "DelaySeconds": sending.delay_seconds}
+    return message if sending.group is None else {**message, "MessageGroupId": sending.group}
 
 
 def _lengths(found: Mapping[str, str]) -> tuple[int, int, int]:

@@ -36,6 +36,7 @@ def run_form(run: Run) -> dict[str, Any]:
         "dedupe_key": run.dedupe_key,
         "parent_id": run.parent_id,
         "created_by": run.created_by,
+        "group": run.group,
         "cancel_requested": run.cancel_requested,
         "cancel_reason": run.cancel_reason,
     }
@@ -73,6 +74,7 @@ def schedule_form(schedule: Schedule, *, payload: bool = False) -> dict[str, Any
         "end_at": iso(schedule.end_at),
         "created_at": iso(schedule.created_at),
         "updated_at": iso(schedule.updated_at),
+        "group": schedule.group,
     }
     return form | {"payload": _value(schedule.payload)} if payload else form
 

@@ -83,6 +83,7 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
             ("finished", time(run.finished_at)),
             ("schedule", run.schedule_id),
             ("dedupe key", run.dedupe_key),
+            ("group", run.group),
             ("cancellation", "asked for" if run.cancel_requested and run.finished_at is None else None),
             ("reason", run.cancel_reason),
             ("log group", here.deployment.consumer_log_group if run.attempts else None),

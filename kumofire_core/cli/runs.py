@@ -116,6 +116,9 @@ def create(
             "until it starts ('debounce': it gets the latest payload and time)."
         ),
     ] = None,
+    group: Annotated[
+        str | None, Parameter(help="The group of its messages, such as a tenant's id, by which SQS is fair.")
+    ] = None,
     here: Here,
 ) -> None:
     """Create a run of a job, and print its id."""
@@ -128,6 +131,7 @@ def create(
         max_attempts=max_attempts,
         dedupe_key=dedupe_key,
         dedupe=None if dedupe is None else _dedupe(dedupe),
+        group=group,
     )
     if here.as_json:
         here.emit({"id": run_id})

@@ -42,6 +42,9 @@ Overlap = Annotated[
     Literal["allow", "skip"] | None, Parameter(help="Whether a time is skipped while the run before is unfinished.")
 ]
 StartAt = Annotated[str | None, Parameter(help="It does not run before this time ('none': no such limit).")]
+Group = Annotated[
+    str | None, Parameter(help="The group of its runs, such as a tenant's id, by which SQS is fair ('none': none).")
+]
 EndAt = Annotated[str | None, Parameter(help="It does not run after this time ('none': no such limit).")]
 
 COLUMNS = (
@@ -106,6 +109,7 @@ def create(
     overlap: Overlap = None,
     start_at: StartAt = None,
     end_at: EndAt = None,
+    group: Group = None,
     disabled: Annotated[bool, Parameter(negative=(), help="Do not enable it yet.")] = False,
     here: Here,
 ) -> None:
@@ -121,6 +125,7 @@ def create(
         overlap=overlap,
         start_at=start_at,
         end_at=end_at,
+        group=group,
     )
     if "schedule_expr" not in changes:
         raise UsageError("it is not said when the schedule runs; give --cron, --every or --at")
@@ -150,6 +155,7 @@ def update(
     overlap: Overlap = None,
     start_at: StartAt = None,
     end_at: EndAt = None,
+    group: Group = None,
     here: Here,
 ) -> None:
     """Change what is given of a schedule, and keep the rest."""
@@ -164,6 +170,7 @@ def update(
         overlap=overlap,
         start_at=start_at,
         end_at=end_at,
+        group=group,
     )
     if job is not None:
         changes["name"] = job
@@ -282,6 +289,7 @@ def _changes(
     overlap: str | None = None,
     start_at: str | None = None,
     end_at: str | None = None,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """Return the settings that are given, as the API takes them."""
     changes: dict[str, Any] = {}
@@ -301,6 +309,8 @@ def _changes(
         changes["missed"] = missed
     if overlap is not None:
         changes["overlap"] = overlap
+    if group is not None:
+        changes["group"] = None if group == NONE else group
     for name, option, text in (("start_at", "--start-at", start_at), ("end_at", "--end-at", end_at)):
         if text is not None:
             changes[name] = None if text == NONE else parse_moment(option, text, now=here.now(), ahead=True)
@@ -415,6 +425,7 @@ def _show(here: Invocation, schedule: Schedule, *, payload: bool = False) -> Non
             ("next", time(schedule.next_run_at)),
             ("last", time(schedule.last_scheduled_at)),
             ("attempts", None if schedule.max_attempts is None else f"at most {schedule.max_attempts} a run"),
+            ("group", schedule.group),
             ("missed", schedule.missed.value),
             ("overlap", schedule.overlap.value),
             ("starts", time(schedule.start_at)),

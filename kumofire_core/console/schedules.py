@@ -382,6 +382,7 @@ LABELS = {
     "missed": "Missed",
     "overlap": "Overlap",
     "max_attempts": "Attempts",
+    "group": "Group",
 }
 
 
@@ -401,6 +402,7 @@ def written_of(schedule: Schedule) -> dict[str, str]:
         "missed": schedule.missed.value,
         "overlap": schedule.overlap.value,
         "max_attempts": "" if schedule.max_attempts is None else str(schedule.max_attempts),
+        "group": schedule.group or "",
     }
 
 
@@ -411,6 +413,8 @@ def _differences(now: Mapping[str, str], written: Mapping[str, str]) -> list[tup
 
 def _changes(visit: Visit) -> dict[str, Any]:
     """Return what the form says as ``update_schedule`` takes it."""
+    # A page of the release before has no field for the group, which then stays.
+    group = {"group": visit.field("group").strip() or None} if "group" in visit.form else {}
     return {
         **settings(
             kind=visit.field("type"),
@@ -423,6 +427,7 @@ def _changes(visit: Visit) -> dict[str, Any]:
         "missed": visit.field("missed"),
         "overlap": visit.field("overlap"),
         "max_attempts": _attempts(visit.field("max_attempts").strip()),
+        **group,
     }
 
 

@@ -198,7 +198,9 @@ class DeadLetters:
         tell(moved, found)
         # No more than were there: one that comes back meanwhile is left.
         for message in self._received(found, MOVE_SECONDS):
-            self._sqs.send_message(QueueUrl=self._deployment.queue_url, MessageBody=message["Body"])
+            group = message.get("Attributes", {}).get("MessageGroupId")
+            grouped = {} if group is None else {"MessageGroupId": group}
+            self._sqs.send_message(QueueUrl=self._deployment.queue_url, MessageBody=message["Body"], **grouped)
             self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
             moved += 1
             tell(moved, max(found, moved))
@@ -212,7 +214,7 @@ class DeadLetters:
                 VisibilityTimeout=hidden_seconds,
                 # Any wait makes SQS ask all its servers; without it a queue of few messages often looks empty.
                 WaitTimeSeconds=1,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
             )
             messages = reply.get("Messages") or []
             if not messages:

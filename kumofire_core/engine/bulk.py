@@ -27,6 +27,7 @@ from kumofire_core.errors import CorruptItemError, InvalidArgumentError, Kumofir
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_name
+from kumofire_core.model.message import Sending
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, number, read_number, read_text
@@ -126,19 +127,19 @@ class _Tally:
         self._lock = threading.Lock()
         self.counts = dict.fromkeys(("matched", "changed", "skipped", "failed"), 0)
         self.errors: list[str] = []
-        self.delays: dict[str, int] = {}
-        """The messages to send, with their delays in seconds."""
+        self.sendings: dict[str, Sending] = {}
+        """The messages to send, by run id."""
         self.stopped_by: Exception | None = None
         """An error of AWS that would come for every other run too."""
         self.unanswered: Exception | None = None
 
-    def add(self, outcome: str, *, message: tuple[str, int] | None = None) -> None:
-        """Count one run; ``message`` is what has to be sent for it, and after how many seconds."""
+    def add(self, outcome: str, *, message: tuple[str, Sending] | None = None) -> None:
+        """Count one run; ``message`` is what has to be sent for it, and how."""
         with self._lock:
             self.counts["matched"] += 1
             self.counts[outcome] += 1
             if message is not None:
-                self.delays[message[0]] = message[1]
+                self.sendings[message[0]] = message[1]
 
     def fail(self, run_id: str, error: Exception) -> None:
         """Count a run that could not be changed."""
@@ -303,8 +304,8 @@ class BulkOperations:
         for run in found:
             in_flight.start(partial(self._change_one, state, run, tally))
         in_flight.finish()
-        if tally.delays:
-            self._store.queue.try_send_many(tally.delays)
+        if tally.sendings:
+            self._store.queue.try_send_many(tally.sendings)
         tally.require_worth_saving()
         return tally
 
@@ -332,7 +333,7 @@ class BulkOperations:
         except (*AWS_ERRORS, KumofireError) as error:
             tally.fail(run.id, error)
 
-    def _retry(self, bulk: str, run: StoredRun, spread_ms: int) -> tuple[bool, tuple[str, int] | None]:
+    def _retry(self, bulk: str, run: StoredRun, spread_ms: int) -> tuple[bool, tuple[str, Sending] | None]:
         """Retry a run; say whether this call did so, and what message to send."""
         delay_ms = bulk_writes.spread_delay_ms(bulk, run.id, spread_ms=spread_ms)
         # Its history must not quote in plain text what its attempts have encrypted.
@@ -340,7 +341,7 @@ class BulkOperations:
         if due_ms is None:
             return False, None
         delay_seconds = message_delay_seconds(due_ms, due_ms - delay_ms)
-        return True, None if delay_seconds is None else (run.id, delay_seconds)
+        return True, None if delay_seconds is None else (run.id, Sending(delay_seconds, run.group))
 
     def _save(self, state: _State, tally: _Tally, following: _Cursor | None) -> _State | None:
         """Record a page; ``None`` where another process has recorded it."""

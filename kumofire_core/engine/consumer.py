@@ -375,7 +375,7 @@ class Consumer:
                 extra={**log_fields(claimed), **_end_fields(end), "error_type": end.error_type, **_whence(error)},
             )
         if end.due_ms is not None:
-            self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms)
+            self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms, group=claimed.group)
         if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
             attempt, kind = claimed.attempt + 1, end.error_type
             self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
@@ -412,7 +412,7 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         log.warning("no handler for the job of a run; it waits for a consumer that has one", extra=log_fields(claimed))
-        self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=now_ms)
+        self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=now_ms, group=claimed.group)
         self._store.tell(Outcome.RETRIED, claimed, put_back, error_type=MISSING_HANDLER)
         return ConsumeResult(Outcome.RETRIED, claimed.id, claimed.job_name, reason=MISSING_HANDLER)
 

@@ -14,11 +14,13 @@ from kumofire_core.engine.run_store import RunStore
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr, unknown_names
 from kumofire_core.handlers.context import run_under_way
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
+from kumofire_core.model.message import Sending
 from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
 from kumofire_core.rules.validation import (
     dedupe_rule,
     payload_text,
+    require_group,
     require_job_name,
     require_key,
     require_max_attempts,
@@ -49,6 +51,7 @@ class RunRequest(_RunRequest, total=False):
     max_attempts: int | None
     dedupe_key: str | None
     dedupe: Dedupe | None
+    group: str | None
 
 
 _REQUEST_KEYS = ("name", *(key for key in RunRequest.__annotations__ if key != "name"))
@@ -72,10 +75,12 @@ class RunCreator:
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
         dedupe: Dedupe | None = None,
+        group: str | None = None,
     ) -> NewRun:
         """Return the run that is asked for, nothing of it written; or raise what ``Jobs.create`` says."""
         self.require_job(name)
         require_max_attempts(max_attempts)
+        require_group(group)
         if dedupe_key is not None:
             require_key("dedupe_key", dedupe_key)
         mode, period_ms = (None, None) if dedupe is None else dedupe_rule(dedupe, dedupe_key)
@@ -94,6 +99,7 @@ class RunCreator:
             period_ms=period_ms,
             payload_text="" if mode is None else text,
             parent_id=run_under_way(),
+            group=group,
         )
 
     def create(self, new_run: NewRun) -> str:
@@ -101,7 +107,7 @@ class RunCreator:
         with self.store.creating([new_run]):
             created = self._put(new_run)
             if created.delay_seconds is not None:
-                self.store.queue.try_send(created.run_id, delay_seconds=created.delay_seconds)
+                self.store.queue.try_send(created.run_id, delay_seconds=created.delay_seconds, group=new_run.group)
         return created.run_id
 
     def _put(self, new_run: NewRun) -> Created:
@@ -158,7 +164,7 @@ class RunCreator:
     def _put_and_send(
         self, start: int, new_runs: list[NewRun], run_ids: list[str | None], failures: dict[int, Exception]
     ) -> None:
-        delays: dict[str, int] = {}
+        sendings: dict[str, Sending] = {}
         for index, new_run in enumerate(new_runs, start):
             try:
                 created = self._put(new_run)
@@ -167,9 +173,9 @@ class RunCreator:
                 continue
             run_ids[index] = created.run_id
             if created.delay_seconds is not None:
-                delays[created.run_id] = created.delay_seconds
-        if delays:
-            self.store.queue.try_send_many(delays)
+                sendings[created.run_id] = Sending(created.delay_seconds, new_run.group)
+        if sendings:
+            self.store.queue.try_send_many(sendings)
 
 
 def _due_ms(run_at: datetime | None, delay: timedelta | float | None, now_ms: int) -> int:

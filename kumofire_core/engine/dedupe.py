@@ -125,11 +125,17 @@ def _debounce(store: RunStore, new_run: NewRun, found: StoredRun | None) -> Crea
         now_ms = store.now_ms()
         changed_ms = max(now_ms, found.updated_at + 1)
         write = run_writes.debounce(
-            found, new_token(), payload=new_run.payload, due_ms=new_run.due_ms, now_ms=now_ms, changed_ms=changed_ms
+            found,
+            new_token(),
+            payload=new_run.payload,
+            due_ms=new_run.due_ms,
+            now_ms=now_ms,
+            changed_ms=changed_ms,
+            group=new_run.group,
         )
         answer = store.apply(found.id, write)
         if answer.applied:
-            waits = _message_waits(found, due_ms=new_run.due_ms, now_ms=now_ms)
+            waits = found.group == new_run.group and _message_waits(found, due_ms=new_run.due_ms, now_ms=now_ms)
             return Created(found.id, None if waits else message_delay_seconds(new_run.due_ms, now_ms))
         found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)
     # Calls at the same time replaced it again and again. Any of them may count as the latest.

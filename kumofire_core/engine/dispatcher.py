@@ -28,10 +28,10 @@ from kumofire_core.errors import CorruptItemError, KumofireError
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.message import MAX_RUN_ID_LENGTH
+from kumofire_core.model.message import MAX_RUN_ID_LENGTH, Sending
 from kumofire_core.model.pauses import PAUSES, Pauses, read_pauses
 from kumofire_core.model.run import Outcome, RunStatus
-from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_item import StoredRun, group_of
 from kumofire_core.model.times import duration_ms, whole_seconds_until
 from kumofire_core.model.write import Key
 from kumofire_core.rules import decisions, run_writes, wake_ups
@@ -318,7 +318,7 @@ class Dispatcher:
 
     def _handle(self, wake_ups: list[WakeUp], tally: _Tally, deadline: Deadline | None) -> None:
         """Make the transition that fits each wake-up, send the messages that follow, and let the schedules go on."""
-        delays: dict[str, int] = {}
+        sendings: dict[str, Sending] = {}
         firings: list[tuple[WakeUp, Firing]] = []
         for wake_up in wake_ups:
             if deadline is not None and deadline.too_close_to_start():
@@ -327,55 +327,56 @@ class Dispatcher:
             with _failing_alone(wake_up.key, tally):
                 _require_id_of_ours(wake_up.key)
                 if wake_up.key.kind == RUN:
-                    self._look_at_run(wake_up, delays, tally)
+                    self._look_at_run(wake_up, sendings, tally)
                 elif wake_up.key.kind == SCHEDULE:
-                    firing = self._fire(wake_up.key.id, delays, tally)
+                    firing = self._fire(wake_up.key.id, sendings, tally)
                     if firing is not None:
                         firings.append((wake_up, firing))
-        if delays:
-            tally.add("unsent", len(self._store.queue.try_send_many(delays)))
+        if sendings:
+            tally.add("unsent", len(self._store.queue.try_send_many(sendings)))
         for wake_up, firing in firings:
             with _failing_alone(wake_up.key, tally):
                 if self._schedules.advance(firing):
                     tally.is_behind(wake_up)
 
-    def _fire(self, schedule_id: str, delays: dict[str, int], tally: _Tally) -> Firing | None:
-        already = len(delays)
+    def _fire(self, schedule_id: str, sendings: dict[str, Sending], tally: _Tally) -> Firing | None:
+        already = len(sendings)
         try:
-            return self._schedules.fire(schedule_id, delays, look_ahead=LOOK_AHEAD)
+            return self._schedules.fire(schedule_id, sendings, look_ahead=LOOK_AHEAD)
         finally:
-            tally.add("schedules", len(delays) - already)
+            tally.add("schedules", len(sendings) - already)
 
-    def _look_at_run(self, wake_up: WakeUp, delays: dict[str, int], tally: _Tally) -> None:
+    def _look_at_run(self, wake_up: WakeUp, sendings: dict[str, Sending], tally: _Tally) -> None:
         run_id, token, now_ms = wake_up.key.id, new_token(), self._store.now_ms()
         if wake_up.wake_at > now_ms:
             ahead = run_writes.send_ahead(token, due_ms=wake_up.wake_at, now_ms=now_ms)
-            if self._store.apply(run_id, ahead).applied:
-                delays[run_id] = whole_seconds_until(wake_up.wake_at, now_ms)
+            answer = self._store.apply(run_id, ahead, read_back=True)
+            if answer.applied:
+                sendings[run_id] = Sending(whole_seconds_until(wake_up.wake_at, now_ms), group_of(answer.item))
                 tally.add("dispatched")
             return
         unsent = run_writes.enqueue(token, now_ms=now_ms, wake_at=wake_up.wake_at, due_ms=wake_up.wake_at)
-        answer = self._store.apply(run_id, unsent)
+        answer = self._store.apply(run_id, unsent, read_back=True)
         if answer.applied:
-            delays[run_id] = 0
+            sendings[run_id] = Sending(0, group_of(answer.item))
             tally.add("dispatched")
             return
         if answer.item is None:
             return  # the index still shows what is deleted
         found = self._store.read(run_id, answer.item, payload_required=False)  # the consumer decides about a payload
         if found.status is RunStatus.RUNNING:
-            self._look_at_running(found, token, now_ms, delays, tally)
+            self._look_at_running(found, token, now_ms, sendings, tally)
             return
         # Finished, or sent or put back meanwhile: the index was behind.
         if found.wake_at is not None and found.wake_at <= now_ms and found.status in _WAITING:
-            self._look_at_waiting(found, token, now_ms, delays, tally)
+            self._look_at_waiting(found, token, now_ms, sendings, tally)
 
     def _look_at_waiting(
-        self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
+        self, found: StoredRun, token: str, now_ms: int, sendings: dict[str, Sending], tally: _Tally
     ) -> None:
         """Send a run's message again that consumers should have come to, unless it may still wait in the queue."""
         if found.is_parked and found.status is RunStatus.SCHEDULED:  # an earlier release may have sent it
-            self._look_at_parked(found, token, now_ms, delays, tally)
+            self._look_at_parked(found, token, now_ms, sendings, tally)
             return
         scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0
         sent_ms = found.due_ms if scheduled else found.updated_at
@@ -393,22 +394,28 @@ class Dispatcher:
             again = run_writes.enqueue(token, now_ms=now_ms, wake_at=wake_at, due_ms=found.due_ms)
         else:
             again = run_writes.resend(found, token, now_ms=now_ms, rarely=rarely)
-        if self._store.apply(found.id, again).applied:
-            delays[found.id] = 0
+        answer = self._store.apply(found.id, again, read_back=True)
+        if answer.applied:
+            sendings[found.id] = Sending(0, group_of(answer.item))
             tally.add("dispatched" if scheduled else "resent")
 
-    def _look_at_parked(self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally) -> None:
+    def _look_at_parked(
+        self, found: StoredRun, token: str, now_ms: int, sendings: dict[str, Sending], tally: _Tally
+    ) -> None:
         """Leave a run aside whose job is still paused, or send it where resuming did not find it."""
         if tally.pauses(self._store).is_paused(found.job_name, now_ms):
             look_at = now_ms + run_writes.PARKED_LOOK_MS
             if self._store.apply(found.id, run_writes.wait_longer(found, token, look_at=look_at)).applied:
                 tally.add("postponed")
-        elif self._store.apply(found.id, run_writes.unpark(token, due_ms=found.due_ms, now_ms=now_ms)).applied:
-            delays[found.id] = 0
+            return
+        unpark = run_writes.unpark(token, due_ms=found.due_ms, now_ms=now_ms)
+        answer = self._store.apply(found.id, unpark, read_back=True)
+        if answer.applied:
+            sendings[found.id] = Sending(0, group_of(answer.item))
             tally.add("resumed")
 
     def _look_at_running(
-        self, found: StoredRun, token: str, now_ms: int, delays: dict[str, int], tally: _Tally
+        self, found: StoredRun, token: str, now_ms: int, sendings: dict[str, Sending], tally: _Tally
     ) -> None:
         run = found.run
         if found.lease_until is not None and found.lease_until > now_ms:
@@ -425,7 +432,7 @@ class Dispatcher:
         if end.due_ms is not None:
             delay_seconds = message_delay_seconds(end.due_ms, now_ms)
             if delay_seconds is not None:
-                delays[run.id] = delay_seconds
+                sendings[run.id] = Sending(delay_seconds, found.group)
 
 
 def _handed_over(shard: int, hand_over: Callable[[int], object], tally: _Tally) -> bool:

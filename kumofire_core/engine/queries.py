@@ -90,6 +90,7 @@ UNREAD_NAMES = (
     "generation",
     "parent_id",
     "created_by",
+    "group",
 )
 """What is asked for of a run that is read without its payload and output."""
 

@@ -20,8 +20,9 @@ from kumofire_core.engine.run_store import RUN, RunStore, new_token
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.message import MAX_RUN_ID_LENGTH
+from kumofire_core.model.message import MAX_RUN_ID_LENGTH, Sending
 from kumofire_core.model.pauses import ALL, PAUSES, JobName, Pauses, read_pauses
+from kumofire_core.model.run_item import group_of
 from kumofire_core.model.times import LAST_MS
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules import run_writes
@@ -89,24 +90,26 @@ class Resuming:
             self._refresh()
             now_ms = self._store.now_ms()
             going_on = [entry for entry in entries_now if self._known.releases(entry.job_name, now_ms)]
-            delays = self._queue(going_on)
+            sendings = self._queue(going_on)
             # The others are aside in the index alone, which is behind, or which an earlier release left so.
-            found.update(entry.job_name for entry in going_on if entry.run_id in delays)
-            if delays:
+            found.update(entry.job_name for entry in going_on if entry.run_id in sendings)
+            if sendings:
                 found.add(ALL)
-            count += len(delays)
-            if delays:
-                unsent += len(self._store.queue.try_send_many(delays))
+            count += len(sendings)
+            if sendings:
+                unsent += len(self._store.queue.try_send_many(sendings))
         return Released(count, unsent, self._errors, complete=False)
 
-    def _queue(self, entries: list[Aside]) -> dict[str, int]:
+    def _queue(self, entries: list[Aside]) -> dict[str, Sending]:
         """Queue these runs; return those that this pass is to send, in order."""
-        queued: dict[str, bool] = {}
+        queued: dict[str, Sending] = {}
 
         def unpark(entry: Aside) -> None:
             write = run_writes.unpark(new_token(), due_ms=entry.due_ms, now_ms=self._store.now_ms())
             try:
-                queued[entry.run_id] = self._store.apply(entry.run_id, write).applied
+                answer = self._store.apply(entry.run_id, write, read_back=True)
+                if answer.applied:
+                    queued[entry.run_id] = Sending(0, group_of(answer.item))
             except Exception as error:  # what goes wrong with one run must not stop the others
                 log.error("run#%s could not be resumed: %s", entry.run_id, error_name(error))
                 self._errors += 1
@@ -115,7 +118,7 @@ class Resuming:
         for entry in entries:
             in_flight.start(partial(unpark, entry))
         in_flight.finish()
-        return {entry.run_id: 0 for entry in entries if queued.get(entry.run_id)}
+        return {entry.run_id: queued[entry.run_id] for entry in entries if entry.run_id in queued}
 
     def _entries(self, resumed: dict[JobName, int]) -> Iterator[Aside]:
         """Yield the runs that were put aside, the earliest first; those of other jobs as well."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from kumofire_core.engine.run_store import RunStore, new_token, run_key
 from kumofire_core.model.run import FINAL, RunStatus
@@ -88,7 +89,8 @@ def retry_found(
     due_ms = retry_unsent(store, found, delay_ms=delay_ms, at_ms=at_ms, bulk=bulk)
     if due_ms is None:
         return False
-    store.send_waiting(found.id, due_ms=due_ms, now_ms=due_ms - delay_ms if at_ms is None else store.now_ms())
+    now_ms = due_ms - delay_ms if at_ms is None else store.now_ms()
+    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms, group=found.group)
     return True
 
 
@@ -125,10 +127,11 @@ def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
         at_ms = now_ms if due_ms is None else due_ms
         return run_writes.move(waiting, new_token(), due_ms=at_ms, now_ms=now_ms, changed_ms=changed_ms)
 
-    now_ms = _change(store, run_id, moved)
-    if now_ms is None:
+    changed = _change(store, run_id, moved)
+    if changed is None:
         return False
-    store.send_waiting(run_id, due_ms=now_ms if due_ms is None else max(due_ms, now_ms), now_ms=now_ms)
+    now_ms, group = changed.now_ms, changed.group
+    store.send_waiting(run_id, due_ms=now_ms if due_ms is None else max(due_ms, now_ms), now_ms=now_ms, group=group)
     return True
 
 
@@ -142,8 +145,15 @@ def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
     return _change(store, run_id, changed) is not None
 
 
-def _change(store: RunStore, run_id: str, change: Callable[[StoredRun, int, int], Transition | None]) -> int | None:
-    """Change a run that waits; return when, or ``None`` where it does not wait, or needs no change."""
+class _Changed(NamedTuple):
+    now_ms: int
+    group: str | None
+
+
+def _change(
+    store: RunStore, run_id: str, change: Callable[[StoredRun, int, int], Transition | None]
+) -> _Changed | None:
+    """Change a run that waits; return when, and its group, or ``None`` where it does not wait, or needs no change."""
     found = store.find(run_id, payload_required=False)
     for _ in range(TRIES):
         if found is None or found.status not in _WAITING:
@@ -154,7 +164,7 @@ def _change(store: RunStore, run_id: str, change: Callable[[StoredRun, int, int]
             return None
         answer = store.apply(run_id, write)
         if answer.applied:
-            return now_ms
+            return _Changed(now_ms, found.group)
         found = None if answer.item is None else store.read(run_id, answer.item, payload_required=False)
     return None
 

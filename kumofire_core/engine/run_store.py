@@ -324,17 +324,17 @@ class RunStore:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""
         if not self.put(new_run):
             return False
-        self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms)
+        self.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms, group=new_run.group)
         return True
 
-    def send_waiting(self, run_id: str, *, due_ms: int, now_ms: int) -> None:
+    def send_waiting(self, run_id: str, *, due_ms: int, now_ms: int, group: str | None) -> None:
         """Send a waiting run's message with its delay, where SQS can delay that long; else the dispatcher sends it.
 
         A message that could not be sent is logged. The dispatcher finds the run by its wake-up and sends it.
         """
         delay_seconds = message_delay_seconds(due_ms, now_ms)
         if delay_seconds is not None:
-            self.queue.try_send(run_id, delay_seconds=delay_seconds)
+            self.queue.try_send(run_id, delay_seconds=delay_seconds, group=group)
 
     def tell(
         self,

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.engine.schedule_store import SCHEDULE, ScheduleStore
 from kumofire_core.errors import CorruptItemError
+from kumofire_core.model.message import Sending
 from kumofire_core.model.run import FINAL, NewRun, derived_run_id, new_run_id
 from kumofire_core.model.schedule import Overlap, Schedule, ScheduleType, StoredSchedule, read_schedule
 from kumofire_core.model.times import from_ms, to_ms
@@ -64,10 +65,10 @@ class ScheduleFiring:
         self._runs.add(self._new_run(stored, run_id, now, now))
         return run_id
 
-    def fire(self, schedule_id: str, delays: dict[str, int], *, look_ahead: timedelta) -> Firing | None:
+    def fire(self, schedule_id: str, sendings: dict[str, Sending], *, look_ahead: timedelta) -> Firing | None:
         """Put the runs of the occurrences that are due within ``look_ahead``; ``None`` if none is.
 
-        For each run that this call puts, ``delays`` gets the id and its message's delay in seconds, even if an error
+        For each run that this call puts, ``sendings`` gets the id and how its message is sent, even if an error
         ends this call. The caller sends these messages, and then calls ``advance``. After a crash before that, the next
         pass repeats the firing: its puts find the existing runs by their ids.
         """
@@ -77,7 +78,7 @@ class ScheduleFiring:
             return None
         _require_possible(stored.schedule, stored.schedule.next_run_at)
         fire = self._fire_one if stored.schedule.overlap is Overlap.SKIP else self._fire_some
-        return fire(stored, stored.schedule.next_run_at, now, look_ahead, delays)
+        return fire(stored, stored.schedule.next_run_at, now, look_ahead, sendings)
 
     def advance(self, firing: Firing) -> bool:
         """Advance a schedule, once a firing's messages are sent; return whether the schedule is due again."""
@@ -91,11 +92,11 @@ class ScheduleFiring:
         next_run_at: datetime,
         now: datetime,
         look_ahead: timedelta,
-        delays: dict[str, int],
+        sendings: dict[str, Sending],
     ) -> Firing:
         """Put the runs of the next occurrences."""
         occurrences, upcoming = _due(stored, next_run_at, now, look_ahead)
-        self._put_runs(stored, occurrences, now, delays)
+        self._put_runs(stored, occurrences, now, sendings)
         return _firing(stored, upcoming, now + look_ahead, fired=occurrences[-1] if occurrences else None)
 
     def _fire_one(
@@ -104,7 +105,7 @@ class ScheduleFiring:
         next_run_at: datetime,
         now: datetime,
         look_ahead: timedelta,
-        delays: dict[str, int],
+        sendings: dict[str, Sending],
     ) -> Firing | None:
         """Decide about the next occurrence of a schedule whose runs must not overlap, and put its run.
 
@@ -131,18 +132,18 @@ class ScheduleFiring:
                 # Another dispatcher changed the schedule: fire again. If it did not, leave that to the next pass.
                 return None if found == stored else Firing(schedule_id=stored.schedule.id, write=None, more=True)
             stored = found
-        self._put_runs(stored, [next_run_at], now, delays)
+        self._put_runs(stored, [next_run_at], now, sendings)
         return _firing(stored, next_occurrence(stored.timing, next_run_at), horizon, fired=next_run_at)
 
     def _put_runs(
-        self, stored: StoredSchedule, occurrences: Sequence[datetime], now: datetime, delays: dict[str, int]
+        self, stored: StoredSchedule, occurrences: Sequence[datetime], now: datetime, sendings: dict[str, Sending]
     ) -> None:
-        """Put the runs of occurrences; add those that did not exist yet to ``delays``."""
+        """Put the runs of occurrences; add those that did not exist yet to ``sendings``."""
         for occurrence in occurrences:
             new_run = self._new_run(stored, occurrence_run_id(stored.schedule.id, occurrence), occurrence, now)
             delay_seconds = message_delay_seconds(new_run.due_ms, new_run.now_ms)
             if self._runs.put(new_run) and delay_seconds is not None:
-                delays[new_run.id] = delay_seconds
+                sendings[new_run.id] = Sending(delay_seconds, new_run.group)
 
     def _new_run(self, stored: StoredSchedule, run_id: str, due: datetime, now: datetime) -> NewRun:
         schedule = stored.schedule
@@ -154,6 +155,7 @@ class ScheduleFiring:
             due_ms=to_ms(due),
             now_ms=to_ms(now),
             schedule_id=schedule.id,
+            group=schedule.group,
         )
 
     def _is_over(self, run_id: str | None) -> bool:

@@ -36,6 +36,7 @@ from kumofire_core.rules.validation import (
     may_be_key,
     may_exist,
     payload_text,
+    require_group,
     require_key,
     require_max_attempts,
     require_page_limit,
@@ -57,6 +58,7 @@ class ScheduleSettings(TypedDict, total=False):
     schedule_expr: str | timedelta | datetime
     timezone: str | None
     max_attempts: int | None
+    group: str | None
     enabled: bool
     missed: Missed | str
     overlap: Overlap | str
@@ -127,6 +129,7 @@ class Schedules:
         schedule_key: str | None = None,
         timezone: str | None = None,
         max_attempts: int | None = None,
+        group: str | None = None,
         enabled: bool = True,
         missed: Missed | str = Missed.ALL,
         overlap: Overlap | str = Overlap.ALLOW,
@@ -136,6 +139,7 @@ class Schedules:
         """Store a schedule and return its id, in one request; see ``Jobs.create_schedule``."""
         self._creator.require_job(name)
         require_max_attempts(max_attempts)
+        require_group(group)
         text = payload_text(payload)
         if schedule_key is not None:
             require_key("schedule_key", schedule_key)
@@ -158,6 +162,7 @@ class Schedules:
             enabled=_flag("enabled", enabled),
             next_run_at=_first(timing, now) if enabled else None,
             max_attempts=max_attempts,
+            group=group,
             missed=_option(Missed, "missed", missed),
             overlap=_option(Overlap, "overlap", overlap),
             now_ms=to_ms(now),
@@ -251,6 +256,7 @@ class Schedules:
         if "name" in changes:
             self._creator.require_job(changes["name"])
         require_max_attempts(changes.get("max_attempts"))
+        require_group(changes.get("group"))
 
     def _differences(self, stored: StoredSchedule, changes: ScheduleChanges, now_ms: int) -> dict[str, Value | None]:
         """Return the attributes whose values ``changes`` changes; a changed timing gets a new next run time."""
@@ -262,6 +268,8 @@ class Schedules:
             wanted["payload"] = payload_text(changes["payload"])
         if "max_attempts" in changes:
             wanted["max_attempts"] = changes["max_attempts"]
+        if "group" in changes:
+            wanted["group"] = changes["group"]
         if "missed" in changes:
             wanted["missed"] = _option(Missed, "missed", changes["missed"])
         if "overlap" in changes:
@@ -280,6 +288,7 @@ class Schedules:
             "job_name": schedule.job_name,
             "payload": self._schedules.payload_text(stored) if "payload" in changes else None,
             "max_attempts": schedule.max_attempts,
+            "group": schedule.group,
             "missed": schedule.missed,
             "overlap": schedule.overlap,
             "enabled": int(schedule.enabled),

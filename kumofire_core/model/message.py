@@ -6,12 +6,35 @@ The table is the source of truth, so a forged or replayed message can at worst c
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from kumofire_core.errors import MalformedMessageError, UnsupportedMessageVersionError
 from kumofire_core.model import json_codec
 
 MESSAGE_VERSION = 1
 MAX_RUN_ID_LENGTH = 128
+
+MAX_GROUP_LENGTH = 128
+"""https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html (MessageGroupId)"""
+
+
+class Sending(NamedTuple):
+    """How the message of a run is sent."""
+
+    delay_seconds: int
+    group: str | None = None
+    """Its ``MessageGroupId``: the tenant that SQS counts it for (docs/fairness.md)."""
+
+
+def is_group(value: object) -> bool:
+    """Return whether SQS takes this as a ``MessageGroupId``: 1 to 128 letters, digits and punctuation, in ASCII."""
+    return (
+        isinstance(value, str)
+        and 1 <= len(value) <= MAX_GROUP_LENGTH
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
 
 
 def encode_message(run_id: str) -> str:

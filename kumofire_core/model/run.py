@@ -178,6 +178,8 @@ class Run:
     """The id of the run whose handler created it."""
     created_by: str | None = None
     """The name of the process that created it: its ``creator`` setting, or else its Lambda function's name."""
+    group: str | None = None
+    """Whom its messages are counted for, so that SQS can be fair (docs/fairness.md)."""
 
     @property
     def failed_attempts(self) -> int:
@@ -208,6 +210,8 @@ class NewRun(NamedTuple):
     """The W3C trace context of its creator, 55 characters, where creating it is traced."""
     parent_id: str | None = None
     """The run whose handler creates it."""
+    group: str | None = None
+    """The ``MessageGroupId`` of its messages."""
 
 
 def new_run_id() -> str:

@@ -18,6 +18,7 @@ from kumofire_core.model.attempts import (
     read_records,
 )
 from kumofire_core.model.error_text import MAX_ERROR_BYTES
+from kumofire_core.model.message import is_group
 from kumofire_core.model.run import (
     MAX_KEY_LENGTH,
     MAX_NAME_LENGTH,
@@ -93,6 +94,7 @@ _TEXTS = (
     "traceparent",
     "parent_id",
     "created_by",
+    "group",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -207,6 +209,7 @@ class StoredRun:
                 progress=self._progress(),
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
+                group=self.group,
             )
         return self._run
 
@@ -296,6 +299,11 @@ class StoredRun:
     def bulk(self) -> str | None:
         """The latest operation over many runs that canceled or retried it."""
         return self._item.get("bulk")
+
+    @property
+    def group(self) -> str | None:
+        """The ``MessageGroupId`` of its messages; ``None`` where it has none, or one that SQS would refuse."""
+        return group_of(self._item)
 
     @property
     def log(self) -> str | None:
@@ -390,6 +398,15 @@ class StoredRun:
 
 def _undecrypted(stored: str) -> str | None:
     return None
+
+
+def group_of(item: Mapping[str, Any] | None) -> str | None:
+    """Return the ``MessageGroupId`` that a run's messages are sent with, from the run's item.
+
+    ``None`` where it has none. A text that SQS would refuse counts as none: the run must be sent all the same.
+    """
+    group = None if item is None else item.get("group")
+    return group if is_group(group) else None
 
 
 def fit_in_item(payload: str, output: str) -> bool:

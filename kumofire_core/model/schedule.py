@@ -9,6 +9,7 @@ from typing import Any
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text
+from kumofire_core.model.message import is_group
 from kumofire_core.model.times import from_ms
 from kumofire_core.model.write import SCHEMA, Attributes, number, read_moment, read_number, read_text
 
@@ -79,6 +80,8 @@ class Schedule:
     end_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    group: str | None = None
+    """The ``group`` of its runs (docs/fairness.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
         payload_text = str(attributes["payload"])
         if len(str(attributes["schedule_expr"])) > MAX_EXPRESSION_LENGTH:
             raise ValueError("schedule_expr")
+        group = read_text(attributes, "group")
         timing = Timing(
             schedule_type=ScheduleType(str(attributes["schedule_type"])),
             expr=str(attributes["schedule_expr"]),
@@ -135,6 +139,7 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
             end_at=timing.end_at,
             created_at=from_ms(number(attributes, "created_at")),
             updated_at=from_ms(number(attributes, "updated_at")),
+            group=group if is_group(group) else None,
         )
         return StoredSchedule(
             schedule=schedule,

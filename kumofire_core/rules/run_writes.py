@@ -101,6 +101,7 @@ def create(
         "traceparent": new_run.traceparent,
         "parent_id": new_run.parent_id,
         "created_by": created_by,
+        "group": new_run.group,
     }
     return present(attributes)
 
@@ -491,20 +492,31 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
     )
 
 
-def debounce(waiting: StoredRun, token: str, *, payload: str, due_ms: int, now_ms: int, changed_ms: int) -> Transition:
-    """Replace payload and time of a run that has not started, as a later call for its key asked.
+def debounce(
+    waiting: StoredRun,
+    token: str,
+    *,
+    payload: str,
+    due_ms: int,
+    now_ms: int,
+    changed_ms: int,
+    group: str | None = None,
+) -> Transition:
+    """Replace payload, time and group of a run that has not started, as a later call for its key asked.
 
     Refused where its handler was called meanwhile. ``changed_ms`` as for ``move``: a late copy of an earlier call is
     refused as well.
     """
     moved = move(waiting, token, due_ms=due_ms, now_ms=now_ms, changed_ms=changed_ms)
+    regrouped: dict[str, Value] = {} if group is None or group == waiting.group else {"group": group}
+    ungrouped = ("group",) if group is None and waiting.group is not None else ()
     return Transition(
         source=moved.source,
         target=moved.target,
         equals={**moved.equals, "attempt": 0},
         not_exists=("attempts", "history"),
-        sets={**moved.sets, "payload": payload},
-        removes=moved.removes,
+        sets={**moved.sets, "payload": payload, **regrouped},
+        removes=(*moved.removes, *ungrouped),
         write_token=moved.write_token,
     )
 

@@ -34,6 +34,7 @@ def create(
     missed: Missed,
     overlap: Overlap,
     now_ms: int,
+    group: str | None = None,
 ) -> dict[str, Value]:
     """Return the attributes of a new schedule, for a put on the condition that the id is new."""
     return present(
@@ -48,6 +49,7 @@ def create(
             "max_attempts": max_attempts,
             "missed": missed,
             "overlap": overlap,
+            "group": group,
             "created_at": now_ms,
             "updated_at": now_ms,
             "revision": 1,

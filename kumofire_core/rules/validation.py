@@ -8,7 +8,7 @@ from typing import Final
 
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, short_repr
 from kumofire_core.model import json_codec
-from kumofire_core.model.message import MAX_RUN_ID_LENGTH
+from kumofire_core.model.message import MAX_GROUP_LENGTH, MAX_RUN_ID_LENGTH, is_group
 from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH
 from kumofire_core.model.run_item import CANCEL_REASON_BYTES, MAX_PAYLOAD_BYTES
 from kumofire_core.model.times import duration_ms
@@ -86,6 +86,20 @@ def require_flag(name: str, flag: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``flag`` is ``True`` or ``False``; ``name`` is the argument."""
     if not isinstance(flag, bool):
         raise InvalidArgumentError(f"{name} must be True or False, not {short_repr(flag)}")
+
+
+def require_group(group: object) -> None:
+    """Raise ``InvalidArgumentError`` unless ``group`` is ``None`` or what SQS takes as a ``MessageGroupId``."""
+    if group is None or is_group(group):
+        return
+    if not isinstance(group, str):
+        raise InvalidArgumentError(f"group must be a string or None, not {type(group).__name__}")
+    if not 1 <= len(group) <= MAX_GROUP_LENGTH:
+        raise InvalidArgumentError(f"group must have 1 to {MAX_GROUP_LENGTH} characters, not {len(group)}")
+    raise InvalidArgumentError(
+        f"group may have letters, digits and punctuation of ASCII, and no spaces (SQS's MessageGroupId); "
+        f"{short_repr(group)} has others; give an id, or a hash of the name"
+    )
 
 
 def require_key(name: str, key: object) -> None:

@@ -129,7 +129,12 @@ def test_every_short_attribute_at_its_longest_fits_in_what_is_reserved_for_them(
     tokens = dict.fromkeys(("create", "settled", "sent", "canceled", "retried", "lease"), "f" * 32)
     item: dict[str, Any] = {**numbers, **{f"{name}_token": token for name, token in tokens.items()}}
     item |= {"wake_shard": -LONGEST_NUMBER, "expires_at": -LONGEST_NUMBER, "cancel_requested_at": -LONGEST_NUMBER}
-    item |= {"traceparent": "f" * 55, "parent_id": "f" * 128, "created_by": "😀" * MAX_CREATOR_LENGTH}
+    item |= {
+        "traceparent": "f" * 55,
+        "parent_id": "f" * 128,
+        "created_by": "😀" * MAX_CREATOR_LENGTH,
+        "group": "g" * 128,
+    }
     item |= {"pk": "run#" + "f" * 128, "sk": "run", "schedule_id": "f" * 128, "status": "succeeded"}
     long_ones = dict.fromkeys(("payload", "output", "job_name", "dedupe_key", "last_error", "cancel_reason"), "")
 

@@ -33,7 +33,9 @@ SCHEDULE: dict[str, list[Any]] = {
     "overlap": [None, 5, "wait", ["allow"]],
     "start_at": TIME,
     "end_at": TIME,
+    "group": [5, b"t", ["t"], "", "x" * 129, "a b", "ä", "a\n", "\x00", "\ud800", True],
 }
+GROUP: list[Any] = [5, b"t", ["t"], "", "x" * 129, "a b", "ä", "a\n", "\x00", "\ud800", True]
 DEDUPE = [5, "once", b"kept", ["kept"], timedelta(0), timedelta(-1), "debounce"]  # the last without a key
 CREATE = {
     "dedupe": DEDUPE,
@@ -43,6 +45,7 @@ CREATE = {
     "delay": LENGTH,
     "max_attempts": COUNT,
     "dedupe_key": KEY,
+    "group": GROUP,
 }
 ERRORS: list[Any] = [5, "ValueError", ValueError("x"), (), (ValueError, 5), [ValueError], int]
 FILTER: dict[str, list[Any]] = {

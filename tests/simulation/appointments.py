@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core import Jobs
 from kumofire_core.engine.schedules import schedule_key_id
 from kumofire_core.model.times import from_ms
-from tests.simulation.invariants import KnownSchedule
+from tests.simulation.invariants import KnownSchedule, group_asked_for
 from tests.simulation.world import START_MS, Process
 
 if TYPE_CHECKING:
@@ -75,12 +75,28 @@ class Appointments:
             self._upsert(process)
             return
         jobs.create_schedule(
-            self.job, self.payload, schedule_key=KEY, missed=self.missed, overlap=self.overlap, **self.timing
+            self.job,
+            self.payload,
+            schedule_key=KEY,
+            missed=self.missed,
+            overlap=self.overlap,
+            group=group_asked_for(self.payload),
+            **self.timing,
         )
+
+    def _more(self) -> dict[str, Any]:
+        """Return what every making of the schedule asks for besides."""
+        return {"group": group_asked_for(self.payload), **self.timing}
 
     def _upsert(self, process: Process) -> None:
         found = self._jobs(process).upsert_schedule(
-            self.job, self.payload, schedule_key=KEY, missed=self.missed, overlap=self.overlap, **self.timing
+            self.job,
+            self.payload,
+            schedule_key=KEY,
+            missed=self.missed,
+            overlap=self.overlap,
+            group=group_asked_for(self.payload),
+            **self.timing,
         )
         if found != self.id:
             self._play.world.violate("one key has one schedule", f"{KEY} is {found}, and not {self.id}")
@@ -116,5 +132,11 @@ class Appointments:
             case _:
                 self.job, self.payload = self._play.ask("work")
                 jobs.upsert_schedule(
-                    self.job, self.payload, schedule_key=KEY, missed=self.missed, overlap=self.overlap, **self.timing
+                    self.job,
+                    self.payload,
+                    schedule_key=KEY,
+                    missed=self.missed,
+                    overlap=self.overlap,
+                    group=group_asked_for(self.payload),
+                    **self.timing,
                 )

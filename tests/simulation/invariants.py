@@ -93,6 +93,12 @@ class Ledger:
     """What its item must tell of it."""
 
 
+def group_asked_for(payload: Any) -> str | None:
+    """Return the group that is asked for with a payload: every third of them comes without one."""
+    number = payload["number"] % 3
+    return f"tenant-{number}" if number else None
+
+
 @dataclass(frozen=True)
 class KnownSchedule:
     """What was asked for when a schedule was created."""
@@ -147,6 +153,8 @@ class Invariants:
         self._owed: dict[tuple[Process, int], set[str]] = {}
         """What a pass that is under way has written and not sent, by the process and its incarnation."""
         self._latest: set[tuple[Task, str]] = set()
+        self.groups: dict[str, set[str | None]] = {}
+        """The groups that the item of each run has had."""
         self.job_names: dict[str, str] = {}
         """The jobs of all runs that there were."""
         self.occurrence_id: Any = None
@@ -180,12 +188,26 @@ class Invariants:
         elif kind == "schedule" and old is not None and new is not None:
             self._schedule_written(id, old, new)
 
+    def _group_written(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
+        """Check that a run has the group that was asked for with its payload, and keeps it."""
+        group = new.get("group")
+        self.groups.setdefault(run_id, set()).add(group)
+        if old is not None:
+            task = self._world.writer_task
+            changed = old.get("changed_by") != new.get("changed_by")
+            if group == old.get("group") and not (changed and task is not None and task.asks == "debounces"):
+                return
+        asked = group_asked_for(json.loads(self.decrypted(new["payload"])))
+        if group != asked or (old is not None and new["payload"] == old["payload"]):
+            self._broken("a run has the group that was asked for", f"{run_id} is of {group}, and not of {asked}")
+
     def _run_written(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
         now, status = self._world.now, new["status"]
         if old is None and "create_token" not in new:
             self._broken("only a whole run is put", f"{run_id} was written, and is not there")
             return
         self._stored_well(run_id, new)
+        self._group_written(run_id, old, new)
         if old is None:
             ledger = Ledger(create_token=new["create_token"], before=self.ledgers.get(run_id))
             self.ledgers[run_id] = ledger
@@ -771,8 +793,11 @@ class Invariants:
         if (process, process.incarnation) in self._owed:
             self._owed[process, process.incarnation].difference_update(run_ids)
 
-    def sent(self, run_id: str) -> None:
-        """Check that a message is sent only when its run is stored."""
+    def sent(self, run_id: str, group: str | None) -> None:
+        """Check that a message is sent only when its run is stored, and with a group that the run has had."""
+        groups = self.groups.get(run_id)
+        if groups is not None and group not in groups:
+            self._broken("a message has its run's group", f"{run_id} was sent for {group}, and has had {groups}")
         if (f"run#{run_id}", "run") not in self._world.table.items and run_id not in self.gone:
             self._broken("a message follows its run", f"{run_id} was sent, and is not stored")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core import Jobs
 from kumofire_core.errors import DedupeContentionError
 from kumofire_core.model.times import duration_ms
+from tests.simulation.invariants import group_asked_for
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import START_MS, Process, running
 
@@ -54,7 +55,9 @@ class Keys:
             play.invariants.records.changing.add(process)
         delay = timedelta(milliseconds=play.choices.of((0, 3_000, 20_000)))
         try:
-            run_id = self._jobs(process).create(JOB, payload, dedupe_key="key", dedupe=self.mode, delay=delay)
+            run_id = self._jobs(process).create(
+                JOB, payload, dedupe_key="key", dedupe=self.mode, delay=delay, group=group_asked_for(payload)
+            )
         except DedupeContentionError:
             self._world.violate("a key comes to a run", "it does not")
             return

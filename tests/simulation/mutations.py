@@ -24,6 +24,7 @@ from kumofire_core.engine import (
     dispatcher,
     pauses,
     queries,
+    resuming,
     run_control,
     schedule_firing,
     schedules,
@@ -163,6 +164,11 @@ SEEDS: dict[str, int] = {
     "send before the run is put": 1,
     "forget the message of a new run": 1,
     "forget a message of many": 2,
+    "store no group": 0,
+    "dispatch a run without its group": 2,
+    "resume a run without its group": 373,
+    "put back a run's message without its group": 4,
+    "keep the group of a debounced run": 293,
     "forget the output": 2,
     "call a handler with a sealed payload": 19,
     "count an attempt that had no key": 456,
@@ -402,7 +408,9 @@ _mutation(
         Queue,
         "try_send",
         lambda original: (
-            lambda self, run_id, *, delay_seconds=0: original(self, run_id, delay_seconds=delay_seconds * 1000)
+            lambda self, run_id, *, delay_seconds=0, **named: original(
+                self, run_id, delay_seconds=delay_seconds * 1000, **named
+            )
         ),
     ),
 )
@@ -489,7 +497,7 @@ _mutation(
         "create",
         lambda original: (
             lambda self, new_run: (
-                self.store.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms),
+                self.store.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=new_run.now_ms, group=new_run.group),
                 self._put(new_run).run_id,
             )[1]
         ),
@@ -517,6 +525,28 @@ _mutation(
         "try_send_many",
         lambda original: lambda self, delays: original(self, dict([*delays.items()][1:])),
     ),
+)
+_mutation(
+    "store no group",
+    (run_writes, "create", lambda original: lambda new_run, **named: original(new_run._replace(group=None), **named)),
+)
+_mutation("dispatch a run without its group", (dispatcher, "group_of", lambda original: lambda item: None))
+_mutation("resume a run without its group", (resuming, "group_of", lambda original: lambda item: None))
+_mutation(
+    "put back a run's message without its group",
+    (
+        RunStore,
+        "send_waiting",
+        lambda original: (
+            lambda self, run_id, *, due_ms, now_ms, group: original(
+                self, run_id, due_ms=due_ms, now_ms=now_ms, group=None
+            )
+        ),
+    ),
+)
+_mutation(
+    "keep the group of a debounced run",
+    _changed(run_writes, "debounce", sets=_without("group"), removes=_without("group")),
 )
 _mutation(
     "store another payload",

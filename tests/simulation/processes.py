@@ -55,7 +55,7 @@ from tests.simulation.appointments import Appointments
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
-from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants
+from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants, group_asked_for
 from tests.simulation.keys import Keys
 from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
@@ -474,7 +474,12 @@ class Play:
         def create() -> None:
             task, delay = running(), timedelta(milliseconds=delay_ms)
             run_id = STAGE.jobs(process, self.variant).create(
-                job, payload, delay=delay, max_attempts=most, dedupe_key=dedupe_key
+                job,
+                payload,
+                delay=delay,
+                max_attempts=most,
+                dedupe_key=dedupe_key,
+                group=group_asked_for(payload),
             )
             self._created(run_id, payload, delay, dedupe_key)
             if task.written is not None and delay_ms <= 15 * MINUTE_MS and not task.sends:
@@ -489,7 +494,8 @@ class Play:
             job, payload = self.ask(JOBS[choices.below(len(JOBS))])
             key = f"key-{choices.below(2)}" if choices.below(4) == 3 else None
             delay = timedelta(milliseconds=choices.of((0, 0, 0, 3_000, 20 * MINUTE_MS)))
-            return {"name": job, "payload": payload, "delay": delay, "dedupe_key": key}
+            group = group_asked_for(payload)
+            return {"name": job, "payload": payload, "delay": delay, "dedupe_key": key, "group": group}
 
         requests = [request() for _ in range(2 + choices.below(3))]
         if choices.below(4) == 3:
@@ -741,7 +747,7 @@ class Play:
         body = message_of(run_id)
         self.world.at(max(when_ms, self.world.now), lambda: self._deliver(body, 1))
 
-    def _sent(self, body: str) -> None:
+    def _sent(self, body: str, group: str | None) -> None:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
         # run another time sends its message again, and so does who puts it back after an attempt.
@@ -756,7 +762,7 @@ class Play:
             self.probes.add(probed_ms)
         if body != message_of(run_id) and json.loads(body) != {"version": 1, "kumofireJobRunId": run_id}:
             self.world.violate("a message is of the protocol", body)
-        self.invariants.sent(run_id)
+        self.invariants.sent(run_id, group)
 
     def _deliver(self, body: str, receives: int) -> None:
         self.inbox.append((body, receives))

@@ -45,7 +45,7 @@ CHANGES = {
     "runs now": ANOTHER_TIME,
     "reschedules": ANOTHER_TIME,
     "updates": frozenset({"payload"}),
-    "debounces": ANOTHER_TIME | {"payload"},
+    "debounces": ANOTHER_TIME | {"payload", "group"},
 }
 """What a person's request changes, besides the status, the token and the time of the change."""
 RETRIES_LATER = "retries later"

@@ -14,7 +14,7 @@ from kumofire_core import Cancel, Fail, Jobs, RetryAfter, RetryPolicy, Snooze
 from kumofire_core.engine import run_control
 from kumofire_core.errors import LeaseExpiredError
 from kumofire_core.model.times import from_ms
-from tests.simulation.invariants import FINAL, SKEW_MS
+from tests.simulation.invariants import FINAL, SKEW_MS, group_asked_for
 from tests.simulation.records import BRIEF_MS, LOST, RETRIES_LATER, Verdict
 from tests.simulation.table import Attributes
 from tests.simulation.world import Process, Task, running
@@ -209,7 +209,7 @@ class Steering:
         play, mode = self._play, self._play.keys.mode
         _, payload = play.ask(job)
         running().asks = "debounces" if mode == "debounce" else ""
-        run_id = jobs.create(job, payload, dedupe_key=key, dedupe=mode)
+        run_id = jobs.create(job, payload, dedupe_key=key, dedupe=mode, group=group_asked_for(payload))
         if mode is None:
             play._created(run_id, payload, timedelta(), key)
 

@@ -519,8 +519,8 @@ class SimulatedQueue:
         self._world = world
         self.deliver: Callable[[str, int], None] = lambda body, receives: None
         """Called when a message becomes visible, with its body and how often it was received, this time included."""
-        self.taken: Callable[[str], None] = lambda body: None
-        """Called with each body that is sent."""
+        self.taken: Callable[[str, str | None], None] = lambda body, group: None
+        """Called with each body that is sent, and its ``MessageGroupId``."""
         self.opens_ms = START_MS
         """Before this time nothing is delivered: a backlog."""
         self.dead: list[str] = []
@@ -537,11 +537,13 @@ class SimulatedQueue:
         self.eternal = 0
         """Messages of others that are counted with ours, and never delivered."""
 
-    def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> dict[str, str]:
-        problem = _send_problem(MessageBody, DelaySeconds)
+    def send_message(
+        self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0, MessageGroupId: str | None = None
+    ) -> dict[str, str]:
+        problem = _send_problem(MessageBody, DelaySeconds, MessageGroupId)
         if problem:
             raise ClientError({"Error": {"Code": "InvalidParameterValue", "Message": problem}}, "SendMessage")
-        self._take(MessageBody, DelaySeconds)
+        self._take(MessageBody, DelaySeconds, MessageGroupId)
         return {"MessageId": "message"}
 
     def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -550,14 +552,14 @@ class SimulatedQueue:
         successful, failed = [], []
         partial = self._world.choices.chance(self._world.faults.probability)
         for entry in Entries:
-            problem = _send_problem(entry["MessageBody"], entry.get("DelaySeconds", 0))
+            problem = _send_problem(entry["MessageBody"], entry.get("DelaySeconds", 0), entry.get("MessageGroupId"))
             if problem:
                 self._world.violate("every request is valid", f"SendMessageBatch: {problem}")
             if problem or (partial and self._world.choices.below(2)):
                 self._world.counts["partial batch send"] += 1
                 failed.append({"Id": entry["Id"], "SenderFault": bool(problem), "Code": problem or "InternalError"})
             else:
-                self._take(entry["MessageBody"], entry.get("DelaySeconds", 0))
+                self._take(entry["MessageBody"], entry.get("DelaySeconds", 0), entry.get("MessageGroupId"))
                 successful.append({"Id": entry["Id"], "MessageId": "message"})
         # As in the service: a list that would be empty is not there.
         return {key: value for key, value in (("Successful", successful), ("Failed", failed)) if value}
@@ -644,10 +646,10 @@ class SimulatedQueue:
 
         self._world.at(when_ms, deliver)
 
-    def _take(self, body: str, delay_seconds: int) -> None:
+    def _take(self, body: str, delay_seconds: int, group: str | None) -> None:
         world = self._world
         world.counts["message"] += 1
-        self.taken(body)
+        self.taken(body, group)
         if world.now < self.loses_until_ms:
             return
         copies, sent_ms = 1, world.now
@@ -746,7 +748,9 @@ def run_id_in(body: str) -> str:
     return parts[5] if len(parts) == 7 else ""
 
 
-def _send_problem(body: str, delay_seconds: object) -> str | None:
+def _send_problem(body: str, delay_seconds: object, group: object = None) -> str | None:
+    if group is not None and (not isinstance(group, str) or not re.fullmatch(r"[!-~]{1,128}", group)):
+        return f"MessageGroupId is {group!r}; it must have 1 to 128 letters, digits and punctuation"
     if not isinstance(delay_seconds, int) or not 0 <= delay_seconds <= 900:
         return f"DelaySeconds is {delay_seconds}; it must be from 0 to 900"
     return None if body else "the body is empty"
