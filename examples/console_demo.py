@@ -47,12 +47,17 @@ class World:
     def clock(self) -> datetime:
         return self.now
 
+    def takes(self, seconds: float) -> None:
+        """Let a handler take some time of this clock."""
+        self.now += timedelta(seconds=seconds)
+
 
 def add_handlers(jobs: Jobs, world: World) -> None:
     """Register the handlers of the story."""
 
     @jobs.handler("send-email")
     def send_email(ctx: JobContext) -> dict[str, Any]:
+        world.takes(0.18)
         if world.template_is_broken and ctx.payload["template"] == "receipt":
             render(ctx.payload)
         return {"message_id": f"<{ctx.run.id[:12]}@mail.example>", "accepted": [ctx.payload["to"]]}
@@ -62,6 +67,7 @@ def add_handlers(jobs: Jobs, world: World) -> None:
 
     @jobs.handler("charge-card", max_attempts=4)
     def charge_card(ctx: JobContext) -> dict[str, Any]:
+        world.takes(0.64)
         if world.payments_are_down:
             try:
                 raise ConnectionError("payments.example:443 refused the connection")
@@ -73,6 +79,7 @@ def add_handlers(jobs: Jobs, world: World) -> None:
 
     @jobs.handler("resize-image")
     def resize_image(ctx: JobContext) -> dict[str, Any]:
+        world.takes(1.9)
         return {"width": 640, "height": 480, "key": f"thumbnails/{ctx.payload['key']}"}
 
     @jobs.handler("export-report", timeout=timedelta(minutes=10))
@@ -84,7 +91,7 @@ def add_handlers(jobs: Jobs, world: World) -> None:
 
     @jobs.handler("sync-inventory")
     def sync_inventory(ctx: JobContext) -> None:
-        return None
+        world.takes(4.2)
 
 
 def make_table_and_queues(aws: LocalAws, name: str = NAME) -> tuple[str, str]:
@@ -255,7 +262,7 @@ def main(given: Sequence[str] | None = None) -> None:
     with local_aws() as aws:
         table, queue_url = make_table_and_queues(aws)
         world = World(datetime.now(UTC))
-        past = make_jobs(aws, table, queue_url, world.clock)
+        past = make_jobs(aws, table, queue_url, world.clock, concurrency=1)
         add_handlers(past, world)
         print("playing a morning's runs …", flush=True)
         arrange(past, world, until=datetime.now(UTC))

@@ -70,7 +70,7 @@ def morning() -> Iterator[tuple[Jobs, LocalConsole]]:
     with local_aws() as aws:
         table, queue_url = make_table_and_queues(aws)
         world = World(datetime.now(UTC))
-        past = make_jobs(aws, table, queue_url, world.clock)
+        past = make_jobs(aws, table, queue_url, world.clock, concurrency=1)
         add_handlers(past, world)
         arrange(past, world, until=datetime.now(UTC))
         aws.client("sqs").send_message(QueueUrl=f"{queue_url}-dead", MessageBody='{"order": 4242}')

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kumofire_core.console")
 
+THEME_COOKIE = "kumofire_theme"
+
 WRONG_INPUT = (InvalidArgumentError, InvalidJSONError, InvalidScheduleError)
 
 
@@ -70,6 +72,12 @@ class Visit:
     def is_partial(self) -> bool:
         """Whether a script asks for a part of a page. A person without scripts gets whole pages."""
         return self.request.headers.get("hx-request") == "true"
+
+    @property
+    def theme(self) -> str:
+        """``light`` or ``dark`` where the person has chosen one, which their browser keeps in a cookie; else empty."""
+        chosen = self.request.cookies.get(THEME_COOKIE, "")
+        return chosen if chosen in ("light", "dark") else ""
 
     def query(self, name: str) -> str:
         """Return a value of the address, stripped; empty where it has none."""

@@ -59,6 +59,7 @@ def test_a_stack_that_is_not_there_is_trouble(kumofire: Kumofire, ministack: Loc
     assert "there is no stack 'no-such'" in ended.err
 
 
+@pytest.mark.long
 def test_a_payload_is_not_stored_in_the_clear_where_the_deployment_encrypts(
     kumofire: Kumofire, stack: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_payload_is_not_stored_in_the_clear_where_the_deployment_encrypts(
     assert kumofire("schedules", "list", "--json", *where).form["schedules"] == []
 
 
+@pytest.mark.long
 def test_a_run_that_is_canceled_from_here_is_kept_for_as_long_as_any_other(
     kumofire: Kumofire, stack: Deployed, clock: Clock
 ) -> None:
@@ -114,6 +116,7 @@ def test_an_endpoint_that_nobody_answers_at_is_trouble(kumofire: Kumofire) -> No
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.long
 def test_the_log_of_a_run_is_shown_by_its_parts_and_made_safe(kumofire: Kumofire, stack: Deployed) -> None:
     group = f"/aws/lambda/{stack.deployment.table}"
     outputs = {"TableName": stack.deployment.table, "QueueUrl": stack.deployment.queue_url}

@@ -225,6 +225,7 @@ def test_a_form_that_is_none_of_ours_begins_nothing(browser: Browser, aws: Aws, 
     assert statuses(aws) == {"failed": 2}
 
 
+@pytest.mark.long
 def test_more_than_a_hundred_chosen_runs_become_an_operation(browser: Browser, aws: Aws, jobs: Jobs):
     ids = failed_runs(aws, 130)
     aws.change(ids[0], retries=1)
@@ -274,6 +275,7 @@ def an_interrupted_operation(aws: Aws, jobs: Jobs) -> str:
     return told[0]
 
 
+@pytest.mark.long
 def test_an_operation_whose_process_has_ended_is_offered_to_be_resumed_after_a_while(
     browser: Browser, aws: Aws, jobs: Jobs, clock: Clock
 ):
@@ -295,6 +297,7 @@ def test_an_operation_whose_process_has_ended_is_offered_to_be_resumed_after_a_w
     assert "Done" in client.get(f"/bulk/{bulk_id}/progress").text
 
 
+@pytest.mark.long
 def test_an_operation_that_goes_on_elsewhere_is_not_called_interrupted(
     browser: Browser, aws: Aws, jobs: Jobs, clock: Clock
 ):
@@ -311,6 +314,7 @@ def test_an_operation_that_goes_on_elsewhere_is_not_called_interrupted(
     assert "Resume" not in client.get(f"/bulk/{bulk_id}/progress").text
 
 
+@pytest.mark.long
 def test_an_operation_that_is_aborted_stops_and_cannot_be_resumed(browser: Browser, aws: Aws, jobs: Jobs):
     bulk_id = an_interrupted_operation(aws, jobs)
     client = browser()
@@ -326,6 +330,7 @@ def test_an_operation_that_is_aborted_stops_and_cannot_be_resumed(browser: Brows
     assert "Resume" not in page
 
 
+@pytest.mark.long
 def test_an_error_that_stops_an_operation_is_told_and_it_can_be_resumed_at_once(
     browser: Browser, aws: Aws, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ):

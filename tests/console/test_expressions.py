@@ -42,6 +42,7 @@ def times_of(expr: str, count: int) -> tuple[datetime, ...]:
     return tuple(occurrences(timing, next_occurrence(timing, NOW), count))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("expressions", "count"),
     [

@@ -208,6 +208,7 @@ def test_a_whole_id_or_key_is_found_whatever_the_rest_of_the_filter_is(
     assert "contains=yes" in answer.text
 
 
+@pytest.mark.long
 def test_a_part_of_a_key_is_looked_for_in_steps_that_say_how_far_they_came(browser: Browser, aws: Aws):
     for number in range(620):
         an_ended_run(aws, f"r{number:03}", at_ms=NOW_MS - number)
@@ -223,6 +224,7 @@ def test_a_part_of_a_key_is_looked_for_in_steps_that_say_how_far_they_came(brows
     assert ids(second.text) == ["last"]
 
 
+@pytest.mark.long
 def test_a_list_goes_on_by_itself_five_times_and_then_waits_for_a_person(browser: Browser, aws: Aws):
     for number in range(620):
         an_ended_run(aws, f"r{number:03}", at_ms=NOW_MS - number)
@@ -253,6 +255,7 @@ def test_pages_follow_one_another_without_a_gap_with_scripts_and_without(browser
     assert found == by_links == expected
 
 
+@pytest.mark.long
 def test_a_page_costs_as_many_reads_whether_100_or_2000_runs_have_failed(browser: Browser, aws: Aws):
     client = browser()
     costs = []

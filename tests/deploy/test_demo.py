@@ -80,6 +80,7 @@ def test_the_demo_ends_with_every_run_as_expected_whatever_aws_is_configured_aro
     assert "\x1b" not in ended.stdout, "there are control sequences where there is no terminal"
 
 
+@pytest.mark.long
 def test_a_run_that_ends_otherwise_than_expected_fails_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = dataclasses.replace(GREETING, status="failed")
 

@@ -73,6 +73,7 @@ def test_an_item_s_size_is_its_names_its_texts_in_utf_8_and_half_of_its_numbers_
     assert item_bytes(item) == size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
 def test_a_run_of_the_largest_payload_keeps_within_its_item_however_often_it_fails_and_is_retried(
     aws: Aws, clock: Clock, text: str

@@ -475,6 +475,7 @@ def test_while_sqs_takes_nothing_every_run_keeps_its_wake_up(world: World):
     assert world.times_executed() == dict.fromkeys([*ids, ahead], 1)
 
 
+@pytest.mark.long
 def test_a_lost_message_is_sent_again_after_2_then_4_then_8_minutes_and_at_last_every_hour(world: World):
     world.jobs.create("work")
     sent_at = [0]
@@ -590,6 +591,7 @@ def test_a_pass_asks_once_how_long_the_queue_is_and_how_far_consumers_are(world:
     assert (asked, world.aws.dynamodb.count()["get_item"]) == (1, 3)
 
 
+@pytest.mark.long
 def test_where_no_consumer_tells_how_far_it_is_what_was_queued_for_half_an_hour_is_sent_again_hourly(world: World):
     ids = [world.jobs.create("work") for _ in range(8)]
     for _ in range(110):

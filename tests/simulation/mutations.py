@@ -40,7 +40,7 @@ from kumofire_core.model import attempts, run_item
 from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
-from kumofire_core.rules import decisions, occurrences, run_writes, schedule_writes, wake_ups
+from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -669,7 +669,7 @@ _mutation(
             "next_occurrence",
             lambda original: lambda timing, after: original(timing, original(timing, after) or after),
         )
-        for owner in (schedule_firing, schedules, occurrences)
+        for owner in (schedule_firing, recurrence, occurrences)
     ),
 )
 _mutation(

@@ -90,6 +90,7 @@ def test_histories_without_a_violation_are_a_success(capsys: pytest.CaptureFixtu
     assert "5 histories from seed 0" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_two_workers_play_what_one_plays(capsys: pytest.CaptureFixture[str]) -> None:
     told = []
     for workers in ("1", "2"):

@@ -365,7 +365,9 @@ function toggleTheme() {
   const next = order[(order.indexOf(now) + 1) % order.length];
   if (next === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = next;
-  remember("kumofire-theme", next);
+  // A cookie, so that the page comes in these colours: a script would have to run before the first paint.
+  const age = next === "system" ? 0 : 31536000;
+  document.cookie = `kumofire_theme=${next}; path=${document.body.dataset.root}; max-age=${age}; samesite=strict`;
 }
 
 // ---- Keys --------------------------------------------------------------------------------------------------------
