@@ -301,7 +301,9 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (document.activeElement !== document.body) return;
   const place = places.map((id) => document.getElementById(id)).find((each) => each && each.id !== "content");
   const instead = place ? $$("button, a[href]", place) : [];
-  (focused.isConnected ? focused : instead.find((each) => each.textContent === label) ?? instead[0])?.focus();
+  const next = focused.isConnected ? focused : instead.find((each) => each.textContent === label) ?? instead[0];
+  if (next && next.offsetParent !== null) next.focus();
+  else if (currentRow()) $("a[data-open]", currentRow())?.focus({ preventScroll: true });
 });
 
 // ---- Notices -----------------------------------------------------------------------------------------------------
