@@ -183,8 +183,6 @@ def delete(visit: Visit) -> Response:
     run = _as_seen(visit)
     if isinstance(run, Response):
         return run
-    if question := visit.asks("Delete this run? It can\u2019t be undone.", "Delete", back=visit.url("runs", run.id)):
-        return question
     if not visit.jobs.delete(run.id):
         return _refused(visit)
     visit.record(f"deleted run {run.id}")

@@ -139,14 +139,6 @@ class Visit:
             response.headers["HX-Location"] = go_to
         return response
 
-    def asks(self, question: str, label: str, *, back: str) -> Response | None:
-        """Return a page that asks first, or ``None`` for a person who was asked. The page's script asks by itself."""
-        if self.is_partial or self.field("sure") == "yes":
-            return None
-        given = [(name, value) for name, value in self.form.multi_items() if name not in ("csrf", "sure")]
-        at = self.request.url.path
-        return self.page("sure.html", question=question, label=label, back=back, at=at, given=given)
-
     def missing(self, what: str) -> Response:
         """Answer a question for something that does not exist."""
         if self.is_partial:

@@ -232,18 +232,6 @@ def test_deleting_asks_first_and_leads_back_to_the_list(jobs: Jobs, person: Pers
     assert jobs.get_schedule(schedule_id) is None
 
 
-def test_without_scripts_a_page_asks_before_a_schedule_is_deleted(jobs: Jobs, person: Person):
-    schedule_id = a_schedule(jobs)
-
-    asked = person.post(f"/schedules/{schedule_id}/delete")
-    assert "<h1>Delete this schedule? The runs that it has made stay.</h1>" in asked.text
-    assert jobs.get_schedule(schedule_id) is not None
-    answer = person.post(f"/schedules/{schedule_id}/delete", data=hidden(asked.text))
-
-    assert "was deleted" in answer.text
-    assert jobs.get_schedule(schedule_id) is None
-
-
 def test_a_person_who_may_only_look_sees_no_actions_and_can_do_none(jobs: Jobs, clock: Clock):
     schedule_id = a_schedule(jobs)
     before = jobs.get_schedule(schedule_id)
