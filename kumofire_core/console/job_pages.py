@@ -203,6 +203,8 @@ def _form(
 
 def pause(visit: Visit) -> Response:
     """Pause a job, or all without a name."""
+    if "job" not in visit.form:  # an empty name means all jobs, a form without one nothing
+        return visit.done("Say which job.", kind="wrong")
     name = visit.field("job") or None
     before = _pause_of(visit, name)
     if stale := _stale(visit, name, before):
@@ -231,6 +233,8 @@ def pause(visit: Visit) -> Response:
 
 def resume(visit: Visit) -> Response:
     """Let a paused job go on, or end the pause of all without a name."""
+    if "job" not in visit.form:  # an empty name means all jobs, a form without one nothing
+        return visit.done("Say which job.", kind="wrong")
     name = visit.field("job") or None
     before = _pause_of(visit, name)
     if stale := _stale(visit, name, before):

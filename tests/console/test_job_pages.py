@@ -371,3 +371,11 @@ def test_a_pause_that_is_changed_without_seeing_its_reason_keeps_it(jobs: Jobs, 
     other = person.press("/jobs/pause", job="email", reason="mine")
     assert paused(jobs) == [("email", "mine", None)]
     assert "hx-post" not in other.text, "an undo could not bring the hidden reason back"
+
+
+@pytest.mark.parametrize("what", ["pause", "resume"])
+def test_a_form_that_names_no_job_does_not_mean_all_of_them(jobs: Jobs, person: Person, what: str):
+    jobs.pause(reason="of all")
+
+    assert person.press(f"/jobs/{what}").status_code == 422
+    assert paused(jobs) == [(None, "of all", None)]
