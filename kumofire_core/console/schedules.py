@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from kumofire_core.console.expressions import (
     Explained,
     explained,
     in_words,
+    moved,
     read_timing,
     settings,
 )
@@ -118,7 +118,7 @@ class _Row:
 
 def in_zone(moment: datetime, zone: str) -> str:
     """Return a time in a zone, with its weekday and offset."""
-    there = moment.astimezone(ZoneInfo(zone))
+    there = moved(moment, zone)
     offset = f"{there:%z}"
     return f"{there:%a %Y-%m-%d %H:%M:%S} {offset[:3]}:{offset[3:5]}"
 
@@ -390,10 +390,10 @@ LABELS = {
 
 def written_of(schedule: Schedule) -> dict[str, str]:
     """Return a schedule's settings as its form has them."""
-    zone = ZoneInfo(schedule.timezone or "UTC")
+    zone = schedule.timezone or "UTC"
 
     def time(moment: datetime | None) -> str:
-        return "" if moment is None else moment.astimezone(zone).isoformat()
+        return "" if moment is None else moved(moment, zone).isoformat()
 
     return {
         "type": schedule.schedule_type.value,
@@ -465,7 +465,11 @@ def _kept(visit: Visit) -> Timing | None:
             expr=visit.query("was_expr"),
             timezone=visit.query("was_timezone") or None,
             start_at=datetime.fromisoformat(start).astimezone(UTC) if start else None,
-            anchor=datetime.fromisoformat(following) if following and kind is ScheduleType.INTERVAL else None,
+            anchor=(
+                datetime.fromisoformat(following).astimezone(UTC)
+                if following and kind is ScheduleType.INTERVAL
+                else None
+            ),
         )
     except (ValueError, OverflowError):
         return None

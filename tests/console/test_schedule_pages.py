@@ -423,3 +423,24 @@ def test_an_expression_that_an_earlier_release_took_is_explained_as_its_schedule
 
     assert "a range of one value is written 5" in person.text("/schedules/explain?type=cron&expr=5-5+*+*+*+*")
     assert "5 of every hour" in person.text(f"/schedules/explain?type=cron&expr=5-5+*+*+*+*&{kept}")
+
+
+def test_the_last_hours_that_python_can_write_break_no_page(jobs: Jobs, person: Person):
+    last = {"timezone": "Pacific/Kiritimati", "start_at": datetime.fromisoformat("9999-12-31T09:30:00+00:00")}
+    schedule_id = a_schedule(jobs, schedule_type="interval", schedule_expr="rate(15 minutes)", **last)
+
+    assert person.get("/schedules").status_code == 200
+    for address in (f"/schedules/{schedule_id}", f"/schedules/{schedule_id}/edit"):
+        text = person.text(address)
+        assert "9999-12-31 23:45:00 +14:00" in text, address
+        assert "9999-12-31 10:15:00 +00:00" in text, "one that no zone's clock can show is shown in UTC"
+
+
+@pytest.mark.parametrize("following", ["2026-03-14T12:00", "0001-01-01T00:00:00+14:00", "x"])
+def test_a_next_occurrence_in_the_address_that_is_none_of_ours_is_an_answer(person: Person, following: str):
+    asked = {"type": "interval", "expr": "rate(15 minutes)"}
+    kept = {"was_type": "interval", "was_expr": "rate(15 minutes)", "was_next": following}
+
+    answer = person.get("/schedules/explain", params=asked | kept)
+
+    assert (answer.status_code, "Every 15 minutes" in words(answer.text)) == (200, True)
