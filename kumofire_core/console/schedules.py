@@ -102,6 +102,11 @@ class _Row:
         return "ended" if self.schedule.next_run_at is None else "enabled"
 
     @property
+    def seen(self) -> str:
+        """What a form remembers of it: which change was the last."""
+        return iso(self.schedule.updated_at) or ""
+
+    @property
     def zone(self) -> str:
         """The zone that it follows."""
         return self.schedule.timezone or "UTC"
@@ -200,6 +205,8 @@ def _switch(visit: Visit, *, enabled: bool) -> Response:
     name = _Row(before).name
     if before.enabled is enabled:
         return visit.done(f"{name} was {word} already; nothing was changed.", kind="stale")
+    if not _is_as_seen(visit, before):
+        return _changed_meanwhile(visit, name)
     try:
         after = visit.jobs.update_schedule(before.id, unchanged_since=before.updated_at, enabled=enabled)
     except ScheduleChangedError:
@@ -217,17 +224,23 @@ def _switch(visit: Visit, *, enabled: bool) -> Response:
 
 def trigger(visit: Visit) -> Response:
     """Make a run of a schedule now."""
-    schedule_id = visit.request.path_params["schedule_id"]
-    run_id = visit.jobs.trigger_schedule(schedule_id)
+    schedule = _found(visit)
+    if schedule is None:
+        return visit.missing("schedule with this id")
+    if not _is_as_seen(visit, schedule):
+        return _changed_meanwhile(visit, _Row(schedule).name)
+    run_id = visit.jobs.trigger_schedule(schedule.id)
     if run_id is None:
         return visit.missing("schedule with this id")
-    visit.record(f"triggered schedule {schedule_id}, which made run {run_id}")
+    visit.record(f"triggered schedule {schedule.id}, which made run {run_id}")
     return visit.done("A run was made.", link=(visit.url("runs", run_id), run_id))
 
 
 def delete(visit: Visit) -> Response:
     """Delete a schedule. Its runs stay."""
     schedule = _found(visit)
+    if schedule is not None and not _is_as_seen(visit, schedule):
+        return _changed_meanwhile(visit, _Row(schedule).name)
     if schedule is None or not visit.jobs.delete_schedule(schedule.id):
         return visit.missing("schedule with this id")
     visit.record(f"deleted schedule {schedule.id}")
@@ -450,6 +463,11 @@ def _seen(visit: Visit) -> datetime:
         return datetime.fromisoformat(visit.field("seen"))
     except ValueError:
         raise InvalidArgumentError("the form does not say of when it is; load the page again") from None
+
+
+def _is_as_seen(visit: Visit, schedule: Schedule) -> bool:
+    """Say whether a schedule has not changed since the page that a form was on. That it fires is no change."""
+    return visit.field("seen") == "" or _seen(visit) == schedule.updated_at
 
 
 def _kept(visit: Visit) -> Timing | None:

@@ -444,3 +444,34 @@ def test_a_next_occurrence_in_the_address_that_is_none_of_ours_is_an_answer(pers
     answer = person.get("/schedules/explain", params=asked | kept)
 
     assert (answer.status_code, "Every 15 minutes" in words(answer.text)) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("page", "what"),
+    [
+        ("/schedules", "disable"),
+        ("/schedules", "trigger"),
+        ("/schedules/{}", "disable"),
+        ("/schedules/{}", "trigger"),
+        ("/schedules/{}", "delete"),
+    ],
+)
+def test_a_button_of_an_old_page_does_nothing_to_a_schedule_that_another_person_changed(
+    aws: Aws, jobs: Jobs, person: Person, clock: Clock, page: str, what: str
+):
+    schedule_id = a_schedule(jobs)
+    forms = re.findall(r"<form.*?</form>", person.get(page.format(schedule_id)).text, re.DOTALL)
+    [shown] = [hidden(each) for each in forms if f"/{what}" in each]
+    clock.advance(seconds=1)
+    jobs.update_schedule(schedule_id, schedule_expr="0 9 * * *")
+
+    answer = person.press(f"/schedules/{schedule_id}/{what}", **shown)
+
+    assert (answer.status_code, "Somebody has changed" in words(answer.text)) == (409, True)
+    stored = jobs.get_schedule(schedule_id)
+    assert stored is not None
+    assert stored.enabled
+    assert [item for item in aws.items() if item["pk"].startswith("run#")] == []
+    again = re.findall(r"<form.*?</form>", person.get(page.format(schedule_id)).text, re.DOTALL)
+    [fresh] = [hidden(each) for each in again if f"/{what}" in each]
+    assert person.press(f"/schedules/{schedule_id}/{what}", **fresh).status_code == 200
