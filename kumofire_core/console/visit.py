@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from kumofire_core.jobs import Jobs
 
 log = logging.getLogger("kumofire_core.console")
+
+MOST_THREADS = 40
+"""Pages that are at work at once. They are the console's own threads: where AWS is slow, the pages wait for it, and the
+threads of the application around, which has as many by default, do not."""
 
 STOP_POLLING = 286
 """The status by which htmx ends the polling of what has asked. https://htmx.org/attributes/hx-trigger/#polling"""
@@ -173,6 +178,18 @@ class Visit:
 
 Page = Callable[[Visit], Response]
 
+_limiters: RunVar[CapacityLimiter] = RunVar("kumofire_console_threads")
+
+
+def _limiter() -> CapacityLimiter:
+    """Return what bounds the console's threads in this event loop."""
+    try:
+        return _limiters.get()
+    except LookupError:
+        made = CapacityLimiter(MOST_THREADS)
+        _limiters.set(made)
+        return made
+
 
 def endpoint(desk: Desk, page: Page) -> Callable[[Request], Awaitable[Response]]:
     """Return what Starlette calls for a page. Whatever AWS or the arguments are at fault for becomes an answer."""
@@ -187,7 +204,7 @@ def endpoint(desk: Desk, page: Page) -> Callable[[Request], Awaitable[Response]]
             now=desk.clock(),
             root=quote(request.scope.get("root_path", "").rstrip("/")),
         )
-        return await run_in_threadpool(_answered, page, visit)
+        return await to_thread.run_sync(_answered, page, visit, limiter=_limiter())
 
     return answer
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from anyio import from_thread, to_thread
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -130,3 +131,19 @@ def test_a_path_of_odd_characters_is_written_as_the_browser_asks_for_it(jobs: Jo
     headers = {"HX-Request": "true"}
     given = {FIELD: token, "action": "reschedule", "run": "run-1 scheduled 0", "at": "2h"}
     assert client.post("/caf%C3%A9%3B%20x/jobs/runs/chosen", data=given, headers=headers).status_code == 409
+
+
+def test_a_page_that_waits_for_aws_takes_no_thread_of_the_application_around_it(
+    client: TestClient, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+    pauses = jobs.pauses
+
+    def asked() -> Any:
+        taken.append(from_thread.run_sync(lambda: to_thread.current_default_thread_limiter().borrowed_tokens))
+        return pauses()
+
+    monkeypatch.setattr(jobs, "pauses", asked)
+
+    assert client.get(f"{MOUNTED}/jobs").status_code == 200
+    assert taken == [0]
