@@ -241,7 +241,12 @@ def delete(visit: Visit) -> Response:
     schedule = _found(visit)
     if schedule is not None and not _is_as_seen(visit, schedule):
         return _changed_meanwhile(visit, _Row(schedule).name)
-    if schedule is None or not visit.jobs.delete_schedule(schedule.id):
+    if schedule is None:
+        return visit.missing("schedule with this id")
+    question = f"Delete schedule {_Row(schedule).name}? The runs that it has made stay."
+    if asked := visit.unless_sure(question, section="schedules"):
+        return asked
+    if not visit.jobs.delete_schedule(schedule.id):
         return visit.missing("schedule with this id")
     visit.record(f"deleted schedule {schedule.id}")
     return visit.done(

@@ -147,6 +147,12 @@ class Visit:
             response.headers["HX-Location"] = go_to
         return response
 
+    def unless_sure(self, question: str, *, section: str) -> Response | None:
+        """Return a page that asks before something is deleted, ``None`` where that was asked; a script has asked."""
+        if self.is_partial or self.field("sure") == "yes":
+            return None
+        return self.page("sure.html", question=question, section=section)
+
     def missing(self, what: str) -> Response:
         """Answer a question for something that does not exist."""
         if self.is_partial:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from kumofire_core import ConfigurationError, Jobs
 from kumofire_core.console import Access, console
 from kumofire_core.console.guard import COOKIE, FIELD, HEADER, MOST_BODY_BYTES
-from tests.builders import Aws
+from tests.builders import NOW_MS, Aws
 from tests.console.conftest import Visitor
 from tests.faults import Refused
 
@@ -261,6 +261,22 @@ def test_a_form_that_aws_did_not_answer_leads_back_to_its_page_and_not_to_its_ow
     assert f'<a href="http://{HOST}/runs/run-1">Back</a>' in answer.text
     assert "Try again" not in answer.text
     assert '<a href="/runs/run%20%3F1?a=b">Try again</a>' in looked.text
+
+
+def test_without_scripts_too_what_deletes_asks_first(visitor: Visitor, jobs: Jobs, aws: Aws) -> None:
+    client = plain(visitor)
+    schedule_id = jobs.create_schedule("email", schedule_type="cron", schedule_expr="0 7 * * *")
+    run_id = aws.a_run("run-1", status="failed", attempt=3, finished_at=NOW_MS)
+    aims = {f"/runs/{run_id}": {"seen": "failed.0.3"}, f"/schedules/{schedule_id}": {}}
+
+    for address, seen in aims.items():
+        question = client.post(f"{address}/delete", data=form(client, **seen))
+        assert (question.status_code, "Delete" in question.text) == (200, True)
+        assert client.get(address).status_code == 200
+        given = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', question.text))
+        assert f'action="{address}/delete"' in question.text
+        assert client.post(f"{address}/delete", data=given).status_code == 200
+        assert client.get(address).status_code == 404
 
 
 def test_the_arguments_of_console_are_checked(jobs: Jobs) -> None:
