@@ -832,7 +832,11 @@ def test_delete_asks_first_and_leads_to_the_list(jobs: Jobs, clock: Clock, aws: 
     page = console.page(f"/runs/{run_id}")
     assert any(name == "data-confirm" and "Delete" in value for name, value in page.attributes)
 
-    answer = console.client.post(f"/runs/{run_id}/delete", data=page.forms[f"/runs/{run_id}/delete"])
+    given = page.forms[f"/runs/{run_id}/delete"]
+    question = console.client.post(f"/runs/{run_id}/delete", data=given)
+    assert "be undone." in question.text
+    assert aws.item(run_id) is not None, "without scripts a page asks"
+    answer = console.client.post(f"/runs/{run_id}/delete", data=given | {"sure": "yes"})
 
     assert aws.item(run_id) is None
     assert 'href="/runs"' in answer.text
