@@ -171,6 +171,7 @@ def show_payload(visit: Visit) -> Response:
     schedule = _found(visit)
     if schedule is None:
         return visit.missing("schedule with this id")
+    visit.record(f"looked at the payload of schedule {schedule.id}")
     return visit.page(
         "schedule_payload.html" if visit.is_partial else "schedule_payload_page.html",
         row=_Row(schedule),
@@ -269,6 +270,8 @@ def show_form(visit: Visit) -> Response:
     if schedule is None:
         return visit.missing("schedule with this id")
     has_payload = visit.query("payload") == "show" and visit.access.payloads and schedule.payload is not ENCRYPTED
+    if has_payload:
+        visit.record(f"looked at the payload of schedule {schedule.id}")
     written = written_of(schedule) | ({"payload": readable(schedule.payload)} if has_payload else {})
     if visit.is_partial and visit.query("payload") == "show":
         if not has_payload:

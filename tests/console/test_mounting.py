@@ -115,3 +115,18 @@ def test_a_change_works_there_and_its_cookie_stays_there(client: TestClient, job
     assert client.post(f"{MOUNTED}/jobs/pause", data={FIELD: token, "job": "email"}).status_code == 200
     assert [each.job_name for each in jobs.pauses()] == ["email"]
     assert f"Path={MOUNTED}" in page.headers["set-cookie"]
+
+
+def test_a_path_of_odd_characters_is_written_as_the_browser_asks_for_it(jobs: Jobs) -> None:
+    app = Starlette(routes=[Mount("/{tenant}/jobs", console(jobs, authorize=everything))])
+    client = TestClient(app, base_url="http://app.example")
+
+    page = client.get("/caf%C3%A9%3B%20x/jobs/jobs")
+
+    assert page.status_code == 200
+    assert [each for each in addresses(page.text) if not each.startswith(("#", "/caf%C3%A9%3B%20x/jobs/"))] == []
+    assert "Path=/caf%C3%A9%3B%20x/jobs;" in page.headers["set-cookie"]
+    token = client.cookies[COOKIE]
+    headers = {"HX-Request": "true"}
+    given = {FIELD: token, "action": "reschedule", "run": "run-1 scheduled 0", "at": "2h"}
+    assert client.post("/caf%C3%A9%3B%20x/jobs/runs/chosen", data=given, headers=headers).status_code == 409

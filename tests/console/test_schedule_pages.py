@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -135,6 +136,18 @@ def test_a_payload_is_shown_only_when_it_is_asked_for(jobs: Jobs, person: Person
     for address in ("/schedules", f"/schedules/{schedule_id}", f"/schedules/{schedule_id}/edit"):
         assert "anna@example.com" not in person.get(address).text
     assert '"to": "anna@example.com"' in person.text(f"/schedules/{schedule_id}/payload")
+
+
+def test_each_look_at_a_payload_is_a_line_of_the_log(jobs: Jobs, person: Person, caplog: pytest.LogCaptureFixture):
+    schedule_id = a_schedule(jobs)
+    caplog.set_level(logging.INFO, "kumofire_core.console")
+
+    for address in ("payload", "edit"):
+        person.get(f"/schedules/{schedule_id}/{address}")
+        person.get(f"/schedules/{schedule_id}/{address}", params={"payload": "show"})
+
+    told = [record.getMessage() for record in caplog.records if record.name == "kumofire_core.console"]
+    assert told == [f"a person looked at the payload of schedule {schedule_id}"] * 3
 
 
 def test_a_person_without_the_right_gets_no_payload_by_any_address(jobs: Jobs, clock: Clock):

@@ -88,6 +88,13 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
 });
 
+// A timer waits for the answer that is under way. To replace it by another question would end it, so that a page of a
+// slow table would never change, and the console would work on more and more of them.
+document.addEventListener("htmx:confirm", (event) => {
+  const { elt, triggeringEvent } = event.detail;
+  if ("live" in elt.dataset && !triggeringEvent && elt.classList.contains("htmx-request")) event.preventDefault();
+});
+
 // A part that keeps other elements up to date asks for those on the screen only: data-visible selects them, and each
 // one's data-row is sent as an `id`.
 const MOST_VISIBLE = 100;
