@@ -83,18 +83,6 @@ class JobRow:
     chart: Markup
 
     @property
-    def failed_share(self) -> str:
-        """Of the runs that ended within the hour, how many failed, in percent."""
-        if not self.ended:
-            return ""
-        percent = 100 * self.failed / self.ended
-        if 0 < percent < 1:
-            return "< 1 %"
-        if 99 < percent < 100:
-            return "> 99 %"
-        return f"{percent:.0f} %"
-
-    @property
     def row_id(self) -> str:
         """An id for the row that any name gives."""
         return f"job-{hashlib.sha256(self.name.encode(errors='surrogatepass')).hexdigest()[:16]}"

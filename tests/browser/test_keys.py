@@ -36,9 +36,9 @@ def test_live_update_can_be_stopped_and_stays_so(place: Place, person: Callable[
     page = someone.goes_to("/jobs")
 
     page.keyboard.press("l")
-    expect(page.locator("[data-live-toggle]")).to_have_text("Paused")
+    expect(page.locator("[data-live-toggle]")).to_have_text("Not live")
     someone.goes_to("/")
-    expect(page.locator("[data-live-toggle]")).to_have_text("Paused")
+    expect(page.locator("[data-live-toggle]")).to_have_text("Not live")
     page.locator("[data-live-toggle]").click()
     expect(page.locator("[data-live-toggle]")).to_have_text("Live")
 
