@@ -310,6 +310,10 @@ def save(visit: Visit) -> Response:
         if "payload" in visit.form:
             if not visit.access.payloads:
                 return visit.done("You may not change payloads.", kind="wrong")
+            if before.payload is ENCRYPTED:
+                return visit.done(
+                    "Its payload is encrypted, and this process has no key: it stays as it is.", kind="wrong"
+                )
             changes["payload"] = _payload(visit.field("payload"))
         after = visit.jobs.update_schedule(before.id, unchanged_since=_seen(visit), **changes)
     except ScheduleChangedError:

@@ -12,6 +12,7 @@ import pytest
 
 from kumofire_core import Jobs
 from kumofire_core.console.schedules import AT_ONCE, occurrences_shown
+from kumofire_core.model.encrypted_text import PREFIX
 from kumofire_core.text import iso
 from tests.builders import NOW, Aws, Clock
 from tests.console.person import Person, hidden, undo_of, words
@@ -162,6 +163,22 @@ def test_a_person_without_the_right_gets_no_payload_by_any_address(jobs: Jobs, c
     refused = person.press(f"/schedules/{schedule_id}/edit", **form, payload='{"to": "me"}')
     assert (refused.status_code, words(refused.text).startswith("You may not change payloads.")) == (422, True)
     assert jobs.get_schedule(schedule_id).payload == {"to": "anna@example.com"}
+
+
+def test_an_encrypted_payload_is_not_replaced_by_one_that_is_not(aws: Aws, jobs: Jobs, person: Person):
+    schedule_id = a_schedule(jobs)
+    form = hidden(person.get(f"/schedules/{schedule_id}/edit").text)
+    aws.dynamodb.client.update_item(
+        TableName=aws.table,
+        Key={"pk": {"S": f"schedule#{schedule_id}"}, "sk": {"S": "schedule"}},
+        UpdateExpression="SET payload = :encrypted",
+        ExpressionAttributeValues={":encrypted": {"S": f"{PREFIX}abc"}},
+    )
+
+    refused = person.press(f"/schedules/{schedule_id}/edit", **form, payload='{"to": "me"}')
+
+    assert (refused.status_code, "encrypted" in words(refused.text)) == (422, True)
+    assert [item["payload"] for item in aws.items()] == [f"{PREFIX}abc"]
 
 
 @pytest.mark.parametrize(
