@@ -34,11 +34,17 @@ SILENT = timedelta(seconds=15)
 
 SECONDS_TO_BEGIN = 20.0
 
+MOST_AT_WORK = 8
+"""Operations that this process works on at a time: each has its threads and its requests to the table."""
+
 MOST_KEPT = 100
 """Operations that this process remembers."""
 
 SPREADS = {"": "all at once", "5": "over 5 minutes", "30": "over 30 minutes", "120": "over 2 hours"}
 """How retries may be spread, by minutes."""
+
+
+_beginning = threading.Lock()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,7 +138,8 @@ def resume(visit: Visit) -> Response:
     if operation.done or operation.aborted or (work is not None and work.is_going_on):
         text = "It has ended already." if operation.done or operation.aborted else "It is being worked on."
         return visit.done(text, kind="stale", go_to=_no_script(visit, bulk_id))
-    _begin(visit, partial(visit.jobs.resume_bulk, bulk_id), Work(bulk_id=bulk_id))
+    if not _begin(visit, partial(visit.jobs.resume_bulk, bulk_id), Work(bulk_id=bulk_id)):
+        return visit.done("It is being worked on.", kind="stale", go_to=_no_script(visit, bulk_id))
     visit.record(f"resumed operation {bulk_id}")
     return visit.done("It goes on.", go_to=_no_script(visit, bulk_id))
 
@@ -149,8 +156,13 @@ def start(visit: Visit, operate: Operate) -> str:
     raise KumofireError("the table did not take the operation in time; look at the runs before you begin another one")
 
 
-def _begin(visit: Visit, operate: Callable[..., object], work: Work) -> None:
+def _begin(visit: Visit, operate: Callable[..., object], work: Work) -> bool:
+    """Begin to work on an operation; return whether no other thread of this process does so already.
+
+    Raises ``KumofireError`` where this process works on as many as it may.
+    """
     works = _works(visit)
+    threads: list[threading.Thread] = visit.desk.memory.setdefault("bulk threads", [])
 
     def tell(operation: BulkOperation) -> None:
         if work.bulk_id is None and operation.id is not None:
@@ -171,10 +183,20 @@ def _begin(visit: Visit, operate: Callable[..., object], work: Work) -> None:
         finally:
             work.begun.set()
 
-    work.thread = threading.Thread(target=run, name="kumofire-console-bulk", daemon=True)
-    if work.bulk_id is not None:
-        works[work.bulk_id] = work
-    work.thread.start()
+    with _beginning:
+        threads[:] = [each for each in threads if each.is_alive()]
+        if work.bulk_id in works and works[work.bulk_id].is_going_on:
+            return False
+        if len(threads) >= MOST_AT_WORK:
+            raise KumofireError(
+                f"{MOST_AT_WORK} operations are under way, which are the most at once; wait until one has ended"
+            )
+        if work.bulk_id is not None:
+            works[work.bulk_id] = work
+        work.thread = threading.Thread(target=run, name="kumofire-console-bulk", daemon=True)
+        threads.append(work.thread)
+        work.thread.start()
+    return True
 
 
 def _shown(visit: Visit, template: str) -> Response:

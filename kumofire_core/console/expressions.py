@@ -80,10 +80,19 @@ def zone_name(timing: Timing) -> str:
     return timing.timezone or "UTC"
 
 
+def moved(moment: datetime, zone: str) -> datetime:
+    """Return a time in a zone; in UTC where it has no year there that Python can write, which are 1 to 9999."""
+    try:
+        return moment.astimezone(ZoneInfo(zone))
+    except OverflowError:
+        return moment.astimezone(UTC)
+
+
 def local(moment: datetime, timing: Timing) -> str:
     """Return a time in a timing's zone, to the second where it is not a whole minute."""
-    there = moment.astimezone(ZoneInfo(zone_name(timing)))
-    return f"{there:%Y-%m-%d %H:%M}{f':{there:%S}' if there.second else ''} {zone_name(timing)}"
+    there = moved(moment, zone_name(timing))
+    name = "UTC" if there.tzinfo is UTC else zone_name(timing)
+    return f"{there:%Y-%m-%d %H:%M}{f':{there:%S}' if there.second else ''} {name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,11 @@ import logging
 import re
 import secrets
 from collections.abc import Collection
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import FormData, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,6 +59,10 @@ HEADERS = {
 
 MOST_BODY_BYTES = 1024 * 1024
 """Of a request: a form with a thousand runs takes about 100 KB, a schedule's payload up to 400 KB."""
+
+
+MOST_FIELDS = 5_000
+"""Of a form."""
 
 
 class Guard:
@@ -122,8 +128,12 @@ class Guard:
         if changes and not access.act:
             return _refused(403, "you may look at this console and not change anything; nothing was changed")
         if changes:
-            given = request.headers.get(HEADER) or await _form_token(request)
-            if not token or not hmac.compare_digest(given.encode(), token.encode()):
+            try:
+                form = await _form(request)
+            except (MultiPartException, HTTPException):  # the latter where an application is around this one
+                return _refused(400, f"the form can't be read, or has more than {MOST_FIELDS:,} fields")
+            given = request.headers.get(HEADER) or form.get(FIELD)
+            if not token or not isinstance(given, str) or not hmac.compare_digest(_bytes(given), _bytes(token)):
                 return _refused(
                     403, "the form is of another session, or your browser takes no cookies; load the page again"
                 )
@@ -153,12 +163,15 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
-async def _form_token(request: Request) -> str:
-    """Return the token in a form. The form stays readable for whoever answers: Starlette keeps it on the scope."""
-    form = await request.form(max_files=0, max_fields=5_000, max_part_size=MOST_BODY_BYTES)
+async def _form(request: Request) -> FormData:
+    """Read the form that was sent, which is empty for a body of another kind, and keep it for whoever answers."""
+    form = await request.form(max_files=0, max_fields=MOST_FIELDS, max_part_size=MOST_BODY_BYTES)
     request.scope["kumofire.form"] = form
-    token = form.get(FIELD)
-    return token if isinstance(token, str) else ""
+    return form
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")  # a form may name any charset
 
 
 def _is_same_origin(request: Request, host: str) -> bool:
@@ -174,7 +187,7 @@ def _is_same_origin(request: Request, host: str) -> bool:
 
 
 def _cookie(token: str, request: Request) -> str:
-    path = request.scope.get("root_path") or "/"
+    path = quote(request.scope.get("root_path", "")) or "/"
     secure = "; Secure" if request.url.scheme == "https" else ""
     return f"{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"
 

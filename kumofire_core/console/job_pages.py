@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -82,18 +81,6 @@ class JobRow:
     mean_seconds: float | None
     """Of an attempt; ``None`` if there was none."""
     chart: Markup
-
-    @property
-    def failed_share(self) -> str:
-        """Of the runs that ended within the hour, how many failed, in percent."""
-        if not self.ended:
-            return ""
-        percent = 100 * self.failed / self.ended
-        if 0 < percent < 1:
-            return "< 1 %"
-        if 99 < percent < 100:
-            return "> 99 %"
-        return f"{percent:.0f} %"
 
     @property
     def row_id(self) -> str:
@@ -175,7 +162,7 @@ def show_form(visit: Visit) -> Response:
     name = visit.query("job") or None
     found = _pause_of(visit, name)
     written = {
-        "reason": (found.reason or "") if found else "",
+        "reason": (found.reason or "") if found and visit.access.payloads else "",
         "until": (iso(found.until) or "") if found else "",
     }
     return _form(visit, name, found, written, seen=seen(found))
@@ -204,14 +191,18 @@ def _form(
 
 def pause(visit: Visit) -> Response:
     """Pause a job, or all without a name."""
+    if "job" not in visit.form:  # an empty name means all jobs, a form without one nothing
+        return visit.done("Say which job.", kind="wrong")
     name = visit.field("job") or None
     before = _pause_of(visit, name)
     if stale := _stale(visit, name, before):
         return stale
     written = {"reason": visit.field("reason").strip(), "until": visit.field("until")}
+    # Who does not see the reason does not take it away by leaving its field empty.
+    hidden = before.reason if before is not None and not visit.access.payloads else None
     try:
         until = moment("the end", written["until"], "UTC", visit.now)
-        visit.jobs.pause(name, reason=written["reason"] or None, until=until)
+        visit.jobs.pause(name, reason=written["reason"] or hidden, until=until)
     except WRONG_INPUT as error:
         return _form(visit, name, before, written, seen=seen(before), status=422, problem=str(error))
     visit.record("paused all jobs" if name is None else f"paused job {name!r}")
@@ -219,17 +210,19 @@ def pause(visit: Visit) -> Response:
     ends = "" if until is None else f", and it ends {relative(until, visit.now)}"
     undo: dict[str, object] = {"job": name or "", "seen": seen(after)}
     if before is not None:
-        undo |= _settings(before)
+        undo |= _settings(visit, before)
     what, it = ("are paused", "them") if name is None else ("is paused", "it")
     return visit.done(
         f"{name or ALL_JOBS} {what}{ends}. Within a minute nothing of {it} starts any more.",
         undo=undo,
-        undo_at=visit.url("jobs", "resume" if before is None else "pause"),
+        undo_at=None if hidden and written["reason"] else visit.url("jobs", "resume" if before is None else "pause"),
     )
 
 
 def resume(visit: Visit) -> Response:
     """Let a paused job go on, or end the pause of all without a name."""
+    if "job" not in visit.form:  # an empty name means all jobs, a form without one nothing
+        return visit.done("Say which job.", kind="wrong")
     name = visit.field("job") or None
     before = _pause_of(visit, name)
     if stale := _stale(visit, name, before):
@@ -246,13 +239,14 @@ def resume(visit: Visit) -> Response:
     return visit.done(
         f"{name or ALL_JOBS} {'go' if name is None else 'goes'} on"
         + (" as soon as all jobs are resumed, too." if waits else "; what waits is sent within a minute."),
-        undo={"job": name or "", "seen": seen(None), **_settings(before)},
-        undo_at=visit.url("jobs", "pause"),
+        undo={"job": name or "", "seen": seen(None), **_settings(visit, before)},
+        # The form would have to carry the reason, which this person may not see.
+        undo_at=None if before.reason and not visit.access.payloads else visit.url("jobs", "pause"),
     )
 
 
-def _settings(pause: Pause) -> dict[str, object]:
-    return {"reason": pause.reason or "", "until": iso(pause.until) or ""}
+def _settings(visit: Visit, pause: Pause) -> dict[str, object]:
+    return {"reason": (pause.reason or "") if visit.access.payloads else "", "until": iso(pause.until) or ""}
 
 
 def _pause_of(visit: Visit, name: str | None) -> Pause | None:
@@ -269,13 +263,13 @@ def _stale(visit: Visit, name: str | None, found: Pause | None) -> Response | No
         text = f"{who}: somebody has resumed it meanwhile; nothing was changed."
     else:
         text = f"{who}: somebody has {'paused it' if was == seen(None) else 'changed the pause'} meanwhile"
-        text += f", {_said(found, visit.now)}; nothing was changed."
+        text += f", {_said(visit, found)}; nothing was changed."
     return visit.done(text, kind="stale")
 
 
-def _said(pause: Pause, now: datetime) -> str:
-    until = "until somebody resumes it" if pause.until is None else f"and it ends {relative(pause.until, now)}"
-    return until + (f" ({pause.reason})" if pause.reason else "")
+def _said(visit: Visit, pause: Pause) -> str:
+    until = "until somebody resumes it" if pause.until is None else f"and it ends {relative(pause.until, visit.now)}"
+    return until + (f" ({pause.reason})" if pause.reason and visit.access.payloads else "")
 
 
 GET, POST = ["GET"], ["POST"]

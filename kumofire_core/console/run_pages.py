@@ -183,6 +183,8 @@ def delete(visit: Visit) -> Response:
     run = _as_seen(visit)
     if isinstance(run, Response):
         return run
+    if asked := visit.unless_sure(f"Delete run {run.id}? It can't be undone.", section="runs"):
+        return asked
     if not visit.jobs.delete(run.id):
         return _refused(visit)
     visit.record(f"deleted run {run.id}")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from kumofire_core.console.expressions import (
     Explained,
     explained,
     in_words,
+    moved,
     read_timing,
     settings,
 )
@@ -102,6 +102,11 @@ class _Row:
         return "ended" if self.schedule.next_run_at is None else "enabled"
 
     @property
+    def seen(self) -> str:
+        """What a form remembers of it: which change was the last."""
+        return iso(self.schedule.updated_at) or ""
+
+    @property
     def zone(self) -> str:
         """The zone that it follows."""
         return self.schedule.timezone or "UTC"
@@ -118,7 +123,7 @@ class _Row:
 
 def in_zone(moment: datetime, zone: str) -> str:
     """Return a time in a zone, with its weekday and offset."""
-    there = moment.astimezone(ZoneInfo(zone))
+    there = moved(moment, zone)
     offset = f"{there:%z}"
     return f"{there:%a %Y-%m-%d %H:%M:%S} {offset[:3]}:{offset[3:5]}"
 
@@ -171,6 +176,7 @@ def show_payload(visit: Visit) -> Response:
     schedule = _found(visit)
     if schedule is None:
         return visit.missing("schedule with this id")
+    visit.record(f"looked at the payload of schedule {schedule.id}")
     return visit.page(
         "schedule_payload.html" if visit.is_partial else "schedule_payload_page.html",
         row=_Row(schedule),
@@ -199,6 +205,8 @@ def _switch(visit: Visit, *, enabled: bool) -> Response:
     name = _Row(before).name
     if before.enabled is enabled:
         return visit.done(f"{name} was {word} already; nothing was changed.", kind="stale")
+    if not _is_as_seen(visit, before):
+        return _changed_meanwhile(visit, name)
     try:
         after = visit.jobs.update_schedule(before.id, unchanged_since=before.updated_at, enabled=enabled)
     except ScheduleChangedError:
@@ -216,18 +224,29 @@ def _switch(visit: Visit, *, enabled: bool) -> Response:
 
 def trigger(visit: Visit) -> Response:
     """Make a run of a schedule now."""
-    schedule_id = visit.request.path_params["schedule_id"]
-    run_id = visit.jobs.trigger_schedule(schedule_id)
+    schedule = _found(visit)
+    if schedule is None:
+        return visit.missing("schedule with this id")
+    if not _is_as_seen(visit, schedule):
+        return _changed_meanwhile(visit, _Row(schedule).name)
+    run_id = visit.jobs.trigger_schedule(schedule.id)
     if run_id is None:
         return visit.missing("schedule with this id")
-    visit.record(f"triggered schedule {schedule_id}, which made run {run_id}")
+    visit.record(f"triggered schedule {schedule.id}, which made run {run_id}")
     return visit.done("A run was made.", link=(visit.url("runs", run_id), run_id))
 
 
 def delete(visit: Visit) -> Response:
     """Delete a schedule. Its runs stay."""
     schedule = _found(visit)
-    if schedule is None or not visit.jobs.delete_schedule(schedule.id):
+    if schedule is not None and not _is_as_seen(visit, schedule):
+        return _changed_meanwhile(visit, _Row(schedule).name)
+    if schedule is None:
+        return visit.missing("schedule with this id")
+    question = f"Delete schedule {_Row(schedule).name}? The runs that it has made stay."
+    if asked := visit.unless_sure(question, section="schedules"):
+        return asked
+    if not visit.jobs.delete_schedule(schedule.id):
         return visit.missing("schedule with this id")
     visit.record(f"deleted schedule {schedule.id}")
     return visit.done(
@@ -269,6 +288,8 @@ def show_form(visit: Visit) -> Response:
     if schedule is None:
         return visit.missing("schedule with this id")
     has_payload = visit.query("payload") == "show" and visit.access.payloads and schedule.payload is not ENCRYPTED
+    if has_payload:
+        visit.record(f"looked at the payload of schedule {schedule.id}")
     written = written_of(schedule) | ({"payload": readable(schedule.payload)} if has_payload else {})
     if visit.is_partial and visit.query("payload") == "show":
         if not has_payload:
@@ -289,6 +310,10 @@ def save(visit: Visit) -> Response:
         if "payload" in visit.form:
             if not visit.access.payloads:
                 return visit.done("You may not change payloads.", kind="wrong")
+            if before.payload is ENCRYPTED:
+                return visit.done(
+                    "Its payload is encrypted, and this process has no key: it stays as it is.", kind="wrong"
+                )
             changes["payload"] = _payload(visit.field("payload"))
         after = visit.jobs.update_schedule(before.id, unchanged_since=_seen(visit), **changes)
     except ScheduleChangedError:
@@ -388,10 +413,10 @@ LABELS = {
 
 def written_of(schedule: Schedule) -> dict[str, str]:
     """Return a schedule's settings as its form has them."""
-    zone = ZoneInfo(schedule.timezone or "UTC")
+    zone = schedule.timezone or "UTC"
 
     def time(moment: datetime | None) -> str:
-        return "" if moment is None else moment.astimezone(zone).isoformat()
+        return "" if moment is None else moved(moment, zone).isoformat()
 
     return {
         "type": schedule.schedule_type.value,
@@ -454,6 +479,11 @@ def _seen(visit: Visit) -> datetime:
         raise InvalidArgumentError("the form does not say of when it is; load the page again") from None
 
 
+def _is_as_seen(visit: Visit, schedule: Schedule) -> bool:
+    """Say whether a schedule has not changed since the page that a form was on. That it fires is no change."""
+    return visit.field("seen") == "" or _seen(visit) == schedule.updated_at
+
+
 def _kept(visit: Visit) -> Timing | None:
     """Return the timing of the schedule whose form asks, as the form carries it; ``None`` if it carries none.
 
@@ -467,7 +497,11 @@ def _kept(visit: Visit) -> Timing | None:
             expr=visit.query("was_expr"),
             timezone=visit.query("was_timezone") or None,
             start_at=datetime.fromisoformat(start).astimezone(UTC) if start else None,
-            anchor=datetime.fromisoformat(following) if following and kind is ScheduleType.INTERVAL else None,
+            anchor=(
+                datetime.fromisoformat(following).astimezone(UTC)
+                if following and kind is ScheduleType.INTERVAL
+                else None
+            ),
         )
     except (ValueError, OverflowError):
         return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
+from kumofire_core.console.words import took as duration
 from kumofire_core.model.run import FINAL, Attempt, AttemptEnding, RetriedRun, Run, RunStatus
 from kumofire_core.text import length, plain
 
@@ -178,7 +179,7 @@ def _attempt_event(run: Run, attempt: Attempt, key: str) -> Event:
         dot=DOTS.get(attempt.ended, "failed"),
         text=f"Attempt {attempt.number} {ENDINGS[attempt.ended]}",
         error_type=attempt.error_type if attempt.ended is AttemptEnding.RAISED else None,
-        after="" if took is None else f"after {length(took)}",
+        after="" if took is None else f"after {duration(took)}",
         at=attempt.ended_at,
         note=attempt.message,
         attempt=attempt,
@@ -282,7 +283,7 @@ def spans(run: Run, now: datetime) -> list[Span]:
         if is_next and before is not None and start > before[1]:
             found.append(_waiting(before[1], start))
         kind = "running" if attempt.ended is None else DOTS.get(attempt.ended, "failed")
-        took = length(max(0.0, (end - start).total_seconds()))
+        took = duration((end - start).total_seconds())
         found.append(Span(kind=kind, start=start, end=max(start, end), text=f"attempt {attempt.number}, {took}"))
         before = (attempt.retries, end)
     if run.status in (RunStatus.SCHEDULED, RunStatus.QUEUED):

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -21,7 +22,9 @@ from starlette.responses import HTMLResponse, Response
 from kumofire_core.aws.error_notes import advice, code_of
 from kumofire_core.aws.errors import AWS_ERRORS, note_of
 from kumofire_core.console.access import Access
+from kumofire_core.console.guard import SAFE_METHODS
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, InvalidScheduleError, KumofireError
+from kumofire_core.text import plain
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("kumofire_core.console")
 
 THEME_COOKIE = "kumofire_theme"
+
+MOST_THREADS = 40
+"""Pages that are at work at once. They are the console's own threads: where AWS is slow, the pages wait for it, and the
+threads of the application around, which has as many by default, do not."""
+
+STOP_POLLING = 286
+"""The status by which htmx ends the polling of what has asked. https://htmx.org/attributes/hx-trigger/#polling"""
 
 WRONG_INPUT = (InvalidArgumentError, InvalidJSONError, InvalidScheduleError)
 
@@ -78,6 +88,12 @@ class Visit:
         """``light`` or ``dark`` where the person has chosen one, which their browser keeps in a cookie; else empty."""
         chosen = self.request.cookies.get(THEME_COOKIE, "")
         return chosen if chosen in ("light", "dark") else ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a part of a page asks that is kept up to date: it asks for itself."""
+        target = self.request.headers.get("hx-target", "")
+        return target != "" and target == self.request.headers.get("hx-trigger")
 
     def query(self, name: str) -> str:
         """Return a value of the address, stripped; empty where it has none."""
@@ -131,7 +147,7 @@ class Visit:
         status = {"done": 200, "stale": 409, "wrong": 422}[kind]
         notice = {"text": text, "kind": kind, "undo": undo or {}, "undo_at": undo_at, "link": link}
         if not self.is_partial:
-            return self.page("notice_page.html", status=status, notice=notice, back=go_to or self._back())
+            return self.page("notice_page.html", status=status, notice=notice, back=go_to or self.back())
         response = self.page("notice.html", status=status, notice=notice)
         response.headers["HX-Retarget"], response.headers["HX-Reswap"] = "#notices", "afterbegin"
         response.headers["HX-Trigger"] = "refresh"
@@ -139,17 +155,35 @@ class Visit:
             response.headers["HX-Location"] = go_to
         return response
 
+    def unless_sure(self, question: str, *, section: str) -> Response | None:
+        """Return a page that asks before something is deleted, ``None`` where that was asked; a script has asked."""
+        if self.is_partial or self.field("sure") == "yes":
+            return None
+        return self.page("sure.html", question=question, section=section)
+
     def missing(self, what: str) -> Response:
         """Answer a question for something that does not exist."""
         if self.is_partial:
-            return self.done(f"There is no {what}. It was deleted, or never existed.", kind="stale")
+            response = self.done(f"There is no {what}. It was deleted, or never existed.", kind="stale")
+            if self.request.method in SAFE_METHODS:
+                # A live part would look again at once, and get this answer again.
+                del response.headers["HX-Trigger"]
+                if self.is_live:
+                    response.status_code = STOP_POLLING
+            return response
         return self.page("missing.html", status=404, what=what)
 
     def record(self, what: str) -> None:
-        """Log who changed what. Text of others must not be in ``what``, but names and ids."""
-        log.info("%s %s", self.access.user or "a person", what)
+        """Log who changed what, on one line. Text of others must not be in ``what``, but names and ids."""
+        log.info("%s %s", plain(self.access.user or "a person"), plain(what))
 
-    def _back(self) -> str:
+    @property
+    def here(self) -> str:
+        """The address that was asked for, within this site."""
+        query = self.request.url.query
+        return f"/{quote(self.request.scope['path']).lstrip('/')}" + (f"?{query}" if query else "")
+
+    def back(self) -> str:
         """Return the page that a form was on, where the browser tells it and it is one of ours."""
         referer = self.request.headers.get("referer", "")
         base = f"{self.request.url.scheme}://{self.request.url.netloc}{self.root}/"
@@ -158,24 +192,33 @@ class Visit:
 
 Page = Callable[[Visit], Response]
 
+_limiters: RunVar[CapacityLimiter] = RunVar("kumofire_console_threads")
+
+
+def _limiter() -> CapacityLimiter:
+    """Return what bounds the console's threads in this event loop."""
+    try:
+        return _limiters.get()
+    except LookupError:
+        made = CapacityLimiter(MOST_THREADS)
+        _limiters.set(made)
+        return made
+
 
 def endpoint(desk: Desk, page: Page) -> Callable[[Request], Awaitable[Response]]:
     """Return what Starlette calls for a page. Whatever AWS or the arguments are at fault for becomes an answer."""
 
     @functools.wraps(page)
     async def answer(request: Request) -> Response:
-        form = request.scope.get("kumofire.form") or (
-            await request.form(max_files=0, max_fields=5_000) if request.method == "POST" else FormData()
-        )
         visit = Visit(
             desk=desk,
             request=request,
             access=request.scope["kumofire.access"],
-            form=form,
+            form=request.scope.get("kumofire.form") or FormData(),
             now=desk.clock(),
-            root=request.scope.get("root_path", "").rstrip("/"),
+            root=quote(request.scope.get("root_path", "").rstrip("/")),
         )
-        return await run_in_threadpool(_answered, page, visit)
+        return await to_thread.run_sync(_answered, page, visit, limiter=_limiter())
 
     return answer
 
@@ -195,7 +238,7 @@ def _answered(page: Page, visit: Visit) -> Response:
 def trouble(visit: Visit, status: int, text: str) -> Response:
     """Return the answer to a request that could not be met. What the page shows stays, and says that it is old."""
     if not visit.is_partial:
-        return visit.page("trouble.html", status=status, text=text)
+        return visit.page("trouble.html", status=status, text=text, is_form=visit.request.method == "POST")
     response = visit.page("trouble_part.html", status=status, text=text)
     response.headers["HX-Retarget"], response.headers["HX-Reswap"] = "#trouble", "innerHTML"
     return response

@@ -55,8 +55,10 @@ def exact(moment: datetime | None) -> str:
 
 
 def took(seconds: float | None) -> str:
-    """Return a duration."""
-    return "" if seconds is None else length(max(0.0, seconds))
+    """Return a duration. Clocks here count milliseconds: what took less than one did not take none."""
+    if seconds is None:
+        return ""
+    return "<1ms" if seconds < 0.001 else length(seconds)
 
 
 def count(number: int | None, *, complete: bool = True) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from kumofire_core.model.times import to_ms
 from tests.browser.conftest import Person, Place
@@ -97,3 +97,37 @@ def test_a_button_within_a_part_that_updates_itself_says_what_it_did(
 
     expect(page.locator("#notices .notice")).to_contain_text("About 1 message deleted.")
     expect(page.locator("#dead-letters")).to_contain_text("0 messages")
+
+
+def test_a_slow_answer_is_waited_for_and_not_asked_for_again(place: Place, person: Callable[..., Person]) -> None:
+    run_id = place.jobs.create("send-email")
+    page = person(place.served).page
+    page.clock.install()
+    page.goto(page.url + f"runs/{run_id}")
+    asked: list[Route] = []
+    page.route("**/live", lambda route: asked.append(route))
+
+    page.clock.run_for(20_000)
+
+    assert len(asked) == 1, "it is asked for every two seconds, and there was no answer yet"
+    place.jobs.cancel(run_id)
+    asked[0].continue_()
+    expect(page.locator("#run .run-head .status")).to_have_text("canceled")
+
+
+def test_a_page_whose_schedule_was_deleted_says_so_once_and_asks_no_more(
+    place: Place, person: Callable[..., Person]
+) -> None:
+    schedule_id = place.jobs.create_schedule("send-email", schedule_type="cron", schedule_expr="0 7 * * *")
+    page = person(place.served).page
+    page.clock.install()
+    page.goto(page.url + f"schedules/{schedule_id}")
+    asked: list[str] = []
+    page.on("request", lambda request: "/schedules/" in request.url and asked.append(request.url))
+    place.jobs.delete_schedule(schedule_id)
+
+    page.clock.run_for(15_500)
+    expect(page.locator("#notices .notice")).to_contain_text("There is no schedule with this id.")
+    page.clock.run_for(60_000)
+
+    assert len(asked) == 1

@@ -12,6 +12,8 @@ from tests.builders import NOW_MS, Aws, body
 from tests.cli.conftest import Kumofire
 from tests.deployment.arranged import deployed
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def dead_queue(aws: Aws) -> str:

@@ -392,3 +392,39 @@ def test_operations_that_have_ended_are_forgotten_in_time(browser: Browser, monk
         finish()
 
     assert 0 < remembered() - before <= 3
+
+
+@pytest.fixture
+def held(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let each operation that retries wait until this is set."""
+    go, retry_many = threading.Event(), jobs.retry_many
+
+    def waiting(*, on_progress: Any = None, **options: Any) -> Any:
+        def tell(operation: Any) -> None:
+            on_progress(operation)
+            go.wait(30)
+
+        return retry_many(on_progress=on_progress and tell, **options)
+
+    monkeypatch.setattr(jobs, "retry_many", waiting)
+    yield go
+    go.set()
+    finish()
+
+
+def test_no_more_operations_are_worked_on_at_once_than_a_process_can_bear(
+    browser: Browser, aws: Aws, held: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bulk_pages, "MOST_AT_WORK", 2)
+    failed_runs(aws, 2)
+    client = browser()
+    question = form(client.get("/bulk/confirm?action=retry&job=email", headers=DIALOG).text)
+
+    answers = [client.post("/bulk", data=question, headers=SCRIPTS) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 409]
+    assert "2 operations are under way" in answers[2].text
+    assert sum(item["pk"].startswith("bulk#") for item in aws.items()) == 2
+    held.set()
+    finish()
+    assert client.post("/bulk", data=question, headers=SCRIPTS).status_code == 200

@@ -19,6 +19,8 @@ from kumofire_core.deployment.discovery import deployment_of_jobs
 from tests.builders import Aws, body
 from tests.console.conftest import Visitor
 
+pytestmark = pytest.mark.long
+
 STATE = "/dead-letters/state"
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from kumofire_core import ConfigurationError, Jobs
 from kumofire_core.console import Access, console
 from kumofire_core.console.guard import COOKIE, FIELD, HEADER, MOST_BODY_BYTES
-from tests.builders import Aws
+from tests.builders import NOW_MS, Aws
 from tests.console.conftest import Visitor
+from tests.faults import Refused
 
 HOST = "console.example"
 PAUSE = "/jobs/pause"
+A_FILE = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n\r\n'
 
 
 def form(client: TestClient, **fields: str) -> dict[str, str]:
@@ -183,6 +188,95 @@ def test_a_request_that_is_too_large_is_refused_with_and_without_its_length(visi
     assert client.post(PAUSE, content=body, headers=headers).status_code == 413
     assert client.post(PAUSE, content=parts(), headers=headers).status_code == 413
     assert jobs.pauses() == ()
+
+
+def test_a_request_that_is_too_large_is_refused_where_a_header_has_the_token(visitor: Visitor, jobs: Jobs) -> None:
+    def parts() -> Iterator[bytes]:
+        yield b"job=email&reason="
+        yield from (b"x" * 65536 for _ in range(20))
+
+    answer = visitor().post(PAUSE, content=parts(), headers={"Content-Type": "application/x-www-form-urlencoded"})
+
+    assert (answer.status_code, jobs.pauses()) == (413, ())
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in an application"])
+@pytest.mark.parametrize("by_header", [False, True], ids=["token in the form", "token in a header"])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=x", b"broken"),
+        ("multipart/form-data; boundary=x", A_FILE),
+        ("multipart/form-data", b"job=email"),
+        ("application/x-www-form-urlencoded", b"&".join(b"run=%d" % number for number in range(5_001))),
+    ],
+    ids=["broken", "a file", "no boundary", "too many fields"],
+)
+def test_a_form_that_cannot_be_read_is_refused_and_is_no_error_of_the_console(
+    visitor: Visitor, jobs: Jobs, kind: str, body: bytes, by_header: bool, inside: bool
+) -> None:
+    client = visitor() if by_header else plain(visitor)
+    if inside:
+        around = TestClient(Starlette(routes=[Mount("", client.app)]), base_url=f"http://{HOST}")
+        around.cookies, around.headers = client.cookies, client.headers
+        client = around
+
+    answer = client.post(PAUSE, content=body, headers={"Content-Type": kind})
+
+    assert (answer.status_code, jobs.pauses()) == (400, ())
+    assert "more than 5,000 fields" in answer.text
+
+
+def test_a_body_that_is_no_form_is_answered(visitor: Visitor, jobs: Jobs) -> None:
+    answer = visitor().post("/runs/chosen", json={"action": "retry"})
+
+    assert answer.status_code == 422
+
+
+def test_a_name_with_line_ends_adds_no_line_to_the_log(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "kumofire_core.console")
+    access = Access(act=True, user="eve\nalice paused all jobs\x1b[2J")
+    client = TestClient(console(jobs, authorize=lambda request: access), base_url=f"http://{HOST}")
+    client.get("/nothing")
+
+    client.post(PAUSE, data=form(client))
+
+    [line] = [record.getMessage() for record in caplog.records if record.name == "kumofire_core.console"]
+    assert line.isprintable()
+    assert "paused job 'email'" in line
+
+
+def test_a_form_that_aws_did_not_answer_leads_back_to_its_page_and_not_to_its_own_address(
+    visitor: Visitor, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = plain(visitor)
+    data = form(client, seen="failed.0.3")
+    monkeypatch.setattr(aws.dynamodb, "client", Refused("ProvisionedThroughputExceededException"))
+    on_its_page = {"Referer": f"http://{HOST}/runs/run-1"}
+
+    answer = client.post("/runs/run-1/retry", data=data, headers=on_its_page)
+    looked = client.get("/runs/run%20%3F1", params={"a": "b"})
+
+    assert (answer.status_code, looked.status_code) == (503, 503)
+    assert f'<a href="http://{HOST}/runs/run-1">Back</a>' in answer.text
+    assert "Try again" not in answer.text
+    assert '<a href="/runs/run%20%3F1?a=b">Try again</a>' in looked.text
+
+
+def test_without_scripts_too_what_deletes_asks_first(visitor: Visitor, jobs: Jobs, aws: Aws) -> None:
+    client = plain(visitor)
+    schedule_id = jobs.create_schedule("email", schedule_type="cron", schedule_expr="0 7 * * *")
+    run_id = aws.a_run("run-1", status="failed", attempt=3, finished_at=NOW_MS)
+    aims = {f"/runs/{run_id}": {"seen": "failed.0.3"}, f"/schedules/{schedule_id}": {}}
+
+    for address, seen in aims.items():
+        question = client.post(f"{address}/delete", data=form(client, **seen))
+        assert (question.status_code, "Delete" in question.text) == (200, True)
+        assert client.get(address).status_code == 200
+        given = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', question.text))
+        assert f'action="{address}/delete"' in question.text
+        assert client.post(f"{address}/delete", data=given).status_code == 200
+        assert client.get(address).status_code == 404
 
 
 def test_the_arguments_of_console_are_checked(jobs: Jobs) -> None:

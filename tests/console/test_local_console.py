@@ -23,6 +23,8 @@ from kumofire_core.deployment.dead_letters import DeadLetters
 from kumofire_core.deployment.discovery import deployment_of_jobs
 from tests.builders import Aws
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def served(jobs: Jobs) -> Iterator[LocalConsole]:

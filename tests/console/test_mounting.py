@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from anyio import from_thread, to_thread
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -115,3 +116,34 @@ def test_a_change_works_there_and_its_cookie_stays_there(client: TestClient, job
     assert client.post(f"{MOUNTED}/jobs/pause", data={FIELD: token, "job": "email"}).status_code == 200
     assert [each.job_name for each in jobs.pauses()] == ["email"]
     assert f"Path={MOUNTED}" in page.headers["set-cookie"]
+
+
+def test_a_path_of_odd_characters_is_written_as_the_browser_asks_for_it(jobs: Jobs) -> None:
+    app = Starlette(routes=[Mount("/{tenant}/jobs", console(jobs, authorize=everything))])
+    client = TestClient(app, base_url="http://app.example")
+
+    page = client.get("/caf%C3%A9%3B%20x/jobs/jobs")
+
+    assert page.status_code == 200
+    assert [each for each in addresses(page.text) if not each.startswith(("#", "/caf%C3%A9%3B%20x/jobs/"))] == []
+    assert "Path=/caf%C3%A9%3B%20x/jobs;" in page.headers["set-cookie"]
+    token = client.cookies[COOKIE]
+    headers = {"HX-Request": "true"}
+    given = {FIELD: token, "action": "reschedule", "run": "run-1 scheduled 0", "at": "2h"}
+    assert client.post("/caf%C3%A9%3B%20x/jobs/runs/chosen", data=given, headers=headers).status_code == 409
+
+
+def test_a_page_that_waits_for_aws_takes_no_thread_of_the_application_around_it(
+    client: TestClient, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+    pauses = jobs.pauses
+
+    def asked() -> Any:
+        taken.append(from_thread.run_sync(lambda: to_thread.current_default_thread_limiter().borrowed_tokens))
+        return pauses()
+
+    monkeypatch.setattr(jobs, "pauses", asked)
+
+    assert client.get(f"{MOUNTED}/jobs").status_code == 200
+    assert taken == [0]

@@ -540,4 +540,4 @@ def test_names_of_jobs_and_errors_are_shown_as_text(aws: Aws, person: Visitor) -
     assert "<img" not in shown
     assert "\u202e" not in shown
     assert card(shown, "due")[1] == "<img src=x onerror=alert(1)>\\u202e"
-    assert re.search(r'<tr id="job-[\w%.~-]+">', shown)
+    assert re.search(r'<tr id="job-[\w%.~-]+" data-row>', shown)

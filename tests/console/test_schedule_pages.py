@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from kumofire_core import Jobs
 from kumofire_core.console.schedules import AT_ONCE, occurrences_shown
+from kumofire_core.model.encrypted_text import PREFIX
 from kumofire_core.text import iso
 from tests.builders import NOW, Aws, Clock
 from tests.console.person import Person, hidden, undo_of, words
@@ -137,6 +139,18 @@ def test_a_payload_is_shown_only_when_it_is_asked_for(jobs: Jobs, person: Person
     assert '"to": "anna@example.com"' in person.text(f"/schedules/{schedule_id}/payload")
 
 
+def test_each_look_at_a_payload_is_a_line_of_the_log(jobs: Jobs, person: Person, caplog: pytest.LogCaptureFixture):
+    schedule_id = a_schedule(jobs)
+    caplog.set_level(logging.INFO, "kumofire_core.console")
+
+    for address in ("payload", "edit"):
+        person.get(f"/schedules/{schedule_id}/{address}")
+        person.get(f"/schedules/{schedule_id}/{address}", params={"payload": "show"})
+
+    told = [record.getMessage() for record in caplog.records if record.name == "kumofire_core.console"]
+    assert told == [f"a person looked at the payload of schedule {schedule_id}"] * 3
+
+
 def test_a_person_without_the_right_gets_no_payload_by_any_address(jobs: Jobs, clock: Clock):
     schedule_id = a_schedule(jobs, payload={"to": "anna@example.com"})
     person = Person(jobs, clock, payloads=False)
@@ -149,6 +163,22 @@ def test_a_person_without_the_right_gets_no_payload_by_any_address(jobs: Jobs, c
     refused = person.press(f"/schedules/{schedule_id}/edit", **form, payload='{"to": "me"}')
     assert (refused.status_code, words(refused.text).startswith("You may not change payloads.")) == (422, True)
     assert jobs.get_schedule(schedule_id).payload == {"to": "anna@example.com"}
+
+
+def test_an_encrypted_payload_is_not_replaced_by_one_that_is_not(aws: Aws, jobs: Jobs, person: Person):
+    schedule_id = a_schedule(jobs)
+    form = hidden(person.get(f"/schedules/{schedule_id}/edit").text)
+    aws.dynamodb.client.update_item(
+        TableName=aws.table,
+        Key={"pk": {"S": f"schedule#{schedule_id}"}, "sk": {"S": "schedule"}},
+        UpdateExpression="SET payload = :encrypted",
+        ExpressionAttributeValues={":encrypted": {"S": f"{PREFIX}abc"}},
+    )
+
+    refused = person.press(f"/schedules/{schedule_id}/edit", **form, payload='{"to": "me"}')
+
+    assert (refused.status_code, "encrypted" in words(refused.text)) == (422, True)
+    assert [item["payload"] for item in aws.items()] == [f"{PREFIX}abc"]
 
 
 @pytest.mark.parametrize(
@@ -410,3 +440,55 @@ def test_an_expression_that_an_earlier_release_took_is_explained_as_its_schedule
 
     assert "a range of one value is written 5" in person.text("/schedules/explain?type=cron&expr=5-5+*+*+*+*")
     assert "5 of every hour" in person.text(f"/schedules/explain?type=cron&expr=5-5+*+*+*+*&{kept}")
+
+
+def test_the_last_hours_that_python_can_write_break_no_page(jobs: Jobs, person: Person):
+    last = {"timezone": "Pacific/Kiritimati", "start_at": datetime.fromisoformat("9999-12-31T09:30:00+00:00")}
+    schedule_id = a_schedule(jobs, schedule_type="interval", schedule_expr="rate(15 minutes)", **last)
+
+    assert person.get("/schedules").status_code == 200
+    for address in (f"/schedules/{schedule_id}", f"/schedules/{schedule_id}/edit"):
+        text = person.text(address)
+        assert "9999-12-31 23:45:00 +14:00" in text, address
+        assert "9999-12-31 10:15:00 +00:00" in text, "one that no zone's clock can show is shown in UTC"
+
+
+@pytest.mark.parametrize("following", ["2026-03-14T12:00", "0001-01-01T00:00:00+14:00", "x"])
+def test_a_next_occurrence_in_the_address_that_is_none_of_ours_is_an_answer(person: Person, following: str):
+    asked = {"type": "interval", "expr": "rate(15 minutes)"}
+    kept = {"was_type": "interval", "was_expr": "rate(15 minutes)", "was_next": following}
+
+    answer = person.get("/schedules/explain", params=asked | kept)
+
+    assert (answer.status_code, "Every 15 minutes" in words(answer.text)) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("page", "what"),
+    [
+        ("/schedules", "disable"),
+        ("/schedules", "trigger"),
+        ("/schedules/{}", "disable"),
+        ("/schedules/{}", "trigger"),
+        ("/schedules/{}", "delete"),
+    ],
+)
+def test_a_button_of_an_old_page_does_nothing_to_a_schedule_that_another_person_changed(
+    aws: Aws, jobs: Jobs, person: Person, clock: Clock, page: str, what: str
+):
+    schedule_id = a_schedule(jobs)
+    forms = re.findall(r"<form.*?</form>", person.get(page.format(schedule_id)).text, re.DOTALL)
+    [shown] = [hidden(each) for each in forms if f"/{what}" in each]
+    clock.advance(seconds=1)
+    jobs.update_schedule(schedule_id, schedule_expr="0 9 * * *")
+
+    answer = person.press(f"/schedules/{schedule_id}/{what}", **shown)
+
+    assert (answer.status_code, "Somebody has changed" in words(answer.text)) == (409, True)
+    stored = jobs.get_schedule(schedule_id)
+    assert stored is not None
+    assert stored.enabled
+    assert [item for item in aws.items() if item["pk"].startswith("run#")] == []
+    again = re.findall(r"<form.*?</form>", person.get(page.format(schedule_id)).text, re.DOTALL)
+    [fresh] = [hidden(each) for each in again if f"/{what}" in each]
+    assert person.press(f"/schedules/{schedule_id}/{what}", **fresh).status_code == 200

@@ -13,6 +13,8 @@ import pytest
 from tests.builders import NOW, NOW_MS, Aws, message
 from tests.worlds import Death, Died, World
 
+pytestmark = pytest.mark.long
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:

@@ -17,6 +17,8 @@ from tests.builders import Aws, message
 from tests.faults import Outage
 from tests.worlds import World
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 SETTINGS = {"pk": {"S": "settings#wake"}, "sk": {"S": "settings"}}
 

@@ -29,6 +29,8 @@ from kumofire_core.rules.cron import canonical_cron
 from kumofire_core.rules.occurrences import due_occurrences
 from kumofire_core.rules.recurrence import next_occurrence, parse_timing
 
+pytestmark = pytest.mark.long
+
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

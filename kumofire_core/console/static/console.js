@@ -64,7 +64,7 @@ function showLive() {
   if (!button) return;
   button.hidden = !$("[data-live]");
   button.setAttribute("aria-pressed", String(isLive));
-  $("[data-label]", button).textContent = isLive ? "Live" : "Paused";
+  $("[data-label]", button).textContent = isLive ? "Live" : "Not live";
 }
 
 function showTools() {
@@ -86,6 +86,13 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   // A list whose rows may change places waits while somebody points at it or works in it.
   const isHeld = "hold" in elt.dataset && (elt.matches(":hover") || elt.contains(document.activeElement));
   if (!isLive || document.hidden || isHeld || $("dialog[open]")) event.preventDefault();
+});
+
+// A timer waits for the answer that is under way. To replace it by another question would end it, so that a page of a
+// slow table would never change, and the console would work on more and more of them.
+document.addEventListener("htmx:confirm", (event) => {
+  const { elt, triggeringEvent } = event.detail;
+  if ("live" in elt.dataset && !triggeringEvent && elt.classList.contains("htmx-request")) event.preventDefault();
 });
 
 // A part that keeps other elements up to date asks for those on the screen only: data-visible selects them, and each
@@ -140,7 +147,8 @@ Idiomorph.defaults.callbacks.beforeNodeMorphed = (before, after) => {
   if (before.nodeType === Node.ELEMENT_NODE && before.matches("input[data-choice]")) {
     after.toggleAttribute("checked", before.checked);
   }
-  return true;
+  // A part with data-still, whose rows may change places, stays as it is while somebody points at it or works in it.
+  return !(before.nodeType === Node.ELEMENT_NODE && before.matches("[data-still]:is(:hover, :focus-within)"));
 };
 
 // ---- Rows --------------------------------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-choose-none]")) choose($$("input[data-choice]"), false);
   if (event.target.closest("[data-theme-toggle]")) toggleTheme();
   if (event.target.closest("[data-live-toggle]")) toggleLive();
-  if (event.target.closest("[data-help]")) $("#keys").showModal();
+  if (event.target.closest("[data-help]")) showKeys();
   if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
   const copied = event.target.closest("[data-copy]");
   if (copied) copy(copied);
@@ -269,7 +277,7 @@ document.addEventListener("htmx:confirm", (event) => {
   const question = button?.dataset.confirm;
   if (!question) return;
   event.preventDefault();
-  ask(question, button.textContent.trim(), () => event.detail.issueRequest(true));
+  ask(question, button.textContent.trim().replace(/…$/, ""), () => event.detail.issueRequest(true));
 });
 
 $("#dialog").addEventListener("close", () => $("#dialog").replaceChildren());
@@ -280,6 +288,29 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const answer = form && event.detail.xhr.getResponseHeader("HX-Retarget");
   if (answer === "#notices") $("#dialog").close();
   if (answer === "#trouble") event.detail.target = $("[data-trouble]", form) ?? event.detail.target;
+});
+
+// A button is disabled while its request is under way, and the answer may replace it. The focus comes back to it, or to
+// what stands in its place, unless the person has moved on.
+let left = null;
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const { elt } = event.detail;
+  const focused = document.activeElement;
+  if ("live" in elt.dataset || !elt.contains(focused)) return;
+  const places = [];
+  for (let each = focused.parentElement; each; each = each.parentElement) if (each.id) places.push(each.id);
+  left = { focused, places, label: focused.textContent };
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (!left || "live" in event.detail.elt.dataset) return;
+  const { focused, places, label } = left;
+  left = null;
+  if (document.activeElement !== document.body) return;
+  const place = places.map((id) => document.getElementById(id)).find((each) => each && each.id !== "content");
+  const instead = place ? $$("button, a[href]", place) : [];
+  const next = focused.isConnected ? focused : instead.find((each) => each.textContent === label) ?? instead[0];
+  if (next && next.offsetParent !== null) next.focus();
+  else if (currentRow()) $("a[data-open]", currentRow())?.focus({ preventScroll: true });
 });
 
 // ---- Notices -----------------------------------------------------------------------------------------------------
@@ -359,6 +390,12 @@ function press(key) {
   return Boolean(button);
 }
 
+// The keys that do something on this page: those with data-needs do where the page has what it selects.
+function showKeys() {
+  for (const each of $$("#keys [data-needs]")) each.hidden = !$(each.dataset.needs);
+  $("#keys").showModal();
+}
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const isWriting = event.target.matches("input:not([type='checkbox']):not([type='radio']), textarea, select");
@@ -381,7 +418,7 @@ function onKey(event) {
   }
   const act = {
     "/": () => $("input[type='search']")?.focus(),
-    "?": () => $("#keys").showModal(),
+    "?": showKeys,
     j: () => step(1),
     k: () => step(-1),
     x: () => {
