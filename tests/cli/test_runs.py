@@ -42,6 +42,16 @@ def test_a_payload_comes_from_the_line_a_file_or_the_input(
     assert run.payload == {"text": "雲 \0", "n": -1.5}
 
 
+def test_a_run_is_created_with_a_group_and_shown_with_it(kumofire: Kumofire) -> None:
+    run_id = kumofire("runs", "create", "email", "--group", "tenant-42").out.rstrip("\n")
+
+    assert kumofire("runs", "show", run_id, "--json").form["group"] == "tenant-42"
+    assert "tenant-42" in kumofire("runs", "show", run_id).out
+    refused = kumofire("runs", "create", "email", "--group", "tenant 42")
+    assert (refused.code, refused.out) == (2, "")
+    assert "group may have letters, digits and punctuation" in refused.err
+
+
 def test_a_second_create_with_a_dedupe_key_prints_the_first_id(kumofire: Kumofire) -> None:
     first = kumofire("runs", "create", "email", "--dedupe-key", "welcome-42")
     second = kumofire("runs", "create", "email", "--dedupe-key", "welcome-42")
@@ -121,6 +131,7 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "dedupe_key": None,
         "parent_id": None,
         "created_by": None,
+        "group": None,
         "cancel_requested": False,
         "cancel_reason": None,
         "attempts": [],

@@ -60,6 +60,18 @@ def test_a_key_that_is_taken_is_told(kumofire: Kumofire, jobs: Jobs) -> None:
     assert first in ended.err
 
 
+def test_a_schedule_gets_a_group_and_loses_it(kumofire: Kumofire, jobs: Jobs) -> None:
+    words = ["--cron", "@daily", "--key", "news", "--group", "tenant-42"]
+    schedule_id = kumofire("schedules", "create", "email", *words).out.rstrip("\n")
+    assert kumofire("schedules", "show", schedule_id, "--json").form["group"] == "tenant-42"
+    assert "tenant-42" in kumofire("schedules", "show", schedule_id).out
+
+    assert kumofire("schedules", "update", "--key", "news", "--max-attempts", "2").code == 0
+    assert jobs.get_schedule(schedule_id).group == "tenant-42"  # type: ignore[union-attr]
+    assert kumofire("schedules", "update", "--key", "news", "--group", "none").code == 0
+    assert jobs.get_schedule(schedule_id).group is None  # type: ignore[union-attr]
+
+
 def test_update_changes_what_is_given_and_keeps_the_rest(kumofire: Kumofire, jobs: Jobs) -> None:
     a_schedule(jobs, schedule_key="news", max_attempts=3, end_at=NOW + timedelta(days=100))
 
@@ -161,6 +173,7 @@ def test_the_json_of_a_list_has_these_names(kumofire: Kumofire, jobs: Jobs) -> N
             "end_at": None,
             "created_at": "2026-03-14T12:00:00.000Z",
             "updated_at": "2026-03-14T12:00:00.000Z",
+            "group": None,
         }
     ]
     rest = kumofire("schedules", "list", "--page", form["next_page"], "--json").form

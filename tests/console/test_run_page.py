@@ -234,6 +234,7 @@ def test_a_run_that_waits_for_its_job_to_be_resumed_says_so_and_leads_to_the_job
         ({"schedule_id": "s/1"}, "Made by a schedule", "/schedules/s%2F1"),
         ({"parent_id": "p-1", "created_by": "worker"}, "Made by run p-1, in worker", "/runs/p-1"),
         ({"created_by": "shop"}, "Made by shop", None),
+        ({"group": "tenant-42"}, "Group tenant-42", None),
     ],
 )
 def test_it_says_what_made_it(aws: Aws, console: Console, fields: dict[str, str], told: str, link: str | None):

@@ -283,9 +283,24 @@ def changed(person: Person, schedule_id: str, **form: str) -> Any:
     return person.press(f"/schedules/{schedule_id}/edit", **(loaded | form))
 
 
+def test_a_form_changes_the_group_and_one_without_the_field_keeps_it(jobs: Jobs, person: Person):
+    schedule_id = a_schedule(jobs, group="tenant-42")
+    assert "Group tenant-42" in words(person.get(f"/schedules/{schedule_id}").text)
+
+    of_an_earlier_release = hidden(person.get(f"/schedules/{schedule_id}/edit").text)
+    assert of_an_earlier_release.pop("group") == "tenant-42"
+    person.press(f"/schedules/{schedule_id}/edit", **(of_an_earlier_release | {"max_attempts": "2"}))
+    assert jobs.get_schedule(schedule_id).group == "tenant-42"
+
+    changed(person, schedule_id, group="tenant-7")
+    assert jobs.get_schedule(schedule_id).group == "tenant-7"
+    changed(person, schedule_id, group="")
+    assert jobs.get_schedule(schedule_id).group is None
+
+
 def test_a_form_that_nobody_touched_changes_nothing(jobs: Jobs, person: Person, clock: Clock):
     for settings in (
-        {"start_at": NOW + timedelta(milliseconds=1234), "end_at": NOW + timedelta(days=9), "max_attempts": 2},
+        {"start_at": NOW + timedelta(milliseconds=1234), "end_at": NOW + timedelta(days=9), "group": "g"},
         {"schedule_type": "interval", "schedule_expr": timedelta(minutes=25), "missed": "latest", "overlap": "skip"},
         {"schedule_type": "once", "schedule_expr": "at(2026-12-01T09:00:00)", "enabled": False},
         {"schedule_type": "once", "schedule_expr": "2026-12-01T09:00:00+01:00", "timezone": None},

@@ -211,6 +211,21 @@ def running(moved: int) -> dict[str, Any]:
     return {"Status": "RUNNING", **counts}
 
 
+def test_a_message_that_is_moved_by_itself_keeps_its_group(stack: Deployed) -> None:
+    sqs, seen = stack.aws.client("sqs"), letters(stack)
+    sqs.send_message(QueueUrl=stack.dead_letter_queue_url, MessageBody=body("run-1"), MessageGroupId="tenant-42")
+    sqs.send_message(QueueUrl=stack.dead_letter_queue_url, MessageBody=body("run-2"))
+
+    assert seen._redrive_one_by_one(lambda moved, found: None).moved == 2
+
+    groups = {}
+    while messages := sqs.receive_message(
+        QueueUrl=stack.deployment.queue_url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["MessageGroupId"]
+    ).get("Messages"):
+        groups |= {each["Body"]: each.get("Attributes", {}).get("MessageGroupId") for each in messages}
+    assert groups == {body("run-1"): "tenant-42", body("run-2"): None}
+
+
 def test_a_move_that_runs_already_is_waited_for_and_no_second_one_is_started(stack: Deployed) -> None:
     seen = letters(stack)
     told: list[tuple[int, int]] = []
