@@ -10,7 +10,6 @@ import json
 import os
 import statistics
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,41 +82,28 @@ def main() -> None:
 
 def _first_paints(browser: Any, count: int, times: int) -> dict[str, float]:
     from benchmarks.material import plain_client
+    from examples.console_demo import serving
     from kumofire_core import Jobs
-    from kumofire_core.console.local import LocalConsole
-    from kumofire_core.deployment.dead_letters import DeadLetters
-    from kumofire_core.deployment.discovery import deployment_of_jobs
 
     table = f"console-{count}"
     _fill(plain_client(), table, count)
     jobs = Jobs(table=table, queue_url="queue", dynamodb=plain_client(), sqs=_Queue(), allow_unknown_jobs=True)  # type: ignore[arg-type]
-    served = LocalConsole(
-        jobs,
-        port=0,
-        read_only=False,
-        payloads=True,
-        title=table,
-        dead_letters=lambda: DeadLetters(deployment_of_jobs(jobs)),
-    )
-    thread = threading.Thread(target=served.serve, daemon=True)
-    thread.start()
     found: dict[str, float] = {}
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.goto(served.address)
-    for name, path in PAGES.items():
-        paints = []
-        for _ in range(times + 1):
-            page.goto("about:blank")
-            page.goto(f"http://127.0.0.1:{served.port}{path}")
-            # Not wait_for_function: the page's content security policy forbids what it evaluates.
-            while (painted := page.evaluate(FIRST_PAINT)) is None:
-                page.wait_for_timeout(20)
-            paints.append(painted)
-        found[name] = statistics.median(paints[1:])  # the first one finds nothing in the browser's cache
-    context.close()
-    served.stop()
-    thread.join(10)
+    with serving(jobs) as served:
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        page = context.new_page()
+        page.goto(served.address)
+        for name, path in PAGES.items():
+            paints = []
+            for _ in range(times + 1):
+                page.goto("about:blank")
+                page.goto(f"http://127.0.0.1:{served.port}{path}")
+                # Not wait_for_function: the page's content security policy forbids what it evaluates.
+                while (painted := page.evaluate(FIRST_PAINT)) is None:
+                    page.wait_for_timeout(20)
+                paints.append(painted)
+            found[name] = statistics.median(paints[1:])  # the first one finds nothing in the browser's cache
+        context.close()
     return found
 
 

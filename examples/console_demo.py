@@ -13,7 +13,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,8 +23,6 @@ from examples.deployment import table_definition
 from examples.local_aws import LocalAws, local_aws
 from kumofire_core import Fail, JobContext, Jobs
 from kumofire_core.console.local import LocalConsole
-from kumofire_core.deployment.dead_letters import DeadLetters
-from kumofire_core.deployment.discovery import deployment_of_jobs
 
 NAME = "kumofire-console-demo"
 
@@ -253,6 +252,45 @@ def work(jobs: Jobs, sqs: Any, ended: threading.Event) -> None:
                 sqs.delete_message(QueueUrl=jobs.queue_url, ReceiptHandle=each["ReceiptHandle"])
 
 
+def played_morning(aws: LocalAws) -> Jobs:
+    """Play the morning up to now on a table and a queue of its own; return a ``Jobs`` on the clock of the world."""
+    table, queue_url = make_table_and_queues(aws)
+    world = World(datetime.now(UTC))
+    past = make_jobs(aws, table, queue_url, world.clock, concurrency=1)
+    add_handlers(past, world)
+    arrange(past, world, until=datetime.now(UTC))
+    aws.client("sqs").send_message(QueueUrl=f"{queue_url}-dead", MessageBody='{"order": 4242}')
+    jobs = make_jobs(aws, table, queue_url, lambda: datetime.now(UTC), allow_unknown_jobs=True)
+    add_handlers(jobs, world)
+    return jobs
+
+
+@contextmanager
+def working(jobs: Jobs, sqs: Any) -> Iterator[None]:
+    """Let a thread take the consumer's and the dispatcher's place for the length of the block."""
+    ended = threading.Event()
+    worker = threading.Thread(target=work, args=(jobs, sqs, ended), daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        worker.join(10)
+
+
+@contextmanager
+def serving(jobs: Jobs, **options: Any) -> Iterator[LocalConsole]:
+    """Serve a console of ``jobs`` on a free port for the length of the block; ``options`` are ``LocalConsole``'s."""
+    served = LocalConsole(jobs, port=0, **options)
+    thread = threading.Thread(target=served.serve, daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        served.stop()
+        thread.join(10)
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Serve the console until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -260,30 +298,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--read-only", action="store_true")
     arguments = parser.parse_args(given)
     with local_aws() as aws:
-        table, queue_url = make_table_and_queues(aws)
-        world = World(datetime.now(UTC))
-        past = make_jobs(aws, table, queue_url, world.clock, concurrency=1)
-        add_handlers(past, world)
         print("playing a morning's runs …", flush=True)
-        arrange(past, world, until=datetime.now(UTC))
-        jobs = make_jobs(aws, table, queue_url, lambda: datetime.now(UTC), allow_unknown_jobs=True)
-        add_handlers(jobs, world)
-        aws.client("sqs").send_message(QueueUrl=f"{queue_url}-dead", MessageBody='{"order": 4242}')
-        ended = threading.Event()
-        worker = threading.Thread(target=work, args=(jobs, aws.client("sqs"), ended), daemon=True)
-        worker.start()
-        served = LocalConsole(
-            jobs,
-            port=arguments.port,
-            read_only=arguments.read_only,
-            payloads=True,
-            title=NAME,
-            dead_letters=lambda: DeadLetters(deployment_of_jobs(jobs)),
-        )
-        print(served.address, flush=True)
-        served.serve()
-        ended.set()
-        worker.join(5)
+        jobs = played_morning(aws)
+        served = LocalConsole(jobs, port=arguments.port, read_only=arguments.read_only)
+        with working(jobs, aws.client("sqs")):
+            print(served.address, flush=True)
+            served.serve()
 
 
 if __name__ == "__main__":

@@ -10,20 +10,15 @@ import argparse
 import os
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from examples.console_demo import World, add_handlers, arrange, make_jobs, make_table_and_queues
+from examples.console_demo import played_morning, serving
 from examples.local_aws import local_aws
 from kumofire_core import Jobs
-from kumofire_core.console.local import LocalConsole
-from kumofire_core.deployment.dead_letters import DeadLetters
-from kumofire_core.deployment.discovery import deployment_of_jobs
 
 SIZE = {"width": 1280, "height": 800}
 LOOKS = ("light", "dark")
@@ -64,32 +59,6 @@ PAGES: dict[str, Callable[[Jobs], str]] = {
 }
 
 
-@contextmanager
-def morning() -> Iterator[tuple[Jobs, LocalConsole]]:
-    """Play the morning on a local AWS, and serve a console on it."""
-    with local_aws() as aws:
-        table, queue_url = make_table_and_queues(aws)
-        world = World(datetime.now(UTC))
-        past = make_jobs(aws, table, queue_url, world.clock, concurrency=1)
-        add_handlers(past, world)
-        arrange(past, world, until=datetime.now(UTC))
-        aws.client("sqs").send_message(QueueUrl=f"{queue_url}-dead", MessageBody='{"order": 4242}')
-        jobs = make_jobs(aws, table, queue_url, lambda: datetime.now(UTC), allow_unknown_jobs=True)
-        served = LocalConsole(
-            jobs,
-            port=0,
-            read_only=False,
-            payloads=True,
-            title="production",
-            dead_letters=lambda: DeadLetters(deployment_of_jobs(jobs)),
-        )
-        thread = threading.Thread(target=served.serve, daemon=True)
-        thread.start()
-        yield jobs, served
-        served.stop()
-        thread.join(10)
-
-
 def take(page: Page, path: Path) -> None:
     """Write a picture of a page once nothing on it changes any more."""
     page.wait_for_load_state("networkidle")
@@ -105,7 +74,9 @@ def main(given: Sequence[str] | None = None) -> int:
     if executable is None:
         print("error: there is no Chromium here: install chromium, or name one by CHROMIUM", file=sys.stderr)
         return 1
-    with morning() as (jobs, served), sync_playwright() as playwright:
+    with local_aws() as aws, sync_playwright() as playwright, ExitStack() as closing:
+        jobs = played_morning(aws)
+        served = closing.enter_context(serving(jobs, title="production"))
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         for look in LOOKS:
             context = browser.new_context(viewport=SIZE, color_scheme=look, timezone_id="Europe/Berlin")

@@ -40,12 +40,15 @@ class LocalConsole:
         jobs: Jobs,
         *,
         port: int,
-        read_only: bool,
-        payloads: bool,
-        title: str,
-        dead_letters: Callable[[], DeadLetters] | None,
+        read_only: bool = False,
+        payloads: bool = True,
+        title: str | None = None,
+        dead_letters: Callable[[], DeadLetters] | None = None,
     ) -> None:
-        """Listen on a port of the loopback, ``0`` for a free one. Raises ``OSError`` where it is taken."""
+        """Listen on a port of the loopback, ``0`` for a free one. Raises ``OSError`` where it is taken.
+
+        ``title`` and ``dead_letters`` are those of ``console``.
+        """
         self._key = secrets.token_urlsafe(32)
         self._access = Access(act=not read_only, payloads=payloads)
         self._socket = socket.create_server((LOOPBACK, port))

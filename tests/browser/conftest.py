@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,13 +14,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from examples.console_demo import World, add_handlers, make_jobs, make_table_and_queues, work
+from examples.console_demo import World, add_handlers, make_jobs, make_table_and_queues, serving, working
 from examples.local_aws import LocalAws
 from examples.screenshots import find_chromium
 from kumofire_core import Jobs
 from kumofire_core.console.local import LocalConsole
-from kumofire_core.deployment.dead_letters import DeadLetters
-from kumofire_core.deployment.discovery import deployment_of_jobs
 from tests.builders import Aws
 from tests.emulators import ministack
 from tests.faults import Recorded
@@ -65,11 +62,7 @@ class Place:
 
     def start_work(self) -> None:
         """Let a thread take the consumer's and the dispatcher's place from now on."""
-        ended = threading.Event()
-        worker = threading.Thread(target=work, args=(self.jobs, self.aws.client("sqs"), ended), daemon=True)
-        worker.start()
-        self.closing.callback(worker.join, 10)
-        self.closing.callback(ended.set)
+        self.closing.enter_context(working(self.jobs, self.aws.client("sqs")))
 
 
 @pytest.fixture
@@ -87,25 +80,8 @@ def place(ministack: LocalAws) -> Iterator[Place]:
         queue_url=queue_url,
     )
     with ExitStack() as closing:
-        served = serve(jobs, closing)
+        served = closing.enter_context(serving(jobs, title="nightly"))
         yield Place(aws=ministack, jobs=jobs, table=stored, world=world, served=served, closing=closing)
-
-
-def serve(jobs: Jobs, closing: ExitStack) -> LocalConsole:
-    """Serve a console of ``jobs`` until ``closing`` closes."""
-    served = LocalConsole(
-        jobs,
-        port=0,
-        read_only=False,
-        payloads=True,
-        title="nightly",
-        dead_letters=lambda: DeadLetters(deployment_of_jobs(jobs)),
-    )
-    thread = threading.Thread(target=served.serve, daemon=True)
-    thread.start()
-    closing.callback(thread.join, 10)
-    closing.callback(served.stop)
-    return served
 
 
 @dataclass

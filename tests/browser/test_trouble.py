@@ -12,9 +12,10 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from playwright.sync_api import expect
 
+from examples.console_demo import serving
 from kumofire_core import Jobs
 from kumofire_core.console.local import LocalConsole
-from tests.browser.conftest import Person, Place, serve
+from tests.browser.conftest import Person, Place
 from tests.chaos.proxy import CuttingProxy
 
 
@@ -58,7 +59,7 @@ def proxied(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loc
         }.items():
             monkeypatch.setenv(name, value)
         jobs = Jobs(table=place.table.table, queue_url=place.table.queue_url, allow_unknown_jobs=True)
-        yield serve(jobs, closing), jobs, proxy
+        yield closing.enter_context(serving(jobs, title="nightly")), jobs, proxy
 
 
 def a_failed_run(place: Place, run_id: str) -> None:

@@ -10,9 +10,47 @@ from starlette.testclient import TestClient
 
 from kumofire_core import Jobs
 from kumofire_core.console import Access, console
+from kumofire_core.console.app import build
 from kumofire_core.console.guard import COOKIE, HEADER
+from tests.builders import Clock
 
 Visitor: TypeAlias = Callable[..., TestClient]
+Browser: TypeAlias = Callable[..., TestClient]
+
+
+def none() -> Any:
+    """Stand for a dead-letter queue that no page of the test may ask for."""
+    raise AssertionError("a page asked for dead letters")
+
+
+def client_of(jobs: Jobs, clock: Clock, access: Access) -> TestClient:
+    """Return a client of a console of its own, on a clock, with the cookie and the token that a browser would have."""
+    app = build(
+        jobs,
+        authorize=lambda request: access,
+        read_only=False,
+        hosts=None,
+        title="test",
+        dead_letters_of=none,
+        clock=clock,
+    )
+    made = TestClient(app, follow_redirects=False)
+    made.get("/missing")
+    made.headers[HEADER] = made.cookies[COOKIE]
+    return made
+
+
+@pytest.fixture
+def browser(jobs: Jobs, clock: Clock) -> Browser:
+    """Return a function that makes a client of a console of its own, on the clock of ``jobs``.
+
+    Its arguments are ``Access``'s, and ``of`` for the console of another ``Jobs``.
+    """
+
+    def client(*, act: bool = True, payloads: bool = True, of: Jobs = jobs) -> TestClient:
+        return client_of(of, clock, Access(act=act, payloads=payloads))
+
+    return client
 
 
 @pytest.fixture

@@ -5,49 +5,19 @@ from __future__ import annotations
 import gc
 import re
 import threading
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from kumofire_core import Jobs
 from kumofire_core.console import bulk_pages
-from kumofire_core.console.access import Access
-from kumofire_core.console.app import build
-from kumofire_core.console.guard import COOKIE, HEADER
 from kumofire_core.rules.listing import list_shard
 from tests.builders import NOW_MS, Aws, Clock
+from tests.console.conftest import Browser
 from tests.faults import Refused
 
-Browser: TypeAlias = Callable[..., TestClient]
 SCRIPTS = {"HX-Request": "true"}
 DIALOG = {**SCRIPTS, "HX-Target": "dialog"}
-
-
-@pytest.fixture
-def browser(jobs: Jobs, clock: Clock) -> Browser:
-    """Return a function that makes a client of a console of its own, on the clock of ``jobs``."""
-
-    def client(*, act: bool = True, of: Jobs = jobs) -> TestClient:
-        def none() -> Any:
-            raise AssertionError("an operation asked for dead letters")
-
-        app = build(
-            of,
-            authorize=lambda request: Access(act=act, payloads=True),
-            read_only=False,
-            hosts=None,
-            title="test",
-            dead_letters_of=none,
-            clock=clock,
-        )
-        made = TestClient(app, follow_redirects=False)
-        made.get("/missing")
-        made.headers[HEADER] = made.cookies[COOKIE]
-        return made
-
-    return client
 
 
 @pytest.fixture(autouse=True)

@@ -63,6 +63,14 @@ def test_a_token_alone_is_nothing_without_the_cookie(visitor: Visitor, jobs: Job
     assert jobs.pauses() == ()
 
 
+def test_neither_a_cookie_nor_a_token_is_not_a_pair_that_fits(visitor: Visitor, jobs: Jobs) -> None:
+    client = plain(visitor)
+    client.cookies.clear()
+
+    assert client.post(PAUSE, data={FIELD: "", "job": "email"}).status_code == 403
+    assert jobs.pauses() == ()
+
+
 def test_a_cookie_that_another_site_planted_is_replaced_and_worth_nothing(visitor: Visitor, jobs: Jobs) -> None:
     client = plain(visitor)
     client.cookies.clear()

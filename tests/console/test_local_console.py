@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from http.cookies import SimpleCookie
@@ -17,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.console_demo import serving
 from kumofire_core import Jobs
 from kumofire_core.console.local import LocalConsole
-from kumofire_core.deployment.dead_letters import DeadLetters
-from kumofire_core.deployment.discovery import deployment_of_jobs
 from tests.builders import Aws
 
 pytestmark = pytest.mark.long
@@ -29,20 +27,10 @@ pytestmark = pytest.mark.long
 @pytest.fixture
 def served(jobs: Jobs) -> Iterator[LocalConsole]:
     """A console that answers on a port of the loopback."""
-    found = LocalConsole(
-        jobs,
-        port=0,
-        read_only=True,
-        payloads=False,
-        title="test",
-        dead_letters=lambda: DeadLetters(deployment_of_jobs(jobs)),
-    )
-    thread = threading.Thread(target=found.serve, daemon=True)
-    thread.start()
-    yield found
-    found.stop()
-    thread.join(10)
-    assert not thread.is_alive()
+    with serving(jobs, read_only=True, payloads=False, title="test") as found:
+        yield found
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", found.port), timeout=10).close()
 
 
 def get(served: LocalConsole, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, dict[str, str], str]:

@@ -5,48 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from kumofire_core import Jobs, Run
-from kumofire_core.console.access import Access
-from kumofire_core.console.app import build
-from kumofire_core.console.guard import COOKIE, HEADER
 from kumofire_core.rules.listing import list_shard
-from tests.builders import NOW, NOW_MS, Aws, Clock
+from tests.builders import NOW, NOW_MS, Aws
+from tests.console.conftest import Browser
 
-Browser: TypeAlias = Callable[..., TestClient]
 SCRIPTS = {"HX-Request": "true"}
 LIST = {**SCRIPTS, "HX-Target": "list"}
-
-
-@pytest.fixture
-def browser(jobs: Jobs, clock: Clock) -> Browser:
-    """Return a function that makes a client of the console, on the clock of ``jobs``."""
-
-    def client(*, act: bool = True, payloads: bool = True) -> TestClient:
-        def none() -> Any:
-            raise AssertionError("a list of runs asked for dead letters")
-
-        app = build(
-            jobs,
-            authorize=lambda request: Access(act=act, payloads=payloads),
-            read_only=False,
-            hosts=None,
-            title="test",
-            dead_letters_of=none,
-            clock=clock,
-        )
-        made = TestClient(app, follow_redirects=False)
-        made.get("/missing")
-        made.headers[HEADER] = made.cookies[COOKIE]
-        return made
-
-    return client
 
 
 def an_ended_run(aws: Aws, run_id: str, status: str = "failed", *, at_ms: int = NOW_MS, **fields: Any) -> str:
