@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DedupeKeyConflictError,
         InvalidArgumentError,
         InvalidJSONError,
+        InvalidPayloadError,
         InvalidScheduleError,
         KumofireError,
         LeaseExpiredError,
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
         UnknownJobError,
         UnsupportedMessageVersionError,
     )
-    from kumofire_core.handlers.context import AttemptLogFilter, JobContext
+    from kumofire_core.handlers.context import AttemptLogFilter, JobContext, JobContextForTest
     from kumofire_core.handlers.deadline import LambdaContext
+    from kumofire_core.handlers.job_function import JobFunction
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
@@ -105,8 +107,11 @@ __all__ = [
     "FailureCount",
     "InvalidArgumentError",
     "InvalidJSONError",
+    "InvalidPayloadError",
     "InvalidScheduleError",
     "JobContext",
+    "JobContextForTest",
+    "JobFunction",
     "JobGroup",
     "Jobs",
     "KumofireError",
@@ -180,6 +185,8 @@ _PLACES = {
     "DueRun": "engine.stats",
     "FailureCount": "engine.stats",
     "JobContext": "handlers.context",
+    "JobContextForTest": "handlers.context",
+    "JobFunction": "handlers.job_function",
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",

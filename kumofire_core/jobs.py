@@ -33,6 +33,7 @@ from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
 from kumofire_core.handlers.deadline import Deadline, LambdaContext
+from kumofire_core.handlers.job_function import HandlerDecorator, JobFunction, plain_function
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
 from kumofire_core.model.message import parse_message
@@ -45,7 +46,6 @@ from kumofire_core.rules.validation import (
     may_be_key,
     may_exist,
     name_problem,
-    payload_text,
     require_flag,
     require_reason,
     require_spread,
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 else:  # so that annotations can be resolved at run time, where the stubs need not be installed
     DynamoDBClient = SQSClient = Any
 
-AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
 AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
 EventName = Literal["created", "succeeded", "retried", "failed", "canceled", "lease_lost"]
@@ -263,7 +262,7 @@ class Jobs:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
-    ) -> Callable[[AnyHandler], AnyHandler]:
+    ) -> HandlerDecorator:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
         ``max_attempts`` and ``retry`` override the policy of this ``Jobs``. ``timeout`` limits each attempt: when it
@@ -272,13 +271,18 @@ class Jobs:
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
         run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason.
 
+        What the decorator returns can be called as the function can, and creates runs: ``send_email.create(payload)``.
+        A handler whose argument is a ``JobContext[Email]`` gets payloads of that type, and others are refused
+        (docs/typed-jobs.md).
+
         Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
 
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
             raise ConfigurationError([f"{name_problem(name)}; write @jobs.handler('a name')"])
 
-        def register(function: AnyHandler) -> AnyHandler:
+        def register(function: Any) -> JobFunction[Any, Any]:
+            function = plain_function(function)
             self._registry.register(
                 name,
                 function,
@@ -289,7 +293,7 @@ class Jobs:
                 fail_on=fail_on,
                 expires_after=expires_after,
             )
-            return function
+            return JobFunction(name, function, [self])
 
         return register
 
@@ -369,7 +373,7 @@ class Jobs:
 
         if not isinstance(group, JobGroup):
             raise ConfigurationError([f"include takes a group of handlers (JobGroup), not {type(group).__name__}"])
-        group.register_in(self._registry)
+        group.register_in(self._registry, self)
 
     def create(
         self,
@@ -405,8 +409,9 @@ class Jobs:
 
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
-        before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
-        so calling again is safe only with a ``dedupe_key``.
+        (``InvalidPayloadError`` for a payload that does not fit its job's type) before anything is written. Raises
+        botocore's errors of the table unchanged: the run may then be stored or not, so calling again is safe only with
+        a ``dedupe_key``.
         """
         return self._creator.create(
             self._creator.prepare(
@@ -609,9 +614,10 @@ class Jobs:
         """Replace the payload of a run that waits; return whether this call changed it.
 
         A run that waits for another attempt makes it with the new payload. Returns ``False`` for a run that executes or
-        has ended, and for an unknown id. Raises ``InvalidJSONError`` before anything is written.
+        has ended, and for an unknown id. Raises ``InvalidJSONError`` or ``InvalidPayloadError`` before anything is
+        written.
         """
-        text = payload_text(payload)
+        text = self._registry.untyped_text(payload)
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
@@ -633,7 +639,8 @@ class Jobs:
         With ``run_at`` (an aware datetime) it waits as ``scheduled`` until then; a time in the past means now.
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
-        ``dedupe="unfinished"`` and is not the latest of its key.
+        ``dedupe="unfinished"`` and is not the latest of its key, and ``InvalidPayloadError`` for a payload that its
+        handler here would refuse.
         """
         at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))
         exists = may_exist("a run id", run_id)

@@ -10,10 +10,10 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
 from kumofire_core.engine.pause_reader import PauseReader
@@ -23,6 +23,7 @@ from kumofire_core.errors import (
     DeadlineTooCloseError,
     DecryptionError,
     InvalidJSONError,
+    InvalidPayloadError,
     KumofireError,
 )
 from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
@@ -51,6 +52,7 @@ log = logging.getLogger("kumofire_core")
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
+UNFIT = "payload does not fit"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -224,6 +226,9 @@ class Consumer:
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
+        except _UnfitPayload as unfit:
+            # What its problems are can quote the payload.
+            return self._refuse(claimed, str(unfit.error) if self._store.cipher is None else unfit.error.summary, UNFIT)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
         except _UnusableOutput as unusable:
@@ -286,11 +291,9 @@ class Consumer:
             tell_progress=progress.tell,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
+        call = partial(call_handler if job.payload_type is None else partial(_call_typed, job), job.handler, context)
         try:
-            if limit is None:
-                value = contextvars.copy_context().run(call_handler, job.handler, context)
-            else:
-                value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
+            value = contextvars.copy_context().run(call) if limit is None else self.pool.run(call, seconds=limit)
         except HandlerTimeoutError:
             why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
             raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
@@ -301,7 +304,12 @@ class Consumer:
         try:
             return json_codec.encode("the handler's return value", value)
         except InvalidJSONError as error:
-            raise _UnusableOutput(error) from None
+            refusal = error
+        try:
+            typed = self._store.registry.typed_output(job.name, value)
+            return json_codec.encode("the handler's return value", typed)
+        except InvalidJSONError:
+            raise _UnusableOutput(refusal) from None
 
     def _progress_of(self, claimed: StoredRun) -> AttemptProgress:
         """Return what writes the progress of an attempt. A handler that tells none does not pay for its import."""
@@ -472,6 +480,27 @@ class _UnusableOutput(Exception):
     def __init__(self, error: InvalidJSONError) -> None:
         super().__init__()
         self.error = error
+
+
+class _UnfitPayload(Exception):
+    """The payload does not fit its job's type. Private, so that it is never an error of the handler's own."""
+
+    def __init__(self, error: InvalidPayloadError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _call_typed(job: Job, handler: Callable[[Any], Any], context: JobContext) -> Any:
+    """Read the payload as its job's type, and call the handler.
+
+    Both are the application's code, so both happen in the attempt's thread and time.
+    """
+    assert job.payload_type is not None
+    try:
+        context.read_payload(job.payload_type.read)
+    except InvalidPayloadError as error:
+        raise _UnfitPayload(error) from None
+    return call_handler(handler, context)
 
 
 class _NoTimeLeft(Exception):

@@ -19,7 +19,6 @@ from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
 from kumofire_core.rules.validation import (
     dedupe_rule,
-    payload_text,
     require_group,
     require_job_name,
     require_key,
@@ -86,7 +85,7 @@ class RunCreator:
         mode, period_ms = (None, None) if dedupe is None else dedupe_rule(dedupe, dedupe_key)
         now_ms = self.store.now_ms()
         run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        text = payload_text(payload)
+        text = self.store.registry.payload_text(name, payload)
         return NewRun(
             id=run_id,
             job_name=name,

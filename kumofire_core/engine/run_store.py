@@ -29,8 +29,8 @@ from kumofire_core.model.error_text import (
     type_name,
 )
 from kumofire_core.model.json_codec import decode
-from kumofire_core.model.run import NewRun
-from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, StoredRun, read_run
+from kumofire_core.model.run import NOT_READ, NewRun
+from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, UNREADABLE, StoredRun, read_run
 from kumofire_core.model.times import duration_ms, from_ms, to_ms
 from kumofire_core.model.write import Attributes, Key, text_bytes
 from kumofire_core.rules import decisions, run_writes
@@ -206,6 +206,18 @@ class RunStore:
             for what, text in (("payload", stored.payload_text), ("output", stored.output_text))
         )
         return stored.decrypted(payload=payload, output=output)
+
+    def require_fit(self, found: StoredRun) -> None:
+        """Raise ``InvalidPayloadError`` where a run's job has a type here and its payload does not fit.
+
+        A payload that was not read, or that this process can't decrypt, is not looked at.
+        """
+        job = self.registry.get(found.job_name)
+        if job is None or job.payload_type is None or found.payload is NOT_READ or found.payload is UNREADABLE:
+            return
+        readable = self.decrypted(found, required=False)
+        if readable.payload is not ENCRYPTED:
+            job.payload_type.read(readable.payload)
 
     def encrypted_payload(self, run_id: str, text: str) -> str:
         """Return a payload's text as it is stored; ``InvalidJSONError`` where it is then too large."""
