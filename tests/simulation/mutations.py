@@ -36,12 +36,14 @@ from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
-from kumofire_core.handlers.handler_pool import HandlerPool
+from kumofire_core.handlers.handler_pool import HandlerPool, call_handler
+from kumofire_core.handlers.payload_types import PayloadType
 from kumofire_core.model import attempts, run_item
 from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from tests.simulation.typed import Letter
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -215,7 +217,7 @@ SEEDS: dict[str, int] = {
     "list every run that succeeds": 3,
     "list no run that succeeds": 2,
     "leave a partition out of the list": 133,
-    "list one partition after the other": 152,
+    "list one partition after the other": 320,
     "forget an attempt whose run another takes over": 7,
     "forget an attempt that the dispatcher finds lost": 29,
     "forget the last attempt": 4,
@@ -265,6 +267,10 @@ SEEDS: dict[str, int] = {
     "keep the payload of a debounced run": 124,
     "debounce a run whatever it does": 1344,
     "count a key's time from the latest call": 454,
+    "call a handler without reading its payload": 46,
+    "give a handler what does not fit": 103,
+    "refuse a payload that fits": 56,
+    "try again what does not fit": 103,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
@@ -1175,3 +1181,28 @@ _mutation(
         lambda original: lambda asked, found: original(asked._replace(now_ms=asked.now_ms + 10_000), found),
     ),
 )
+
+# Payloads that have a type
+
+
+def _read_anything(original: Any) -> Mutant:
+    def mutant(self: Any, value: Any) -> Any:
+        return Letter(**{**value, "number": 0}) if isinstance(value, dict) else original(self, value)
+
+    return mutant
+
+
+def _refuse_one_more(original: Any) -> Mutant:
+    def mutant(self: Any, value: Any) -> Any:
+        return original(self, {**value, "number": 2} if value["number"] % 6 == 1 else value)
+
+    return mutant
+
+
+_mutation(
+    "call a handler without reading its payload",
+    (consumer, "_call_typed", lambda original: lambda job, handler, context: call_handler(handler, context)),
+)
+_mutation("give a handler what does not fit", (PayloadType, "read", _read_anything))
+_mutation("refuse a payload that fits", (PayloadType, "read", _refuse_one_more))
+_mutation("try again what does not fit", (consumer, "InvalidPayloadError", _another_type))
