@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StatusCount,
         UnfinishedCount,
     )
+    from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
         ConfigurationError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         DecryptionError,
         DedupeContentionError,
         DedupeKeyConflictError,
+        DedupeKeyTakenError,
         InvalidArgumentError,
         InvalidJSONError,
         InvalidScheduleError,
@@ -99,6 +101,7 @@ __all__ = [
     "Dedupe",
     "DedupeContentionError",
     "DedupeKeyConflictError",
+    "DedupeKeyTakenError",
     "DispatchResult",
     "DueRun",
     "Fail",
@@ -124,6 +127,7 @@ __all__ = [
     "PartlyDispatchedError",
     "PastRun",
     "Pause",
+    "PendingRun",
     "QueueLengths",
     "RecordReport",
     "RetriedRun",
@@ -164,6 +168,7 @@ _PLACES = {
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "Pause": "engine.pauses",
+    "PendingRun": "engine.transactions",
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
