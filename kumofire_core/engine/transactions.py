@@ -94,12 +94,14 @@ class PendingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if error is not None:
-            found = found_instead(error, run_key(self.run_id))
-            if found is None:
-                return False
-            if not self._is_own(found):
-                self._refuse(found, error)
+        if error is None:
+            self.send()
+            return False
+        found = found_instead(error, run_key(self.run_id))
+        if found is None:
+            return False
+        if not self._is_own(found):
+            self._refuse(found, error)
         self.send()
         return True
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import subprocess
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -414,6 +417,12 @@ def test_nothing_is_requested_before_the_commit_and_one_message_after_it(jobs: J
     assert aws.sqs.count() == {"send_message": 1}
 
 
+def test_a_process_that_uses_no_transaction_does_not_import_them():
+    code = "import sys, kumofire_core.jobs; print([name for name in sys.modules if 'transactions' in name])"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 # Services that know a repeat by its ClientRequestToken, as moto does not
 
 
@@ -451,6 +460,33 @@ def test_a_service_commits_a_repeated_transaction_once_whatever_its_token(
     assert aws.dynamodb.client.scan(TableName=table, ConsistentRead=True)["Items"] == []
     assert aws.item(pending.run_id)["status"] == "queued"
     assert aws.sent() == [(pending.run_id, 0)]
+
+
+def test_a_service_that_gets_eight_copies_at_once_commits_one(service: tuple[Aws, str]):
+    aws, table = service
+    pending = aws.jobs().create_in_transaction("email")
+    key = {"id": {"S": "42"}}
+    count = {"UpdateExpression": "ADD committed :one", "ExpressionAttributeValues": {":one": {"N": "1"}}}
+    mine = {"Update": {"TableName": table, "Key": key, **count}}
+
+    def commit(_: int) -> str:
+        while True:
+            try:
+                aws.dynamodb.client.transact_write_items(TransactItems=[mine, pending.entry])
+            except ClientError as error:
+                if pending.committed(error):
+                    return "committed before"
+                codes = {reason["Code"] for reason in error.response["CancellationReasons"]}
+                assert codes <= {"None", "TransactionConflict"}
+            else:
+                return "committed"
+
+    with ThreadPoolExecutor(8) as threads:
+        came_to = sorted(threads.map(commit, range(8)))
+
+    assert came_to == ["committed", *["committed before"] * 7]
+    stored = aws.dynamodb.client.get_item(TableName=table, Key=key, ConsistentRead=True)["Item"]
+    assert stored["committed"] == {"N": "1"}
 
 
 def test_a_service_shows_the_run_that_has_the_key_and_writes_nothing(service: tuple[Aws, str]):
