@@ -55,12 +55,12 @@ class PendingRun:
         return self._new_run.id
 
     @property
-    def entry(self) -> dict[str, Any]:
-        """The run's part of ``TransactItems``, for the low-level client ``boto3.client("dynamodb")``."""
+    def entry(self) -> Any:  # so that it fits the types of boto3's stubs, which not everybody has
+        """The run's part of ``TransactItems``, a dictionary for the low-level client ``boto3.client("dynamodb")``."""
         return put_new_entry(self._store.table.name, run_key(self.run_id), self._attributes)
 
     @property
-    def plain_entry(self) -> dict[str, Any]:
+    def plain_entry(self) -> Any:
         """The same with Python's own values, for ``boto3.resource("dynamodb").meta.client``."""
         return put_new_entry(self._store.table.name, run_key(self.run_id), self._attributes, plain=True)
 
