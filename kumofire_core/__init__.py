@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         DecryptionError,
         DedupeContentionError,
         DedupeKeyConflictError,
+        DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
         InvalidScheduleError,
@@ -45,9 +46,14 @@ if TYPE_CHECKING:
         ScheduleChangedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        StepError,
+        StepMismatchError,
+        StepResultError,
+        StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+    from kumofire_core.model.steps import Step, StepKind
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -101,6 +108,7 @@ __all__ = [
     "DedupeKeyConflictError",
     "DispatchResult",
     "DueRun",
+    "DuplicateStepError",
     "Fail",
     "FailureCount",
     "InvalidArgumentError",
@@ -149,10 +157,17 @@ __all__ = [
     "SqsBatchReport",
     "Stats",
     "StatusCount",
+    "Step",
+    "StepError",
+    "StepKind",
+    "StepMismatchError",
+    "StepResultError",
+    "StepsLostError",
     "SupersededRunError",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitTimeoutError",
 ]
 
 _ERRORS = "errors"
@@ -206,6 +221,8 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "Step": "model.steps",
+    "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {
