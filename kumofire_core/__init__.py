@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DedupeContentionError,
         DedupeKeyConflictError,
         DedupeKeyTakenError,
+        DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
         InvalidScheduleError,
@@ -47,9 +48,14 @@ if TYPE_CHECKING:
         ScheduleChangedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        StepError,
+        StepMismatchError,
+        StepResultError,
+        StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
@@ -69,6 +75,7 @@ if TYPE_CHECKING:
     )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+    from kumofire_core.model.steps import Step, StepKind
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -104,6 +111,7 @@ __all__ = [
     "DedupeKeyTakenError",
     "DispatchResult",
     "DueRun",
+    "DuplicateStepError",
     "Fail",
     "FailureCount",
     "InvalidArgumentError",
@@ -153,10 +161,17 @@ __all__ = [
     "SqsBatchReport",
     "Stats",
     "StatusCount",
+    "Step",
+    "StepError",
+    "StepKind",
+    "StepMismatchError",
+    "StepResultError",
+    "StepsLostError",
     "SupersededRunError",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitTimeoutError",
 ]
 
 _ERRORS = "errors"
@@ -211,6 +226,8 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "Step": "model.steps",
+    "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {
