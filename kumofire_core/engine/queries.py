@@ -91,6 +91,12 @@ UNREAD_NAMES = (
     "parent_id",
     "created_by",
     "group",
+    "create_token",
+    "waits_for",
+    "steps_id",
+    "steps",
+    "signals",
+    "suspensions",
 )
 """What is asked for of a run that is read without its payload and output."""
 

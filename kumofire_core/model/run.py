@@ -180,6 +180,8 @@ class Run:
     """The name of the process that created it: its ``creator`` setting, or else its Lambda function's name."""
     group: str | None = None
     """Whom its messages are counted for, so that SQS can be fair (docs/fairness.md)."""
+    waiting_for: str | None = None
+    """The name of the signal that it waits for (docs/steps.md)."""
 
     @property
     def failed_attempts(self) -> int:
