@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StatusCount,
         UnfinishedCount,
     )
+    from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
         ConfigurationError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         DecryptionError,
         DedupeContentionError,
         DedupeKeyConflictError,
+        DedupeKeyTakenError,
         DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
@@ -106,6 +108,7 @@ __all__ = [
     "Dedupe",
     "DedupeContentionError",
     "DedupeKeyConflictError",
+    "DedupeKeyTakenError",
     "DispatchResult",
     "DueRun",
     "DuplicateStepError",
@@ -132,6 +135,7 @@ __all__ = [
     "PartlyDispatchedError",
     "PastRun",
     "Pause",
+    "PendingRun",
     "QueueLengths",
     "RecordReport",
     "RetriedRun",
@@ -179,6 +183,7 @@ _PLACES = {
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "Pause": "engine.pauses",
+    "PendingRun": "engine.transactions",
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",

@@ -75,6 +75,19 @@ class SupersededRunError(KumofireError):
         )
 
 
+class DedupeKeyTakenError(KumofireError):
+    """A run of this job has the ``dedupe_key`` already, so a transaction that was to make one was canceled."""
+
+    def __init__(self, dedupe_key: str, *, run_id: str) -> None:
+        self.dedupe_key = dedupe_key
+        self.run_id = run_id
+        """The run that has the key."""
+        super().__init__(
+            f"dedupe_key {dedupe_key!r:.80} belongs to run {run_id} already, so DynamoDB canceled the whole "
+            "transaction and wrote nothing of it; write your items without a run, or take another key"
+        )
+
+
 class DedupeContentionError(KumofireError):
     """The runs of a ``dedupe_key`` ended faster than this call could find one or make one. Call again."""
 

@@ -421,6 +421,51 @@ class Jobs:
             )
         )
 
+    def create_in_transaction(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: public.Dedupe | None = None,
+        group: str | None = None,
+    ) -> public.PendingRun:
+        """Return a run that your own ``TransactWriteItems`` stores, together with your own items or not at all.
+
+        ::
+
+            pending = jobs.create_in_transaction("confirm", {"order": "42"})
+            with pending:
+                dynamodb.transact_write_items(TransactItems=[order, pending.entry])
+
+        Nothing of the run is written before that. The end of the block sends the message; if the process dies first,
+        the dispatcher sends it. After an error that leaves open whether the transaction was committed, commit again
+        with the same ``pending``: it is committed once (docs/transactions.md). The arguments are those of ``create``,
+        and times count from this call. A ``dedupe_key`` that has a run cancels the transaction, and the block raises
+        ``DedupeKeyTakenError``, or ``DedupeKeyConflictError`` for another job's run. ``dedupe`` can only be ``"kept"``.
+
+        Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``. The first run of a process with
+        more than 8 ``wake_shards`` costs a request, whose errors leave this method as botocore raised them.
+        """
+        from kumofire_core.engine.transactions import pending_run
+
+        return pending_run(
+            self._store,
+            self._creator.prepare(
+                name,
+                payload,
+                run_at=run_at,
+                delay=delay,
+                max_attempts=max_attempts,
+                dedupe_key=dedupe_key,
+                dedupe=dedupe,
+                group=group,
+            ),
+        )
+
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
 
