@@ -124,7 +124,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME, "from_start": FLAG}),
     "signal": (
         {"run_id": "x", "name": "go"},
-        {"run_id": TEXT, "name": [*TEXT, "", "x" * 101, "\n"], "payload": NOT_JSON},
+        {"run_id": TEXT, "name": [*TEXT, "", "x" * 101, "\n"], "payload": [*NOT_JSON[:-1], "x" * 401_500]},
     ),
     "steps": ({}, {"run_id": TEXT}),
     "run_now": ({}, {"run_id": TEXT}),
