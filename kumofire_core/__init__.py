@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     )
     from kumofire_core.errors import (
         AttemptTimeoutError,
+        BatchCanceledError,
+        BatchConflictError,
+        BatchIncompleteError,
         ConfigurationError,
         CorruptItemError,
         DeadlineTooCloseError,
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
+    from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import (
         NOT_READ,
@@ -85,7 +90,13 @@ __all__ = [
     "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
+    "Batch",
+    "BatchCanceledError",
+    "BatchConflictError",
+    "BatchIncompleteError",
+    "BatchPage",
     "BatchReport",
+    "BatchState",
     "BulkOperation",
     "CallNext",
     "Cancel",
@@ -113,6 +124,7 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "MemberStatus",
     "Middleware",
     "MinuteCounts",
     "Missed",
@@ -150,6 +162,7 @@ __all__ = [
     "Stats",
     "StatusCount",
     "SupersededRunError",
+    "ThenIf",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -159,6 +172,9 @@ _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "Batch": "model.batch",
+    "BatchPage": "engine.batches",
+    "BatchState": "model.batch",
     "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
@@ -183,6 +199,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "MemberStatus": "model.batch",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
@@ -206,6 +223,7 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "ThenIf": "model.batch",
     "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {

@@ -91,6 +91,10 @@ UNREAD_NAMES = (
     "parent_id",
     "created_by",
     "group",
+    "batch",
+    "batch_index",
+    "batch_total",
+    "callback_of",
 )
 """What is asked for of a run that is read without its payload and output."""
 

@@ -9,11 +9,14 @@ from collections.abc import Callable, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
+
+if TYPE_CHECKING:
+    from kumofire_core.model.batch import Batch
 
 JOB_LOGGER = "kumofire_core.job"
 
@@ -87,7 +90,7 @@ class ToldProgress:
 class JobContext:
     """The argument of a handler: one attempt of a run."""
 
-    __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation", "_tell_progress")
+    __slots__ = ("_batch", "_cancellation", "_claimed", "_ends", "_read_batch", "_read_cancellation", "_tell_progress")
 
     def __init__(
         self,
@@ -96,8 +99,11 @@ class JobContext:
         read_cancellation: Callable[[str], bool],
         tell_progress: Callable[[object, object], None],
         ends: float,
+        read_batch: Callable[[], Batch | None] | None = None,
     ) -> None:
         self._claimed = claimed
+        self._read_batch = read_batch
+        self._batch: Batch | None = None
         self._tell_progress = tell_progress
         self._cancellation: Cancellation | None = None
         self._read_cancellation = read_cancellation
@@ -140,6 +146,17 @@ class JobContext:
     def now(self) -> datetime:
         """When the attempt started, as an aware UTC datetime."""
         return self.run.started_at or self.run.updated_at
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that this run is the callback of, or ``None``; read when it is first asked for.
+
+        Its members are counted then, and ``ctx.batch.members()`` reads them with their outputs (docs/batches.md). Both
+        make requests, so an ``async`` handler asks in a thread. Errors of the table leave as botocore raised them.
+        """
+        if self._batch is None and self._read_batch is not None:
+            self._batch = self._read_batch()
+        return self._batch
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:

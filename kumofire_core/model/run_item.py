@@ -95,6 +95,8 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "batch",
+    "callback_of",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -111,6 +113,8 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
+    "batch_index",
+    "batch_total",
 )
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
@@ -210,6 +214,9 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
+                batch_id=get("batch"),
+                batch_index=get("batch_index"),
+                callback_of=get("callback_of"),
             )
         return self._run
 
@@ -304,6 +311,17 @@ class StoredRun:
     def group(self) -> str | None:
         """The ``MessageGroupId`` of its messages; ``None`` where it has none, or one that SQS would refuse."""
         return group_of(self._item)
+
+    @property
+    def batch(self) -> tuple[str, int, int] | None:
+        """The batch that it is a member of, its place among the members, and how many these are."""
+        batch_id = self._item.get("batch")
+        return None if batch_id is None else (batch_id, self._item["batch_index"], self._item["batch_total"])
+
+    @property
+    def callback_of(self) -> str | None:
+        """The batch whose callback it is."""
+        return self._item.get("callback_of")
 
     @property
     def log(self) -> str | None:
@@ -530,6 +548,8 @@ def read_run(
             raise OverflowError("lease_until")
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
+        if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
+            raise ValueError("batch_index")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None
