@@ -113,7 +113,7 @@ class Batches:
         """Create a batch, or go on with its creation; return its id. See ``Jobs.create_batch``."""
         wanted = _requests("create_batch", requests)
         if len(wanted) > MOST_MEMBERS:
-            raise InvalidArgumentError(f"a batch may have {MOST_MEMBERS} members, and this one has {len(wanted)}")
+            raise InvalidArgumentError(f"create_batch takes at most {MOST_MEMBERS} requests, not {len(wanted)}")
         if key is not None:
             require_key("key", key)
         batch_id = new_run_id() if key is None else batch_id_of(str(key))
@@ -138,7 +138,7 @@ class Batches:
         """Create runs that start one after the other; return their ids in order. See ``Jobs.create_chain``."""
         wanted = _requests("create_chain", requests)
         if not 1 <= len(wanted) <= MOST_CHAINED:
-            raise InvalidArgumentError(f"a chain has 1 to {MOST_CHAINED} requests, and this one has {len(wanted)}")
+            raise InvalidArgumentError(f"create_chain takes 1 to {MOST_CHAINED} requests, not {len(wanted)}")
         if key is not None:
             require_key("key", key)
         chain_id = new_run_id() if key is None else batch_id_of(str(key))

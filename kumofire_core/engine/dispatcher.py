@@ -90,8 +90,6 @@ class DispatchResult:
     """Runs of jobs that were resumed, which consumers had put aside, and whose message was sent."""
     unread: int = 0
     """Partitions of the index that could not be read, each with a line in the log."""
-    batches: int = 0
-    """Batches that are not over, or were not when this pass looked at them."""
     complete: bool = True
     """Whether all that was due was looked at. What the limit or the time cut off is left to the next pass."""
 
@@ -334,7 +332,7 @@ class Dispatcher:
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, sendings, tally)
                 elif wake_up.key.kind == BATCH:
-                    self._look_at_batch(wake_up, tally, deadline)
+                    self._look_at_batch(wake_up, deadline)
                 elif wake_up.key.kind == SCHEDULE:
                     firing = self._fire(wake_up.key.id, sendings, tally)
                     if firing is not None:
@@ -353,13 +351,12 @@ class Dispatcher:
         finally:
             tally.add("schedules", len(sendings) - already)
 
-    def _look_at_batch(self, wake_up: WakeUp, tally: _Tally, deadline: Deadline | None) -> None:
+    def _look_at_batch(self, wake_up: WakeUp, deadline: Deadline | None) -> None:
         """Count what was lost of a batch. Its time may be ahead, as that of a run that is sent ahead of its time."""
         if wake_up.wake_at <= self._store.now_ms():
             from kumofire_core.engine.batch_looks import look_at_batch  # most tables hold no batch
 
             look_at_batch(self._store, wake_up.key.id, deadline)
-            tally.add("batches")
 
     def _look_at_run(self, wake_up: WakeUp, sendings: dict[str, Sending], tally: _Tally) -> None:
         run_id, token, now_ms = wake_up.key.id, new_token(), self._store.now_ms()

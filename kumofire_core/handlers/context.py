@@ -17,6 +17,8 @@ from kumofire_core.model.run_item import StoredRun
 
 if TYPE_CHECKING:
     from kumofire_core.model.batch import Batch
+else:  # so that annotations can be resolved at run time, and a cold start does not pay for the import
+    Batch = Any
 
 JOB_LOGGER = "kumofire_core.job"
 

@@ -613,8 +613,8 @@ def test_what_a_batch_costs(aws: Aws, jobs: Jobs, made: list[Any]) -> None:
         (lambda jobs: jobs.create_batch([], then="part", payload=object()), InvalidJSONError, "then: the payload"),
         (lambda jobs: jobs.create_batch([], then="part", then_if="all"), InvalidArgumentError, "then_if must be"),
         (lambda jobs: jobs.create_batch([], key=""), InvalidArgumentError, "key must have 1 to"),
-        (lambda jobs: jobs.create_chain([]), InvalidArgumentError, "1 to 100 requests"),
-        (lambda jobs: jobs.create_chain(parts(*range(101))), InvalidArgumentError, "1 to 100 requests"),
+        (lambda jobs: jobs.create_chain([]), InvalidArgumentError, "takes 1 to 100 requests"),
+        (lambda jobs: jobs.create_chain(parts(*range(101))), InvalidArgumentError, "takes 1 to 100 requests"),
         (
             lambda jobs: jobs.create_chain([*parts(1), {"name": "part", "run_at": NOW}]),
             InvalidArgumentError,
