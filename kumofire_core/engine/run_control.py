@@ -40,9 +40,14 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
 
 
 def _count_canceled(store: RunStore, run_id: str, item: Attributes | None) -> None:
-    """Count the end of a run that was canceled while it waited, where it belongs to a batch."""
+    """Count the end of a run that was canceled while it waited, where it belongs to a batch.
+
+    After a lost reply the item may be further: a person has retried the run, and it may have ended again.
+    """
     if item is not None and ("batch" in item or "callback_of" in item):
-        store.ended(store.read(run_id, item, payload_required=False), RunStatus.CANCELED, attempted=False)
+        now = store.read(run_id, item, payload_required=False)
+        if now.status in FINAL:
+            store.ended(now, now.status, attempted=False)
 
 
 def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *, bulk: str) -> bool:
@@ -188,7 +193,11 @@ def delete_found(store: RunStore, found: StoredRun) -> bool:
     """Delete a run that was read just now; ``False`` where it has not ended, or has changed since."""
     if found.status not in FINAL:
         return False
-    store.ended(found, found.status, attempted=False)  # where that was lost, nobody could tell it any more
+    if found.callback_of is not None:
+        from kumofire_core.engine.batch_marks import require_done
+
+        require_done(store, found)  # or the dispatcher might put it again
+    store.ended(found, found.status)  # where that was lost, nobody could tell it any more
     return store.table.delete_unchanged(
         run_key(found.id), equals={"status": found.status, "updated_at": found.updated_at}
     )

@@ -12,7 +12,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.expressions import partiql_statement, update_expression
+from kumofire_core.model.batch import ENDS
 from kumofire_core.model.write import Key, Sum, Write
 from tests.simulation.history import Choices
 from tests.simulation.table import SimulatedTable, typed
@@ -55,10 +57,10 @@ def answer(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
     try:
         reply = getattr(client, operation)(**parameters)
     except ClientError as error:
-        return error.response["Error"]["Code"], error.response.get("Item")
+        return error.response["Error"]["Code"], _sorted(error.response.get("Item"))
     if operation == "batch_execute_statement":
         return [each["Error"]["Code"] if "Error" in each else each["Item"] for each in reply["Responses"]]
-    return reply.get("Item", reply.get("Attributes"))
+    return _sorted(reply.get("Item", reply.get("Attributes")))
 
 
 def _all_pages(client: Any, parameters: dict[str, Any]) -> Any:
@@ -95,7 +97,7 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
     """Yield requests that this project could make, and some that it must not."""
     for _ in range(count):
         key = typed({"pk": f"run#{choices.of(IDS)}", "sk": "run"})
-        what = choices.below(12)
+        what = choices.below(14)
         if what < 2:
             yield "put_item", _put(choices, key) | {"TableName": name}
         elif what < 5:
@@ -115,6 +117,8 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 names = {"#pk": "pk", "#sk": "sk", "#note": "note"}
                 wanted |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
             yield "batch_get_item", {"RequestItems": {name: wanted}}
+        elif what > 11:
+            yield "update_item", _mark(choices, name)
         elif what == 10:
             yield "query", _query(choices) | {"TableName": name}
         else:
@@ -127,6 +131,35 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 for key, write in writes
             ]
             yield "batch_execute_statement", {"Statements": statements}
+
+
+def _mark(choices: Choices, name: str) -> dict[str, Any]:
+    """Return the request that marks a member of a batch."""
+    made: list[dict[str, Any]] = []
+
+    class Client:
+        def update_item(self, **parameters: Any) -> Any:
+            made.append(parameters)
+            return {"Attributes": {}}
+
+    client: Any = Client()
+    into = choices.of(ENDS)
+    Table(name, lambda: client).mark(
+        Key("bucket", choices.of(IDS)),
+        choices.below(3),
+        into=into,
+        out_of=[each for each in ENDS if each != into] if choices.below(4) else [],
+        retries=choices.below(3),
+        sets={"expires_at": 5} if choices.below(2) else {},
+    )
+    return made[0]
+
+
+def _sorted(item: Any) -> Any:
+    """Return an item with its sets in order: the service keeps none."""
+    if not isinstance(item, dict):
+        return item
+    return {key: {"NS": sorted(each["NS"], key=int)} if "NS" in each else each for key, each in item.items()}
 
 
 def _attributes(choices: Choices) -> dict[str, Any]:
