@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StatusCount,
         UnfinishedCount,
     )
+    from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
         BatchCanceledError,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         DecryptionError,
         DedupeContentionError,
         DedupeKeyConflictError,
+        DedupeKeyTakenError,
+        DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
         InvalidScheduleError,
@@ -49,9 +52,14 @@ if TYPE_CHECKING:
         ScheduleChangedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        StepError,
+        StepMismatchError,
+        StepResultError,
+        StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
@@ -72,6 +80,7 @@ if TYPE_CHECKING:
     )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+    from kumofire_core.model.steps import Step, StepKind
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -110,8 +119,10 @@ __all__ = [
     "Dedupe",
     "DedupeContentionError",
     "DedupeKeyConflictError",
+    "DedupeKeyTakenError",
     "DispatchResult",
     "DueRun",
+    "DuplicateStepError",
     "Fail",
     "FailureCount",
     "InvalidArgumentError",
@@ -136,6 +147,7 @@ __all__ = [
     "PartlyDispatchedError",
     "PastRun",
     "Pause",
+    "PendingRun",
     "QueueLengths",
     "RecordReport",
     "RetriedRun",
@@ -161,11 +173,18 @@ __all__ = [
     "SqsBatchReport",
     "Stats",
     "StatusCount",
+    "Step",
+    "StepError",
+    "StepKind",
+    "StepMismatchError",
+    "StepResultError",
+    "StepsLostError",
     "SupersededRunError",
     "ThenIf",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitTimeoutError",
 ]
 
 _ERRORS = "errors"
@@ -180,6 +199,7 @@ _PLACES = {
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "Pause": "engine.pauses",
+    "PendingRun": "engine.transactions",
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
@@ -224,6 +244,8 @@ _PLACES = {
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
     "ThenIf": "model.batch",
+    "Step": "model.steps",
+    "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {

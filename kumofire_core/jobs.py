@@ -428,6 +428,51 @@ class Jobs:
             )
         )
 
+    def create_in_transaction(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: public.Dedupe | None = None,
+        group: str | None = None,
+    ) -> public.PendingRun:
+        """Return a run that your own ``TransactWriteItems`` stores, together with your own items or not at all.
+
+        ::
+
+            pending = jobs.create_in_transaction("confirm", {"order": "42"})
+            with pending:
+                dynamodb.transact_write_items(TransactItems=[order, pending.entry])
+
+        Nothing of the run is written before that. The end of the block sends the message; if the process dies first,
+        the dispatcher sends it. After an error that leaves open whether the transaction was committed, commit again
+        with the same ``pending``: it is committed once (docs/transactions.md). The arguments are those of ``create``,
+        and times count from this call. A ``dedupe_key`` that has a run cancels the transaction, and the block raises
+        ``DedupeKeyTakenError``, or ``DedupeKeyConflictError`` for another job's run. ``dedupe`` can only be ``"kept"``.
+
+        Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``. The first run of a process with
+        more than 8 ``wake_shards`` costs a request, whose errors leave this method as botocore raised them.
+        """
+        from kumofire_core.engine.transactions import pending_run
+
+        return pending_run(
+            self._store,
+            self._creator.prepare(
+                name,
+                payload,
+                run_at=run_at,
+                delay=delay,
+                max_attempts=max_attempts,
+                dedupe_key=dedupe_key,
+                dedupe=dedupe,
+                group=group,
+            ),
+        )
+
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
 
@@ -696,19 +741,44 @@ class Jobs:
 
         return exists and run_control.delete(self._store, run_id)
 
-    def retry(self, run_id: str, *, run_at: datetime | None = None) -> bool:
+    def signal(self, run_id: str, name: str, payload: Any = None) -> bool:
+        """Give a run the signal that its handler waits for, or will (``ctx.wait_for``): any JSON value.
+
+        Return ``True`` if it is this payload that the run gets. ``False``: it has a signal of this name already, or the
+        wait for it had timed out, or the run has ended or does not exist. The signal may come before the run waits, and
+        before it has started. After an error of the table, call again. Raises ``InvalidArgumentError`` for a wrong
+        name, and ``InvalidJSONError`` for a payload that is not JSON or too large, before anything is written.
+        """
+        from kumofire_core.engine import signals
+
+        text = signals.require_signal(name, payload)
+        return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
+
+    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+        """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
+
+        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
+        """
+        from kumofire_core.engine import signals
+
+        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+
+    def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
         With ``run_at`` (an aware datetime) it waits as ``scheduled`` until then; a time in the past means now.
+        Its kept steps stay, and it goes on behind them; ``from_start`` forgets them and its signals (docs/steps.md).
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
         ``dedupe="unfinished"`` and is not the latest of its key.
         """
+        require_flag("from_start", from_start)
         at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return exists and run_control.retry(self._store, run_id, at_ms=at_ms)
+        return exists and run_control.retry(self._store, run_id, at_ms=at_ms, from_start=from_start)
 
     def cancel_many(
         self,

@@ -333,6 +333,28 @@ class Table:
         return True
 
     @explained
+    def parts(self, key: Key, prefix: str, *, names: Sequence[str] = ()) -> list[Attributes]:
+        """Read all items beside one whose sort keys begin with ``prefix``, as they are now, in the order of these.
+
+        A request for each MB. ``names`` are the attributes to return; all, if empty.
+        """
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
+            "ExpressionAttributeValues": {":pk": typed_key(key)["pk"], ":prefix": typed(prefix)},
+            "ConsistentRead": True,
+        }
+        if names:
+            request |= _projection(names)
+        found: list[Attributes] = []
+        while True:
+            reply = self._client().query(**request)
+            found += [unmarshal(item) for item in reply["Items"]]
+            if "LastEvaluatedKey" not in reply:
+                return found
+            request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
+    @explained
     def index_page(
         self,
         index: str,

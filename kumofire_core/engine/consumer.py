@@ -25,12 +25,20 @@ from kumofire_core.errors import (
     InvalidJSONError,
     KumofireError,
 )
-from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
+from kumofire_core.handlers.context import (
+    AttemptSteps,
+    JobContext,
+    Suspension,
+    ToldProgress,
+    enter_attempt,
+    leave_attempt,
+    log_fields,
+)
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_causes, error_places, forget_frames
+from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
 from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item
 from kumofire_core.model.steering import Snooze
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.steps import Steps
     from kumofire_core.model.batch import Batch
 
 HIDDEN_IN_TRACEBACKS = True
@@ -230,6 +239,10 @@ class Consumer:
             output = self._call(job, claimed, deadline)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
+        except Suspension as suspension:
+            result = self._suspended(claimed, suspension, timedelta(0, time.monotonic() - begun))
+            forget_frames(suspension)
+            return result
         except _UnusableOutput as unusable:
             return self._unusable(claimed, unusable.error, timedelta(0, time.monotonic() - begun), deadline)
         except BaseException as error:
@@ -285,11 +298,15 @@ class Consumer:
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
         progress = ToldProgress(partial(self._progress_of, claimed))
+        # Until when steps are executed here: a job's own timeout limits one invocation, and no process.
+        seconds = (lease_left if timeout is None else None) if deadline is None else deadline.seconds_to_run()
+        steps = AttemptSteps(partial(self._steps_of, claimed, seconds))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
             tell_progress=progress.tell,
             read_batch=partial(self._batch_of, claimed),
+            steps=steps,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
         try:
@@ -298,16 +315,43 @@ class Consumer:
             else:
                 value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
         except HandlerTimeoutError:
+            if (suspension := steps.end()) is not None:
+                raise suspension from None
             why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
             raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
+        except BaseException as error:
+            suspension = steps.end()
+            if suspension is None or suspension is error or _failed_beside(error):
+                raise
+            raise suspension from None
         finally:
             progress.end()
+        if (suspension := steps.end()) is not None:  # whatever its handler has made of the exception
+            raise suspension
         if value is None:
             return None
         try:
             return json_codec.encode("the handler's return value", value)
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
+
+    def _steps_of(self, claimed: StoredRun, seconds: float | None) -> Steps:
+        """Return what keeps the steps of an attempt. A handler without steps does not pay for its import."""
+        from kumofire_core.engine.steps import Steps
+
+        return Steps(self._store, self.pool, claimed, seconds=seconds)
+
+    def _suspended(self, claimed: StoredRun, suspension: Suspension, taken: timedelta) -> ConsumeResult:
+        """Put a run back that waits, sleeps or goes on in another invocation. No attempt is counted."""
+        from kumofire_core.engine.suspending import suspend
+
+        suspended = suspend(self._store, claimed, suspension)
+        if suspended is None:
+            return self._lost_lease(claimed, taken)
+        if suspended.outcome is Outcome.CANCELED:
+            self._store.ended(claimed, RunStatus.CANCELED)
+            self._store.tell(Outcome.CANCELED, claimed, suspended.write)
+        return _result(suspended.outcome, claimed, taken, reason=suspension.reason)
 
     def _progress_of(self, claimed: StoredRun) -> AttemptProgress:
         """Return what writes the progress of an attempt. A handler that tells none does not pay for its import."""
@@ -507,6 +551,13 @@ class _NoTimeLeft(Exception):
     def __init__(self, seconds_left: float) -> None:
         super().__init__()
         self.seconds_left = seconds_left
+
+
+def _failed_beside(error: BaseException) -> bool:
+    """Say whether a handler that was suspended has failed as well: a process is to end, or another task has raised."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return True
+    return isinstance(error, BaseExceptionGroup) and any(isinstance(leaf, Exception) for leaf in error_leaves(error))
 
 
 def _whence(error: BaseException) -> dict[str, list[str]]:

@@ -83,33 +83,49 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
     return False
 
 
-def retry(store: RunStore, run_id: str, *, at_ms: int | None = None) -> bool:
+def retry(store: RunStore, run_id: str, *, at_ms: int | None = None, from_start: bool = False) -> bool:
     """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so.
 
-    Where ``at_ms`` is given and still to come, it waits until then. Raises ``SupersededRunError`` where its
-    ``dedupe_key`` allows one unfinished run, and has begun a newer one.
+    Where ``at_ms`` is given and still to come, it waits until then. ``from_start`` forgets its kept steps. Raises
+    ``SupersededRunError`` where its ``dedupe_key`` allows one unfinished run, and has begun a newer one.
     """
     found = store.find(run_id)
-    return found is not None and retry_found(store, found, at_ms=at_ms)
+    return found is not None and retry_found(store, found, at_ms=at_ms, from_start=from_start)
 
 
 def retry_found(
-    store: RunStore, found: StoredRun, *, delay_ms: int = 0, at_ms: int | None = None, bulk: str | None = None
+    store: RunStore,
+    found: StoredRun,
+    *,
+    delay_ms: int = 0,
+    at_ms: int | None = None,
+    bulk: str | None = None,
+    from_start: bool = False,
 ) -> bool:
     """Queue a run that was read just now again, after ``delay_ms`` or at ``at_ms``; ``False`` where it has changed.
 
     ``bulk`` is the operation over many runs that asks for it. It is stored with the run, which it retries once.
     """
-    due_ms = retry_unsent(store, found, delay_ms=delay_ms, at_ms=at_ms, bulk=bulk)
+    due_ms = retry_unsent(store, found, delay_ms=delay_ms, at_ms=at_ms, bulk=bulk, from_start=from_start)
     if due_ms is None:
         return False
+    if from_start and found.may_have_steps:
+        from kumofire_core.engine.signals import delete_steps
+
+        delete_steps(store, found)
     now_ms = due_ms - delay_ms if at_ms is None else store.now_ms()
     store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms, group=found.group)
     return True
 
 
 def retry_unsent(
-    store: RunStore, found: StoredRun, *, delay_ms: int = 0, at_ms: int | None = None, bulk: str | None = None
+    store: RunStore,
+    found: StoredRun,
+    *,
+    delay_ms: int = 0,
+    at_ms: int | None = None,
+    bulk: str | None = None,
+    from_start: bool = False,
 ) -> int | None:
     """Do what ``retry_found`` does, but leave it to the caller to send the message; return when the run is due."""
     if found.status not in (RunStatus.FAILED, RunStatus.CANCELED):
@@ -128,6 +144,7 @@ def retry_unsent(
         shards=store.shards_to_write(),
         history=history_with(found.run),
         bulk=bulk,
+        from_start=from_start,
     )
     return due_ms if store.apply(found.id, again).applied else None
 
@@ -198,6 +215,11 @@ def delete_found(store: RunStore, found: StoredRun) -> bool:
 
         require_done(store, found)  # or the dispatcher might put it again
     store.ended(found, found.status)  # where that was lost, nobody could tell it any more
-    return store.table.delete_unchanged(
+    deleted = store.table.delete_unchanged(
         run_key(found.id), equals={"status": found.status, "updated_at": found.updated_at}
     )
+    if deleted and found.may_have_steps:
+        from kumofire_core.engine.signals import delete_steps
+
+        delete_steps(store, found)
+    return deleted

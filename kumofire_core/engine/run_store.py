@@ -32,7 +32,7 @@ from kumofire_core.model.json_codec import decode
 from kumofire_core.model.run import NewRun, RunStatus
 from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, StoredRun, read_run
 from kumofire_core.model.times import duration_ms, from_ms, to_ms
-from kumofire_core.model.write import Attributes, Key, text_bytes
+from kumofire_core.model.write import Attributes, Key, Value, text_bytes
 from kumofire_core.rules import decisions, run_writes
 from kumofire_core.rules.run_writes import Transition
 from kumofire_core.rules.validation import require_room
@@ -298,17 +298,7 @@ class RunStore:
 
     def try_put(self, new_run: NewRun) -> Answer:
         """Do what ``put`` does; where the id exists, the answer has the run that has it."""
-        job = self.registry.get(new_run.job_name)
-        if self.traceparent is not None:
-            new_run = new_run._replace(traceparent=self.traceparent())
-        attributes = run_writes.create(
-            new_run,
-            create_token=new_token(),
-            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
-            timeout_ms=None if job is None else job.timeout_ms,
-            shards=self.shards_to_write(),
-            created_by=self._creator,
-        )
+        attributes = self.new_item(new_run)
         answer = self.table.put_new(run_key(new_run.id), attributes)
         if not answer.applied and answer.item is not None and new_run.dedupe_key is not None:
             found_name = str(answer.item.get("job_name", new_run.job_name))
@@ -348,6 +338,23 @@ class RunStore:
         if not attempted:
             batch_marks.try_require_done(self, run)
         batch_marks.mark_ended(self, run, status)
+
+    def new_item(self, new_run: NewRun) -> dict[str, Value]:
+        """Return the attributes of a new run, to be put; its token is one that no other put has.
+
+        May cost a request, as ``shards_to_write`` says.
+        """
+        job = self.registry.get(new_run.job_name)
+        if self.traceparent is not None:
+            new_run = new_run._replace(traceparent=self.traceparent())
+        return run_writes.create(
+            new_run,
+            create_token=new_token(),
+            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
+            timeout_ms=None if job is None else job.timeout_ms,
+            shards=self.shards_to_write(),
+            created_by=self._creator,
+        )
 
     def add(self, new_run: NewRun) -> bool:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""

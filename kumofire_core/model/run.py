@@ -186,6 +186,8 @@ class Run:
     """Its place among the members, from 0."""
     callback_of: str | None = None
     """The id of the batch whose callback it is."""
+    waiting_for: str | None = None
+    """The name of the signal that it waits for (docs/steps.md)."""
 
     @property
     def failed_attempts(self) -> int:

@@ -66,6 +66,8 @@ ATTEMPTS_BYTES = (
 )
 """What is left, for the attempts: 5,380 bytes."""
 
+INCARNATION_LENGTH = 12
+
 HISTORY_LENGTH = 10
 HISTORY_TEXT_LENGTH = 200
 
@@ -97,6 +99,8 @@ _TEXTS = (
     "group",
     "batch",
     "callback_of",
+    "waits_for",
+    "steps_id",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -115,6 +119,9 @@ _NUMBERS = (
     "generation",
     "batch_index",
     "batch_total",
+    "steps",
+    "signals",
+    "suspensions",
 )
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
@@ -138,6 +145,7 @@ class StoredRun:
         "history",
         "id",
         "job_name",
+        "kept_steps",
         "lease_token",
         "lease_until",
         "max_attempts",
@@ -172,6 +180,8 @@ class StoredRun:
             self.payload = UNREADABLE
         self.output = NOT_READ if self.payload is NOT_READ else None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
+        self.kept_steps: int | None = None
+        """How many results of steps the attempt under way knows to be kept; the write that ends it stores that."""
         attempts = get("attempts")
         self._records = [] if attempts is None else read_records(attempts)
 
@@ -217,6 +227,7 @@ class StoredRun:
                 batch_id=get("batch"),
                 batch_index=get("batch_index"),
                 callback_of=get("callback_of"),
+                waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
             )
         return self._run
 
@@ -278,14 +289,59 @@ class StoredRun:
 
     @property
     def has_started(self) -> bool:
-        """Whether an attempt was made since the run was created, or since a person retried it; a snoozed one too."""
-        return self.attempt > 0 or (bool(self._records) and self._records[-1].retries == self.retries)
+        """Whether an attempt was made since the run was created, or since a person retried it.
+
+        A snoozed one counts, and one that was suspended.
+        """
+        if self.attempt > 0 or self.was_suspended:
+            return True
+        return bool(self._records) and self._records[-1].retries == self.retries
 
     @property
     def is_untouched(self) -> bool:
         """Whether it waits, its handler was never called, and no person has retried it."""
         waits = self.status in (RunStatus.SCHEDULED, RunStatus.QUEUED)
-        return waits and not self.attempt and not self._records and "history" not in self._item
+        called = self.attempt or self._records or self.was_suspended
+        return waits and not called and "history" not in self._item
+
+    @property
+    def incarnation(self) -> str:
+        """What its steps are kept under: of the token that created it, or of the last retry from its start.
+
+        So a run that is created again under the id of a deleted one sees none of that one's steps.
+        """
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[:INCARNATION_LENGTH]
+
+    @property
+    def stored_steps(self) -> int:
+        """How many results of steps it had kept when an attempt last ended."""
+        return int(self._item.get("steps", 0))
+
+    @property
+    def signals(self) -> int:
+        """How often it was told that a signal had come for it."""
+        return int(self._item.get("signals", 0))
+
+    @property
+    def waits_for(self) -> str | None:
+        """The name of the signal that it was suspended for; it may have been claimed or queued since."""
+        return self._item.get("waits_for")
+
+    @property
+    def was_suspended(self) -> bool:
+        """Whether it was suspended since it was created, or since a person retried it."""
+        return "suspensions" in self._item
+
+    @property
+    def counts_claims(self) -> bool:
+        """Whether its item has the number of its claims; that of an early release may lack it."""
+        return "claims" in self._item
+
+    @property
+    def may_have_steps(self) -> bool:
+        """Whether there may be steps or signals beside it. A worker may have kept some before it was lost."""
+        told = self._item.keys() & {"steps", "signals", "suspensions", "steps_id"}
+        return bool(told) or any(record.ended == AttemptEnding.WORKER_LOST for record in self._records)
 
     @property
     def dedupe_mode(self) -> str | None:

@@ -120,6 +120,12 @@ def debounce(world: World) -> None:
     assert world.jobs().create("email", 2, dedupe_key=key, dedupe="debounce", delay=60) == first
 
 
+def create_in_a_transaction(world: World) -> None:
+    pending = world.jobs().create_in_transaction("email", delay=60)
+    with pending:
+        world.mine.client("dynamodb").transact_write_items(TransactItems=[pending.entry])
+
+
 def later() -> datetime:
     """Return a time after the end of a run that has failed."""
     return datetime.now(UTC) + timedelta(hours=3)
@@ -182,6 +188,7 @@ CREATES: dict[str, Call] = {
     "create": lambda world: world.jobs().create("email", {"to": "x"}),
     "create an encrypted run": lambda world: world.mine.jobs().create("email", {"to": "x"}),
     "create one after another": create_one_after_another,
+    "create in a transaction": create_in_a_transaction,
     "debounce": debounce,
     "create in many partitions": lambda world: world.jobs(wake_shards=64).create("email"),
 }

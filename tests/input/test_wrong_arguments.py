@@ -111,6 +111,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "wait_for_hooks": ({}, {"timeout": [None, 5, "5", -timedelta(1)]}),
     "include": ({}, {"group": [None, 5, "mail", Jobs, {}]}),
     "create": ({"name": "email"}, CREATE),
+    "create_in_transaction": ({"name": "email"}, CREATE),
     "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
     "create_batch": (
         {"requests": [], "then": "email"},

@@ -57,7 +57,9 @@ def answer(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
     try:
         reply = getattr(client, operation)(**parameters)
     except ClientError as error:
-        return error.response["Error"]["Code"], _sorted(error.response.get("Item"))
+        refused: Any = error.response
+        reasons = [(each["Code"], each.get("Item")) for each in refused.get("CancellationReasons", ())]
+        return refused["Error"]["Code"], _sorted(refused.get("Item")) or reasons or None
     if operation == "batch_execute_statement":
         return [each["Error"]["Code"] if "Error" in each else each["Item"] for each in reply["Responses"]]
     return _sorted(reply.get("Item", reply.get("Attributes")))
@@ -95,10 +97,13 @@ def _id(item: dict[str, Any]) -> str:
 
 def random_requests(choices: Choices, name: str, count: int, *, strict: bool) -> Iterator[Request]:
     """Yield requests that this project could make, and some that it must not."""
+    transactions = _transactions(choices, name)
     for _ in range(count):
         key = typed({"pk": f"run#{choices.of(IDS)}", "sk": "run"})
-        what = choices.below(14)
-        if what < 2:
+        what = choices.below(15)
+        if what == 12:
+            yield "transact_write_items", next(transactions)
+        elif what < 2:
             yield "put_item", _put(choices, key) | {"TableName": name}
         elif what < 5:
             yield "update_item", _update(choices, key, strict=strict) | {"TableName": name}
@@ -117,7 +122,7 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 names = {"#pk": "pk", "#sk": "sk", "#note": "note"}
                 wanted |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
             yield "batch_get_item", {"RequestItems": {name: wanted}}
-        elif what > 11:
+        elif what > 12:
             yield "update_item", _mark(choices, name)
         elif what == 10:
             yield "query", _query(choices) | {"TableName": name}
@@ -182,6 +187,36 @@ def _put(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
     shown = choices.of(({}, {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
     condition = choices.of(({}, {}, {"ConditionExpression": "attribute_not_exists(pk)"}))
     return {"Item": key | typed(attributes), **condition, **shown}
+
+
+def _transactions(choices: Choices, name: str) -> Iterator[dict[str, Any]]:
+    """Yield puts and checks of some items together; now and then the last again, with its token or another."""
+    last: dict[str, Any] = {}
+    number = 0
+    while True:
+        number += 1
+        again = choices.below(4) if last else 0
+        if again != 3:
+            ids = [each for each in IDS if choices.below(2)] or ["a"]
+            last = {
+                "TransactItems": [_action(choices, name, each) for each in ids],
+                "ClientRequestToken": f"{name}-{number}",
+            }
+        elif choices.below(2):
+            last = last | {"ClientRequestToken": f"{name}-{number}"}
+        elif choices.below(3) == 2:  # other items with a token that may be known
+            last = last | {"TransactItems": [_action(choices, name, "a")]}
+        yield last
+
+
+def _action(choices: Choices, table: str, id: str) -> dict[str, Any]:
+    key = typed({"pk": f"run#{id}", "sk": "run"})
+    shown = choices.of(({}, {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
+    if choices.below(3) == 2:
+        condition = choices.of(("attribute_exists(pk)", "attribute_not_exists(pk)"))
+        return {"ConditionCheck": {"TableName": table, "Key": key, "ConditionExpression": condition, **shown}}
+    guard = choices.of(({}, {"ConditionExpression": "attribute_not_exists(pk)"}))
+    return {"Put": {"TableName": table, "Item": key | typed(_attributes(choices)), **guard, **shown}}
 
 
 def _update(choices: Choices, key: dict[str, Any], *, strict: bool) -> dict[str, Any]:

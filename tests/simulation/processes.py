@@ -67,6 +67,7 @@ from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
+from tests.simulation.transactions import Transactions
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -399,6 +400,8 @@ class Play:
         self.disasters: Disasters
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
         self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
+        self.transactions = Transactions(self, lambda process: STAGE.jobs(process, self.variant))
+        self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
         self.batching = Batching(self, lambda process: STAGE.jobs(process, self.variant))
@@ -418,6 +421,7 @@ class Play:
             self._settle()
             self.invariants.at_the_end()
             self.batching.at_the_end()
+            self.transactions.at_the_end()
             if (left := unfinished(self.consumers)) is not None:
                 world.violate(*left)
             if world.violation is not None:
@@ -456,6 +460,8 @@ class Play:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
+        elif what == 3:
+            self.transactions.plan()
         else:
             for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_writes and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
@@ -772,7 +778,8 @@ class Play:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
         # run another time sends its message again, and so does who puts it back after an attempt.
-        known = self.calm and not self.invariants.restored_at
+        # Where nobody consumes for days, each message is sent again for its age.
+        known = self.calm and not self.invariants.restored_at and self.disasters.kind != "messages expire"
         item = self.world.table.items.get((f"run#{run_id}", "run"), {})
         moved = "changed_by" in item or item.get("claims", 0)
         if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:

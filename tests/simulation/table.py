@@ -35,6 +35,9 @@ INDEXES = {
 INDEX_TYPES = {"wake_shard": int, "wake_at": int, "list_shard": str, "list_at": int}
 PROJECTION = ("ProjectionExpression", "ExpressionAttributeNames")
 MOST_ITEM_BYTES = 400 * 1024
+MOST_ACTIONS = 100
+TOKEN_MS = 10 * 60_000
+"""How long a transaction's ``ClientRequestToken`` is known."""
 _NOTHING: dict[str, Any] = {}
 
 
@@ -48,6 +51,8 @@ class SimulatedTable:
         self.versions: dict[Key, list[tuple[int, Attributes | None]]] = {}
         self.refuses: Callable[[Key, Attributes | None, Attributes | None], bool] | None = None
         """Says of a change whether it is refused at present, because something that it writes to is throttled."""
+        self._tokens: dict[str, tuple[int, str]] = {}
+        """When the transaction with a token was committed, and what it was."""
 
     def put_item(
         self,
@@ -70,6 +75,55 @@ class SimulatedTable:
             raise refusal("PutItem", old, ReturnValuesOnConditionCheckFailure)
         self._write("PutItem", key, old, new)
         return {}
+
+    def transact_write_items(
+        self, *, TransactItems: Sequence[Mapping[str, Any]], ClientRequestToken: str | None = None
+    ) -> dict[str, Any]:
+        """Make all of these puts or none, and check conditions; a repeat that its token shows changes nothing."""
+        name, what = "TransactWriteItems", repr(TransactItems)
+        if ClientRequestToken in self._tokens:
+            at, before = self._tokens[ClientRequestToken]
+            if self._now() - at <= TOKEN_MS:
+                if before != what:
+                    raise ClientError({"Error": {"Code": "IdempotentParameterMismatchException"}}, name)
+                return {}
+        if not 1 <= len(TransactItems) <= MOST_ACTIONS:
+            raise _invalid(name, f"a transaction has 1 to {MOST_ACTIONS} actions")
+        tried = [self._tried(kind, action) for each in TransactItems for kind, action in each.items()]
+        if len({key for key, *_ in tried}) < len(tried):
+            raise _invalid(name, "Transaction request cannot include multiple operations on one item")
+        if any(reason["Code"] != "None" for *_, reason in tried):
+            raise canceled([reason for *_, reason in tried])
+        if ClientRequestToken is not None:
+            self._tokens[ClientRequestToken] = (self._now(), what)
+        made = [(key, old, new) for key, old, new, _ in tried if new is not None]
+        for key, _, new in made:
+            self.items[key] = new
+            self.versions.setdefault(key, []).append((self._now(), new))
+        for key, old, new in made:  # when all of it is there
+            self._observe(key, old, new)
+        return {}
+
+    def _tried(
+        self, kind: str, action: Mapping[str, Any]
+    ) -> tuple[Key, Attributes | None, Attributes | None, dict[str, Any]]:
+        """Return an action's item, before and after it, and the reason for which it cancels its transaction."""
+        identity = native(action["Item"] if kind == "Put" else action["Key"])
+        key = (identity["pk"], identity["sk"])
+        old, new = self.items.get(key), identity if kind == "Put" else None
+        condition, names = action.get("ConditionExpression"), action.get("ExpressionAttributeNames")
+        parsed, values = _parsed("TransactWriteItems", None, condition, names, action.get("ExpressionAttributeValues"))
+        if new is not None:
+            try:
+                _require_index_types("TransactWriteItems", new)
+            except ClientError:
+                return key, old, new, {"Code": "ValidationError"}
+        if not parsed.holds(old or _NOTHING, values):
+            shown = old is not None and action.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
+            return key, old, new, {"Code": "ConditionalCheckFailed", **({"Item": typed(old or {})} if shown else {})}
+        if new is not None and self.refuses is not None and self.refuses(key, old, new):
+            return key, old, new, {"Code": "ThrottlingError"}
+        return key, old, new, {"Code": "None"}
 
     def update_item(
         self,
@@ -273,6 +327,7 @@ class SimulatedTable:
         DynamoDB restores into a new table. So the processes that use it are started anew, and each stores its number of
         index partitions before its next run. Here the processes go on, so what they have stored stays.
         """
+        self._tokens.clear()
         for key, versions in self.versions.items():
             if key[1] == "settings":
                 continue
@@ -328,6 +383,12 @@ def refusal(operation: str, old: Attributes | None, show: str) -> ClientError:
     if old is not None and show == "ALL_OLD":
         response["Item"] = typed(old)
     return ClientError(response, operation)  # type: ignore[arg-type]
+
+
+def canceled(reasons: list[dict[str, Any]]) -> ClientError:
+    """Return the error of a transaction that is canceled, with the reason of each of its actions."""
+    response: Any = {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons}
+    return ClientError(response, "TransactWriteItems")
 
 
 def throttled(operation: str) -> ClientError:

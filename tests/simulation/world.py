@@ -17,7 +17,7 @@ import greenlet
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
 from tests.simulation.history import Choices, Violation
-from tests.simulation.table import Attributes, Key, SimulatedTable
+from tests.simulation.table import Attributes, Key, SimulatedTable, canceled
 
 Count = str | tuple[str, str]
 """What is counted: that something happened, or a step from one status to another."""
@@ -197,6 +197,8 @@ class World:
         self.refuses: Callable[[str], None] | None = None
         """Raises where a service refuses all requests of an operation for a while."""
         self.steps = 0
+        self.tokens = 0
+        """How many transactions were asked for."""
         self.tasks: dict[Task, None] = {}
         self._events: list[tuple[int, int, Task | Callable[[], object]]] = []
         self._number = 0
@@ -411,6 +413,15 @@ class World:
             raise ReadTimeoutError(endpoint_url=ENDPOINT)
         raise ConnectionClosedError(endpoint_url=ENDPOINT)
 
+    def transact(self, **parameters: Any) -> Any:
+        """Commit a transaction, or cancel it because another request is at one of its items."""
+        if self.choices.chance(self.faults.probability):
+            self.counts["transactions in conflict"] += 1
+            raise canceled(
+                [{"Code": "TransactionConflict"}, *({"Code": "None"} for _ in parameters["TransactItems"][1:])]
+            )
+        return self.table.transact_write_items(**parameters)
+
     def _refused(self, process: Process, operation: str, parameters: dict[str, Any], error: ClientError) -> None:
         if error.response["Error"]["Code"] in INVALID:
             self.violate("every request is valid", f"{operation}: {error}")
@@ -444,6 +455,12 @@ class DynamoDB:
     def put_item(self, **parameters: Any) -> Any:
         world = self.world
         return world.request("put_item", world.table.put_item, parameters)
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        world = self.world
+        world.tokens += 1  # as boto3 does: each call has a token of its own, which its repeats share
+        parameters.setdefault("ClientRequestToken", f"token-{world.tokens}")
+        return world.request("transact_write_items", world.transact, parameters)
 
     def update_item(self, **parameters: Any) -> Any:
         world = self.world
@@ -760,6 +777,8 @@ def _what(parameters: dict[str, Any]) -> str:
     for name in ("Key", "Item"):
         if name in parameters:
             return str(parameters[name]["pk"]["S"])
+    if "TransactItems" in parameters:
+        return ", ".join(each["Put"]["Item"]["pk"]["S"] for each in parameters["TransactItems"])
     if "MessageBody" in parameters:
         return f"{parameters['MessageBody']} in {parameters['DelaySeconds']} s"
     if "Entries" in parameters and "VisibilityTimeout" in parameters["Entries"][0]:
