@@ -163,7 +163,7 @@ def _put_followers(store: RunStore, batch: StoredBatch, counts: Counts) -> Store
     """
     if not batch.then:
         return None
-    follower, rest = batch.then[0], batch.then[1:]
+    follower = batch.then[0]
     now_ms = store.now_ms()
     new_run = _new_run(batch, follower, now_ms)
     if batch.then_if == "succeeded" and counts.succeeded < batch.total:
@@ -173,23 +173,30 @@ def _put_followers(store: RunStore, batch: StoredBatch, counts: Counts) -> Store
         sends, canceled = False, found if found.status in FINAL else None
     else:
         sends, canceled = store.put(new_run), None
-    if follower.batch_id is not None:
-        attributes = batch_items.create(
-            follower.batch_id,
-            create_token=new_token(),
-            total=1,
-            then=rest,
-            then_if=batch.then_if,
-            key=None,
-            parent_id=batch.parent_id,
-            now_ms=now_ms,
-            shards=store.shards_to_write(),
-            sealed=True,
-        )
-        store.table.put_new(batch_key(follower.batch_id), attributes)
+    _put_next_batch(store, batch)
     if sends:
         store.send_waiting(new_run.id, due_ms=new_run.due_ms, now_ms=now_ms, group=new_run.group)
     return canceled
+
+
+def _put_next_batch(store: RunStore, batch: StoredBatch) -> None:
+    """Put the batch that a chain's callback is the only member of, where it is in one; it is complete with it."""
+    if not batch.then or batch.then[0].batch_id is None:
+        return
+    batch_id = batch.then[0].batch_id
+    attributes = batch_items.create(
+        batch_id,
+        create_token=new_token(),
+        total=1,
+        then=batch.then[1:],
+        then_if=batch.then_if,
+        key=None,
+        parent_id=batch.parent_id,
+        now_ms=store.now_ms(),
+        shards=store.shards_to_write(),
+        sealed=True,
+    )
+    store.table.put_new(batch_key(batch_id), attributes)
 
 
 def _new_run(batch: StoredBatch, follower: Follower, now_ms: int) -> NewRun:
@@ -221,6 +228,7 @@ def require_done(store: RunStore, callback: StoredRun) -> None:
         return
     batch = find_batch(store, batch_id)
     if batch is not None and not batch.done:
+        _put_next_batch(store, batch)
         finish(store, batch, count(read_buckets(store, batch_id, batch.total).values()))
 
 

@@ -481,6 +481,19 @@ def test_a_chain_goes_on_when_the_run_before_has_succeeded(jobs: Jobs, made: lis
     assert all(batch.state == "done" for batch in jobs.list_batches().batches)
 
 
+def test_a_chain_goes_on_where_the_next_run_came_before_its_batch(
+    jobs: Jobs, made: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ids = jobs.create_chain(parts("a", "b", "c"))
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_marks, "_put_next_batch", killed)
+        jobs.consume(message(run_ids[0]))
+    for run_id in run_ids[1:]:
+        assert jobs.consume(message(run_id)).outcome == "succeeded"
+
+    assert made == ["a", "b", "c"]
+
+
 def test_a_chain_that_fails_ends_visibly(jobs: Jobs, made: list[Any]) -> None:
     run_ids = jobs.create_chain([*parts("fail"), *parts("b"), *parts("c"), {"name": "gather", "delay": 60}])
     jobs.consume(message(run_ids[0]))
