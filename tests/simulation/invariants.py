@@ -215,7 +215,7 @@ class Invariants:
             self.ledgers[run_id] = ledger
             self.records.wrote(run_id, ledger.record, old, new)
             self._created(run_id, new)
-            if new["scheduled_for"] - now <= MOST_DELAY_MS:
+            if new["scheduled_for"] - now <= MOST_DELAY_MS and status not in FINAL:
                 self._owe(run_id)
             return
         for (process, _), owed in self._owed.items():
@@ -353,7 +353,8 @@ class Invariants:
     def _created(self, run_id: str, new: Attributes) -> None:
         self._world.counts["created", new["status"]] += 1
         self.job_names[run_id] = new["job_name"]
-        if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
+        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "callback_of" in new)
+        if not is_new or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
             first = self.by_dedupe_key.setdefault(dedupe_key, run_id)

@@ -44,6 +44,7 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from tests.simulation import batch_mutations
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -1255,3 +1256,10 @@ _mutation(
 
 class _Anything(dict[str, Any]):
     """What is found where nothing was."""
+
+
+# Batches
+
+SEEDS |= batch_mutations.SEEDS
+for _what, _patches in batch_mutations.MISTAKES.items():
+    _mutation(_what, *_patches)

@@ -438,7 +438,7 @@ class World:
             self.tell(process, f"{operation} {_what(parameters)}, late copy: done")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
-        if self.writer_task is not None and not key[0].startswith("settings#"):
+        if self.writer_task is not None and not key[0].startswith(("settings#", "bucket#", "batch#")):
             self.writer_task.written = (key, new)
         if self.lines is not None:
             self.tell(self.writer, f"  {key[0]}: {_difference(old, new)}")
