@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
+        BatchCanceledError,
+        BatchConflictError,
+        BatchIncompleteError,
         ConfigurationError,
         CorruptItemError,
         DeadlineTooCloseError,
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
+    from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.run import (
         NOT_READ,
@@ -96,7 +101,13 @@ __all__ = [
     "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
+    "Batch",
+    "BatchCanceledError",
+    "BatchConflictError",
+    "BatchIncompleteError",
+    "BatchPage",
     "BatchReport",
+    "BatchState",
     "BulkOperation",
     "CallNext",
     "Cancel",
@@ -129,6 +140,7 @@ __all__ = [
     "LambdaContext",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "MemberStatus",
     "Middleware",
     "MinuteCounts",
     "Missed",
@@ -173,6 +185,7 @@ __all__ = [
     "StepResultError",
     "StepsLostError",
     "SupersededRunError",
+    "ThenIf",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -183,6 +196,9 @@ _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "Batch": "model.batch",
+    "BatchPage": "engine.batches",
+    "BatchState": "model.batch",
     "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
@@ -210,6 +226,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "MemberStatus": "model.batch",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
@@ -233,6 +250,7 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "ThenIf": "model.batch",
     "Step": "model.steps",
     "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",

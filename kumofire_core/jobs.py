@@ -7,7 +7,7 @@ as ``public.…``: the package imports them when somebody resolves the annotatio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
+    from kumofire_core.engine.batches import Batches
     from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
@@ -193,6 +194,12 @@ class Jobs:
         from kumofire_core.engine.bulk import BulkOperations
 
         return BulkOperations(self._store, self._queries, self._consumer.pool)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        from kumofire_core.engine.batches import Batches
+
+        return Batches(self._store, self._creator)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -480,6 +487,68 @@ class Jobs:
         to another job's run (``DedupeKeyConflictError``). It has the ids of the others, which will be executed.
         """
         return self._creator.create_many(requests)
+
+    def create_batch(
+        self,
+        requests: Iterable[public.RunRequest],
+        *,
+        then: str | public.RunRequest | None = None,
+        payload: Any = None,
+        then_if: public.ThenIf = "ended",
+        key: str | None = None,
+    ) -> str:
+        """Store runs that belong together, and a run that follows when all have ended; return the batch's id.
+
+        ``requests`` are those of ``create_many``, from 0 to 1,000,000, without a ``dedupe_key``. ``then`` is the
+        callback: its job's name, with ``payload``, or a mapping of ``name``, ``payload``, ``max_attempts``, ``group``
+        and ``delay``. Its run is created exactly once, when all members have succeeded, failed or been canceled; with
+        ``then_if="succeeded"`` it is put as ``canceled`` unless all have succeeded. Its handler reads the members by
+        ``ctx.batch``. A batch without members is done at once.
+
+        With a ``key`` the call can be repeated: it goes on where an earlier one stopped, and returns the same id.
+        Raises ``BatchConflictError`` if the key's batch has another number of members or another callback. All
+        requests are checked before anything is written, with ``create``'s errors. Raises ``BatchIncompleteError`` if
+        members could not be stored, and ``BatchCanceledError`` if the batch was canceled meanwhile. docs/batches.md
+        says what a batch costs: a request more for each member, and three for the batch.
+        """
+        return self._batches.create(requests, then=then, payload=payload, then_if=then_if, key=key)
+
+    def create_chain(self, requests: Iterable[public.RunRequest], *, key: str | None = None) -> list[str]:
+        """Store runs of which each starts when the one before has succeeded; return their ids in order.
+
+        There may be 100. A later one is created when it is its turn, so ``get_status`` does not know it before. It may
+        have a ``delay``, which counts from the end of the one before, and no ``run_at``. If one fails or is canceled,
+        those after it are put as ``canceled``. The handler finds the run before as ``ctx.batch.previous``, with its
+        output. ``key`` and errors are as for ``create_batch``.
+        """
+        return self._batches.create_chain(requests, key=key)
+
+    def get_batch(self, batch_id: str) -> public.Batch | None:
+        """Return a batch as it is now, its members counted, or ``None``; two reads for up to 100 members."""
+        return self._batches.get(batch_id)
+
+    def batch_members(self, batch_id: str, *, status: public.MemberStatus | None = None) -> Iterator[Run]:
+        """Yield the members of a batch in their order, with payloads and outputs; nothing for an unknown id.
+
+        ``status`` chooses those that are counted as ``succeeded``, ``failed`` or ``canceled``, or as ``pending``, which
+        have not ended. They are read 25 at a time, as they are then. Members that are not kept any more are left out.
+        """
+        return self._batches.members(batch_id, status)
+
+    def list_batches(self, *, limit: int = 100, page: str | None = None) -> public.BatchPage:
+        """Return up to ``limit`` (at most 100) batches, the newest first, and the ``next_page``; eight index queries.
+
+        A batch that is not done shows the counts of the dispatcher's latest look (``as_of``); ``get_batch`` counts.
+        """
+        return self._batches.page(limit=limit, page=page)
+
+    def cancel_batch(self, batch_id: str, reason: str | None = None) -> bool:
+        """Cancel all members of a batch that have not ended; return ``False`` if it is done, or unknown.
+
+        Each is canceled as by ``cancel``. What an interrupted call has left, the dispatcher cancels, or another call.
+        When all have ended, the callback follows as its ``then_if`` says.
+        """
+        return self._batches.cancel(batch_id, reason)
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and no other consumer holds its lease.

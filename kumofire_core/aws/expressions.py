@@ -45,6 +45,11 @@ def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
     return attributes
 
 
+def unmarshal_sets(item: Mapping[str, Any]) -> dict[str, frozenset[int]]:
+    """Return the sets of whole numbers of an item."""
+    return {name: frozenset(map(int, value["NS"])) for name, value in item.items() if "NS" in value}
+
+
 class Shape(NamedTuple):
     """What the text of an update depends on: a write without its values."""
 

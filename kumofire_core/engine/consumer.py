@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
     from kumofire_core.engine.steps import Steps
+    from kumofire_core.model.batch import Batch
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -201,6 +202,7 @@ class Consumer:
                 end.outcome,
                 extra={**log_fields(expired), **_end_fields(end)},
             )
+            self._store.ended(expired, end.write.target)
             self._store.tell(end.outcome, expired, end.write, attempt=expired.attempt + 1, error_type=end.error_type)
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
@@ -232,6 +234,8 @@ class Consumer:
             claimed = self._store.decrypted(claimed, required=True)
         except DecryptionError as error:  # the key may be out of reach for a while only
             return self._release(claimed, error)
+        if claimed.callback_of is not None:
+            self._require_batch_done(claimed)
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
@@ -281,6 +285,7 @@ class Consumer:
             return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("run succeeded", extra=log_fields(claimed))
+        self._store.ended(claimed, RunStatus.SUCCEEDED)
         self._store.tell(Outcome.SUCCEEDED, claimed, done, attempt=claimed.attempt + 1)
         return _result(Outcome.SUCCEEDED, claimed, taken)
 
@@ -305,6 +310,7 @@ class Consumer:
             claimed,
             read_cancellation=self._store.cancel_requested,
             tell_progress=progress.tell,
+            read_batch=partial(self._batch_of, claimed),
             steps=steps,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
@@ -351,6 +357,7 @@ class Consumer:
         if suspended is None:
             return self._lost_lease(claimed, taken)
         if suspended.outcome is Outcome.CANCELED:
+            self._store.ended(claimed, RunStatus.CANCELED)
             self._store.tell(Outcome.CANCELED, claimed, suspended.write)
         return _result(suspended.outcome, claimed, taken, reason=suspension.reason)
 
@@ -362,6 +369,12 @@ class Consumer:
             if self._progress_writer is None:
                 self._progress_writer = ProgressWriter(self._store, self.pool)
         return AttemptProgress(self._progress_writer, claimed)
+
+    def _batch_of(self, claimed: StoredRun) -> Batch | None:
+        """Return the batch that a callback follows."""
+        from kumofire_core.engine.batch_marks import public_batch
+
+        return None if claimed.callback_of is None else public_batch(self._store, claimed.callback_of)
 
     def _failed(
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
@@ -427,10 +440,22 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms, group=claimed.group)
+        else:
+            self._store.ended(claimed, end.write.target)
         if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
             attempt, kind = claimed.attempt + 1, end.error_type
             self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
+
+    def _require_batch_done(self, claimed: StoredRun) -> None:
+        """Make sure that the batch of a callback is marked as done before its handler is called."""
+        from kumofire_core.engine.batch_marks import require_done
+
+        try:
+            require_done(self._store, claimed)
+        except Exception:
+            self._store.apply(claimed.id, run_writes.release(claimed, now_ms=self._store.now_ms()))
+            raise
 
     def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
         """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
@@ -478,6 +503,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         fields = {"status": end.target.value, "outcome": Outcome.FAILED.value}
         log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
+        self._store.ended(claimed, RunStatus.FAILED, attempted=False)
         self._store.tell(Outcome.FAILED, claimed, end, error_type=reason)
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
@@ -491,6 +517,7 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
+        self._store.ended(claimed, RunStatus.CANCELED, attempted=False)
         self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
         return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)
 
@@ -500,6 +527,7 @@ class Consumer:
         end = run_writes.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms))
         if not _cancellation_came_between(claimed, refusal) or not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
+        self._store.ended(claimed, RunStatus.CANCELED, attempted=False)
         self._store.tell(Outcome.CANCELED, claimed, end)
         reason = "canceled before its attempt"
         return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)

@@ -9,6 +9,7 @@ from kumofire_core.engine.run_store import RunStore, new_token, run_key
 from kumofire_core.model import json_codec
 from kumofire_core.model.run import FINAL, RunStatus
 from kumofire_core.model.run_item import StoredRun, history_with
+from kumofire_core.model.write import Attributes
 from kumofire_core.rules import run_writes
 from kumofire_core.rules.run_writes import Transition
 
@@ -23,8 +24,9 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
     for _ in range(TRIES):
         token, now_ms = new_token(), store.now_ms()
         waiting = run_writes.cancel(run_id, token, now_ms=now_ms, reason=reason, expires_at=store.expires_at(now_ms))
-        answer = store.apply(run_id, waiting, read_back=store.has_hooks("canceled"))
+        answer = store.apply(run_id, waiting, read_back=True)
         if answer.applied:
+            _count_canceled(store, run_id, answer.item)
             store.tell_of_item("canceled", run_id, answer.item)
             return True
         if answer.item is None or store.read(run_id, answer.item).run.status is not RunStatus.RUNNING:
@@ -36,6 +38,17 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
             return False
         # Its attempt ended in between: it waits again, or has ended.
     return False
+
+
+def _count_canceled(store: RunStore, run_id: str, item: Attributes | None) -> None:
+    """Count the end of a run that was canceled while it waited, where it belongs to a batch.
+
+    After a lost reply the item may be further: a person has retried the run, and it may have ended again.
+    """
+    if item is not None and ("batch" in item or "callback_of" in item):
+        now = store.read(run_id, item, payload_required=False)
+        if now.status in FINAL:
+            store.ended(now, now.status, attempted=False)
 
 
 def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *, bulk: str) -> bool:
@@ -64,6 +77,7 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
         answer = store.apply(found.id, write, read_back=ends and store.has_hooks("canceled"))
         if answer.applied:
             if ends:
+                store.ended(found, RunStatus.CANCELED, attempted=False)
                 store.tell_of_item("canceled", found.id, answer.item)
             return True
         found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)
@@ -203,6 +217,11 @@ def delete_found(store: RunStore, found: StoredRun) -> bool:
     """Delete a run that was read just now; ``False`` where it has not ended, or has changed since."""
     if found.status not in FINAL:
         return False
+    if found.callback_of is not None:
+        from kumofire_core.engine.batch_marks import require_done
+
+        require_done(store, found)  # or the dispatcher might put it again
+    store.ended(found, found.status)  # where that was lost, nobody could tell it any more
     deleted = store.table.delete_unchanged(
         run_key(found.id), equals={"status": found.status, "updated_at": found.updated_at}
     )

@@ -29,7 +29,7 @@ from kumofire_core.model.error_text import (
     type_name,
 )
 from kumofire_core.model.json_codec import decode
-from kumofire_core.model.run import NOT_READ, NewRun
+from kumofire_core.model.run import NOT_READ, NewRun, RunStatus
 from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, UNREADABLE, StoredRun, read_run
 from kumofire_core.model.times import duration_ms, from_ms, to_ms
 from kumofire_core.model.write import Attributes, Key, Value, text_bytes
@@ -321,6 +321,35 @@ class RunStore:
         if answer.applied:
             self.tell_of_item("created", new_run.id, attributes)
         return answer
+
+    def put_canceled(self, new_run: NewRun, reason: str) -> Attributes:
+        """Put a run that is canceled from the beginning; return its item, or that of the run which has its id."""
+        attributes = run_writes.create_canceled(
+            new_run,
+            create_token=new_token(),
+            reason=reason,
+            expires_at=self.expires_at(new_run.now_ms),
+            created_by=self._creator,
+        )
+        answer = self.table.put_new(run_key(new_run.id), attributes)
+        if not answer.applied and answer.item is not None:
+            return answer.item
+        self.tell_of_item("created", new_run.id, attributes)
+        self.tell_of_item("canceled", new_run.id, attributes)
+        return attributes
+
+    def ended(self, run: StoredRun, status: RunStatus, *, attempted: bool = True) -> None:
+        """Count the end of a run in its batch, where it is in one. Never raises.
+
+        A callback that ended without an attempt also makes sure that its batch is done.
+        """
+        if run.batch is None and (attempted or run.callback_of is None):
+            return
+        from kumofire_core.engine import batch_marks
+
+        if not attempted:
+            batch_marks.try_require_done(self, run)
+        batch_marks.mark_ended(self, run, status)
 
     def new_item(self, new_run: NewRun) -> dict[str, Value]:
         """Return the attributes of a new run, to be put; its token is one that no other put has.

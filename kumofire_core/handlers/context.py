@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     import typing_extensions
 
     from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
+    from kumofire_core.model.batch import Batch
 
     # A JobContext without a parameter has a payload of any type.
     Payload_co = typing_extensions.TypeVar("Payload_co", covariant=True, default=Any)
-else:  # Python 3.11 has no defaults
-    Payload_co = TypeVar("Payload_co", covariant=True)
+else:
+    # So that annotations can be resolved at run time, and a cold start does not pay for the import.
+    Batch = AsyncStepCalls = Any
+    Payload_co = TypeVar("Payload_co", covariant=True)  # Python 3.11 has no defaults
 TestPayload = TypeVar("TestPayload")
 
 JOB_LOGGER = "kumofire_core.job"
@@ -153,7 +156,17 @@ class JobContext(Generic[Payload_co]):
     (docs/typed-jobs.md).
     """
 
-    __slots__ = ("_cancellation", "_claimed", "_ends", "_payload", "_read_cancellation", "_steps", "_tell_progress")
+    __slots__ = (
+        "_batch",
+        "_cancellation",
+        "_claimed",
+        "_ends",
+        "_payload",
+        "_read_batch",
+        "_read_cancellation",
+        "_steps",
+        "_tell_progress",
+    )
 
     if not TYPE_CHECKING:
         # Generic's own keeps what it returned, and takes A | B for the same as B | A, of which the first counts.
@@ -167,9 +180,12 @@ class JobContext(Generic[Payload_co]):
         tell_progress: Callable[[object, object], None],
         steps: AttemptSteps,
         ends: float,
+        read_batch: Callable[[], Batch | None] | None = None,
     ) -> None:
         self._claimed = claimed
         self._payload: Any = claimed.payload
+        self._read_batch = read_batch
+        self._batch: Batch | None = None
         self._steps = steps
         self._tell_progress = tell_progress
         self._cancellation: Cancellation | None = None
@@ -192,11 +208,13 @@ class JobContext(Generic[Payload_co]):
         now: datetime | None = None,
         time_left: timedelta = timedelta(seconds=60),
         cancel_requested: bool = False,
+        signals: Mapping[str, Any] | None = None,
     ) -> JobContextForTest[TestPayload]:
         """Return a context to call a handler with in a test; it needs no AWS.
 
         The payload is what the handler gets; it is not checked. ``now`` is an aware datetime, by default the current
-        time. Raises ``InvalidArgumentError`` for a wrong argument.
+        time. Steps are executed, and sleeps are over at once. A wait gets what ``signals`` has under its name; without
+        that, its time is over. Raises ``InvalidArgumentError`` for a wrong argument.
         """
         from kumofire_core.handlers.context_for_test import run_for_test
 
@@ -210,8 +228,11 @@ class JobContext(Generic[Payload_co]):
             now=now,
             time_left=time_left,
             cancel_requested=cancel_requested,
+            signals=signals,
         )
-        return JobContextForTest(stored, time_left=time_left, cancel_requested=cancel_requested)
+        return JobContextForTest(
+            stored, time_left=time_left, cancel_requested=cancel_requested, signals={} if signals is None else signals
+        )
 
     @property
     def run(self) -> Run:
@@ -251,6 +272,17 @@ class JobContext(Generic[Payload_co]):
     def now(self) -> datetime:
         """When the attempt started, as an aware UTC datetime."""
         return self.run.started_at or self.run.updated_at
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that this run is the callback of, or ``None``; read when it is first asked for.
+
+        Its members are counted then, and ``ctx.batch.members()`` reads them with their outputs (docs/batches.md). Both
+        make requests, so an ``async`` handler asks in a thread. Errors of the table leave as botocore raised them.
+        """
+        if self._batch is None and self._read_batch is not None:
+            self._batch = self._read_batch()
+        return self._batch
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -331,15 +363,26 @@ class JobContext(Generic[Payload_co]):
 class JobContextForTest(JobContext[Payload_co]):
     """What ``JobContext.for_test`` returns: a ``JobContext`` that remembers what the handler told it."""
 
-    __slots__ = ("_requested", "told")
+    __slots__ = ("_requested", "steps", "told")
 
-    def __init__(self, stored: StoredRun, *, time_left: timedelta, cancel_requested: bool) -> None:
+    def __init__(
+        self, stored: StoredRun, *, time_left: timedelta, cancel_requested: bool, signals: Mapping[str, Any]
+    ) -> None:
         self.told: list[tuple[float, str | None]] = []
         """What the handler told by ``progress``: each fraction and note, in order."""
+        self.steps: dict[str, Any] = {}
+        """What steps returned, how long sleeps are (timedeltas) and what waits got, by name and in order."""
         self._requested = cancel_requested
+
+        def begin() -> KeepsSteps:
+            from kumofire_core.handlers.context_for_test import StepsForTest
+
+            return StepsForTest(self.steps, signals)
+
         super().__init__(
             stored,
             read_cancellation=lambda run_id: self._requested,
+            steps=AttemptSteps(begin),
             tell_progress=lambda fraction, note: self.told.append((fraction, note)),  # type: ignore[arg-type]
             ends=time.monotonic() + time_left.total_seconds(),
         )

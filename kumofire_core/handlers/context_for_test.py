@@ -1,16 +1,22 @@
-"""The run of a context that is made for tests (``JobContext.for_test``). Free of AWS and of the engine."""
+"""The run and the steps of a context for tests (``JobContext.for_test``). Free of AWS and of the engine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from kumofire_core.errors import InvalidArgumentError, short_repr
+from kumofire_core.errors import DuplicateStepError, InvalidArgumentError, short_repr
+from kumofire_core.handlers.context import Suspension
+from kumofire_core.handlers.handler_pool import HandlerPool
+from kumofire_core.handlers.step_calls import Call, Kept, Waited
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import RunStatus
 from kumofire_core.model.run_item import StoredRun
-from kumofire_core.model.times import require_aware, to_ms, utc_now
+from kumofire_core.model.steps import StepKind
+from kumofire_core.model.times import delay_ms, require_aware, to_ms, utc_now
 from kumofire_core.rules.retry import is_attempt_count
+from kumofire_core.rules.steps import step_name_problem
 from kumofire_core.rules.validation import require_flag, require_job_name
 
 
@@ -25,6 +31,7 @@ def run_for_test(
     now: datetime | None,
     time_left: timedelta,
     cancel_requested: bool,
+    signals: object,
 ) -> StoredRun:
     """Return a run that is executing; raises ``InvalidArgumentError`` for a wrong argument."""
     for name, number in (("attempt", attempt), ("max_attempts", max_attempts), ("fencing_token", fencing_token)):
@@ -38,6 +45,8 @@ def run_for_test(
     if not isinstance(time_left, timedelta):
         raise InvalidArgumentError(f"time_left must be a timedelta, not {short_repr(time_left)}")
     require_flag("cancel_requested", cancel_requested)
+    if signals is not None and not isinstance(signals, Mapping):
+        raise InvalidArgumentError(f"signals must be a mapping of names to values, not {type(signals).__name__}")
     now_ms = to_ms(utc_now() if now is None else require_aware("now", now))
     item: dict[str, Any] = {
         "status": RunStatus.RUNNING.value,
@@ -53,3 +62,57 @@ def run_for_test(
     stored = StoredRun(run_id, item, max_attempts)
     stored.payload = payload  # ``run.payload`` is what the handler gets, too: nothing made JSON of it
     return stored
+
+
+class StepsForTest:
+    """Executes steps, ends sleeps at once, and answers waits; ``made`` gets what each came to."""
+
+    is_loaded = True
+
+    def __init__(self, made: dict[str, Any], signals: Mapping[str, Any]) -> None:
+        self._made = made
+        self._signals = signals
+        self.suspension: Suspension | None = None
+        self.pool = HandlerPool()
+        self._sleeps = 0
+
+    def begin(self, kind: StepKind, name: object) -> Call:
+        """Take the next position; raises as a real attempt does for a wrong name, or one that was used before."""
+        if name is None and kind is StepKind.SLEEP:
+            self._sleeps += 1
+            name = f"sleep-{self._sleeps}"
+        if problem := step_name_problem(name):
+            raise InvalidArgumentError(problem)
+        assert isinstance(name, str)
+        if name in self._made:
+            raise DuplicateStepError(name)
+        return Call(kind, name, len(self._made) + 1, beside=False)
+
+    def leave(self, call: Call, *, kept: bool) -> None:
+        """Do nothing: only what has been kept is in the way of another call of that name."""
+
+    def find(self, call: Call) -> Kept | None:
+        """Return ``None``: this is the run's first attempt to get so far."""
+        return None
+
+    def before_execution(self) -> None:
+        """Let it go on."""
+
+    def keep(self, call: Call, value: object, *, seconds: float) -> Kept:
+        """Keep a result."""
+        self._made[call.name] = value
+        return Kept(value)
+
+    def sleep(self, call: Call, delay: object) -> None:
+        """Return at once; raises ``InvalidArgumentError`` for what is no time."""
+        self._made[call.name] = timedelta(milliseconds=delay_ms("delay", delay))
+
+    def wait(self, call: Call, timeout: object) -> Waited:
+        """Return the signal that the test gave, or that its time is over."""
+        if call.name in self._signals:
+            self._made[call.name] = self._signals[call.name]
+            return Waited(self._signals[call.name], None)
+        return Waited(None, to_ms(utc_now()))
+
+    def end(self) -> None:
+        """Do nothing."""

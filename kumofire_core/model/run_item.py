@@ -97,6 +97,8 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "batch",
+    "callback_of",
     "waits_for",
     "steps_id",
 )
@@ -115,6 +117,8 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
+    "batch_index",
+    "batch_total",
     "steps",
     "signals",
     "suspensions",
@@ -220,6 +224,9 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
+                batch_id=get("batch"),
+                batch_index=get("batch_index"),
+                callback_of=get("callback_of"),
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
             )
         return self._run
@@ -360,6 +367,17 @@ class StoredRun:
     def group(self) -> str | None:
         """The ``MessageGroupId`` of its messages; ``None`` where it has none, or one that SQS would refuse."""
         return group_of(self._item)
+
+    @property
+    def batch(self) -> tuple[str, int, int] | None:
+        """The batch that it is a member of, its place among the members, and how many these are."""
+        batch_id = self._item.get("batch")
+        return None if batch_id is None else (batch_id, self._item["batch_index"], self._item["batch_total"])
+
+    @property
+    def callback_of(self) -> str | None:
+        """The batch whose callback it is."""
+        return self._item.get("callback_of")
 
     @property
     def log(self) -> str | None:
@@ -586,6 +604,8 @@ def read_run(
             raise OverflowError("lease_until")
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
+        if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
+            raise ValueError("batch_index")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None

@@ -103,8 +103,29 @@ def create(
         "parent_id": new_run.parent_id,
         "created_by": created_by,
         "group": new_run.group,
+        "callback_of": new_run.callback_of,
     }
+    if new_run.batch is not None:
+        attributes["batch"], attributes["batch_index"], attributes["batch_total"] = new_run.batch
     return present(attributes)
+
+
+def create_canceled(
+    new_run: NewRun, *, create_token: str, reason: str, expires_at: int | None, created_by: str | None = None
+) -> dict[str, Value]:
+    """Return the attributes of a new run that is canceled from the beginning, so that it is seen that it is not run."""
+    attributes = create(
+        new_run,
+        create_token=create_token,
+        max_attempts=new_run.max_attempts,
+        timeout_ms=None,
+        shards=1,
+        created_by=created_by,
+    )
+    for name in _UNINDEXED:
+        del attributes[name]
+    ended = _ended(new_run.now_ms, expires_at) | dict(listed(RunStatus.CANCELED, new_run.id, at_ms=new_run.now_ms))
+    return attributes | ended | {"status": RunStatus.CANCELED, "cancel_reason": reason}
 
 
 def claim(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import functools
 import inspect
@@ -25,6 +26,7 @@ import pytest
 
 from kumofire_core import (
     ConfigurationError,
+    DuplicateStepError,
     InvalidArgumentError,
     InvalidJSONError,
     InvalidPayloadError,
@@ -33,6 +35,7 @@ from kumofire_core import (
     JobGroup,
     Jobs,
     Outcome,
+    WaitTimeoutError,
 )
 from tests.builders import NOW, Aws, Clock, message
 
@@ -823,6 +826,44 @@ def test_a_context_for_tests_tells_what_a_handler_asks_and_keeps_what_it_tells(c
     assert "attempt=2" in repr(ctx)
 
 
+def test_a_context_for_tests_executes_steps_and_answers_waits():
+    ctx = JobContext.for_test(signals={"approval": {"by": "ann"}})
+
+    assert ctx.step("charge", lambda amount: amount * 2, 21) == 42
+    ctx.sleep(60)
+    ctx.sleep(timedelta(hours=1), name="overnight")
+    assert ctx.wait_for("approval") == {"by": "ann"}
+    assert ctx.wait_for("refusal", timeout=60, default="none") == "none"
+    with pytest.raises(WaitTimeoutError):
+        ctx.wait_for("another", timeout=60)
+    with pytest.raises(DuplicateStepError):
+        ctx.step("charge", print)
+    with pytest.raises(ZeroDivisionError):
+        ctx.step("fails", lambda: 1 / 0)
+    assert ctx.step("fails", lambda: "the second time") == "the second time"
+
+    assert ctx.steps == {
+        "charge": 42,
+        "sleep-1": timedelta(seconds=60),
+        "overnight": timedelta(hours=1),
+        "approval": {"by": "ann"},
+        "fails": "the second time",
+    }
+
+
+def test_a_context_for_tests_executes_the_steps_of_async_handlers():
+    ctx = JobContext.for_test(signals={"approval": True})
+
+    async def fetch(url: str) -> str:
+        return f"got {url}"
+
+    async def handler(ctx: JobContext) -> list[Any]:
+        await ctx.aio.sleep(60)
+        return [await ctx.aio.step("fetch", fetch, "x"), await ctx.aio.wait_for("approval")]
+
+    assert asyncio.run(handler(ctx)) == ["got x", True]
+
+
 def test_a_context_for_tests_needs_nothing():
     ctx = JobContext.for_test()
 
@@ -842,6 +883,7 @@ def test_a_context_for_tests_needs_nothing():
         ("now", datetime(2026, 3, 14)),
         ("time_left", 60),
         ("cancel_requested", "yes"),
+        ("signals", ["approval"]),
     ],
 )
 def test_a_context_for_tests_refuses_what_no_run_can_have(argument: str, wrong: Any):

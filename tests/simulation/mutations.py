@@ -38,15 +38,13 @@ from kumofire_core.engine.transactions import PendingRun
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
-from kumofire_core.handlers.handler_pool import HandlerPool, call_handler
-from kumofire_core.handlers.payload_types import PayloadType
+from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.model import attempts, run_item
 from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations
-from tests.simulation.typed import Letter
+from tests.simulation import batch_mutations, typed_mutations
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -278,10 +276,6 @@ SEEDS: dict[str, int] = {
     "take a repeated transaction for refused": 54,
     "take another's run of the key for one's own": 718,
     "take every canceled transaction for committed": 282,
-    "call a handler without reading its payload": 46,
-    "give a handler what does not fit": 103,
-    "refuse a payload that fits": 56,
-    "try again what does not fit": 103,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
@@ -1266,31 +1260,6 @@ class _Anything(dict[str, Any]):
 
 # Batches
 
-SEEDS |= batch_mutations.SEEDS
-for _what, _patches in batch_mutations.MISTAKES.items():
+SEEDS |= batch_mutations.SEEDS | typed_mutations.SEEDS
+for _what, _patches in (batch_mutations.MISTAKES | typed_mutations.MISTAKES).items():
     _mutation(_what, *_patches)
-
-# Payloads that have a type
-
-
-def _read_anything(original: Any) -> Mutant:
-    def mutant(self: Any, value: Any) -> Any:
-        return Letter(**{**value, "number": 0}) if isinstance(value, dict) else original(self, value)
-
-    return mutant
-
-
-def _refuse_one_more(original: Any) -> Mutant:
-    def mutant(self: Any, value: Any) -> Any:
-        return original(self, {**value, "number": 2} if value["number"] % 6 == 1 else value)
-
-    return mutant
-
-
-_mutation(
-    "call a handler without reading its payload",
-    (consumer, "_call_typed", lambda original: lambda job, handler, context: call_handler(handler, context)),
-)
-_mutation("give a handler what does not fit", (PayloadType, "read", _read_anything))
-_mutation("refuse a payload that fits", (PayloadType, "read", _refuse_one_more))
-_mutation("try again what does not fit", (consumer, "InvalidPayloadError", _another_type))

@@ -27,7 +27,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import (
+    batch_looks,
+    batch_marks,
     batch_writes,
+    batches,
     consumer,
     counts,
     dispatcher,
@@ -49,9 +52,11 @@ from kumofire_core.errors import (
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
 from kumofire_core.handlers import handler_pool
-from kumofire_core.model import encrypted_text, run
+from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
+from kumofire_core.rules import batch_items
 from tests.simulation.appointments import Appointments
+from tests.simulation.batching import FAN_OUT, FEW, Batching
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
@@ -293,11 +298,24 @@ CIPHER = SimulatedCipher()
 
 
 @contextmanager
+def _small_buckets() -> Iterator[None]:
+    """Let a few members need several levels of buckets, and waits pass in the simulation."""
+    with ExitStack() as stack:
+        for module in (batch, batch_marks, batch_looks, batch_items):
+            stack.enter_context(patch.object(module, "FAN_OUT", FAN_OUT))
+        stack.enter_context(patch.object(batch_looks, "FEW", FEW))
+        waits = SimpleNamespace(sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000)))
+        stack.enter_context(patch.object(batches, "time", waits))
+        yield
+
+
+@contextmanager
 def _simulated_locks() -> Iterator[None]:
     """Let the engine's locks that are held during requests be waited for in the simulation."""
     with ExitStack() as stack:
         for module in (dispatcher, progress, pause_reader, counts):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
+        stack.enter_context(_small_buckets())
         yield
 
 
@@ -391,6 +409,7 @@ class Play:
         self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
+        self.batching = Batching(self, lambda process: STAGE.jobs(process, self.variant))
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -406,6 +425,7 @@ class Play:
             world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
+            self.batching.at_the_end()
             self.transactions.at_the_end()
             if (left := unfinished(self.consumers)) is not None:
                 world.violate(*left)
@@ -469,6 +489,7 @@ class Play:
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
         self.pausing.plan()
+        self.batching.plan()
         self.disasters = Disasters(self)
         self.disasters.plan()
 
@@ -925,6 +946,7 @@ class Play:
         """Do what a handler may do."""
         process = running().process
         attempt = self.invariants.started(context, process)
+        self.batching.started(context)
         if context.run.job_name in self.asynchronous:
             return AsyncHandler(self, context, attempt)
         state, value = "raised", None
