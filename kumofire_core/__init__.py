@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperation
+    from kumofire_core.engine.cleaning import CleaningResult
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         InvalidJSONError,
         InvalidScheduleError,
         KumofireError,
+        LargeValueError,
         LeaseExpiredError,
         MalformedMessageError,
         NewerSchemaError,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
+    from kumofire_core.model.large_value import LargeValue
     from kumofire_core.model.run import (
         NOT_READ,
         Attempt,
@@ -90,6 +93,7 @@ __all__ = [
     "CallNext",
     "Cancel",
     "Cipher",
+    "CleaningResult",
     "ConfigurationError",
     "ConsumeResult",
     "ConsumerProgress",
@@ -111,6 +115,8 @@ __all__ = [
     "Jobs",
     "KumofireError",
     "LambdaContext",
+    "LargeValue",
+    "LargeValueError",
     "LeaseExpiredError",
     "MalformedMessageError",
     "Middleware",
@@ -173,6 +179,7 @@ _PLACES = {
     "AttemptLogFilter": "handlers.context",
     "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
+    "CleaningResult": "engine.cleaning",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
     "Dedupe": "engine.create",
@@ -183,6 +190,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",

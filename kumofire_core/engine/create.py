@@ -86,7 +86,7 @@ class RunCreator:
         mode, period_ms = (None, None) if dedupe is None else dedupe_rule(dedupe, dedupe_key)
         now_ms = self.store.now_ms()
         run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        text = payload_text(payload)
+        text = payload_text(payload, self.store.most_payload_bytes)
         return NewRun(
             id=run_id,
             job_name=name,

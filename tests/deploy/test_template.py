@@ -395,7 +395,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     ]
     answer = jobs.consume_batch(event(*runs), LambdaContext())
     assert answer == {"batchItemFailures": []}
-    assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=2)), LambdaContext())) == ["m-newer"]
+    assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=3)), LambdaContext())) == ["m-newer"]
 
 
 def every_way_to_dispatch(aws: Aws) -> None:
