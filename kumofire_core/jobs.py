@@ -185,6 +185,11 @@ class Jobs:
         return self._store.queue.url
 
     @property
+    def bucket(self) -> str | None:
+        """The name of the bucket of large payloads, as it was given."""
+        return self._store.bucket
+
+    @property
     def sqs_client(self) -> SQSClient:
         """The SQS client that was given, or that this process has made."""
         return self._clients.sqs()
@@ -873,8 +878,8 @@ class Jobs:
         """Delete the objects of runs that are gone, as these records of the table's stream tell.
 
         The stack's cleaner function does this. A record has the form that Lambda gets, with the old image. Records of
-        anything else than the deletion of a run are ignored. Objects that were put within the last twenty minutes are
-        left to ``sweep_bucket`` (docs/large-payloads.md). Raises ``InvalidArgumentError`` without a ``bucket``, and
+        anything else than the deletion of a run are ignored. Objects that were put within the last hour are left to
+        ``sweep_bucket`` (docs/large-payloads.md). Raises ``InvalidArgumentError`` without a ``bucket``, and
         botocore's errors of S3 unchanged; calling again is safe.
         """
         from kumofire_core.engine import cleaning

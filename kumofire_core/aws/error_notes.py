@@ -73,6 +73,7 @@ _PERMANENT = {
     "KmsOptInRequired": _KEY,
     "Validation": "the request does not fit the table; its keys and its index must be those of template.yaml",
     # botocore's own
+    "UnknownServiceError": "boto3 does not know the service here; build with it among BOTO3_SERVICES (s3 for a bucket)",
     "NoCredentialsError": "there are no credentials; set AWS_PROFILE, or give the process a role",
     "PartialCredentialsError": "the credentials are incomplete; set both the key id and the secret key",
     "CredentialRetrievalError": "the credentials could not be had; check the profile or the command that gives them",

@@ -215,13 +215,13 @@ class Consumer:
             return self._without_handler(claimed)
         if (refusal := decisions.not_attemptable(claimed)) is not None:
             return self._refuse(claimed, *refusal)
-        if job.expires_after_ms is not None:
-            too_late = decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
-            if too_late is not None:
-                return self._expire(claimed, too_late)
+        if (too_late := self._too_late(claimed, job)) is not None:
+            return self._expire(claimed, too_late)
         try:
             if is_apart(claimed.payload_text):
                 claimed = self._load(claimed, deadline)
+                if (too_late := self._too_late(claimed, job)) is not None:  # by the time that this took
+                    return self._expire(claimed, too_late)
             else:
                 claimed = self._store.decrypted(claimed, required=True)
         except LargeValueError as error:
@@ -245,6 +245,12 @@ class Consumer:
                 forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+
+    def _too_late(self, claimed: StoredRun, job: Job) -> str | None:
+        """Return why a run is too late to be of use, or ``None``."""
+        if job.expires_after_ms is None:
+            return None
+        return decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
 
     def _load(self, claimed: StoredRun, deadline: Deadline | None) -> StoredRun:
         """Return a run with its payload from S3, as ``RunStore.decrypted`` does, before the process's deadline."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from kumofire_core.aws.errors import AWS_ERRORS
+from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied
 from kumofire_core.aws.s3 import Bucket
 from kumofire_core.errors import InvalidJSONError, LargeValueError
 from kumofire_core.model.error_text import error_name
@@ -92,6 +92,8 @@ class LargeValues:
         try:
             self.bucket.delete([value.key])
         except AWS_ERRORS as error:
+            if is_access_denied(error):
+                return  # a creator may not delete any, and the sweep does
             log.warning("an object that is not needed any more stays in S3 (%s): %s", error_name(error), value.key)
 
 

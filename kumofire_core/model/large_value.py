@@ -17,9 +17,9 @@ MOST_BYTES = 100 * 1024 * 1024
 
 FOLDER = "runs/"
 
-LEFT_ALONE_MS = 20 * 60_000
+LEFT_ALONE_MS = 60 * 60_000
 """For how long after its put an object may still be named by a copy of a request that comes late. AWS refuses requests
-that were signed more than 15 minutes ago; the rest is for clocks that differ.
+that were signed more than 15 minutes ago; the rest is for a writer that was held up, and for clocks that differ.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html"""
 
 

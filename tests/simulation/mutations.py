@@ -42,6 +42,7 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from tests.simulation import bucket_mutations
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -1175,3 +1176,9 @@ _mutation(
         lambda original: lambda asked, found: original(asked._replace(now_ms=asked.now_ms + 10_000), found),
     ),
 )
+
+# Large values
+
+SEEDS.update(bucket_mutations.SEEDS)
+for _what, _patches in bucket_mutations.PATCHES.items():
+    _mutation(_what, *_patches)
