@@ -175,12 +175,19 @@ def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
     Raises ``InvalidPayloadError`` where it does not fit the type of the run's job.
     """
     stored = store.encrypted_payload(run_id, payload)
+    replaced: list[str] = []
 
     def changed(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition:
+        nonlocal stored
         store.registry.require_fit(waiting.job_name, json_codec.decode(payload))
+        stored = store.apart(run_id, stored)  # once, and only for a run that waits
+        replaced[:] = [waiting.payload_text]
         return run_writes.change_payload(waiting, new_token(), payload=stored, changed_ms=changed_ms)
 
-    return _change(store, run_id, changed) is not None
+    is_changed = _change(store, run_id, changed) is not None
+    for each in replaced if is_changed else ():
+        store.discard(each)
+    return is_changed
 
 
 class _Changed(NamedTuple):

@@ -68,7 +68,7 @@ class PayloadType:
             self._name = _name_of(found)
             self._reader = _reader_of(self._job_name, found)
 
-    def text(self, payload: object) -> str:
+    def text(self, payload: object, most_bytes: int) -> str:
         """Return the JSON text of a payload that is to be stored.
 
         Raises ``InvalidPayloadError`` where it does not fit or has a field that the type does not have, and
@@ -77,7 +77,7 @@ class PayloadType:
         reader = self._resolved()
         value = _json_of(reader, payload)
         text = json_codec.encode("the payload", value)
-        require_room(text)
+        require_room(text, most_bytes)
         restored = self.read(value)
         unknown = unknown_field(value, restored, "payload")
         if unknown is not None:

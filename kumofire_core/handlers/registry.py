@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kumofire_core.errors import ConfigurationError, UnknownJobError, short_repr
 from kumofire_core.handlers.context import JobContext
 from kumofire_core.handlers.job_function import plain_function
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy, is_attempt_count
 from kumofire_core.rules.validation import name_problem, payload_text
@@ -189,23 +190,23 @@ class Registry:
         timeouts = [job.timeout_ms for job in self._jobs.values() if job.timeout_ms is not None]
         return bool(timeouts) and max(timeouts) < milliseconds
 
-    def payload_text(self, name: str, payload: object) -> str:
+    def payload_text(self, name: str, payload: object, most_bytes: int = MAX_PAYLOAD_BYTES) -> str:
         """Return the JSON text of a payload for a job's run, checked against its type where it has one here.
 
         Raises ``InvalidPayloadError`` or ``InvalidJSONError``.
         """
         job = self._jobs.get(name)
         if job is None or job.payload_type is None:
-            return payload_text(payload)
-        return job.payload_type.text(payload)
+            return payload_text(payload, most_bytes)
+        return job.payload_type.text(payload, most_bytes)
 
-    def untyped_text(self, payload: object) -> str:
+    def untyped_text(self, payload: object, most_bytes: int) -> str:
         """Return the JSON text of a payload for a run whose job is not known yet; see ``require_fit``."""
         if any(job.payload_type is not None for job in self._jobs.values()):
             from kumofire_core.handlers.payload_types import json_value
 
             payload = json_value(payload)
-        return payload_text(payload)
+        return payload_text(payload, most_bytes)
 
     def require_fit(self, name: str, payload: object) -> None:
         """Raise ``InvalidPayloadError`` where a job has a type here and a payload, a JSON value, does not fit it."""

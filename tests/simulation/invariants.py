@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.simulation import typed
+from tests.simulation.bucket import LargeValues
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.table import Attributes, Key
@@ -166,6 +167,7 @@ class Invariants:
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
         self.pausing: Pausing
+        self.large: LargeValues
         world.observers.append(self.wrote)
 
     # Writes
@@ -284,6 +286,7 @@ class Invariants:
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time: what happened since is not in it."""
         self.restored_at = self._world.now
+        self.large.restored()
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             if item is not None and item["create_token"] != ledger.create_token:
@@ -536,6 +539,7 @@ class Invariants:
             and new["job_name"] != "absent"
             and not is_unfit
             and new["attempt"] < new["max_attempts"]
+            and not self.large.may_be_unreadable(new)
         ):
             self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         is_own_end = own and ended and attempt.state != "claimed"
