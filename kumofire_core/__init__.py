@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.async_jobs import AsyncJobs
     from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.cleaning import CleaningResult
@@ -100,6 +101,7 @@ __all__ = [
     "ENCRYPTED",
     "NOT_READ",
     "SEALED",
+    "AsyncJobs",
     "Attempt",
     "AttemptEnding",
     "AttemptLogFilter",
@@ -200,6 +202,7 @@ __all__ = [
 
 _ERRORS = "errors"
 _PLACES = {
+    "AsyncJobs": "async_jobs",
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
     "Batch": "model.batch",

@@ -196,6 +196,15 @@ class Jobs:
 
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
+    @property
+    def aio(self) -> public.AsyncJobs:
+        """The calls that make requests, to be awaited: ``await jobs.aio.create("email", payload)`` (docs/async.md)."""
+        from kumofire_core.async_jobs import AsyncJobs
+
+        # Whoever asks at once must get the same one, which counts the calls under way.
+        found: AsyncJobs = self.__dict__.get("_aio") or self.__dict__.setdefault("_aio", AsyncJobs(self))
+        return found
+
     @cached_property
     def _creator(self) -> RunCreator:
         from kumofire_core.engine.create import RunCreator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError
@@ -21,6 +22,11 @@ else:  # Python 3.11 has no defaults
 
 class Creator(Protocol):
     """What makes the runs: a ``Jobs``."""
+
+    @property
+    def aio(self) -> Any:
+        """The same calls as coroutines."""
+        ...
 
     @property
     def create(self) -> Callable[..., str]:
@@ -148,6 +154,11 @@ class JobFunction(Generic[Payload, Returned]):
             for payload in payloads
         )
 
+    @property
+    def aio(self) -> AsyncJobFunction[Payload]:
+        """``create`` and ``create_many``, to be awaited: ``await send_email.aio.create(payload)`` (docs/async.md)."""
+        return AsyncJobFunction(self)
+
     def _jobs(self) -> Creator:
         creators: list[Creator] = self.__dict__["_creators"]
         if len(creators) == 1:
@@ -179,6 +190,71 @@ class JobFunction(Generic[Payload, Returned]):
         """Pickle it as a function is pickled: by its name."""
         name: str = self.__wrapped__.__qualname__
         return name
+
+
+class AsyncJobFunction(Generic[Payload]):
+    """The creating calls of a ``JobFunction`` as coroutines: arguments, results and errors are the same."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: JobFunction[Payload, Any]) -> None:
+        self._job = job
+
+    @overload
+    async def create(
+        self: AsyncJobFunction[None],
+        payload: None = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        group: str | None = None,
+    ) -> str: ...
+
+    @overload
+    async def create(
+        self,
+        payload: Payload,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        group: str | None = None,
+    ) -> str: ...
+
+    async def create(self, payload: Any = None, **options: Any) -> str:
+        """Do what ``JobFunction.create`` does, without blocking the event loop."""
+        run_id: str = await self._job._jobs().aio.in_thread(partial(self._job.create, payload, **options))
+        return run_id
+
+    async def create_many(
+        self,
+        payloads: Iterable[Payload],
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: Callable[[Payload], str] | None = None,
+        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        group: str | None = None,
+    ) -> list[str]:
+        """Do what ``JobFunction.create_many`` does, without blocking the event loop."""
+        many = partial(
+            self._job.create_many,
+            payloads,
+            run_at=run_at,
+            delay=delay,
+            max_attempts=max_attempts,
+            dedupe_key=dedupe_key,
+            dedupe=dedupe,
+            group=group,
+        )
+        run_ids: list[str] = await self._job._jobs().aio.in_thread(many)
+        return run_ids
 
 
 class HandlerDecorator(Protocol):

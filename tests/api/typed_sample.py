@@ -88,6 +88,17 @@ send_email(JobContext.for_test(Receipt("x")))  # error
 
 
 async def awaited() -> None:
+    reveal_type(await send_email.aio.create(Email("x"), delay=5))  # reveal: str
+    reveal_type(await send_email.aio.create_many([Email("x")]))  # reveal: list[str]
+    await send_email.aio.create({"to": "x"})  # error
+    await nothing.aio.create()
+    reveal_type(await jobs.aio.create("email", {"to": "x"}, dedupe_key="k"))  # reveal: str
+    reveal_type(await jobs.aio.get_status("id", payloads=False))  # reveal: Run | None
+    reveal_type(await jobs.aio.list_runs(status="failed"))  # reveal: RunPage
+    await jobs.aio.create("email", dealy=5)  # error
+    await jobs.aio.cancel(5)  # error
+    await jobs.aio.update_schedule("s", enabled=False)
+    await jobs.aio.update_schedule("s", enabeld=False)  # error
     reveal_type(await send_async(JobContext.for_test(Email("x"))))  # reveal: Receipt
 
 
