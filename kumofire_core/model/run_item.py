@@ -303,7 +303,7 @@ class StoredRun:
 
         So a run that is created again under the id of a deleted one sees none of that one's steps.
         """
-        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[:INCARNATION_LENGTH]
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
 
     @property
     def stored_steps(self) -> int:
