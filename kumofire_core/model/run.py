@@ -182,6 +182,8 @@ class Run:
     """Whom its messages are counted for, so that SQS can be fair (docs/fairness.md)."""
     waiting_for: str | None = None
     """The name of the signal that it waits for (docs/steps.md)."""
+    kept_steps: int = 0
+    """How many results of steps and signals it had kept when a consumer last let go of it; ``Jobs.steps`` has them."""
 
     @property
     def failed_attempts(self) -> int:

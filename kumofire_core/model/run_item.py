@@ -221,6 +221,7 @@ class StoredRun:
                 created_by=get("created_by"),
                 group=self.group,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
+                kept_steps=self.stored_steps,
             )
         return self._run
 
