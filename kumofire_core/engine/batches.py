@@ -122,6 +122,7 @@ class Batches:
         followers: tuple[Follower, ...] = ()
         if then is not None:
             followers = (self._follower("then", then, payload, run_id=callback_run_id(batch_id)),)
+            _require_room("the callback has", followers)
         prepared = None
         if len(wanted) <= WINDOW:
             prepared = [self._member(batch_id, len(wanted), index, wanted[index]) for index in range(len(wanted))]
@@ -154,11 +155,7 @@ class Batches:
             )
             for position in range(1, len(wanted))
         )
-        if (size := text_bytes(followers_text(followers))) > MAX_PAYLOAD_BYTES:
-            raise InvalidArgumentError(
-                f"the requests of the chain after the first have {size} bytes as they would be stored; there is room "
-                f"for {MAX_PAYLOAD_BYTES} together (DynamoDB's item limit); pass references to large payloads"
-            )
+        _require_room("the requests of the chain after the first have", followers)
         first = self._member(chain_id, 1, 0, wanted[0], call="create_chain")
         batch = self._begin(chain_id, 1, followers, "succeeded", key)
         if not batch.sealed:
@@ -202,7 +199,8 @@ class Batches:
             wait_ms = 0 if wait is None else delay_ms("delay", wait)
             if self._store.now_ms() + wait_ms > LAST_MS:
                 raise InvalidArgumentError(f"a delay of {short_repr(wait)} ends after the year 9999")
-            text = self._store.encrypted_payload(run_id, payload_text(given.get("payload")))
+            text = payload_text(given.get("payload"), self._store.most_payload_bytes)
+            text = self._store.encrypted_payload(run_id, text)
         except KumofireError as error:
             error.args = (f"{what}: {error}",)
             raise
@@ -417,6 +415,15 @@ class Batches:
             run_control.cancel(self._store, run_id, reason)
         except (*AWS_ERRORS, KumofireError) as error:
             errors.append(error)
+
+
+def _require_room(what: str, followers: tuple[Follower, ...]) -> None:
+    """Raise ``InvalidArgumentError`` where what follows a batch does not fit in the batch's item."""
+    if (size := text_bytes(followers_text(followers))) > MAX_PAYLOAD_BYTES:
+        raise InvalidArgumentError(
+            f"{what} {size} bytes as it would be stored with the batch; there is room for {MAX_PAYLOAD_BYTES} "
+            "(DynamoDB's item limit), with a bucket too; pass a reference to a large payload"
+        )
 
 
 def _requests(call: str, requests: object) -> Sequence[RunRequest]:
