@@ -41,7 +41,17 @@ def require_signal(name: object, payload: object) -> str:
     """Return a signal's payload as JSON text; ``InvalidArgumentError`` or ``InvalidJSONError`` for a wrong argument."""
     if problem := step_name_problem(name):
         raise InvalidArgumentError(problem.replace("of a step", "of a signal"))
-    return json_codec.encode("the payload of a signal", payload)
+    text = json_codec.encode("the payload of a signal", payload)
+    _require_room(text)
+    return text
+
+
+def _require_room(text: str) -> None:
+    if text_bytes(text) > MAX_STEP_BYTES:
+        raise InvalidJSONError(
+            f"the payload has {text_bytes(text)} bytes as it would be stored; a signal has room for {MAX_STEP_BYTES} "
+            "(DynamoDB's item limit); store it elsewhere and pass a reference"
+        )
 
 
 def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
@@ -57,11 +67,7 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
     key, token = signal_key(RUN, run_id, incarnation, name), new_token()
     now_ms = store.now_ms()
     stored = encrypt_text(store.cipher, payload, owner=_owner(found, f"signal {name}"))
-    if text_bytes(stored) > MAX_STEP_BYTES:
-        raise InvalidJSONError(
-            f"the payload has {text_bytes(stored)} bytes as it would be stored; a signal has room for {MAX_STEP_BYTES} "
-            "(DynamoDB's item limit); store it elsewhere and pass a reference"
-        )
+    _require_room(stored)
     record = SignalRecord(name, now_ms, stored, store.expires_at(expiry_ms(now_ms)))
     answer = store.table.put_new(key, record.attributes(token))
     if not answer.applied and answer.item is not None and read_signal(name, answer.item).value is None:

@@ -17,6 +17,7 @@ from kumofire_core.model.times import from_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, number, present, read_number, read_text
 
 MAX_STEP_NAME_LENGTH = 100
+MAX_STEP_NAME_BYTES = 200
 MAX_STEP_BYTES = MAX_ITEM_BYTES - 8 * 1024
 """What a step's value may take as it is stored."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kumofire_core.model.steps import MAX_STEP_NAME_LENGTH
+from kumofire_core.model.steps import MAX_STEP_NAME_BYTES, MAX_STEP_NAME_LENGTH
+from kumofire_core.model.write import text_bytes
 
 DAY_MS = 24 * 60 * 60_000
 
@@ -27,6 +28,8 @@ def step_name_problem(name: object) -> str | None:
         return f"the name of a step must have 1 to {MAX_STEP_NAME_LENGTH} characters, not {len(name)}"
     if not name.isprintable():
         return f"the name {name!r} of a step has characters that can't be printed"
+    if text_bytes(name) > MAX_STEP_NAME_BYTES:
+        return f"the name of a step must have at most {MAX_STEP_NAME_BYTES} bytes in UTF-8, not {text_bytes(name)}"
     return None
 
 

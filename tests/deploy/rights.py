@@ -117,7 +117,10 @@ class Guard:
                     for table, request in params["RequestItems"].items()
                 ]
             case "dynamodb", "Query":
-                return [Need(action, f"{named(params['TableName'])}/index/{params['IndexName']}")]
+                table = named(params["TableName"])
+                if "IndexName" not in params:
+                    return [Need(action, table, (params["ExpressionAttributeValues"][":pk"]["S"],))]
+                return [Need(action, f"{table}/index/{params['IndexName']}")]
             case "dynamodb", "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem":
                 key = (params.get("Key") or params["Item"])["pk"]["S"]
                 return [Need(action, named(params["TableName"]), (key,), params.get("ReturnValues"))]

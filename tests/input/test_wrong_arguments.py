@@ -151,7 +151,12 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "run_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
     "get_status": ({"run_id": "x"}, {"run_id": TEXT, "payloads": FLAG}),
     "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
-    "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME}),
+    "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME, "from_start": FLAG}),
+    "signal": (
+        {"run_id": "x", "name": "go"},
+        {"run_id": TEXT, "name": [*TEXT, "", "x" * 101, "\n"], "payload": [*NOT_JSON[:-1], "x" * 401_500]},
+    ),
+    "steps": ({}, {"run_id": TEXT}),
     "run_now": ({}, {"run_id": TEXT}),
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
     "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),

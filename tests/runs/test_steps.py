@@ -580,6 +580,7 @@ def test_a_step_that_ends_after_its_attempt_was_cut_is_kept_all_the_same(aws: Aw
         (lambda ctx: ctx.step(5, str), "the name of a step must be a string, not int"),
         (lambda ctx: ctx.step("", str), "must have 1 to 100 characters, not 0"),
         (lambda ctx: ctx.step("x" * 101, str), "must have 1 to 100 characters, not 101"),
+        (lambda ctx: ctx.step("😀" * 51, str), "must have at most 200 bytes in UTF-8, not 204"),
         (lambda ctx: ctx.step("a\n", str), "has characters that can't be printed"),
         (lambda ctx: ctx.sleep("1"), "delay must be a timedelta or a number of seconds, not str"),
         (lambda ctx: ctx.sleep(-1), "delay must not be negative"),
@@ -602,7 +603,7 @@ def test_a_wrong_argument_is_refused_and_nothing_is_kept(jobs: Jobs, aws: Aws, c
 
 
 def test_a_name_of_the_greatest_length_in_the_largest_characters_is_kept(jobs: Jobs):
-    name = "😀" * 100
+    name = "😀" * 50
     jobs.handler("order")(lambda ctx: ctx.step(name, str))
     run_id = jobs.create("order")
 

@@ -34,6 +34,8 @@ INDEXES = {
 }
 INDEX_TYPES = {"wake_shard": int, "wake_at": int, "list_shard": str, "list_at": int}
 PROJECTION = ("ProjectionExpression", "ExpressionAttributeNames")
+PAGE = 3
+"""How many items beside one come in one page: few, as DynamoDB may always answer for some only."""
 MOST_ITEM_BYTES = 400 * 1024
 MOST_ACTIONS = 100
 TOKEN_MS = 10 * 60_000
@@ -261,17 +263,32 @@ class SimulatedTable:
         self,
         *,
         TableName: str,
-        IndexName: str,
         KeyConditionExpression: str,
         ExpressionAttributeValues: Mapping[str, Any],
-        Limit: int,
+        IndexName: str | None = None,
+        Limit: int = 1_000,
+        ConsistentRead: bool = False,
+        ProjectionExpression: str | None = None,
         ExpressionAttributeNames: Mapping[str, str] | None = None,
         FilterExpression: str | None = None,
         ScanIndexForward: bool = True,
         ExclusiveStartKey: Mapping[str, Any] | None = None,
         lag_ms: int = 0,
     ) -> dict[str, Any]:
-        """Read an index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there."""
+        """Read an index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there.
+
+        Or the items beside one, as they are now.
+        """
+        if IndexName is None:
+            if KeyConditionExpression != "pk = :pk AND begins_with(sk, :prefix)" or not ConsistentRead:
+                raise _invalid("Query", KeyConditionExpression)
+            return self._beside(
+                *native(ExpressionAttributeValues).values(),
+                shown=[
+                    (ExpressionAttributeNames or {})[each] for each in (ProjectionExpression or "").split(", ") if each
+                ],
+                after=None if ExclusiveStartKey is None else native(ExclusiveStartKey)["sk"],
+            )
         index, names = INDEXES[IndexName], ExpressionAttributeNames or _NOTHING
         partition, sort = index.partition, index.sort
         holds = expressions(None, KeyConditionExpression, names).holds
@@ -299,6 +316,15 @@ class SimulatedTable:
         shown = (*keys, *index.projected)
         items = [typed({name: item[name] for name in shown if name in item}) for item in page]
         return {"Items": items, "Count": len(items), **reply}
+
+    def _beside(self, pk: str, prefix: str, *, shown: list[str], after: str | None) -> dict[str, Any]:
+        """Return up to three items of a partition whose sort keys begin with ``prefix``, in the order of these."""
+        keys = sorted((key for key in self.items if key[0] == pk and key[1].startswith(prefix)), key=_in_bytes)
+        keys = [key for key in keys if after is None or key[1].encode() > after.encode()]
+        items = [self.items[key] for key in keys[:PAGE]]
+        page = [{name: item[name] for name in shown if name in item} if shown else item for item in items]
+        last = {"LastEvaluatedKey": typed({"pk": pk, "sk": keys[PAGE - 1][1]})} if len(keys) > PAGE else {}
+        return {"Items": [typed(item) for item in page], "Count": len(page), **last}
 
     def shows_wake_up(self, *, until_ms: int, lag_ms: int) -> bool:
         """Say whether the index, as it is or as it was up to ``lag_ms`` ago, has an entry up to ``until_ms``."""
@@ -395,6 +421,10 @@ def throttled(operation: str) -> ClientError:
     """Return the error of a table or an index whose capacity is used up."""
     code = "ProvisionedThroughputExceededException"
     return ClientError({"Error": {"Code": code, "Message": "too fast"}}, operation)
+
+
+def _in_bytes(key: Key) -> tuple[bytes, bytes]:
+    return key[0].encode(), key[1].encode()
 
 
 def _invalid(operation: str, problem: object) -> ClientError:

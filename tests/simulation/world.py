@@ -486,7 +486,7 @@ class DynamoDB:
 
     def query(self, **parameters: Any) -> Any:
         world = self.world
-        if world.faults.probability:
+        if world.faults.probability and not parameters.get("ConsistentRead"):
             parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
         return world.request("query", world.table.query, parameters)
 
@@ -789,13 +789,15 @@ def _what(parameters: dict[str, Any]) -> str:
         return f"{len(parameters['Statements'])} statements"
     if "ExpressionAttributeValues" in parameters:
         values = parameters["ExpressionAttributeValues"]
+        if ":pk" in values:
+            return str(values[":pk"]["S"])
         return f"shard {next(iter((values.get(':shard') or values[':partition']).values()))}"
     return ""
 
 
 def _result(operation: str, reply: dict[str, Any]) -> str:
     if operation == "query":
-        return f": {', '.join(item['pk']['S'] for item in reply['Items']) or 'nothing'}"
+        return f": {', '.join(item.get('pk', item.get('sk'))['S'] for item in reply['Items']) or 'nothing'}"
     return f": failed {reply['Failed']}" if "Failed" in reply else ""
 
 
