@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
+    from kumofire_core.engine.cleaning import CleaningResult
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         InvalidJSONError,
         InvalidScheduleError,
         KumofireError,
+        LargeValueError,
         LeaseExpiredError,
         MalformedMessageError,
         NewerSchemaError,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from kumofire_core.jobs import Jobs
     from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
+    from kumofire_core.model.large_value import LargeValue
     from kumofire_core.model.run import (
         NOT_READ,
         Attempt,
@@ -110,6 +113,7 @@ __all__ = [
     "CallNext",
     "Cancel",
     "Cipher",
+    "CleaningResult",
     "ConfigurationError",
     "ConsumeResult",
     "ConsumerProgress",
@@ -133,6 +137,8 @@ __all__ = [
     "Jobs",
     "KumofireError",
     "LambdaContext",
+    "LargeValue",
+    "LargeValueError",
     "LeaseExpiredError",
     "MalformedMessageError",
     "MemberStatus",
@@ -209,6 +215,7 @@ _PLACES = {
     "AttemptLogFilter": "handlers.context",
     "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
+    "CleaningResult": "engine.cleaning",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
     "Dedupe": "engine.create",
@@ -220,6 +227,7 @@ _PLACES = {
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
     "MemberStatus": "model.batch",
+    "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",

@@ -221,6 +221,15 @@ class DecryptionError(KumofireError):
         super().__init__(f"{owner} is encrypted and can't be read: {problem}")
 
 
+class LargeValueError(KumofireError):
+    """A payload or an output that is kept in S3 can't be read."""
+
+    def __init__(self, owner: str, problem: str, *, permanent: bool) -> None:
+        self.permanent = permanent
+        """Whether the value is lost: the object is gone or was changed. Otherwise another process can read it."""
+        super().__init__(f"{owner} is kept in S3 and can't be read: {problem}")
+
+
 class NewerSchemaError(KumofireError):
     """A later release wrote this item. SQS delivers the message again, until a consumer of that release takes it."""
 

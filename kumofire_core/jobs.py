@@ -19,6 +19,7 @@ from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.config import (
     DEFAULT_CONCURRENCY,
+    DEFAULT_LARGE_FROM,
     DEFAULT_LEASE,
     DEFAULT_RETENTION,
     DEFAULT_WAKE_SHARDS,
@@ -31,7 +32,7 @@ from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.progress import ProgressTeller
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
-from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
+from kumofire_core.errors import ConfigurationError, InvalidArgumentError, LargeValueError, short_repr
 from kumofire_core.handlers.deadline import Deadline, LambdaContext
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
@@ -47,6 +48,7 @@ from kumofire_core.rules.validation import (
     name_problem,
     payload_text,
     require_flag,
+    require_most_bytes,
     require_reason,
     require_spread,
 )
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
+    from kumofire_core.engine.large import LargeValues
     from kumofire_core.engine.queries import RunQueries
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
@@ -89,7 +92,9 @@ class Jobs:
     seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
     payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
     ``ENCRYPTED``. ``creator`` is stored as ``created_by`` with the runs that this process makes: a name of at most 128
-    characters, by default that of its Lambda function, if it is one. Raises ``ConfigurationError``, which names every
+    characters, by default that of its Lambda function, if it is one. ``bucket`` is an S3 bucket: payloads and outputs
+    of ``large_from`` bytes or more, as they are stored, are kept there, up to 100 MB each (docs/large-payloads.md);
+    ``s3`` is its client, and made when it is first needed. Raises ``ConfigurationError``, which names every
     wrong argument. Errors of AWS leave the methods as botocore raised them, with a note: which table or queue was
     asked, where, by which setting, and what to do.
     """
@@ -115,6 +120,9 @@ class Jobs:
         counts: bool = True,
         cipher: Cipher | None = None,
         creator: str | None = None,
+        bucket: str | None = None,
+        large_from: int = DEFAULT_LARGE_FROM,
+        s3: Any = None,
     ) -> None:
         problems = argument_problems(
             table=table,
@@ -134,13 +142,16 @@ class Jobs:
             counts=counts,
             cipher=cipher,
             creator=creator,
+            bucket=bucket,
+            large_from=large_from,
+            s3=s3,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         problems += registry.register_all(handlers)
         if problems:
             raise ConfigurationError(problems)
         # One connection for each thread of a batch, or each chunk of the dispatcher, and one or two more.
-        clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(20, concurrency + 2))
+        clients = Clients(dynamodb=dynamodb, sqs=sqs, s3=s3, connections=max(20, concurrency + 2))
         self._clients = clients
         self._registry = registry
         self._clock = clock
@@ -156,6 +167,9 @@ class Jobs:
             clock=clock,
             list_succeeded=list_succeeded,
             creator=default_creator() if creator is None else creator,
+            bucket=bucket,
+            large_from=large_from,
+            clients=clients,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
@@ -170,6 +184,11 @@ class Jobs:
     def queue_url(self) -> str:
         """The URL of the queue, as it was given."""
         return self._store.queue.url
+
+    @property
+    def bucket(self) -> str | None:
+        """The name of the bucket of large payloads, as it was given."""
+        return self._store.bucket
 
     @property
     def sqs_client(self) -> SQSClient:
@@ -233,8 +252,9 @@ class Jobs:
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
         ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES``, ``KUMOFIRE_LIST_SUCCEEDED`` and ``KUMOFIRE_COUNTS``
-        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER``, ``KUMOFIRE_CREATOR`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
-        (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
+        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER``, ``KUMOFIRE_CREATOR``, ``KUMOFIRE_BUCKET`` and
+        ``KUMOFIRE_LARGE_FROM_BYTES`` (large payloads in S3), and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (the KMS key that
+        encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
         _refuse_unknown(cls, settings)
@@ -413,7 +433,8 @@ class Jobs:
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
         before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
-        so calling again is safe only with a ``dedupe_key``.
+        so calling again is safe only with a ``dedupe_key``. A payload that is kept in S3 costs one request more, before
+        that to the table; botocore's errors of S3 mean that nothing is stored.
         """
         return self._creator.create(
             self._creator.prepare(
@@ -589,20 +610,24 @@ class Jobs:
             counts=self._count_teller,
         )
 
-    def get_status(self, run_id: str, *, payloads: bool = True) -> Run | None:
+    def get_status(self, run_id: str, *, payloads: bool = True, most_bytes: int | None = None) -> Run | None:
         """Return a run as it is now, or ``None`` for an unknown id.
 
         With ``payloads=False`` payload and output are neither fetched nor decrypted: they are ``NOT_READ``. The read
-        takes as many read units, because DynamoDB counts the whole item, but less time where they are large.
+        takes as many read units, because DynamoDB counts the whole item, but less time where they are large. A payload
+        or an output that is kept in S3 is loaded, unless it has more than ``most_bytes``: then it is a ``LargeValue``,
+        as it is in a process without the bucket.
 
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for a
-        payload or an output that the cipher can't decrypt, and botocore's errors of the table unchanged.
+        payload or an output that the cipher can't decrypt, ``LargeValueError`` for one that is lost in S3, and
+        botocore's errors of the table and of S3 unchanged.
         """
         require_flag("payloads", payloads)
+        require_most_bytes(most_bytes)
         if not may_exist("a run id", run_id):
             return None
         found = self._store.find(run_id) if payloads else self._queries.find_without_payload(run_id)
-        return None if found is None else self._readable(found)
+        return None if found is None else self._readable(found, most_bytes)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
         """Return the latest run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does.
@@ -612,8 +637,16 @@ class Jobs:
         found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
         return None if found is None else self._readable(found)
 
-    def _readable(self, found: StoredRun) -> Run:
-        return self._store.with_texts(self._store.decrypted(found, required=False)).run
+    def _readable(self, found: StoredRun, most_bytes: int | None = None) -> Run | None:
+        try:
+            readable = self._store.decrypted(found, required=False, most_bytes=most_bytes)
+        except LargeValueError:
+            # Another may have replaced the payload, or deleted the run, and with it the object, since this was read.
+            now = self._store.find(found.id)
+            if now is not None and (now.payload_text, now.output_text) == (found.payload_text, found.output_text):
+                raise
+            return None if now is None else self._readable(now, most_bytes)
+        return self._store.with_texts(readable).run
 
     def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
         """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
@@ -645,7 +678,7 @@ class Jobs:
         inclusive) bound the time at which a run ended, or at which an unfinished one is due. ``error_type`` is the
         name of the latest error's type, such as ``"ValueError"``. ``text`` is a part of the run's id or of its
         ``dedupe_key``, of at most 1024 characters; case matters. Without ``payloads``, payload and output are
-        ``NOT_READ``.
+        ``NOT_READ``. With them, those that are kept in S3 are loaded, one request each.
 
         A page costs 8 index queries for each status asked for (an unfinished one: one for each partition) and a
         consistent read of each run that it returns; what it costs does not depend on the table's size. ``job_name`` and
@@ -725,7 +758,7 @@ class Jobs:
         A run that waits for another attempt makes it with the new payload. Returns ``False`` for a run that executes or
         has ended, and for an unknown id. Raises ``InvalidJSONError`` before anything is written.
         """
-        text = payload_text(payload)
+        text = payload_text(payload, self._store.most_payload_bytes)
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
@@ -979,6 +1012,37 @@ class Jobs:
         return self._dispatcher.dispatch(
             limit=limit, deadline=self._deadline(deadline), partitions=partitions, hand_over=hand_over
         )
+
+    def clean_bucket(self, records: Iterable[object]) -> public.CleaningResult:
+        """Delete the objects of runs that are gone, as these records of the table's stream tell.
+
+        The stack's cleaner function does this. A record has the form that Lambda gets, with the old image. Records of
+        anything else than the deletion of a run are ignored. Objects that were put within the last hour are left to
+        ``sweep_bucket`` (docs/large-payloads.md). Raises ``InvalidArgumentError`` without a ``bucket``, and
+        botocore's errors of S3 unchanged; calling again is safe.
+        """
+        from kumofire_core.engine import cleaning
+
+        if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+            raise InvalidArgumentError(f"records must be a list of stream records, not {type(records).__name__}")
+        return cleaning.clean_removed(self._bucket.bucket, records, now_ms=self._store.now_ms())
+
+    def sweep_bucket(self, *, deadline: datetime | None = None) -> public.CleaningResult:
+        """Delete the objects older than two days that no run of this table names; the cleaner does so once a week.
+
+        It lists the table's objects, and reads the run of each. It ends when ``deadline`` (an aware datetime) is near;
+        the next call begins elsewhere. Raises as ``clean_bucket`` does, and botocore's errors of the table.
+        """
+        from kumofire_core.engine import cleaning
+
+        ends = self._deadline(deadline)
+        return cleaning.sweep(self._store, self._bucket.bucket, deadline=ends)
+
+    @property
+    def _bucket(self) -> LargeValues:
+        if self._store.bucket is None:
+            raise InvalidArgumentError("this Jobs has no bucket; pass bucket=…, or set KUMOFIRE_BUCKET")
+        return self._store.large_values
 
     def create_schedule(
         self,

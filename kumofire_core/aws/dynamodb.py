@@ -38,6 +38,8 @@ class Answer(NamedTuple):
     """The write was made: by this request, or by its first copy whose reply was lost."""
     item: Attributes | None
     """After a write that was to be read back: the item as it is now. After a refusal: the item found, if any."""
+    sent_once: bool = False
+    """After a refusal: no copy of the request can arrive later, because the SDK did not repeat it."""
 
 
 _APPLIED = Answer(True, None)
@@ -462,8 +464,9 @@ def _refused(refusal: ClientError, write_token: tuple[str, Value]) -> Answer:
     """Turn a failed condition into an answer; any other error goes on."""
     _require_failed_condition(refusal)
     item: Mapping[str, Any] | None = refusal.response.get("Item")  # type: ignore[assignment]  # absent from the stubs
+    sent_once = refusal.response.get("ResponseMetadata", {}).get("RetryAttempts") == 0
     if not item:
-        return Answer(False, None)
+        return Answer(False, None, sent_once)
     attributes = unmarshal(item)
     name, value = write_token
-    return Answer(attributes.get(name) == value, attributes)
+    return Answer(attributes.get(name) == value, attributes, sent_once)

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, Write
+from kumofire_core.model.write import LATEST_SCHEMA, Attributes, Key, Value, Write
 
 _OWN_WORDS = frozenset({"sk", "lease_token", "settled_by"})
 """Attributes whose values this package makes, of letters and digits."""
@@ -128,7 +128,7 @@ def partiql_statement(table: str, key: Key, write: Write, returning: str) -> Any
     if write.source:
         options = "','".join(write.source)
         terms.append(f"\"status\" IN ['{options}']")
-    terms += [f'"{name}"<={most}' for name, most in {"schema": SCHEMA, **write.at_most}.items()]
+    terms += [f'"{name}"<={most}' for name, most in {"schema": LATEST_SCHEMA, **write.at_most}.items()]
     return {
         "Statement": f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(terms)} RETURNING {returning}',
         "Parameters": parameters,
@@ -142,7 +142,7 @@ def compile_update(shape: Shape) -> CompiledUpdate:
     Making the text takes three times as long as all else that a request needs here, so each is kept. Every name is a
     placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
     """
-    constants = {":schema": typed(SCHEMA)}
+    constants = {":schema": typed(LATEST_SCHEMA)}
     # An item that does not exist has no schema, so the first term also requires that the item exists.
     terms = ["#schema <= :schema"]
     if shape.source:

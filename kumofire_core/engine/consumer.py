@@ -10,12 +10,13 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
+from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import (
@@ -23,7 +24,7 @@ from kumofire_core.errors import (
     DeadlineTooCloseError,
     DecryptionError,
     InvalidJSONError,
-    KumofireError,
+    LargeValueError,
 )
 from kumofire_core.handlers.context import (
     AttemptSteps,
@@ -40,7 +41,7 @@ from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
 from kumofire_core.model.run import Outcome, RunStatus
-from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
@@ -61,6 +62,7 @@ log = logging.getLogger("kumofire_core")
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
+UNREADABLE_PAYLOAD = "unreadable payload"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -224,14 +226,21 @@ class Consumer:
             return self._without_handler(claimed)
         if (refusal := decisions.not_attemptable(claimed)) is not None:
             return self._refuse(claimed, *refusal)
-        if job.expires_after_ms is not None:
-            too_late = decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
-            if too_late is not None:
-                return self._expire(claimed, too_late)
+        if (too_late := self._too_late(claimed, job)) is not None:
+            return self._expire(claimed, too_late)
         try:
-            claimed = self._store.decrypted(claimed, required=True)
-        except DecryptionError as error:  # the key may be out of reach for a while only
+            if is_apart(claimed.payload_text):
+                claimed = self._load(claimed, deadline)
+                if (too_late := self._too_late(claimed, job)) is not None:  # by the time that this took
+                    return self._expire(claimed, too_late)
+            else:
+                claimed = self._store.decrypted(claimed, required=True)
+        except LargeValueError as error:
+            if error.permanent:
+                return self._refuse(claimed, f"{error}; restore the object and retry the run", UNREADABLE_PAYLOAD)
             return self._release(claimed, error)
+        except (DecryptionError, DeadlineTooCloseError, *AWS_ERRORS) as error:
+            return self._release(claimed, error)  # key or bucket may be out of reach for a while only
         if claimed.callback_of is not None:
             self._require_batch_done(claimed)
         begun = time.monotonic()
@@ -254,6 +263,45 @@ class Consumer:
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
 
+    def _too_late(self, claimed: StoredRun, job: Job) -> str | None:
+        """Return why a run is too late to be of use, or ``None``."""
+        if job.expires_after_ms is None:
+            return None
+        return decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
+
+    def _load(self, claimed: StoredRun, deadline: Deadline | None) -> StoredRun:
+        """Return a run with its payload from S3, as ``RunStore.decrypted`` does, before the process's deadline."""
+        load = partial(self._store.decrypted, claimed, required=True)
+        if deadline is None:
+            return load()
+        loaded, found = self._in_time(load, deadline.seconds_to_run())
+        if not loaded:
+            raise DeadlineTooCloseError(deadline.seconds_left())
+        stored: StoredRun = found
+        return stored
+
+    def _in_time(self, call: Callable[[], Any], seconds: float) -> tuple[bool, Any]:
+        """Make a call that may hang in another thread; return whether it ended in this time, and its result."""
+        try:
+            under_way = self.pool.start(call)
+        except RuntimeError:  # the process may have no more threads
+            return True, call()
+        return (True, under_way.result()) if under_way.wait(max(0.0, seconds)) else (False, None)
+
+    def _output_apart(self, claimed: StoredRun, output: str, deadline: Deadline | None) -> str:
+        """Return what the item holds for a large output: where in S3 it is, or itself where S3 can't be reached.
+
+        Its errors are not the handler's: where the item has no room for the output, they leave the run leased.
+        """
+        put = partial(self._store.large_values.put, claimed.id, "output", output)
+        if deadline is None or not fit_in_item(claimed.payload_text, output):
+            return put()
+        done, stored = self._in_time(put, deadline.seconds_left() - deadline.reserve * 3 / 4)
+        if done:
+            return str(stored)
+        log.warning("S3 did not take an output in time; it is stored in the table", extra=log_fields(claimed))
+        return output
+
     def _succeeded(
         self,
         claimed: StoredRun,
@@ -265,6 +313,11 @@ class Consumer:
         """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
+            if self._store.is_large(output):
+                try:
+                    output = self._output_apart(claimed, output, deadline)
+                except InvalidJSONError as too_large:
+                    return self._unusable(claimed, too_large, taken, deadline)
             if not fit_in_item(claimed.payload_text, output):
                 return self._unusable(claimed, _output_too_large(claimed, output), taken, deadline)
         now_ms = self._store.now_ms()
@@ -276,8 +329,11 @@ class Consumer:
             lists=self._store.list_succeeded,
         )
         recorded = completer is not None and self._has_time_for_two(deadline) and completer.record(claimed.id, done)
-        if not recorded and not self._store.apply(claimed.id, done).applied:
-            return self._lost_lease(claimed, taken)
+        if not recorded:
+            answer = self._store.apply(claimed.id, done)
+            if not answer.applied:
+                self._store.discard(output, certain=answer.sent_once and completer is None)
+                return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("run succeeded", extra=log_fields(claimed))
         self._store.ended(claimed, RunStatus.SUCCEEDED)
@@ -449,7 +505,7 @@ class Consumer:
             self._store.apply(claimed.id, run_writes.release(claimed, now_ms=self._store.now_ms()))
             raise
 
-    def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
+    def _release(self, claimed: StoredRun, error: Exception) -> ConsumeResult:
         """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
 
         No attempt was made, so none is counted.
@@ -592,7 +648,8 @@ def _output_too_large(claimed: StoredRun, output: str) -> InvalidJSONError:
     room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
     return InvalidJSONError(
         f"the handler's return value has {size} bytes as it would be stored; beside its payload there is room for "
-        f"{room} (DynamoDB's item limit); store it elsewhere and return a reference"
+        f"{room} (DynamoDB's item limit); give Jobs a bucket (docs/large-payloads.md), or store it elsewhere and "
+        "return a reference"
     )
 
 

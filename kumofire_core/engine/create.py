@@ -91,7 +91,7 @@ class RunCreator:
         now_ms = self.store.now_ms()
         if run_id is None:
             run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        text = payload_text(payload)
+        text = payload_text(payload, self.store.most_payload_bytes)
         return NewRun(
             id=run_id,
             job_name=name,

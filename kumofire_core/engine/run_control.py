@@ -169,11 +169,18 @@ def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
 def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
     """Replace the payload of a run that waits; say whether this call did so."""
     stored = store.encrypted_payload(run_id, payload)
+    replaced: list[str] = []
 
     def changed(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition:
+        nonlocal stored
+        stored = store.apart(run_id, stored)  # once, and only for a run that waits
+        replaced[:] = [waiting.payload_text]
         return run_writes.change_payload(waiting, new_token(), payload=stored, changed_ms=changed_ms)
 
-    return _change(store, run_id, changed) is not None
+    is_changed = _change(store, run_id, changed) is not None
+    for each in replaced if is_changed else ():
+        store.discard(each)
+    return is_changed
 
 
 class _Changed(NamedTuple):

@@ -31,7 +31,7 @@ from kumofire_core.model.run import (
     RunStatus,
 )
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
-from kumofire_core.model.write import SCHEMA, Attributes, Write, text_bytes
+from kumofire_core.model.write import LATEST_SCHEMA, Attributes, Write, text_bytes
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -43,7 +43,7 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024 + 512
+FIXED_BYTES = 2 * 1024 + 768
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 ERROR_TYPE_BYTES = 100
 """Part of the above, as is where the latest attempt logs."""
@@ -64,7 +64,7 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,380 bytes."""
+"""What is left, for the attempts: 5,124 bytes."""
 
 INCARNATION_LENGTH = 12
 
@@ -173,7 +173,8 @@ class StoredRun:
         """Raised by every claim: the fencing number."""
         self.timeout_ms: int | None = get("timeout_ms")
         self.payload_text: str = get("payload", "")
-        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, or ``NOT_READ``."""
+        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, ``NOT_READ``, or
+        the ``LargeValue`` that says where in S3 it is."""
         try:
             self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
@@ -458,7 +459,7 @@ class StoredRun:
         return StoredRun(self.id, {name: item[name] for name in item if name not in write.removes}, self.max_attempts)
 
     def decrypted(self, *, payload: Any, output: Any) -> StoredRun:
-        """Return the same with the values of a payload and an output that are stored encrypted."""
+        """Return the same with the values of a payload and an output that are stored encrypted, or in S3."""
         found = copy(self)
         found.payload, found.output, found._run = payload, output, None
         return found
@@ -468,6 +469,11 @@ class StoredRun:
         found = copy(self)
         found._texts, found._run = decrypt, None
         return found
+
+
+def is_apart(stored: str | None) -> bool:
+    """Say whether a stored payload or output stands for a value in S3."""
+    return stored is not None and stored.startswith(encrypted_text.IN_S3)
 
 
 def _undecrypted(stored: str) -> str | None:
@@ -580,8 +586,8 @@ def read_run(
     item: Mapping[str, Any] = attributes
     try:
         schema = item["schema"]
-        if type(schema) is int and schema > SCHEMA:
-            raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
+        if type(schema) is int and schema > LATEST_SCHEMA:
+            raise NewerSchemaError(f"run#{run_id}", schema, LATEST_SCHEMA)
         for name, value in item.items():
             if not isinstance(value, _TYPES.get(name, object)):
                 raise TypeError(name)

@@ -19,8 +19,9 @@ from kumofire_core.model.run_item import (
     LAST_ERROR_BYTES,
     StoredRun,
     history_text,
+    is_apart,
 )
-from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
+from kumofire_core.model.write import LARGE_SCHEMA, NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
 from kumofire_core.rules.listing import LISTED, PARKED, listed
 from kumofire_core.rules.wake_ups import (
     LAST_RESEND_MS,
@@ -81,7 +82,7 @@ def create(
     due_ms, now_ms = new_run.due_ms, new_run.now_ms
     due_now = due_ms <= now_ms
     attributes: dict[str, Value | None] = {
-        "schema": SCHEMA,
+        "schema": LARGE_SCHEMA if is_apart(new_run.payload) else SCHEMA,
         "status": RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
         "job_name": new_run.job_name,
         "payload": new_run.payload,
@@ -188,7 +189,7 @@ def succeed(
     if lists:
         sets |= listed(RunStatus.SUCCEEDED, claimed.id, at_ms=now_ms)
     if output is not None:
-        sets["output"] = output
+        sets |= _value("output", output)
     return _settle(claimed, RunStatus.SUCCEEDED, now_ms, sets, _UNINDEXED)
 
 
@@ -597,7 +598,7 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
+        sets={"changed_by": token, **_value("payload", payload), "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
 
@@ -625,7 +626,7 @@ def debounce(
         target=moved.target,
         equals={**moved.equals, "attempt": 0},
         not_exists=("attempts", "history", "suspensions"),
-        sets={**moved.sets, "payload": payload, **regrouped},
+        sets={**moved.sets, **_value("payload", payload), **regrouped},
         removes=(*moved.removes, *ungrouped),
         write_token=moved.write_token,
     )
@@ -730,6 +731,11 @@ def _held_by(run: StoredRun) -> dict[str, Value]:
     if run.lease_token is None:
         raise ValueError(f"run {run.id} is not leased")
     return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
+
+
+def _value(name: str, stored: str) -> dict[str, Value]:
+    """Return what stores a payload or an output. An earlier release must leave a run alone whose value is in S3."""
+    return {name: stored, "schema": LARGE_SCHEMA} if is_apart(stored) else {name: stored}
 
 
 def _wake_up(run: StoredRun) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation.bucket import LargeValues
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.table import Attributes, Key
@@ -163,6 +164,7 @@ class Invariants:
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
         self.pausing: Pausing
+        self.large: LargeValues
         world.observers.append(self.wrote)
 
     # Writes
@@ -281,6 +283,7 @@ class Invariants:
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time: what happened since is not in it."""
         self.restored_at = self._world.now
+        self.large.restored()
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             if item is not None and item["create_token"] != ledger.create_token:
@@ -525,6 +528,7 @@ class Invariants:
             and new["attempt"] == old["attempt"]
             and new["job_name"] != "absent"
             and new["attempt"] < new["max_attempts"]
+            and not self.large.may_be_unreadable(new)
         ):
             self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         is_own_end = own and ended and attempt.state != "claimed"

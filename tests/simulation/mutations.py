@@ -44,7 +44,7 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations
+from tests.simulation import batch_mutations, bucket_mutations
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -1262,4 +1262,10 @@ class _Anything(dict[str, Any]):
 
 SEEDS |= batch_mutations.SEEDS
 for _what, _patches in batch_mutations.MISTAKES.items():
+    _mutation(_what, *_patches)
+
+# Large values
+
+SEEDS.update(bucket_mutations.SEEDS)
+for _what, _patches in bucket_mutations.PATCHES.items():
     _mutation(_what, *_patches)

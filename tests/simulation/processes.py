@@ -57,6 +57,7 @@ from kumofire_core.model.times import duration_ms, from_ms
 from kumofire_core.rules import batch_items
 from tests.simulation.appointments import Appointments
 from tests.simulation.batching import FAN_OUT, FEW, Batching
+from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
@@ -115,6 +116,8 @@ class Variant:
     """Succeeded runs are listed, too."""
     counts: bool = False
     """What becomes of messages is counted in the table."""
+    large: bool = False
+    """Payloads, and some outputs, are kept in a bucket."""
 
 
 ONE_BY_ONE = (
@@ -136,6 +139,9 @@ VARIANTS = (
     replace(ONE_BY_ONE[2], list_succeeded=True),
     replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True),
 )
+LARGE_VARIANTS = {variant: replace(variant, large=True) for variant in VARIANTS}
+ONE_IN = 6
+"""One in so many histories has a bucket."""
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
 ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
@@ -187,6 +193,7 @@ def decrypted(ciphertext: bytes) -> bytes:
 
 def opened_text(stored: str) -> str:
     """Return the JSON text of a stored payload or output."""
+    stored = whole(STAGE.world, stored)
     if not stored.startswith(encrypted_text.PREFIX):
         return stored
     text: str = json.loads(decrypted(base64.b64decode(stored.removeprefix(encrypted_text.PREFIX))))[1]
@@ -207,11 +214,12 @@ class Stage:
         self._jobs: dict[tuple[str, Variant], Jobs] = {}
         self.dynamodb = DynamoDB()
         self.sqs = SQS()
+        self.s3 = S3()
 
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
-        self.dynamodb.world = self.sqs.world = history.world
+        self.dynamodb.world = self.sqs.world = self.s3.world = history.world
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
         """Return the engine of a process, made on first use and as new in each history."""
@@ -260,6 +268,7 @@ class Stage:
             counts=variant.counts,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
+            **({"bucket": "bucket", "large_from": LARGE_FROM, "s3": self.s3} if variant.large else {}),
         )
         if not is_person:
             most = variant.max_attempts
@@ -348,6 +357,7 @@ def simulated_engine() -> Iterator[None]:
         _simulated_locks(),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
+        simulated_cleaning(urandom),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
         simulated_event_loops(),
@@ -375,6 +385,8 @@ class Play:
         self.invariants = Invariants(
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
+        self.world.bucket = SimulatedBucket(self.world)
+        self.large = self.invariants.large = LargeValues(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.after_write = self._after_write
         self.invariants.retention_ms = duration_ms(self.variant.retention)
         self.invariants.decrypted = opened_text
@@ -487,6 +499,10 @@ class Play:
         self.batching.plan()
         self.disasters = Disasters(self)
         self.disasters.plan()
+        # Not a choice of its own: so all other histories stay as they are.
+        if sum(choices.taken) % ONE_IN == ONE_IN - 1:
+            self.variant = LARGE_VARIANTS[self.variant]
+            self.large.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -585,6 +601,7 @@ class Play:
                 if (next_ms := world.next_event_ms()) is None:
                     self._read_one()
                     self.steering.list_all()
+                    self.large.end()
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
@@ -863,7 +880,7 @@ class Play:
         except (ClientError, BotoCoreError, DeadlineTooCloseError, DecryptionError, KeyOutOfReachError) as error:
             if world.lines is not None:
                 world.tell(process, f"has not consumed {run_id_in(body)}: {type(error).__name__}")
-            if isinstance(error, DecryptionError):
+            if isinstance(error, DecryptionError) or hasattr(error, "of_s3"):
                 self.invariants.not_opened(process, run_id_in(body))
             return []
         except Exception as error:

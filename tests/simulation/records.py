@@ -44,8 +44,8 @@ ANOTHER_TIME = frozenset({"scheduled_for", "sends", "wake_at", "no_handler_since
 CHANGES = {
     "runs now": ANOTHER_TIME,
     "reschedules": ANOTHER_TIME,
-    "updates": frozenset({"payload"}),
-    "debounces": ANOTHER_TIME | {"payload", "group"},
+    "updates": frozenset({"payload", "schema"}),
+    "debounces": ANOTHER_TIME | {"payload", "schema", "group"},
 }
 """What a person's request changes, besides the status, the token and the time of the change."""
 RETRIES_LATER = "retries later"
