@@ -43,7 +43,7 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024 + 768
+FIXED_BYTES = 2 * 1024 + 512
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 ERROR_TYPE_BYTES = 100
 """Part of the above, as is where the latest attempt logs."""
@@ -64,7 +64,7 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,124 bytes."""
+"""What is left, for the attempts: 5,380 bytes."""
 
 INCARNATION_LENGTH = 12
 
@@ -98,7 +98,7 @@ _TEXTS = (
     "created_by",
     "group",
     "batch",
-    "callback_of",
+    "after",
     "waits_for",
     "steps_id",
 )
@@ -117,8 +117,6 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
-    "batch_index",
-    "batch_total",
     "steps",
     "signals",
     "suspensions",
@@ -225,9 +223,9 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
-                batch_id=get("batch"),
-                batch_index=get("batch_index"),
-                callback_of=get("callback_of"),
+                batch_id=None if self.batch is None else self.batch[0],
+                batch_index=None if self.batch is None else self.batch[1],
+                callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
             )
         return self._run
@@ -372,13 +370,16 @@ class StoredRun:
     @property
     def batch(self) -> tuple[str, int, int] | None:
         """The batch that it is a member of, its place among the members, and how many these are."""
-        batch_id = self._item.get("batch")
-        return None if batch_id is None else (batch_id, self._item["batch_index"], self._item["batch_total"])
+        stored = self._item.get("batch")
+        if stored is None:
+            return None
+        batch_id, index, total = stored.split(" ")
+        return batch_id, int(index), int(total)
 
     @property
     def callback_of(self) -> str | None:
         """The batch whose callback it is."""
-        return self._item.get("callback_of")
+        return self._item.get("after")
 
     @property
     def log(self) -> str | None:
@@ -611,7 +612,7 @@ def read_run(
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
         if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
-            raise ValueError("batch_index")
+            raise ValueError("batch")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None
