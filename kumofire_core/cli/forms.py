@@ -37,6 +37,9 @@ def run_form(run: Run) -> dict[str, Any]:
         "parent_id": run.parent_id,
         "created_by": run.created_by,
         "group": run.group,
+        "batch_id": run.batch_id,
+        "batch_index": run.batch_index,
+        "callback_of": run.callback_of,
         "cancel_requested": run.cancel_requested,
         "cancel_reason": run.cancel_reason,
     }

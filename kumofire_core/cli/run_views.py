@@ -84,6 +84,8 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
             ("schedule", run.schedule_id),
             ("dedupe key", run.dedupe_key),
             ("group", run.group),
+            ("batch", None if run.batch_id is None else f"{run.batch_id}, member {run.batch_index}"),
+            ("callback of", run.callback_of),
             ("cancellation", "asked for" if run.cancel_requested and run.finished_at is None else None),
             ("reason", run.cancel_reason),
             ("log group", here.deployment.consumer_log_group if run.attempts else None),

@@ -44,7 +44,7 @@ def _count_canceled(store: RunStore, run_id: str, item: Attributes | None) -> No
 
     After a lost reply the item may be further: a person has retried the run, and it may have ended again.
     """
-    if item is not None and ("batch" in item or "callback_of" in item):
+    if item is not None and ("batch" in item or "after" in item):
         now = store.read(run_id, item, payload_required=False)
         if now.status in FINAL:
             store.ended(now, now.status, attempted=False)

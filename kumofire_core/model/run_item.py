@@ -98,7 +98,7 @@ _TEXTS = (
     "created_by",
     "group",
     "batch",
-    "callback_of",
+    "after",
     "waits_for",
     "steps_id",
 )
@@ -117,8 +117,6 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
-    "batch_index",
-    "batch_total",
     "steps",
     "signals",
     "suspensions",
@@ -225,9 +223,9 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
-                batch_id=get("batch"),
-                batch_index=get("batch_index"),
-                callback_of=get("callback_of"),
+                batch_id=None if self.batch is None else self.batch[0],
+                batch_index=None if self.batch is None else self.batch[1],
+                callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
             )
         return self._run
@@ -372,13 +370,16 @@ class StoredRun:
     @property
     def batch(self) -> tuple[str, int, int] | None:
         """The batch that it is a member of, its place among the members, and how many these are."""
-        batch_id = self._item.get("batch")
-        return None if batch_id is None else (batch_id, self._item["batch_index"], self._item["batch_total"])
+        stored = self._item.get("batch")
+        if stored is None:
+            return None
+        batch_id, index, total = stored.split(" ")
+        return batch_id, int(index), int(total)
 
     @property
     def callback_of(self) -> str | None:
         """The batch whose callback it is."""
-        return self._item.get("callback_of")
+        return self._item.get("after")
 
     @property
     def log(self) -> str | None:
@@ -611,7 +612,7 @@ def read_run(
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
         if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
-            raise ValueError("batch_index")
+            raise ValueError("batch")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None

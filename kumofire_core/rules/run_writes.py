@@ -104,10 +104,11 @@ def create(
         "parent_id": new_run.parent_id,
         "created_by": created_by,
         "group": new_run.group,
-        "callback_of": new_run.callback_of,
+        "after": new_run.callback_of,
     }
     if new_run.batch is not None:
-        attributes["batch"], attributes["batch_index"], attributes["batch_total"] = new_run.batch
+        batch_id, index, total = new_run.batch
+        attributes["batch"] = f"{batch_id} {index} {total}"
     return present(attributes)
 
 

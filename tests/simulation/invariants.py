@@ -356,7 +356,7 @@ class Invariants:
     def _created(self, run_id: str, new: Attributes) -> None:
         self._world.counts["created", new["status"]] += 1
         self.job_names[run_id] = new["job_name"]
-        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "callback_of" in new)
+        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "after" in new)
         if not is_new or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
