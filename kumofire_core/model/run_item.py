@@ -227,6 +227,7 @@ class StoredRun:
                 batch_index=None if self.batch is None else self.batch[1],
                 callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
+                kept_steps=self.stored_steps,
             )
         return self._run
 
@@ -309,7 +310,7 @@ class StoredRun:
 
         So a run that is created again under the id of a deleted one sees none of that one's steps.
         """
-        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[:INCARNATION_LENGTH]
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
 
     @property
     def stored_steps(self) -> int:

@@ -551,7 +551,7 @@ def retry(
             "wake_shard": wake_shard(ended.id, shards),
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
             **({} if bulk is None else {"bulk": bulk}),
-            **({"steps_id": token[:INCARNATION_LENGTH]} if from_start else {}),
+            **({"steps_id": token[-INCARNATION_LENGTH:]} if from_start else {}),
         },
         increments=("retries",),
         removes=(

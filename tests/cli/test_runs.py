@@ -137,8 +137,11 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "callback_of": None,
         "cancel_requested": False,
         "cancel_reason": None,
+        "waiting_for": None,
+        "kept_steps": 0,
         "attempts": [],
         "history": [],
+        "steps": [],
     }
 
 
