@@ -927,7 +927,7 @@ def test_a_permission_that_is_missing_is_told_and_stops_no_other_check(
 
 
 def clients_in_use(deployment: Deployment) -> list[Any]:
-    services = ("dynamodb", "sqs", "lambda", "logs", "events")
+    services = ("dynamodb", "sqs", "lambda", "logs", "events", "s3")
     return [*map(deployment.client, services), deployment.clients.client("kms", region=REGION)]
 
 
