@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.cleaning import CleaningResult
     from kumofire_core.engine.consumer import ConsumeResult
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
         StatusCount,
         UnfinishedCount,
     )
+    from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
+        BatchCanceledError,
+        BatchConflictError,
+        BatchIncompleteError,
         ConfigurationError,
         CorruptItemError,
         DeadlineTooCloseError,
         DecryptionError,
         DedupeContentionError,
         DedupeKeyConflictError,
+        DedupeKeyTakenError,
+        DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
         InvalidScheduleError,
@@ -47,15 +54,21 @@ if TYPE_CHECKING:
         ScheduleChangedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        StepError,
+        StepMismatchError,
+        StepResultError,
+        StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
+    from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.large_value import LargeValue
     from kumofire_core.model.run import (
@@ -70,6 +83,7 @@ if TYPE_CHECKING:
     )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+    from kumofire_core.model.steps import Step, StepKind
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -88,7 +102,13 @@ __all__ = [
     "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
+    "Batch",
+    "BatchCanceledError",
+    "BatchConflictError",
+    "BatchIncompleteError",
+    "BatchPage",
     "BatchReport",
+    "BatchState",
     "BulkOperation",
     "CallNext",
     "Cancel",
@@ -103,8 +123,10 @@ __all__ = [
     "Dedupe",
     "DedupeContentionError",
     "DedupeKeyConflictError",
+    "DedupeKeyTakenError",
     "DispatchResult",
     "DueRun",
+    "DuplicateStepError",
     "Fail",
     "FailureCount",
     "InvalidArgumentError",
@@ -119,6 +141,7 @@ __all__ = [
     "LargeValueError",
     "LeaseExpiredError",
     "MalformedMessageError",
+    "MemberStatus",
     "Middleware",
     "MinuteCounts",
     "Missed",
@@ -130,6 +153,7 @@ __all__ = [
     "PartlyDispatchedError",
     "PastRun",
     "Pause",
+    "PendingRun",
     "QueueLengths",
     "RecordReport",
     "RetriedRun",
@@ -155,21 +179,33 @@ __all__ = [
     "SqsBatchReport",
     "Stats",
     "StatusCount",
+    "Step",
+    "StepError",
+    "StepKind",
+    "StepMismatchError",
+    "StepResultError",
+    "StepsLostError",
     "SupersededRunError",
+    "ThenIf",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitTimeoutError",
 ]
 
 _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "Batch": "model.batch",
+    "BatchPage": "engine.batches",
+    "BatchState": "model.batch",
     "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "Pause": "engine.pauses",
+    "PendingRun": "engine.transactions",
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
@@ -190,6 +226,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "MemberStatus": "model.batch",
     "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
@@ -214,6 +251,9 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "ThenIf": "model.batch",
+    "Step": "model.steps",
+    "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {

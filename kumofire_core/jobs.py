@@ -7,7 +7,7 @@ as ``public.…``: the package imports them when somebody resolves the annotatio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
+    from kumofire_core.engine.batches import Batches
     from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
@@ -213,6 +214,12 @@ class Jobs:
         from kumofire_core.engine.bulk import BulkOperations
 
         return BulkOperations(self._store, self._queries, self._consumer.pool)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        from kumofire_core.engine.batches import Batches
+
+        return Batches(self._store, self._creator)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -442,6 +449,51 @@ class Jobs:
             )
         )
 
+    def create_in_transaction(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: public.Dedupe | None = None,
+        group: str | None = None,
+    ) -> public.PendingRun:
+        """Return a run that your own ``TransactWriteItems`` stores, together with your own items or not at all.
+
+        ::
+
+            pending = jobs.create_in_transaction("confirm", {"order": "42"})
+            with pending:
+                dynamodb.transact_write_items(TransactItems=[order, pending.entry])
+
+        Nothing of the run is written before that. The end of the block sends the message; if the process dies first,
+        the dispatcher sends it. After an error that leaves open whether the transaction was committed, commit again
+        with the same ``pending``: it is committed once (docs/transactions.md). The arguments are those of ``create``,
+        and times count from this call. A ``dedupe_key`` that has a run cancels the transaction, and the block raises
+        ``DedupeKeyTakenError``, or ``DedupeKeyConflictError`` for another job's run. ``dedupe`` can only be ``"kept"``.
+
+        Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``. The first run of a process with
+        more than 8 ``wake_shards`` costs a request, whose errors leave this method as botocore raised them.
+        """
+        from kumofire_core.engine.transactions import pending_run
+
+        return pending_run(
+            self._store,
+            self._creator.prepare(
+                name,
+                payload,
+                run_at=run_at,
+                delay=delay,
+                max_attempts=max_attempts,
+                dedupe_key=dedupe_key,
+                dedupe=dedupe,
+                group=group,
+            ),
+        )
+
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
 
@@ -451,6 +503,68 @@ class Jobs:
         to another job's run (``DedupeKeyConflictError``). It has the ids of the others, which will be executed.
         """
         return self._creator.create_many(requests)
+
+    def create_batch(
+        self,
+        requests: Iterable[public.RunRequest],
+        *,
+        then: str | public.RunRequest | None = None,
+        payload: Any = None,
+        then_if: public.ThenIf = "ended",
+        key: str | None = None,
+    ) -> str:
+        """Store runs that belong together, and a run that follows when all have ended; return the batch's id.
+
+        ``requests`` are those of ``create_many``, from 0 to 1,000,000, without a ``dedupe_key``. ``then`` is the
+        callback: its job's name, with ``payload``, or a mapping of ``name``, ``payload``, ``max_attempts``, ``group``
+        and ``delay``. Its run is created exactly once, when all members have succeeded, failed or been canceled; with
+        ``then_if="succeeded"`` it is put as ``canceled`` unless all have succeeded. Its handler reads the members by
+        ``ctx.batch``. A batch without members is done at once.
+
+        With a ``key`` the call can be repeated: it goes on where an earlier one stopped, and returns the same id.
+        Raises ``BatchConflictError`` if the key's batch has another number of members or another callback. All
+        requests are checked before anything is written, with ``create``'s errors. Raises ``BatchIncompleteError`` if
+        members could not be stored, and ``BatchCanceledError`` if the batch was canceled meanwhile. docs/batches.md
+        says what a batch costs: a request more for each member, and three for the batch.
+        """
+        return self._batches.create(requests, then=then, payload=payload, then_if=then_if, key=key)
+
+    def create_chain(self, requests: Iterable[public.RunRequest], *, key: str | None = None) -> list[str]:
+        """Store runs of which each starts when the one before has succeeded; return their ids in order.
+
+        There may be 100. A later one is created when it is its turn, so ``get_status`` does not know it before. It may
+        have a ``delay``, which counts from the end of the one before, and no ``run_at``. If one fails or is canceled,
+        those after it are put as ``canceled``. The handler finds the run before as ``ctx.batch.previous``, with its
+        output. ``key`` and errors are as for ``create_batch``.
+        """
+        return self._batches.create_chain(requests, key=key)
+
+    def get_batch(self, batch_id: str) -> public.Batch | None:
+        """Return a batch as it is now, its members counted, or ``None``; two reads for up to 100 members."""
+        return self._batches.get(batch_id)
+
+    def batch_members(self, batch_id: str, *, status: public.MemberStatus | None = None) -> Iterator[Run]:
+        """Yield the members of a batch in their order, with payloads and outputs; nothing for an unknown id.
+
+        ``status`` chooses those that are counted as ``succeeded``, ``failed`` or ``canceled``, or as ``pending``, which
+        have not ended. They are read 25 at a time, as they are then. Members that are not kept any more are left out.
+        """
+        return self._batches.members(batch_id, status)
+
+    def list_batches(self, *, limit: int = 100, page: str | None = None) -> public.BatchPage:
+        """Return up to ``limit`` (at most 100) batches, the newest first, and the ``next_page``; eight index queries.
+
+        A batch that is not done shows the counts of the dispatcher's latest look (``as_of``); ``get_batch`` counts.
+        """
+        return self._batches.page(limit=limit, page=page)
+
+    def cancel_batch(self, batch_id: str, reason: str | None = None) -> bool:
+        """Cancel all members of a batch that have not ended; return ``False`` if it is done, or unknown.
+
+        Each is canceled as by ``cancel``. What an interrupted call has left, the dispatcher cancels, or another call.
+        When all have ended, the callback follows as its ``then_if`` says.
+        """
+        return self._batches.cancel(batch_id, reason)
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and no other consumer holds its lease.
@@ -660,19 +774,44 @@ class Jobs:
 
         return exists and run_control.delete(self._store, run_id)
 
-    def retry(self, run_id: str, *, run_at: datetime | None = None) -> bool:
+    def signal(self, run_id: str, name: str, payload: Any = None) -> bool:
+        """Give a run the signal that its handler waits for, or will (``ctx.wait_for``): any JSON value.
+
+        Return ``True`` if it is this payload that the run gets. ``False``: it has a signal of this name already, or the
+        wait for it had timed out, or the run has ended or does not exist. The signal may come before the run waits, and
+        before it has started. After an error of the table, call again. Raises ``InvalidArgumentError`` for a wrong
+        name, and ``InvalidJSONError`` for a payload that is not JSON or too large, before anything is written.
+        """
+        from kumofire_core.engine import signals
+
+        text = signals.require_signal(name, payload)
+        return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
+
+    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+        """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
+
+        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
+        """
+        from kumofire_core.engine import signals
+
+        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+
+    def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
         With ``run_at`` (an aware datetime) it waits as ``scheduled`` until then; a time in the past means now.
+        Its kept steps stay, and it goes on behind them; ``from_start`` forgets them and its signals (docs/steps.md).
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
         ``dedupe="unfinished"`` and is not the latest of its key.
         """
+        require_flag("from_start", from_start)
         at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return exists and run_control.retry(self._store, run_id, at_ms=at_ms)
+        return exists and run_control.retry(self._store, run_id, at_ms=at_ms, from_start=from_start)
 
     def cancel_many(
         self,

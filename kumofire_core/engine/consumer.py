@@ -26,12 +26,20 @@ from kumofire_core.errors import (
     InvalidJSONError,
     LargeValueError,
 )
-from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
+from kumofire_core.handlers.context import (
+    AttemptSteps,
+    JobContext,
+    Suspension,
+    ToldProgress,
+    enter_attempt,
+    leave_attempt,
+    log_fields,
+)
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_causes, error_places, forget_frames
+from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
 from kumofire_core.model.run import Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Snooze
@@ -44,6 +52,8 @@ if TYPE_CHECKING:
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.steps import Steps
+    from kumofire_core.model.batch import Batch
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -192,6 +202,7 @@ class Consumer:
                 end.outcome,
                 extra={**log_fields(expired), **_end_fields(end)},
             )
+            self._store.ended(expired, end.write.target)
             self._store.tell(end.outcome, expired, end.write, attempt=expired.attempt + 1, error_type=end.error_type)
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
@@ -230,11 +241,17 @@ class Consumer:
             return self._release(claimed, error)
         except (DecryptionError, DeadlineTooCloseError, *AWS_ERRORS) as error:
             return self._release(claimed, error)  # key or bucket may be out of reach for a while only
+        if claimed.callback_of is not None:
+            self._require_batch_done(claimed)
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
+        except Suspension as suspension:
+            result = self._suspended(claimed, suspension, timedelta(0, time.monotonic() - begun))
+            forget_frames(suspension)
+            return result
         except _UnusableOutput as unusable:
             return self._unusable(claimed, unusable.error, timedelta(0, time.monotonic() - begun), deadline)
         except BaseException as error:
@@ -319,6 +336,7 @@ class Consumer:
                 return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("run succeeded", extra=log_fields(claimed))
+        self._store.ended(claimed, RunStatus.SUCCEEDED)
         self._store.tell(Outcome.SUCCEEDED, claimed, done, attempt=claimed.attempt + 1)
         return _result(Outcome.SUCCEEDED, claimed, taken)
 
@@ -336,10 +354,15 @@ class Consumer:
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
         progress = ToldProgress(partial(self._progress_of, claimed))
+        # Until when steps are executed here: a job's own timeout limits one invocation, and no process.
+        seconds = (lease_left if timeout is None else None) if deadline is None else deadline.seconds_to_run()
+        steps = AttemptSteps(partial(self._steps_of, claimed, seconds))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
             tell_progress=progress.tell,
+            read_batch=partial(self._batch_of, claimed),
+            steps=steps,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
         try:
@@ -348,16 +371,43 @@ class Consumer:
             else:
                 value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
         except HandlerTimeoutError:
+            if (suspension := steps.end()) is not None:
+                raise suspension from None
             why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
             raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
+        except BaseException as error:
+            suspension = steps.end()
+            if suspension is None or suspension is error or _failed_beside(error):
+                raise
+            raise suspension from None
         finally:
             progress.end()
+        if (suspension := steps.end()) is not None:  # whatever its handler has made of the exception
+            raise suspension
         if value is None:
             return None
         try:
             return json_codec.encode("the handler's return value", value)
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
+
+    def _steps_of(self, claimed: StoredRun, seconds: float | None) -> Steps:
+        """Return what keeps the steps of an attempt. A handler without steps does not pay for its import."""
+        from kumofire_core.engine.steps import Steps
+
+        return Steps(self._store, self.pool, claimed, seconds=seconds)
+
+    def _suspended(self, claimed: StoredRun, suspension: Suspension, taken: timedelta) -> ConsumeResult:
+        """Put a run back that waits, sleeps or goes on in another invocation. No attempt is counted."""
+        from kumofire_core.engine.suspending import suspend
+
+        suspended = suspend(self._store, claimed, suspension)
+        if suspended is None:
+            return self._lost_lease(claimed, taken)
+        if suspended.outcome is Outcome.CANCELED:
+            self._store.ended(claimed, RunStatus.CANCELED)
+            self._store.tell(Outcome.CANCELED, claimed, suspended.write)
+        return _result(suspended.outcome, claimed, taken, reason=suspension.reason)
 
     def _progress_of(self, claimed: StoredRun) -> AttemptProgress:
         """Return what writes the progress of an attempt. A handler that tells none does not pay for its import."""
@@ -367,6 +417,12 @@ class Consumer:
             if self._progress_writer is None:
                 self._progress_writer = ProgressWriter(self._store, self.pool)
         return AttemptProgress(self._progress_writer, claimed)
+
+    def _batch_of(self, claimed: StoredRun) -> Batch | None:
+        """Return the batch that a callback follows."""
+        from kumofire_core.engine.batch_marks import public_batch
+
+        return None if claimed.callback_of is None else public_batch(self._store, claimed.callback_of)
 
     def _failed(
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
@@ -432,10 +488,22 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms, group=claimed.group)
+        else:
+            self._store.ended(claimed, end.write.target)
         if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
             attempt, kind = claimed.attempt + 1, end.error_type
             self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
+
+    def _require_batch_done(self, claimed: StoredRun) -> None:
+        """Make sure that the batch of a callback is marked as done before its handler is called."""
+        from kumofire_core.engine.batch_marks import require_done
+
+        try:
+            require_done(self._store, claimed)
+        except Exception:
+            self._store.apply(claimed.id, run_writes.release(claimed, now_ms=self._store.now_ms()))
+            raise
 
     def _release(self, claimed: StoredRun, error: Exception) -> ConsumeResult:
         """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
@@ -483,6 +551,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         fields = {"status": end.target.value, "outcome": Outcome.FAILED.value}
         log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
+        self._store.ended(claimed, RunStatus.FAILED, attempted=False)
         self._store.tell(Outcome.FAILED, claimed, end, error_type=reason)
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
@@ -496,6 +565,7 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
+        self._store.ended(claimed, RunStatus.CANCELED, attempted=False)
         self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
         return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)
 
@@ -505,6 +575,7 @@ class Consumer:
         end = run_writes.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms))
         if not _cancellation_came_between(claimed, refusal) or not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
+        self._store.ended(claimed, RunStatus.CANCELED, attempted=False)
         self._store.tell(Outcome.CANCELED, claimed, end)
         reason = "canceled before its attempt"
         return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
@@ -536,6 +607,13 @@ class _NoTimeLeft(Exception):
     def __init__(self, seconds_left: float) -> None:
         super().__init__()
         self.seconds_left = seconds_left
+
+
+def _failed_beside(error: BaseException) -> bool:
+    """Say whether a handler that was suspended has failed as well: a process is to end, or another task has raised."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return True
+    return isinstance(error, BaseExceptionGroup) and any(isinstance(leaf, Exception) for leaf in error_leaves(error))
 
 
 def _whence(error: BaseException) -> dict[str, list[str]]:

@@ -29,7 +29,7 @@ from kumofire_core.model.error_text import (
     type_name,
 )
 from kumofire_core.model.json_codec import decode
-from kumofire_core.model.run import NewRun
+from kumofire_core.model.run import NewRun, RunStatus
 from kumofire_core.model.run_item import (
     ATTEMPTS_BYTES,
     ERROR_TYPE_BYTES,
@@ -40,7 +40,7 @@ from kumofire_core.model.run_item import (
     read_run,
 )
 from kumofire_core.model.times import duration_ms, from_ms, to_ms
-from kumofire_core.model.write import Attributes, Key, text_bytes
+from kumofire_core.model.write import Attributes, Key, Value, text_bytes
 from kumofire_core.rules import decisions, run_writes
 from kumofire_core.rules.run_writes import Transition
 from kumofire_core.rules.validation import require_room
@@ -392,20 +392,10 @@ class RunStore:
 
     def try_put(self, new_run: NewRun) -> Answer:
         """Do what ``put`` does; where the id exists, the answer has the run that has it."""
-        job = self.registry.get(new_run.job_name)
         given = new_run.payload
         if self.is_large(given):  # before the item that names it
             new_run = new_run._replace(payload=self.apart(new_run.id, given))
-        if self.traceparent is not None:
-            new_run = new_run._replace(traceparent=self.traceparent())
-        attributes = run_writes.create(
-            new_run,
-            create_token=new_token(),
-            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
-            timeout_ms=None if job is None else job.timeout_ms,
-            shards=self.shards_to_write(),
-            created_by=self._creator,
-        )
+        attributes = self.new_item(new_run)
         answer = self.table.put_new(run_key(new_run.id), attributes)
         if not answer.applied and new_run.payload is not given:
             self.discard(new_run.payload, certain=answer.sent_once)
@@ -418,6 +408,52 @@ class RunStore:
         if answer.applied:
             self.tell_of_item("created", new_run.id, attributes)
         return answer
+
+    def put_canceled(self, new_run: NewRun, reason: str) -> Attributes:
+        """Put a run that is canceled from the beginning; return its item, or that of the run which has its id."""
+        attributes = run_writes.create_canceled(
+            new_run,
+            create_token=new_token(),
+            reason=reason,
+            expires_at=self.expires_at(new_run.now_ms),
+            created_by=self._creator,
+        )
+        answer = self.table.put_new(run_key(new_run.id), attributes)
+        if not answer.applied and answer.item is not None:
+            return answer.item
+        self.tell_of_item("created", new_run.id, attributes)
+        self.tell_of_item("canceled", new_run.id, attributes)
+        return attributes
+
+    def ended(self, run: StoredRun, status: RunStatus, *, attempted: bool = True) -> None:
+        """Count the end of a run in its batch, where it is in one. Never raises.
+
+        A callback that ended without an attempt also makes sure that its batch is done.
+        """
+        if run.batch is None and (attempted or run.callback_of is None):
+            return
+        from kumofire_core.engine import batch_marks
+
+        if not attempted:
+            batch_marks.try_require_done(self, run)
+        batch_marks.mark_ended(self, run, status)
+
+    def new_item(self, new_run: NewRun) -> dict[str, Value]:
+        """Return the attributes of a new run, to be put; its token is one that no other put has.
+
+        May cost a request, as ``shards_to_write`` says.
+        """
+        job = self.registry.get(new_run.job_name)
+        if self.traceparent is not None:
+            new_run = new_run._replace(traceparent=self.traceparent())
+        return run_writes.create(
+            new_run,
+            create_token=new_token(),
+            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
+            timeout_ms=None if job is None else job.timeout_ms,
+            shards=self.shards_to_write(),
+            created_by=self._creator,
+        )
 
     def add(self, new_run: NewRun) -> bool:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""

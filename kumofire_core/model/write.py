@@ -30,6 +30,8 @@ class Key(NamedTuple):
 
     kind: str
     id: str
+    part: str = ""
+    """The sort key of an item beside the one that has the kind as its sort key, such as a run's step."""
 
 
 class Sum(NamedTuple):

@@ -375,7 +375,10 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 
 
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
-    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create."""
+    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create.
+
+    And keep steps, and wait.
+    """
     jobs = aws.jobs(**settings)
     aws.jobs(allow_unknown_jobs=True).pause("paused")
 
@@ -388,7 +391,13 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     def child(ctx: JobContext) -> None:
         raise ConnectionError
 
+    @jobs.handler("steps")
+    def steps(ctx: JobContext) -> None:
+        ctx.step("charge", str)
+        ctx.wait_for("approved")
+
     runs = [
+        aws.a_run(job_name="steps", claims=1),
         aws.a_run(job_name="parent"),
         aws.a_run(job_name="child"),
         aws.a_run(job_name="child", max_attempts=1),

@@ -115,6 +115,41 @@ def test_a_handler_gets_a_large_payload_and_its_large_output_is_read_back(jobs: 
     assert sum(map(len, map(str, aws.item(run_id).values()))) < 2_000
 
 
+def test_a_run_of_a_transaction_has_its_large_payload_in_s3_before_the_commit(jobs: Jobs, aws: Aws, objects: Objects):
+    pending = jobs.create_in_transaction("email", LARGER_THAN_AN_ITEM)
+    assert aws.items() == []
+    assert objects.kinds() == ["payload"]
+
+    with pending:
+        aws.dynamodb.client.transact_write_items(TransactItems=[pending.entry])
+
+    assert jobs.get_status(pending.run_id).payload == LARGER_THAN_AN_ITEM
+    assert jobs.consume(message(pending.run_id)).reason == "missing handler"
+
+
+def test_members_and_callback_of_a_batch_have_large_payloads_in_s3(jobs: Jobs, aws: Aws, objects: Objects):
+    jobs.handler("part")(lambda ctx: ctx.payload)
+    jobs.handler("all")(lambda ctx: [ctx.payload, next(ctx.batch.members()).output])
+    batch_id = jobs.create_batch([{"name": "part", "payload": LARGER_THAN_AN_ITEM}], then="all", payload=LARGE)
+    [member] = jobs.batch_members(batch_id)
+
+    jobs.consume(message(member.id))
+    callback_id = jobs.get_batch(batch_id).then_run_id
+    assert jobs.consume(message(callback_id)).outcome == "succeeded"
+
+    assert jobs.get_status(callback_id).output == [LARGE, LARGER_THAN_AN_ITEM]
+    assert objects.kinds() == ["output", "output", "payload", "payload"]
+
+
+def test_a_callback_that_does_not_fit_with_its_batch_is_refused_before_anything_is_written(
+    jobs: Jobs, aws: Aws, objects: Objects
+):
+    with pytest.raises(InvalidArgumentError, match="the callback has 500"):
+        jobs.create_batch([{"name": "part"}], then="all", payload=LARGER_THAN_AN_ITEM)
+
+    assert (aws.items(), objects.listed()) == ([], [])
+
+
 def test_only_what_is_as_large_as_the_threshold_is_put_into_s3(make: Callable[..., Jobs], aws: Aws, objects: Objects):
     jobs = make(large_from=100)
 

@@ -27,7 +27,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import (
+    batch_looks,
+    batch_marks,
     batch_writes,
+    batches,
     consumer,
     counts,
     dispatcher,
@@ -49,9 +52,11 @@ from kumofire_core.errors import (
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
 from kumofire_core.handlers import handler_pool
-from kumofire_core.model import encrypted_text, run
+from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
+from kumofire_core.rules import batch_items
 from tests.simulation.appointments import Appointments
+from tests.simulation.batching import FAN_OUT, FEW, Batching
 from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
@@ -63,6 +68,7 @@ from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
+from tests.simulation.transactions import Transactions
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -297,11 +303,24 @@ CIPHER = SimulatedCipher()
 
 
 @contextmanager
+def _small_buckets() -> Iterator[None]:
+    """Let a few members need several levels of buckets, and waits pass in the simulation."""
+    with ExitStack() as stack:
+        for module in (batch, batch_marks, batch_looks, batch_items):
+            stack.enter_context(patch.object(module, "FAN_OUT", FAN_OUT))
+        stack.enter_context(patch.object(batch_looks, "FEW", FEW))
+        waits = SimpleNamespace(sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000)))
+        stack.enter_context(patch.object(batches, "time", waits))
+        yield
+
+
+@contextmanager
 def _simulated_locks() -> Iterator[None]:
     """Let the engine's locks that are held during requests be waited for in the simulation."""
     with ExitStack() as stack:
         for module in (dispatcher, progress, pause_reader, counts):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
+        stack.enter_context(_small_buckets())
         yield
 
 
@@ -393,8 +412,11 @@ class Play:
         self.disasters: Disasters
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
         self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
+        self.transactions = Transactions(self, lambda process: STAGE.jobs(process, self.variant))
+        self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
+        self.batching = Batching(self, lambda process: STAGE.jobs(process, self.variant))
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -410,6 +432,8 @@ class Play:
             world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
+            self.batching.at_the_end()
+            self.transactions.at_the_end()
             if (left := unfinished(self.consumers)) is not None:
                 world.violate(*left)
             if world.violation is not None:
@@ -448,6 +472,8 @@ class Play:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
+        elif what == 3:
+            self.transactions.plan()
         else:
             for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_writes and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
@@ -470,6 +496,7 @@ class Play:
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
         self.pausing.plan()
+        self.batching.plan()
         self.disasters = Disasters(self)
         self.disasters.plan()
         # Not a choice of its own: so all other histories stay as they are.
@@ -768,7 +795,8 @@ class Play:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
         # run another time sends its message again, and so does who puts it back after an attempt.
-        known = self.calm and not self.invariants.restored_at
+        # Where nobody consumes for days, each message is sent again for its age.
+        known = self.calm and not self.invariants.restored_at and self.disasters.kind != "messages expire"
         item = self.world.table.items.get((f"run#{run_id}", "run"), {})
         moved = "changed_by" in item or item.get("claims", 0)
         if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
@@ -930,6 +958,7 @@ class Play:
         """Do what a handler may do."""
         process = running().process
         attempt = self.invariants.started(context, process)
+        self.batching.started(context)
         if context.run.job_name in self.asynchronous:
             return AsyncHandler(self, context, attempt)
         state, value = "raised", None
