@@ -313,7 +313,7 @@ class Consumer:
         """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
-            if self._store.is_large(output):
+            if self._store.is_large_output(output):
                 try:
                     output = self._output_apart(claimed, output, deadline)
                 except InvalidJSONError as too_large:

@@ -37,8 +37,8 @@ DELETED_MS = (1, 400, 2_500, 9_000, 70_000)
 MOST_DELETIONS = 3
 FINAL = frozenset({"succeeded", "failed", "canceled"})
 DAYS_MS = 3 * 24 * 3_600_000
-LARGE_FROM = 12
-"""Every payload here is larger, and of the outputs some are."""
+LARGE_FROM = 7
+"""Every payload here is larger, and of the outputs some are: they must have twice that."""
 
 
 class SimulatedBucket:
