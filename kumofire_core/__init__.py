@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+    from kumofire_core.rules.limits import Limit
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -112,6 +113,7 @@ __all__ = [
     "KumofireError",
     "LambdaContext",
     "LeaseExpiredError",
+    "Limit",
     "MalformedMessageError",
     "Middleware",
     "MinuteCounts",
@@ -183,6 +185,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Limit": "rules.limits",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
+from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import (
@@ -23,7 +24,6 @@ from kumofire_core.errors import (
     DeadlineTooCloseError,
     DecryptionError,
     InvalidJSONError,
-    KumofireError,
 )
 from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
 from kumofire_core.handlers.deadline import Deadline
@@ -31,7 +31,7 @@ from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
-from kumofire_core.model.run import Outcome, RunStatus
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item
 from kumofire_core.model.steering import Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.limits import Slots
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -51,6 +52,7 @@ log = logging.getLogger("kumofire_core")
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
+LIMITED = "limited"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -168,6 +170,10 @@ class Consumer:
         reason = decisions.claim_refused(found, now_ms=now_ms)
         if reason is not None:
             ignored = _ignored(run_id, reason, found)
+            if found.limited and found.status in FINAL:
+                from kumofire_core.engine.limits import Line
+
+                Line(self._store).collect(found)
             if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
                 return ignored
             return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
@@ -206,6 +212,21 @@ class Consumer:
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
+        job = self._store.registry.get(claimed.job_name)
+        if not claimed.limited and (job is None or not job.concurrency):
+            return self._prepared(claimed, deadline, completer, None)
+        from kumofire_core.engine.limits import Slots  # other jobs do not pay for its import
+
+        slots = Slots(self._store, claimed)
+        try:
+            return self._prepared(claimed, deadline, completer, slots)
+        finally:
+            slots.leave()
+
+    def _prepared(
+        self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None, slots: Slots | None
+    ) -> ConsumeResult:
+        """Execute a claimed run, unless something is in the way of it."""
         if self._pauses.is_paused(claimed.job_name):
             return self._put_aside(claimed)
         job = self._store.registry.get(claimed.job_name)
@@ -221,6 +242,8 @@ class Consumer:
             claimed = self._store.decrypted(claimed, required=True)
         except DecryptionError as error:  # the key may be out of reach for a while only
             return self._release(claimed, error)
+        if slots is not None and (waits := self._take_slots(job, claimed, deadline, slots)) is not None:
+            return waits
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
@@ -236,6 +259,28 @@ class Consumer:
                 forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+
+    def _take_slots(
+        self, job: Job, claimed: StoredRun, deadline: Deadline | None, slots: Slots
+    ) -> ConsumeResult | None:
+        """Take the slots that a run needs; where it has to wait for one, put it aside and say so."""
+        slots.know(claimed)
+        try:
+            wanted = slots.wanted(job)
+        except Exception as error:  # of a key, which is the application's
+            return self._failed(claimed, job, error, timedelta(0), deadline)
+        try:
+            turn = slots.take(wanted)
+        except AWS_ERRORS as error:
+            return self._release(claimed, error)
+        if turn is None:
+            return None
+        answer = self._store.apply(claimed.id, slots.write_of(turn))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        slots.waits(turn)
+        log.debug("the run waits for a slot of its limit", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
 
     def _succeeded(
         self,
@@ -381,7 +426,7 @@ class Consumer:
             self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
 
-    def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
+    def _release(self, claimed: StoredRun, error: Exception) -> ConsumeResult:
         """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
 
         No attempt was made, so none is counted.

@@ -95,6 +95,8 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "limited",
+    "waits_for",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -210,6 +212,7 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
+                waiting_for_limit=self.waits_for is not None and self.status is RunStatus.SCHEDULED,
             )
         return self._run
 
@@ -319,6 +322,22 @@ class StoredRun:
     def is_parked(self) -> bool:
         """Whether it was put aside because its job is paused. It may have been claimed since."""
         return "parked" in self._item
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The items of limits in which it has a place, since it had to wait for one."""
+        found: str | None = self._item.get("limited")
+        return () if found is None else tuple(found.split())
+
+    @property
+    def waits_for(self) -> str | None:
+        """The item of the limit that it waits for. It may have been claimed since."""
+        return self._item.get("waits_for")
+
+    @property
+    def list_at(self) -> int | None:
+        """The time by which it is listed, if it is."""
+        return self._item.get("list_at")
 
     @property
     def updated_at(self) -> int:

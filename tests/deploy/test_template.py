@@ -20,11 +20,11 @@ from moto import mock_aws
 from samtranslator.translator.transform import transform
 
 from examples.deployment import PROJECT, load_template
-from kumofire_core import JobContext, jobs
+from kumofire_core import JobContext, Limit, jobs
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
 from kumofire_core.rules.redelivery import seconds_until_redelivery
 from kumofire_core.rules.retry import DEFAULT_MAX_ATTEMPTS
-from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
 EDGE_SETTINGS = {
     "KUMOFIRE_JOBS",
@@ -369,7 +369,7 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 
 
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
-    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create."""
+    """Succeed, retry, fail, take over, cancel, put aside, wait, and have a handler look and create."""
     jobs = aws.jobs(**settings)
     aws.jobs(allow_unknown_jobs=True).pause("paused")
 
@@ -382,8 +382,17 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     def child(ctx: JobContext) -> None:
         raise ConnectionError
 
+    @jobs.handler("limited", concurrency=Limit(1))
+    def limited(ctx: JobContext) -> None:
+        if ctx.run.id not in waiting:
+            for run_id in waiting:
+                jobs.consume(message(aws.a_run(run_id, job_name="limited")))
+
+    waiting = [f"waiting-{number}" for number in range(10)]  # more than wait within the limit's item
+
     runs = [
         aws.a_run(job_name="parent"),
+        aws.a_run(job_name="limited"),
         aws.a_run(job_name="child"),
         aws.a_run(job_name="child", max_attempts=1),
         aws.a_run(job_name="unknown"),
@@ -395,6 +404,8 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     ]
     answer = jobs.consume_batch(event(*runs), LambdaContext())
     assert answer == {"batchItemFailures": []}
+    for run_id in waiting[:6]:
+        assert jobs.consume(message(run_id)).outcome == "succeeded"
     assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=2)), LambdaContext())) == ["m-newer"]
 
 
