@@ -123,6 +123,13 @@ class Slots:
             return self._turn(item_id, slots, state)
         if not waits:
             del self._places[item_id]
+        elif not past_overflow and state.count < most:
+            # There is room, but others wait outside, or did a while ago: they come first.
+            with _told("the runs that wait outside", item_id):
+                state, left = self._line.refill(item_id, slots, state)
+                past_overflow = not left and state.count < most
+            if past_overflow:
+                return self._enter(place, part, past_overflow=True, waits=True)
         known = 0 <= now_ms - state.overflow_ms < OVERFLOW_FRESH_MS
         return Turn(item_id, slots, is_outside=True, marks_overflow=not known)
 
@@ -166,15 +173,15 @@ class Slots:
                     self._items.renew(item_id, claimed.id, hold=mark, slots=slots, now_ms=self._store.now_ms())
             now_ms = self._store.now_ms()
             if turn.is_outside:
-                if not turn.marks_overflow:
-                    return
-                answer = self._items.set_overflow(turn.item_id, slots=turn.slots, now_ms=now_ms)
-                goes_on = LimitState(answer.item).count < turn.slots + limits.WAITING_ROOM
-            else:
-                answer = self._items.renew(turn.item_id, claimed.id, hold=mark, slots=turn.slots, now_ms=now_ms)
-                state = LimitState(answer.item)
-                goes_on = state.find(claimed.id) is None or state.has_slot(claimed.id, turn.slots)
-            if goes_on:
+                if turn.marks_overflow:
+                    item = self._items.set_overflow(turn.item_id, slots=turn.slots, now_ms=now_ms).item
+                else:
+                    item = self._store.table.get(limit_key(turn.item_id))
+                self._line.let_in(turn.item_id, turn.slots, LimitState(item), claimed.id)
+                return
+            answer = self._items.renew(turn.item_id, claimed.id, hold=mark, slots=turn.slots, now_ms=now_ms)
+            state = LimitState(answer.item)
+            if state.find(claimed.id) is None or state.has_slot(claimed.id, turn.slots):
                 self._line.admit(turn.item_id, claimed.id)
 
     def leave(self) -> None:
@@ -213,7 +220,18 @@ class Line:
         before = state.entries[: max(slots - 1, 0)]
         edge = before[-1].ticket if before else -1
         state = self.go_through(item_id, slots, state, lambda entry: entry.waits and entry.ticket > edge)
-        self._refill(item_id, slots, state)
+        if slots + limits.WAITING_ROOM - state.count >= limits.WAITING_ROOM // 2:  # several at once cost less
+            self.refill(item_id, slots, state)
+
+    def let_in(self, item_id: str, slots: int, state: LimitState, run_id: str) -> None:
+        """Let runs that wait outside come in, where the item has room: the room may be free since one was refused.
+
+        ``run_id`` has just begun to wait. It comes last, and the index may not show it yet.
+        """
+        if state.count < slots + limits.WAITING_ROOM:
+            state, _ = self.refill(item_id, slots, state)
+        if state.find(run_id) is None and state.count < slots + limits.WAITING_ROOM:
+            self.admit(item_id, run_id)
 
     def look(self, waiting: StoredRun, item_id: str) -> bool:
         """See that the line goes on that a run has waited in for long, whatever was lost; say whether the run goes on.
@@ -223,7 +241,7 @@ class Line:
         state = LimitState(self._store.table.get(limit_key(item_id)))
         slots, now_ms = state.slots, self._store.now_ms()
         state = self.go_through(item_id, slots, state, lambda entry: entry.waits or _is_expired(entry, now_ms))
-        self._refill(item_id, slots, state)
+        state, _ = self.refill(item_id, slots, state)
         entry = state.find(waiting.id)
         if entry is not None:
             return state.has_slot(waiting.id, slots)
@@ -232,7 +250,10 @@ class Line:
         return self.admit(item_id, waiting.id).applied
 
     def collect(self, ended: StoredRun) -> None:
-        """Give up the places of a run that was found to have ended: it was canceled while it waited."""
+        """Give up the places of a run that a person has canceled, or given a later time, while it waited.
+
+        What goes wrong is logged: whoever comes to a place that its run does not need gives it up as well.
+        """
         for item_id in ended.limited:
             with _told("a canceled run's place", item_id):
                 now_ms = self._store.now_ms()
@@ -283,22 +304,28 @@ class Line:
             self._store.queue.try_send(run_id, delay_seconds=0, group=group_of(answer.item))
         return answer
 
-    def _refill(self, item_id: str, slots: int, state: LimitState) -> None:
-        """Let runs that wait outside come into an item that has room for several."""
+    def refill(self, item_id: str, slots: int, state: LimitState) -> tuple[LimitState, bool]:
+        """Let runs that wait outside come into an item, as many as it has room for.
+
+        Return what it is then, and whether others wait outside still, as far as the index shows them.
+        """
         room = slots + limits.WAITING_ROOM - state.count
-        if not state.overflow_ms or room < limits.WAITING_ROOM // 2:
-            return
+        if not state.overflow_ms or room <= 0:
+            return state, state.overflow_ms > 0
         outside = self._outside(item_id)
-        found = [run_id for run_id in outside if state.find(run_id) is None][:room]
+        new = [run_id for run_id in outside if state.find(run_id) is None]
+        found = new[:room]
         now_ms = self._store.now_ms()
         if not found:
             if not outside and now_ms - state.overflow_ms > OVERFLOW_SETTLED_MS:
                 self._items.clear_overflow(item_id, seen=state.overflow_ms, now_ms=now_ms)
-            return
+            return state, False
         most = slots + limits.WAITING_ROOM - len(found)
         answer = self._items.fill(item_id, found, most=most, now_ms=now_ms)
-        if answer.applied:
-            self.go_through(item_id, slots, LimitState(answer.item), lambda entry: entry.run_id in found)
+        state = LimitState(answer.item)
+        if not answer.applied:  # somebody else was faster
+            return state, True
+        return self.go_through(item_id, slots, state, lambda entry: entry.run_id in found), len(new) > len(found)
 
     def _outside(self, item_id: str) -> list[str]:
         """Return runs that wait outside of an item, or did a moment ago, those that came first."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.table import Attributes, Key
@@ -163,6 +164,7 @@ class Invariants:
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
         self.pausing: Pausing
+        self.limiting: Limiting
         world.observers.append(self.wrote)
 
     # Writes
@@ -250,7 +252,7 @@ class Invariants:
                 self._owe(run_id)
         elif step == ("scheduled", "queued"):
             self._owe(run_id)
-            if new["scheduled_for"] > now + SKEW_MS + ("parked" in old and EARLY_MS):
+            if new["scheduled_for"] > now + SKEW_MS + (("parked" in old or "waits_for" in old) and EARLY_MS):
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
             if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
@@ -508,6 +510,8 @@ class Invariants:
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
         if status == "scheduled" and attempt.state == "claimed" and own and "parked" in new:
             self.pausing.put_aside(run_id, old, new)
+        elif status == "scheduled" and attempt.state == "claimed" and own and "waits_for" in new:
+            self.limiting.put_aside(run_id, old, new)
         elif status == "scheduled" and attempt.state == "claimed" and own:
             if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:
                 self._broken("a run waits for a handler where there is none", f"{run_id} waits")
@@ -690,6 +694,7 @@ class Invariants:
             self._broken("a payload is what was created", f"{run_id} was given that of another job")
         elif context.payload != json.loads(self.decrypted(attempt.payload)):
             self._broken("an attempt has the payload that was stored when it was claimed", run_id)
+        self.limiting.started(attempt, context.run.job_name, context.payload)
         attempt.state = "running"
         ledger.running.append(attempt)
         return attempt
