@@ -109,7 +109,10 @@ def _ending_form(ending: RetriedRun) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """Return a payload or an output; what is encrypted, without a key for it, is an object that says so."""
+    """Return a payload or an output; what is encrypted, or in a bucket that is not named, is an object that says so."""
     from kumofire_core.model.encrypted_text import ENCRYPTED
+    from kumofire_core.model.large_value import LargeValue
 
+    if isinstance(value, LargeValue):
+        return {"in_s3": True, "bytes": value.size}
     return {"encrypted": True} if value is ENCRYPTED else value

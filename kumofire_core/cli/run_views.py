@@ -102,7 +102,10 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
 def value_lines(value: Any) -> list[str]:
     """Return a payload or an output as lines for people."""
     from kumofire_core.model.encrypted_text import ENCRYPTED
+    from kumofire_core.model.large_value import LargeValue
 
+    if isinstance(value, LargeValue):
+        return [f"{value.size:,} bytes in S3, and no bucket is named here (KUMOFIRE_BUCKET)"]
     if value is ENCRYPTED:
         return ["encrypted, and this process does not have the key (KUMOFIRE_PAYLOAD_KEY_ARN)"]
     return as_shown_json(value)

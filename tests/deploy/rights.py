@@ -117,10 +117,17 @@ class Guard:
                     for table, request in params["RequestItems"].items()
                 ]
             case "dynamodb", "Query":
-                return [Need(action, f"{named(params['TableName'])}/index/{params['IndexName']}")]
+                table = named(params["TableName"])
+                if "IndexName" not in params:
+                    return [Need(action, table, (params["ExpressionAttributeValues"][":pk"]["S"],))]
+                return [Need(action, f"{table}/index/{params['IndexName']}")]
             case "dynamodb", "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem":
                 key = (params.get("Key") or params["Item"])["pk"]["S"]
                 return [Need(action, named(params["TableName"]), (key,), params.get("ReturnValues"))]
+            case "dynamodb", "TransactWriteItems":
+                # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
+                puts = [each["Put"] for each in params["TransactItems"]]
+                return [Need("dynamodb:PutItem", named(put["TableName"]), (put["Item"]["pk"]["S"],)) for put in puts]
             case "dynamodb", "DescribeTable" | "DescribeTimeToLive" | "DescribeContinuousBackups":
                 return [Need(action, named(params["TableName"]))]
             case "sqs", "StartMessageMoveTask":

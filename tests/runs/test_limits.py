@@ -113,7 +113,7 @@ def test_the_next_run_is_sent_at_once_when_a_slot_becomes_free_and_ends_as_usual
     assert not shop.jobs.get_status("second").waiting_for_limit
     assert shop.consume("second").outcome == "succeeded"
     assert places(aws) == []
-    assert not {"limited", "waits_for", "list_at"} & aws.item("second").keys()
+    assert not {"limited", "awaits_slot", "list_at"} & aws.item("second").keys()
 
 
 def test_runs_of_other_customers_and_of_none_go_on(aws: Aws, jobs: Jobs):

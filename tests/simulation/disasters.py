@@ -173,7 +173,7 @@ class Disasters:
         world, play, choices = self._world, self._play, self._play.choices
         when = new["expires_at"] * 1000 + choices.of((1, 2, 90_000))
         world.at(when, lambda: self._delete(key))
-        if self._returns < MOST_RETURNS and choices.below(2):
+        if key[1] == "run" and self._returns < MOST_RETURNS and choices.below(2):
             self._returns += 1
             run_id = key[0].removeprefix("run#")
             what, at = choices.below(4), when + choices.of((2, 0, -3, -9, 30))

@@ -86,7 +86,7 @@ class Limiting:
     def _cancel_one(self) -> None:
         """Let a person cancel a run that waits, or that has a slot since a moment ago."""
         items = self._world.table.items.items()
-        waiting = [key[0][4:] for key, item in items if item.get("status") == "scheduled" and "waits_for" in item]
+        waiting = [key[0][4:] for key, item in items if item.get("status") == "scheduled" and "awaits_slot" in item]
         admitted = [key[0][4:] for key, item in items if item.get("status") == "queued" and "limited" in item]
         if waiting or admitted:
             self._play._cancel_at(self._world.now + self._play.choices.of((1, 3)), (admitted or waiting)[0])
@@ -161,8 +161,8 @@ class Limiting:
             world.violate("only a run of a job with limits waits for one", f"{run_id} of {new['job_name']}")
         if new["attempt"] != old["attempt"] or new["scheduled_for"] != old["scheduled_for"]:
             world.violate("a run that waits for a slot is as it was", run_id)
-        if new["waits_for"] not in new["limited"].split():
-            world.violate("a run knows where it waits", f"{run_id}: {new['waits_for']} of {new['limited']}")
+        if new["awaits_slot"] not in new["limited"].split():
+            world.violate("a run knows where it waits", f"{run_id}: {new['awaits_slot']} of {new['limited']}")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         if key[1] == "limit":
@@ -197,13 +197,13 @@ class Limiting:
         return [
             key[0][4:]
             for key, run in items.items()
-            if run.get("waits_for") == item[6:] and run["status"] == "scheduled" and run.get("list_at", until) < until
+            if run.get("awaits_slot") == item[6:] and run["status"] == "scheduled" and run.get("list_at", until) < until
             if f"t:{key[0][4:]}" not in state
         ]
 
     def _run_written(self, run_id: str, old: Attributes, new: Attributes) -> None:
         """Check that a run which waited goes on only when it is its turn, as the items say."""
-        if (old["status"], new["status"]) != ("scheduled", "queued") or "waits_for" not in old:
+        if (old["status"], new["status"]) != ("scheduled", "queued") or "awaits_slot" not in old:
             return
         if old.get("changed_by") != new.get("changed_by") or self._play.invariants.restored_at:
             return
@@ -212,7 +212,7 @@ class Limiting:
         if "list_at" in old or not self._play.calm:
             # It only comes back, and waits again where it has no slot; so does one that a late reply made to be sent.
             return
-        item_id = old["waits_for"]
+        item_id = old["awaits_slot"]
         item = self._world.table.items.get((f"limit#{item_id}", "limit"), {})
         mine = item.get(f"t:{run_id}")
         before = [each for each, ticket in item.items() if each.startswith("t:") and mine is not None and ticket < mine]

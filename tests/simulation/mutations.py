@@ -30,11 +30,13 @@ from kumofire_core.engine import (
     schedule_firing,
     schedules,
     sqs_batch,
+    transactions,
 )
 from kumofire_core.engine.limits import Line, Slots
 from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.resuming import Released, Resuming
-from kumofire_core.engine.run_store import RunStore, new_token
+from kumofire_core.engine.run_store import RunStore, new_token, run_key
+from kumofire_core.engine.transactions import PendingRun
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
@@ -44,6 +46,7 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from tests.simulation import batch_mutations, bucket_mutations
 from tests.simulation.history import LIMITS_FROM
 
 Mutant = Callable[..., Any]
@@ -138,7 +141,7 @@ SEEDS: dict[str, int] = {
     "do not count a failed attempt": 3,
     "do not count an attempt the dispatcher finds lost": 29,
     "count an attempt for want of a handler": 136,
-    "wait for a handler although its cancellation is asked for": 2001,
+    "wait for a handler although its cancellation is asked for": 5841,
     "leave a finished run in the index": 2,
     "give back an attempt that was made": 1,
     "never give up": 1,
@@ -268,6 +271,14 @@ SEEDS: dict[str, int] = {
     "keep the payload of a debounced run": 124,
     "debounce a run whatever it does": 1344,
     "count a key's time from the latest call": 454,
+    "store a run before its transaction": 1,
+    "commit a run over the one that is there": 54,
+    "send the message before the commit": 4,
+    "forget the message of a committed run": 4,
+    "send a committed run without its group": 4,
+    "take a repeated transaction for refused": 54,
+    "take another's run of the key for one's own": 718,
+    "take every canceled transaction for committed": 282,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
@@ -1179,6 +1190,89 @@ _mutation(
     ),
 )
 
+# Runs of an application's own transactions
+
+
+def _put_at_once(original: Any) -> Mutant:
+    def mutant(store: Any, new_run: Any) -> Any:
+        pending = original(store, new_run)
+        store.table.put_new(run_key(pending.run_id), pending._attributes)
+        return pending
+
+    return mutant
+
+
+def _unconditional(original: Any) -> Mutant:
+    def mutant(*given: Any, **named: Any) -> Any:
+        entry = original(*given, **named)
+        del entry["Put"]["ConditionExpression"]
+        return entry
+
+    return mutant
+
+
+def _sent_first(original: Any) -> Mutant:
+    def mutant(self: Any) -> Any:
+        self.send()
+        return original(self)
+
+    return mutant
+
+
+_mutation("store a run before its transaction", (transactions, "pending_run", _put_at_once))
+_mutation("commit a run over the one that is there", (transactions, "put_new_entry", _unconditional))
+_mutation("send the message before the commit", (PendingRun, "__enter__", _sent_first))
+_mutation("forget the message of a committed run", (PendingRun, "send", lambda original: lambda self: None))
+_mutation(
+    "send a committed run without its group",
+    (
+        PendingRun,
+        "send",
+        lambda original: (
+            lambda self: (
+                setattr(self, "_new_run", self._new_run._replace(group=None if self._new_run.group else "another")),
+                original(self),
+            )[1]
+        ),
+    ),
+)
+_mutation(
+    "take a repeated transaction for refused", (PendingRun, "_is_own", lambda original: lambda self, found: False)
+)
+_mutation(
+    "take another's run of the key for one's own", (PendingRun, "_is_own", lambda original: lambda self, found: True)
+)
+_mutation(
+    "take every canceled transaction for committed",
+    (
+        transactions,
+        "found_instead",
+        lambda original: lambda error, key: original(error, key) or (_Anything() if error is not None else None),
+    ),
+    (
+        PendingRun,
+        "_is_own",
+        lambda original: lambda self, found: isinstance(found, _Anything) or original(self, found),
+    ),
+)
+
+
+class _Anything(dict[str, Any]):
+    """What is found where nothing was."""
+
+
+# Batches
+
+SEEDS |= batch_mutations.SEEDS
+for _what, _patches in batch_mutations.MISTAKES.items():
+    _mutation(_what, *_patches)
+
+# Large values
+
+SEEDS.update(bucket_mutations.SEEDS)
+for _what, _patches in bucket_mutations.PATCHES.items():
+    _mutation(_what, *_patches)
+
 # Limits
 
 
@@ -1298,5 +1392,5 @@ _limit_mutation(
 )
 _limit_mutation(
     "let a run wait on that is given another time",
-    _changed(run_writes, "move", removes=_without("limited", "waits_for")),
+    _changed(run_writes, "move", removes=_without("limited", "awaits_slot")),
 )

@@ -27,7 +27,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import (
+    batch_looks,
+    batch_marks,
     batch_writes,
+    batches,
     consumer,
     counts,
     dispatcher,
@@ -49,10 +52,12 @@ from kumofire_core.errors import (
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
 from kumofire_core.handlers import handler_pool
-from kumofire_core.model import encrypted_text, run
+from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
-from kumofire_core.rules import limits
+from kumofire_core.rules import batch_items, limits
 from tests.simulation.appointments import Appointments
+from tests.simulation.batching import FAN_OUT, FEW, Batching
+from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
@@ -64,6 +69,7 @@ from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
+from tests.simulation.transactions import Transactions
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -111,6 +117,8 @@ class Variant:
     """Succeeded runs are listed, too."""
     counts: bool = False
     """What becomes of messages is counted in the table."""
+    large: bool = False
+    """Payloads, and some outputs, are kept in a bucket."""
 
 
 ONE_BY_ONE = (
@@ -132,6 +140,9 @@ VARIANTS = (
     replace(ONE_BY_ONE[2], list_succeeded=True),
     replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True),
 )
+LARGE_VARIANTS = {variant: replace(variant, large=True) for variant in VARIANTS}
+ONE_IN = 6
+"""One in so many histories has a bucket."""
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
 ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
@@ -183,6 +194,7 @@ def decrypted(ciphertext: bytes) -> bytes:
 
 def opened_text(stored: str) -> str:
     """Return the JSON text of a stored payload or output."""
+    stored = whole(STAGE.world, stored)
     if not stored.startswith(encrypted_text.PREFIX):
         return stored
     text: str = json.loads(decrypted(base64.b64decode(stored.removeprefix(encrypted_text.PREFIX))))[1]
@@ -203,11 +215,12 @@ class Stage:
         self._jobs: dict[tuple[str, Variant], Jobs] = {}
         self.dynamodb = DynamoDB()
         self.sqs = SQS()
+        self.s3 = S3()
 
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
-        self.dynamodb.world = self.sqs.world = history.world
+        self.dynamodb.world = self.sqs.world = self.s3.world = history.world
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
         """Return the engine of a process, made on first use and as new in each history."""
@@ -256,6 +269,7 @@ class Stage:
             counts=variant.counts,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
+            **({"bucket": "bucket", "large_from": LARGE_FROM, "s3": self.s3} if variant.large else {}),
         )
         if not is_person:
             most = variant.max_attempts
@@ -291,11 +305,24 @@ CIPHER = SimulatedCipher()
 
 
 @contextmanager
+def _small_buckets() -> Iterator[None]:
+    """Let a few members need several levels of buckets, and waits pass in the simulation."""
+    with ExitStack() as stack:
+        for module in (batch, batch_marks, batch_looks, batch_items):
+            stack.enter_context(patch.object(module, "FAN_OUT", FAN_OUT))
+        stack.enter_context(patch.object(batch_looks, "FEW", FEW))
+        waits = SimpleNamespace(sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000)))
+        stack.enter_context(patch.object(batches, "time", waits))
+        yield
+
+
+@contextmanager
 def _simulated_locks() -> Iterator[None]:
     """Let the engine's locks that are held during requests be waited for in the simulation."""
     with ExitStack() as stack:
         for module in (dispatcher, progress, pause_reader, counts):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
+        stack.enter_context(_small_buckets())
         yield
 
 
@@ -331,6 +358,7 @@ def simulated_engine() -> Iterator[None]:
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.multiple(limits, WAITING_ROOM=WAITING_ROOM, SLOTS_TOGETHER=SLOTS_TOGETHER),
+        simulated_cleaning(urandom),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
         simulated_event_loops(),
@@ -358,6 +386,8 @@ class Play:
         self.invariants = Invariants(
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
+        self.world.bucket = SimulatedBucket(self.world)
+        self.large = self.invariants.large = LargeValues(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.after_write = self._after_write
         self.invariants.retention_ms = duration_ms(self.variant.retention)
         self.invariants.decrypted = opened_text
@@ -384,8 +414,11 @@ class Play:
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
         self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
         self.limiting = self.invariants.limiting = Limiting(self, lambda process: STAGE.jobs(process, self.variant))
+        self.transactions = Transactions(self, lambda process: STAGE.jobs(process, self.variant))
+        self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
+        self.batching = Batching(self, lambda process: STAGE.jobs(process, self.variant))
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -401,6 +434,8 @@ class Play:
             world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
+            self.batching.at_the_end()
+            self.transactions.at_the_end()
             if (left := unfinished(self.consumers)) is not None:
                 world.violate(*left)
             if world.violation is not None:
@@ -441,6 +476,8 @@ class Play:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
+        elif what == 3:
+            self.transactions.plan()
         else:
             for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_writes and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
@@ -464,9 +501,14 @@ class Play:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
         if not self.limiting.orderly:
             self.pausing.plan()
+            self.batching.plan()
         self.disasters = Disasters(self)
         if not self.limiting.orderly:
             self.disasters.plan()
+        # Not a choice of its own: so all other histories stay as they are.
+        if not self.limiting.exists and sum(choices.taken) % ONE_IN == ONE_IN - 1:
+            self.variant = LARGE_VARIANTS[self.variant]
+            self.large.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -567,6 +609,7 @@ class Play:
                         continue
                     self._read_one()
                     self.steering.list_all()
+                    self.large.end()
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
@@ -760,7 +803,8 @@ class Play:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
         # run another time sends its message again, and so does who puts it back after an attempt.
-        known = self.calm and not self.invariants.restored_at and not self.limiting.exists  # where many runs wait
+        # Where nobody consumes for days, each message is sent again for its age.
+        known = self.calm and not self.invariants.restored_at and self.disasters.kind != "messages expire"
         item = self.world.table.items.get((f"run#{run_id}", "run"), {})
         moved = "changed_by" in item or item.get("claims", 0)
         if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
@@ -844,7 +888,7 @@ class Play:
         except (ClientError, BotoCoreError, DeadlineTooCloseError, DecryptionError, KeyOutOfReachError) as error:
             if world.lines is not None:
                 world.tell(process, f"has not consumed {run_id_in(body)}: {type(error).__name__}")
-            if isinstance(error, DecryptionError):
+            if isinstance(error, DecryptionError) or hasattr(error, "of_s3"):
                 self.invariants.not_opened(process, run_id_in(body))
             return []
         except Exception as error:
@@ -922,6 +966,7 @@ class Play:
         """Do what a handler may do."""
         process = running().process
         attempt = self.invariants.started(context, process)
+        self.batching.started(context)
         if context.run.job_name in self.asynchronous:
             return AsyncHandler(self, context, attempt)
         state, value = "raised", None
