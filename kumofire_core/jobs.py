@@ -7,7 +7,7 @@ as ``public.…``: the package imports them when somebody resolves the annotatio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
@@ -290,6 +290,7 @@ class Jobs:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: public.Limit | Sequence[public.Limit] | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
@@ -297,7 +298,8 @@ class Jobs:
         ends, the attempt has failed, even if the handler goes on. ``retry_on`` and ``fail_on`` are exception types, one
         or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
-        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason.
+        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason. ``concurrency``
+        limits how many of its runs execute at the same time, over all consumers (docs/limits.md).
 
         Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
@@ -315,6 +317,7 @@ class Jobs:
                 retry_on=retry_on,
                 fail_on=fail_on,
                 expires_after=expires_after,
+                concurrency=concurrency,
             )
             return function
 

@@ -180,6 +180,8 @@ class Run:
     """The name of the process that created it: its ``creator`` setting, or else its Lambda function's name."""
     group: str | None = None
     """Whom its messages are counted for, so that SQS can be fair (docs/fairness.md)."""
+    waiting_for_limit: bool = False
+    """Whether it waits because as many runs as its job's limit allows are executing (docs/limits.md)."""
     batch_id: str | None = None
     """The id of the batch that it is a member of (docs/batches.md)."""
     batch_index: int | None = None

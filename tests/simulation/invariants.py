@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.simulation.bucket import LargeValues
+from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.steps import Stepping
@@ -167,6 +168,7 @@ class Invariants:
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
         self.pausing: Pausing
+        self.limiting: Limiting
         self.large: LargeValues
         self.stepping: Stepping
         world.observers.append(self.wrote)
@@ -260,7 +262,7 @@ class Invariants:
             self._owe(run_id)
             is_woken = new.get("signals") != old.get("signals")
             skew_ms = self.records.writer_skew_ms() if is_woken else SKEW_MS
-            if new["scheduled_for"] > now + skew_ms + ("parked" in old and EARLY_MS):
+            if new["scheduled_for"] > now + skew_ms + (("parked" in old or "awaits_slot" in old) and EARLY_MS):
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
             if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
@@ -527,6 +529,8 @@ class Invariants:
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
         if status == "scheduled" and attempt.state == "claimed" and own and "parked" in new:
             self.pausing.put_aside(run_id, old, new)
+        elif status == "scheduled" and attempt.state == "claimed" and own and "awaits_slot" in new:
+            self.limiting.put_aside(run_id, old, new)
         elif status == "scheduled" and attempt.state == "claimed" and own:
             if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:
                 self._broken("a run waits for a handler where there is none", f"{run_id} waits")
@@ -710,6 +714,7 @@ class Invariants:
             self._broken("a payload is what was created", f"{run_id} was given that of another job")
         elif context.payload != json.loads(self.decrypted(attempt.payload)):
             self._broken("an attempt has the payload that was stored when it was claimed", run_id)
+        self.limiting.started(attempt, context.run.job_name, context.payload)
         attempt.state = "running"
         ledger.running.append(attempt)
         return attempt
