@@ -395,9 +395,9 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     def limited(ctx: JobContext) -> None:
         if ctx.run.id not in waiting:
             for run_id in waiting:
-                jobs.consume(message(aws.a_run(run_id, job_name="limited")))
+                jobs.consume(message(run_id))
 
-    waiting = [f"waiting-{number}" for number in range(10)]  # more than wait within the limit's item
+    waiting = [aws.a_run(job_name="limited") for _ in range(9)]  # more than wait within the limit's item
 
     @jobs.handler("steps")
     def steps(ctx: JobContext) -> None:
@@ -419,7 +419,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     ]
     answer = jobs.consume_batch(event(*runs), LambdaContext())
     assert answer == {"batchItemFailures": []}
-    for run_id in waiting[:6]:
+    for run_id in waiting:
         assert jobs.consume(message(run_id)).outcome == "succeeded"
     assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=3)), LambdaContext())) == ["m-newer"]
 

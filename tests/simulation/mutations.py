@@ -1289,8 +1289,8 @@ def _any_condition(what: str, instead: str = "") -> Callable[[Any], Mutant]:
 
 
 LIMIT_SEEDS = {
-    "take a place that the run has": 8,
-    "free the slot of a later attempt": 138,
+    "take a place that the run has": 3,
+    "free the slot of a later attempt": 465,
     "forget to send the run that has a slot now": 6,
     "forget the runs that wait outside": 6,
     "forget a canceled run that had its turn": 32,
@@ -1298,8 +1298,8 @@ LIMIT_SEEDS = {
     "send a run before its turn": 6,
     "free a slot while its run waits for another": 6,
     "keep a slot after the attempt": 6,
-    "admit a run that waits for nothing": 2,
-    "let a run wait on that is given another time": 37,
+    "admit a run that waits for nothing": 10,
+    "let a run wait on that is given another time": 10,
     "let a new run overtake those that wait outside": 303,
 }
 
