@@ -397,7 +397,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
             for run_id in waiting:
                 jobs.consume(message(run_id))
 
-    waiting = [aws.a_run(job_name="limited") for _ in range(10)]  # more than wait within the limit's item
+    waiting = [aws.a_run(job_name="limited") for _ in range(9)]  # more than wait within the limit's item
 
     @jobs.handler("steps")
     def steps(ctx: JobContext) -> None:
