@@ -18,6 +18,7 @@ TITLES = {
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
     "steps": "Steps",
+    "large": "Large payloads",
     "console": "The console",
 }
 

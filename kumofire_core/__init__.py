@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
+    from kumofire_core.engine.cleaning import CleaningResult
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
+        BatchCanceledError,
+        BatchConflictError,
+        BatchIncompleteError,
         ConfigurationError,
         CorruptItemError,
         DeadlineTooCloseError,
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
         InvalidJSONError,
         InvalidScheduleError,
         KumofireError,
+        LargeValueError,
         LeaseExpiredError,
         MalformedMessageError,
         NewerSchemaError,
@@ -62,7 +68,9 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
+    from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
+    from kumofire_core.model.large_value import LargeValue
     from kumofire_core.model.run import (
         NOT_READ,
         Attempt,
@@ -76,6 +84,7 @@ if TYPE_CHECKING:
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.model.steps import Step, StepKind
+    from kumofire_core.rules.limits import Limit
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -94,11 +103,18 @@ __all__ = [
     "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
+    "Batch",
+    "BatchCanceledError",
+    "BatchConflictError",
+    "BatchIncompleteError",
+    "BatchPage",
     "BatchReport",
+    "BatchState",
     "BulkOperation",
     "CallNext",
     "Cancel",
     "Cipher",
+    "CleaningResult",
     "ConfigurationError",
     "ConsumeResult",
     "ConsumerProgress",
@@ -122,8 +138,12 @@ __all__ = [
     "Jobs",
     "KumofireError",
     "LambdaContext",
+    "LargeValue",
+    "LargeValueError",
     "LeaseExpiredError",
+    "Limit",
     "MalformedMessageError",
+    "MemberStatus",
     "Middleware",
     "MinuteCounts",
     "Missed",
@@ -168,6 +188,7 @@ __all__ = [
     "StepResultError",
     "StepsLostError",
     "SupersededRunError",
+    "ThenIf",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
@@ -178,6 +199,9 @@ _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "Batch": "model.batch",
+    "BatchPage": "engine.batches",
+    "BatchState": "model.batch",
     "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
@@ -193,6 +217,7 @@ _PLACES = {
     "AttemptLogFilter": "handlers.context",
     "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
+    "CleaningResult": "engine.cleaning",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
     "Dedupe": "engine.create",
@@ -203,6 +228,9 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Limit": "rules.limits",
+    "MemberStatus": "model.batch",
+    "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
@@ -226,6 +254,7 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "ThenIf": "model.batch",
     "Step": "model.steps",
     "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",

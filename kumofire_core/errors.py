@@ -149,6 +149,42 @@ class PartlyCreatedError(KumofireError):
         )
 
 
+class BatchConflictError(InvalidArgumentError):
+    """Another batch has this key already; nothing was written."""
+
+    def __init__(self, key: str, batch_id: str, differences: list[str]) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"key {key!r:.80} belongs to batch {batch_id}, which is another one ({'; '.join(differences)}); "
+            "give each batch a key of its own"
+        )
+
+
+class BatchIncompleteError(KumofireError):
+    """``create_batch`` could not store some of its members. Call it again with the same ``key`` to go on.
+
+    The members that are stored will be executed. The callback waits until the batch is complete.
+    """
+
+    def __init__(self, batch_id: str, failures: dict[int, Exception]) -> None:
+        self.batch_id = batch_id
+        self.failures = dict(failures)
+        """The errors by the members' positions from 0; members behind these may not be stored either."""
+        kinds = ", ".join(sorted({type(error).__name__ for error in failures.values()}))
+        super().__init__(
+            f"batch {batch_id} is not complete: {len(failures)} members could not be stored ({kinds}); failures has "
+            "what happened; call again with the same key to go on, or cancel_batch"
+        )
+
+
+class BatchCanceledError(KumofireError):
+    """A person canceled the batch while it was being created. Its members are canceled."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(f"batch {batch_id} was canceled while it was being created; get_batch says why")
+
+
 class UnknownJobError(KumofireError, LookupError):
     """This process has handlers, but none of this name; nothing was written."""
 
@@ -183,6 +219,15 @@ class DecryptionError(KumofireError):
 
     def __init__(self, owner: str, problem: str) -> None:
         super().__init__(f"{owner} is encrypted and can't be read: {problem}")
+
+
+class LargeValueError(KumofireError):
+    """A payload or an output that is kept in S3 can't be read."""
+
+    def __init__(self, owner: str, problem: str, *, permanent: bool) -> None:
+        self.permanent = permanent
+        """Whether the value is lost: the object is gone or was changed. Otherwise another process can read it."""
+        super().__init__(f"{owner} is kept in S3 and can't be read: {problem}")
 
 
 class NewerSchemaError(KumofireError):

@@ -39,6 +39,9 @@ def run_form(run: Run) -> dict[str, Any]:
         "parent_id": run.parent_id,
         "created_by": run.created_by,
         "group": run.group,
+        "batch_id": run.batch_id,
+        "batch_index": run.batch_index,
+        "callback_of": run.callback_of,
         "cancel_requested": run.cancel_requested,
         "cancel_reason": run.cancel_reason,
         "waiting_for": run.waiting_for,
@@ -128,7 +131,10 @@ def _ending_form(ending: RetriedRun) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """Return a payload or an output; what is encrypted, without a key for it, is an object that says so."""
+    """Return a payload or an output; what is encrypted, or in a bucket that is not named, is an object that says so."""
     from kumofire_core.model.encrypted_text import ENCRYPTED
+    from kumofire_core.model.large_value import LargeValue
 
+    if isinstance(value, LargeValue):
+        return {"in_s3": True, "bytes": value.size}
     return {"encrypted": True} if value is ENCRYPTED else value

@@ -87,6 +87,8 @@ def show_run(here: Invocation, run: Run, steps: Sequence[Step], *, payload: bool
             ("schedule", run.schedule_id),
             ("dedupe key", run.dedupe_key),
             ("group", run.group),
+            ("batch", None if run.batch_id is None else f"{run.batch_id}, member {run.batch_index}"),
+            ("callback of", run.callback_of),
             ("cancellation", "asked for" if run.cancel_requested and run.finished_at is None else None),
             ("reason", run.cancel_reason),
             ("log group", here.deployment.consumer_log_group if run.attempts else None),
@@ -107,7 +109,10 @@ def show_run(here: Invocation, run: Run, steps: Sequence[Step], *, payload: bool
 def value_lines(value: Any) -> list[str]:
     """Return a payload or an output as lines for people."""
     from kumofire_core.model.encrypted_text import ENCRYPTED
+    from kumofire_core.model.large_value import LargeValue
 
+    if isinstance(value, LargeValue):
+        return [f"{value.size:,} bytes in S3, and no bucket is named here (KUMOFIRE_BUCKET)"]
     if value is ENCRYPTED:
         return ["encrypted, and this process does not have the key (KUMOFIRE_PAYLOAD_KEY_ARN)"]
     return as_shown_json(value)

@@ -25,6 +25,7 @@ from kumofire_core.console.words import exact
 from kumofire_core.errors import DecryptionError, InvalidArgumentError, InvalidJSONError
 from kumofire_core.model.encrypted_text import ENCRYPTED
 from kumofire_core.model.error_text import error_name
+from kumofire_core.model.large_value import LargeValue
 from kumofire_core.model.run import FINAL, Run, RunStatus
 from kumofire_core.model.steps import Step, StepKind
 from kumofire_core.text import LENGTH_FORM, iso, parse_length, plain, relative
@@ -36,6 +37,12 @@ MOST_SHOWN = 200
 
 MOST_COPIED = 20_000
 """Characters of JSON that a button copies. What is longer is downloaded."""
+
+MOST_SHOWN_BYTES = 1_000_000
+"""Of a value that is kept in S3. What is larger is downloaded."""
+
+MOST_CHANGED_BYTES = 400_000
+"""Of a payload that is changed in a form, which may have a megabyte as it is sent."""
 
 WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 
@@ -151,11 +158,13 @@ def ask_payload(visit: Visit) -> Response:
     """Show the payload in a field, to be changed."""
     if not visit.access.payloads:
         return _hidden(visit)
-    run = visit.jobs.get_status(_id(visit))
+    run = visit.jobs.get_status(_id(visit), most_bytes=MOST_CHANGED_BYTES)
     if run is None:
         return _missing(visit)
     if run.payload is ENCRYPTED:
         return _no_key(visit)
+    if isinstance(run.payload, LargeValue):
+        return _too_large(visit)
     visit.record(f"looked at the payload of run {run.id}")
     try:
         given = {"payload": readable(run.payload), "was": _digest(run.payload)}
@@ -173,6 +182,8 @@ def change_payload(visit: Visit) -> Response:
         return run
     if run.payload is ENCRYPTED:
         return _no_key(visit)
+    if isinstance(run.payload, LargeValue):
+        return _too_large(visit)
     was = visit.field("was")
     if was != _digest(run.payload):
         return visit.done("Somebody has changed this run's payload meanwhile. Nothing was changed.", kind="stale")
@@ -263,10 +274,12 @@ class Value:
 
     what: str
     state: str
-    """``closed``, ``hidden`` (from this person), ``encrypted`` (from this process), ``none``, or ``shown``."""
+    """``closed``, ``hidden`` (from this person), ``encrypted`` (from this process), ``none``, ``shown``, ``large``
+    (in S3, and too large for a page) or ``no bucket`` (in S3, and this process does not know where)."""
     markup: Any = None
     copied: str = ""
     characters: int = 0
+    """Of a value that is not loaded: its bytes."""
 
 
 def _id(visit: Visit) -> str:
@@ -351,20 +364,22 @@ def _closed(visit: Visit, what: str) -> Value:
 def _value_page(visit: Visit, what: str) -> Response:
     if not visit.access.payloads:
         return _hidden(visit)
-    run = visit.jobs.get_status(_id(visit))
+    run = visit.jobs.get_status(_id(visit), most_bytes=MOST_SHOWN_BYTES)
     if run is None:
         return _missing(visit)
     visit.record(f"looked at the {what} of run {run.id}")
-    value = _value(run, what)
+    value = _value(run, what, can_load=visit.jobs.bucket is not None)
     if not visit.is_partial:
         return _page(visit, value=value)
     return visit.page("run_value.html", run=run, value=value)
 
 
-def _value(run: Run, what: str) -> Value:
+def _value(run: Run, what: str, *, can_load: bool) -> Value:
     held = run.payload if what == "payload" else run.output
     if held is ENCRYPTED:
         return Value(what=what, state="encrypted")
+    if isinstance(held, LargeValue):
+        return Value(what=what, state="large" if can_load else "no bucket", characters=held.size)
     if what == "output" and run.status is not RunStatus.SUCCEEDED:
         return Value(what=what, state="none")
     text = _file_text(what, held)
@@ -393,6 +408,8 @@ def _file(visit: Visit, what: str) -> Response:
     held = run.payload if what == "payload" else run.output
     if held is ENCRYPTED:
         return _no_key(visit)
+    if isinstance(held, LargeValue):
+        return visit.done("It is kept in S3, and this process has no bucket (KUMOFIRE_BUCKET).", kind="wrong")
     if what == "output" and run.status is not RunStatus.SUCCEEDED:
         return visit.missing(f"output of run {run.id}")
     visit.record(f"downloaded the {what} of run {run.id}")
@@ -404,6 +421,12 @@ def _file(visit: Visit, what: str) -> Response:
             "Content-Disposition": f'attachment; filename="run-{name}-{what}.json"',
             "X-Content-Type-Options": "nosniff",
         },
+    )
+
+
+def _too_large(visit: Visit) -> Response:
+    return visit.done(
+        "The payload is too large to be changed here. Use kumofire runs update, or jobs.update.", kind="wrong"
     )
 
 
@@ -488,7 +511,7 @@ def _is_as_seen(run: Run, seen: str) -> bool:
 
 def _as_seen(visit: Visit, *, payloads: bool = False) -> Run | Response:
     """Return the run where it still is as the page showed it, else the answer."""
-    run = visit.jobs.get_status(_id(visit), payloads=payloads)
+    run = visit.jobs.get_status(_id(visit), payloads=payloads, most_bytes=MOST_CHANGED_BYTES)
     if run is None:
         return _missing(visit)
     return run if _is_as_seen(run, _seen(visit)) else _stale(visit, run)

@@ -17,6 +17,9 @@ from kumofire_core.model.run_item import StoredRun
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
+    from kumofire_core.model.batch import Batch
+else:  # so that annotations can be resolved at run time, and a cold start does not pay for the import
+    Batch = Any
 
 JOB_LOGGER = "kumofire_core.job"
 
@@ -140,7 +143,16 @@ class AttemptSteps:
 class JobContext:
     """The argument of a handler: one attempt of a run."""
 
-    __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation", "_steps", "_tell_progress")
+    __slots__ = (
+        "_batch",
+        "_cancellation",
+        "_claimed",
+        "_ends",
+        "_read_batch",
+        "_read_cancellation",
+        "_steps",
+        "_tell_progress",
+    )
 
     def __init__(
         self,
@@ -150,8 +162,11 @@ class JobContext:
         tell_progress: Callable[[object, object], None],
         steps: AttemptSteps,
         ends: float,
+        read_batch: Callable[[], Batch | None] | None = None,
     ) -> None:
         self._claimed = claimed
+        self._read_batch = read_batch
+        self._batch: Batch | None = None
         self._steps = steps
         self._tell_progress = tell_progress
         self._cancellation: Cancellation | None = None
@@ -195,6 +210,17 @@ class JobContext:
     def now(self) -> datetime:
         """When the attempt started, as an aware UTC datetime."""
         return self.run.started_at or self.run.updated_at
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that this run is the callback of, or ``None``; read when it is first asked for.
+
+        Its members are counted then, and ``ctx.batch.members()`` reads them with their outputs (docs/batches.md). Both
+        make requests, so an ``async`` handler asks in a thread. Errors of the table leave as botocore raised them.
+        """
+        if self._batch is None and self._read_batch is not None:
+            self._batch = self._read_batch()
+        return self._batch
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -31,7 +31,7 @@ from kumofire_core.model.run import (
     RunStatus,
 )
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
-from kumofire_core.model.write import SCHEMA, Attributes, Write, text_bytes
+from kumofire_core.model.write import LATEST_SCHEMA, Attributes, Write, text_bytes
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -43,7 +43,7 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024 + 512
+FIXED_BYTES = 3 * 1024
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 ERROR_TYPE_BYTES = 100
 """Part of the above, as is where the latest attempt logs."""
@@ -64,7 +64,7 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,380 bytes."""
+"""What is left, for the attempts: 4,868 bytes."""
 
 INCARNATION_LENGTH = 12
 
@@ -97,6 +97,10 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "limited",
+    "awaits_slot",
+    "batch",
+    "after",
     "waits_for",
     "steps_id",
 )
@@ -169,7 +173,8 @@ class StoredRun:
         """Raised by every claim: the fencing number."""
         self.timeout_ms: int | None = get("timeout_ms")
         self.payload_text: str = get("payload", "")
-        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, or ``NOT_READ``."""
+        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, ``NOT_READ``, or
+        the ``LargeValue`` that says where in S3 it is."""
         try:
             self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
@@ -220,6 +225,10 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
+                waiting_for_limit=self.awaits_slot is not None and self.status is RunStatus.SCHEDULED,
+                batch_id=None if self.batch is None else self.batch[0],
+                batch_index=None if self.batch is None else self.batch[1],
+                callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
                 kept_steps=self.stored_steps,
             )
@@ -317,9 +326,9 @@ class StoredRun:
         return int(self._item.get("signals", 0))
 
     @property
-    def waits_for(self) -> str | None:
+    def awaits_slot(self) -> str | None:
         """The name of the signal that it was suspended for; it may have been claimed or queued since."""
-        return self._item.get("waits_for")
+        return self._item.get("awaits_slot")
 
     @property
     def was_suspended(self) -> bool:
@@ -363,6 +372,20 @@ class StoredRun:
         return group_of(self._item)
 
     @property
+    def batch(self) -> tuple[str, int, int] | None:
+        """The batch that it is a member of, its place among the members, and how many these are."""
+        stored = self._item.get("batch")
+        if stored is None:
+            return None
+        batch_id, index, total = stored.split(" ")
+        return batch_id, int(index), int(total)
+
+    @property
+    def callback_of(self) -> str | None:
+        """The batch whose callback it is."""
+        return self._item.get("after")
+
+    @property
     def log(self) -> str | None:
         """Where the latest attempt logged: request id and log stream."""
         return self._item.get("log") or None
@@ -376,6 +399,22 @@ class StoredRun:
     def is_parked(self) -> bool:
         """Whether it was put aside because its job is paused. It may have been claimed since."""
         return "parked" in self._item
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The items of limits in which it has a place, since it had to wait for one."""
+        found: str | None = self._item.get("limited")
+        return () if found is None else tuple(found.split())
+
+    @property
+    def waits_for(self) -> str | None:
+        """The item of the limit that it waits for. It may have been claimed since."""
+        return self._item.get("waits_for")
+
+    @property
+    def list_at(self) -> int | None:
+        """The time by which it is listed, if it is."""
+        return self._item.get("list_at")
 
     @property
     def updated_at(self) -> int:
@@ -441,7 +480,7 @@ class StoredRun:
         return StoredRun(self.id, {name: item[name] for name in item if name not in write.removes}, self.max_attempts)
 
     def decrypted(self, *, payload: Any, output: Any) -> StoredRun:
-        """Return the same with the values of a payload and an output that are stored encrypted."""
+        """Return the same with the values of a payload and an output that are stored encrypted, or in S3."""
         found = copy(self)
         found.payload, found.output, found._run = payload, output, None
         return found
@@ -451,6 +490,11 @@ class StoredRun:
         found = copy(self)
         found._texts, found._run = decrypt, None
         return found
+
+
+def is_apart(stored: str | None) -> bool:
+    """Say whether a stored payload or output stands for a value in S3."""
+    return stored is not None and stored.startswith(encrypted_text.IN_S3)
 
 
 def _undecrypted(stored: str) -> str | None:
@@ -563,8 +607,8 @@ def read_run(
     item: Mapping[str, Any] = attributes
     try:
         schema = item["schema"]
-        if type(schema) is int and schema > SCHEMA:
-            raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
+        if type(schema) is int and schema > LATEST_SCHEMA:
+            raise NewerSchemaError(f"run#{run_id}", schema, LATEST_SCHEMA)
         for name, value in item.items():
             if not isinstance(value, _TYPES.get(name, object)):
                 raise TypeError(name)
@@ -587,6 +631,8 @@ def read_run(
             raise OverflowError("lease_until")
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
+        if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
+            raise ValueError("batch")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None

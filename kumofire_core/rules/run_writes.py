@@ -19,9 +19,10 @@ from kumofire_core.model.run_item import (
     LAST_ERROR_BYTES,
     StoredRun,
     history_text,
+    is_apart,
 )
-from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
-from kumofire_core.rules.listing import LISTED, PARKED, listed
+from kumofire_core.model.write import LARGE_SCHEMA, NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
+from kumofire_core.rules.listing import LISTED, PARKED, limit_shard, listed
 from kumofire_core.rules.wake_ups import (
     LAST_RESEND_MS,
     SEND_GRACE_MS,
@@ -41,10 +42,17 @@ _RUNNING = (RunStatus.RUNNING,)
 _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
 _PUT_ASIDE = ("parked", *LISTED)
+_LIMITED = ("limited", "awaits_slot")
 
 
 PARKED_LOOK_MS = 24 * 60 * 60_000
 """How long a run of a paused job is left alone. Resuming sends it; this is for what resuming did not find."""
+
+
+FIRST_LIMIT_LOOK_MS = 2 * 60_000
+LAST_LIMIT_LOOK_MS = 60 * 60_000
+"""How soon a run that waits for a slot is looked at: each time after it has waited twice as long, within these bounds.
+The run that frees a slot sends it; this is for what was lost."""
 
 
 class Failure(NamedTuple):
@@ -81,7 +89,7 @@ def create(
     due_ms, now_ms = new_run.due_ms, new_run.now_ms
     due_now = due_ms <= now_ms
     attributes: dict[str, Value | None] = {
-        "schema": SCHEMA,
+        "schema": LARGE_SCHEMA if is_apart(new_run.payload) else SCHEMA,
         "status": RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
         "job_name": new_run.job_name,
         "payload": new_run.payload,
@@ -103,8 +111,30 @@ def create(
         "parent_id": new_run.parent_id,
         "created_by": created_by,
         "group": new_run.group,
+        "after": new_run.callback_of,
     }
+    if new_run.batch is not None:
+        batch_id, index, total = new_run.batch
+        attributes["batch"] = f"{batch_id} {index} {total}"
     return present(attributes)
+
+
+def create_canceled(
+    new_run: NewRun, *, create_token: str, reason: str, expires_at: int | None, created_by: str | None = None
+) -> dict[str, Value]:
+    """Return the attributes of a new run that is canceled from the beginning, so that it is seen that it is not run."""
+    attributes = create(
+        new_run,
+        create_token=create_token,
+        max_attempts=new_run.max_attempts,
+        timeout_ms=None,
+        shards=1,
+        created_by=created_by,
+    )
+    for name in _UNINDEXED:
+        del attributes[name]
+    ended = _ended(new_run.now_ms, expires_at) | dict(listed(RunStatus.CANCELED, new_run.id, at_ms=new_run.now_ms))
+    return attributes | ended | {"status": RunStatus.CANCELED, "cancel_reason": reason}
 
 
 def claim(
@@ -167,7 +197,7 @@ def succeed(
     if lists:
         sets |= listed(RunStatus.SUCCEEDED, claimed.id, at_ms=now_ms)
     if output is not None:
-        sets["output"] = output
+        sets |= _value("output", output)
     return _settle(claimed, RunStatus.SUCCEEDED, now_ms, sets, _UNINDEXED)
 
 
@@ -352,6 +382,38 @@ def unpark(token: str, *, due_ms: int, now_ms: int) -> Transition:
     )
 
 
+def await_slot(
+    claimed: StoredRun, *, now_ms: int, item_id: str, limited: str, outside_since_ms: int | None
+) -> Transition:
+    """Put a run aside that has to wait for a slot of a limit; no attempt is counted, and it keeps its time.
+
+    ``limited`` are the items in which it has a place, ``item_id`` the one that it waits in. Where that has no room, it
+    is listed by the time since when it waits, ``outside_since_ms``. Refused, like ``release``, where the run is to be
+    canceled.
+    """
+    sets: dict[str, Value] = {"limited": limited, "awaits_slot": item_id, "wake_at": now_ms + FIRST_LIMIT_LOOK_MS}
+    if outside_since_ms is not None:
+        sets |= {"list_shard": limit_shard(item_id), "list_at": outside_since_ms}
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
+def look_at_limited(waiting: StoredRun, *, now_ms: int) -> int:
+    """Return when the dispatcher looks again at a run that waits for a slot of a limit."""
+    return now_ms + min(max(now_ms - waiting.updated_at, FIRST_LIMIT_LOOK_MS), LAST_LIMIT_LOOK_MS)
+
+
+def admit(token: str, *, item_id: str, now_ms: int) -> Transition:
+    """Queue a run that waited for a slot of a limit, and has it now; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        equals={"awaits_slot": item_id},
+        sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
+        removes=("awaits_slot", *LISTED),
+        write_token=("sent_by", token),
+    )
+
+
 def release(claimed: StoredRun, *, now_ms: int) -> Transition:
     """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
 
@@ -478,7 +540,7 @@ def cancel(
                 **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
             }
         ),
-        removes=(*_UNINDEXED, "parked"),
+        removes=(*_UNINDEXED, "parked", "awaits_slot"),
         write_token=("canceled_by", token),
     )
 
@@ -538,6 +600,7 @@ def retry(
             "cancel_reason",
             "no_handler_since",
             *LISTED,
+            *_LIMITED,
             *(("waits_for",) if ended.waits_for is not None else ()),
             *(("suspensions",) if ended.was_suspended else ()),
             *(("steps", "signals") if from_start else ()),
@@ -565,7 +628,7 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
-        removes=(*_PUT_ASIDE, "no_handler_since"),
+        removes=(*_PUT_ASIDE, *_LIMITED, "no_handler_since"),
         write_token=("changed_by", token),
     )
 
@@ -576,7 +639,7 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
+        sets={"changed_by": token, **_value("payload", payload), "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
 
@@ -604,7 +667,7 @@ def debounce(
         target=moved.target,
         equals={**moved.equals, "attempt": 0},
         not_exists=("attempts", "history", "suspensions"),
-        sets={**moved.sets, "payload": payload, **regrouped},
+        sets={**moved.sets, **_value("payload", payload), **regrouped},
         removes=(*moved.removes, *ungrouped),
         write_token=moved.write_token,
     )
@@ -711,6 +774,11 @@ def _held_by(run: StoredRun) -> dict[str, Value]:
     return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
 
 
+def _value(name: str, stored: str) -> dict[str, Value]:
+    """Return what stores a payload or an output. An earlier release must leave a run alone whose value is in S3."""
+    return {name: stored, "schema": LARGE_SCHEMA} if is_apart(stored) else {name: stored}
+
+
 def _wake_up(run: StoredRun) -> int:
     if run.wake_at is None:
         raise ValueError(f"run {run.id} has no wake-up")
@@ -745,4 +813,5 @@ def _no_longer_aside(run: StoredRun, sets: dict[str, Value]) -> tuple[str, ...]:
     A release without the listing index leaves a run in it as well, when a person retries it there.
     """
     aside = (("parked",) if run.is_parked else ()) + (LISTED if run.list_shard is not None else ())
+    aside += _LIMITED if run.limited else ()
     return tuple(name for name in aside if name not in sets)

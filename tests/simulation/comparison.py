@@ -12,7 +12,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.expressions import partiql_statement, update_expression
+from kumofire_core.model.batch import ENDS
 from kumofire_core.model.write import Key, Sum, Write
 from tests.simulation.history import Choices
 from tests.simulation.table import SimulatedTable, typed
@@ -57,10 +59,10 @@ def answer(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
     except ClientError as error:
         refused: Any = error.response
         reasons = [(each["Code"], each.get("Item")) for each in refused.get("CancellationReasons", ())]
-        return refused["Error"]["Code"], refused.get("Item") or reasons or None
+        return refused["Error"]["Code"], _sorted(refused.get("Item")) or reasons or None
     if operation == "batch_execute_statement":
         return [each["Error"]["Code"] if "Error" in each else each["Item"] for each in reply["Responses"]]
-    return reply.get("Item", reply.get("Attributes"))
+    return _sorted(reply.get("Item", reply.get("Attributes")))
 
 
 def _all_pages(client: Any, parameters: dict[str, Any]) -> Any:
@@ -98,7 +100,7 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
     transactions = _transactions(choices, name)
     for _ in range(count):
         key = typed({"pk": f"run#{choices.of(IDS)}", "sk": "run"})
-        what = choices.below(13)
+        what = choices.below(15)
         if what == 12:
             yield "transact_write_items", next(transactions)
         elif what < 2:
@@ -120,6 +122,8 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 names = {"#pk": "pk", "#sk": "sk", "#note": "note"}
                 wanted |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
             yield "batch_get_item", {"RequestItems": {name: wanted}}
+        elif what > 12:
+            yield "update_item", _mark(choices, name)
         elif what == 10:
             yield "query", _query(choices) | {"TableName": name}
         else:
@@ -132,6 +136,35 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 for key, write in writes
             ]
             yield "batch_execute_statement", {"Statements": statements}
+
+
+def _mark(choices: Choices, name: str) -> dict[str, Any]:
+    """Return the request that marks a member of a batch."""
+    made: list[dict[str, Any]] = []
+
+    class Client:
+        def update_item(self, **parameters: Any) -> Any:
+            made.append(parameters)
+            return {"Attributes": {}}
+
+    client: Any = Client()
+    into = choices.of(ENDS)
+    Table(name, lambda: client).mark(
+        Key("bucket", choices.of(IDS)),
+        choices.below(3),
+        into=into,
+        out_of=[each for each in ENDS if each != into] if choices.below(4) else [],
+        retries=choices.below(3),
+        sets={"expires_at": 5} if choices.below(2) else {},
+    )
+    return made[0]
+
+
+def _sorted(item: Any) -> Any:
+    """Return an item with its sets in order: the service keeps none."""
+    if not isinstance(item, dict):
+        return item
+    return {key: {"NS": sorted(each["NS"], key=int)} if "NS" in each else each for key, each in item.items()}
 
 
 def _attributes(choices: Choices) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation.bucket import LargeValues
+from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.steps import Stepping
@@ -166,6 +168,8 @@ class Invariants:
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
         self.pausing: Pausing
+        self.limiting: Limiting
+        self.large: LargeValues
         self.stepping: Stepping
         world.observers.append(self.wrote)
 
@@ -219,7 +223,7 @@ class Invariants:
             self.ledgers[run_id] = ledger
             self.records.wrote(run_id, ledger.record, old, new)
             self._created(run_id, new)
-            if new["scheduled_for"] - now <= MOST_DELAY_MS:
+            if new["scheduled_for"] - now <= MOST_DELAY_MS and status not in FINAL:
                 self._owe(run_id)
             return
         for (process, _), owed in self._owed.items():
@@ -258,7 +262,7 @@ class Invariants:
             self._owe(run_id)
             is_woken = new.get("signals") != old.get("signals")
             skew_ms = self.records.writer_skew_ms() if is_woken else SKEW_MS
-            if new["scheduled_for"] > now + skew_ms + ("parked" in old and EARLY_MS):
+            if new["scheduled_for"] > now + skew_ms + (("parked" in old or "awaits_slot" in old) and EARLY_MS):
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
             if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
@@ -287,6 +291,7 @@ class Invariants:
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time: what happened since is not in it."""
         self.restored_at = self._world.now
+        self.large.restored()
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             if item is not None and item["create_token"] != ledger.create_token:
@@ -359,7 +364,8 @@ class Invariants:
     def _created(self, run_id: str, new: Attributes) -> None:
         self._world.counts["created", new["status"]] += 1
         self.job_names[run_id] = new["job_name"]
-        if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
+        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "after" in new)
+        if not is_new or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
             first = self.by_dedupe_key.setdefault(dedupe_key, run_id)
@@ -523,6 +529,8 @@ class Invariants:
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
         if status == "scheduled" and attempt.state == "claimed" and own and "parked" in new:
             self.pausing.put_aside(run_id, old, new)
+        elif status == "scheduled" and attempt.state == "claimed" and own and "awaits_slot" in new:
+            self.limiting.put_aside(run_id, old, new)
         elif status == "scheduled" and attempt.state == "claimed" and own:
             if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:
                 self._broken("a run waits for a handler where there is none", f"{run_id} waits")
@@ -537,6 +545,7 @@ class Invariants:
             and new["attempt"] == old["attempt"]
             and new["job_name"] != "absent"
             and new["attempt"] < new["max_attempts"]
+            and not self.large.may_be_unreadable(new)
         ):
             self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         is_own_end = own and ended and attempt.state != "claimed"
@@ -705,6 +714,7 @@ class Invariants:
             self._broken("a payload is what was created", f"{run_id} was given that of another job")
         elif context.payload != json.loads(self.decrypted(attempt.payload)):
             self._broken("an attempt has the payload that was stored when it was claimed", run_id)
+        self.limiting.started(attempt, context.run.job_name, context.payload)
         attempt.state = "running"
         ledger.running.append(attempt)
         return attempt

@@ -40,12 +40,24 @@ CREATE_CLAIM_SUCCEED = 3
 BRIEF_MS = 20_000
 """How long after its time a run of the job ``brief`` may start."""
 
-ANOTHER_TIME = frozenset({"scheduled_for", "sends", "wake_at", "no_handler_since", "parked", "list_shard", "list_at"})
+ANOTHER_TIME = frozenset(
+    {
+        "scheduled_for",
+        "sends",
+        "wake_at",
+        "no_handler_since",
+        "parked",
+        "list_shard",
+        "list_at",
+        "limited",
+        "awaits_slot",
+    }
+)
 CHANGES = {
     "runs now": ANOTHER_TIME,
     "reschedules": ANOTHER_TIME,
-    "updates": frozenset({"payload"}),
-    "debounces": ANOTHER_TIME | {"payload", "group"},
+    "updates": frozenset({"payload", "schema"}),
+    "debounces": ANOTHER_TIME | {"payload", "schema", "group"},
 }
 """What a person's request changes, besides the status, the token and the time of the change."""
 RETRIES_LATER = "retries later"
@@ -140,6 +152,9 @@ class Records:
                 self._broken("what has ended is listed by when it ended", f"{run_id}: {at}")
             if "parked" in new:
                 self._broken("what has ended is not put aside", f"{run_id} is {status}")
+        elif status in ("scheduled", "running") and "awaits_slot" in new:
+            if shard is not None and shard != f"limit#{new['awaits_slot']}":
+                self._broken("a run that waits for a slot is listed so", f"{run_id} is {status}, and listed {shard}")
         elif status == "succeeded" or "parked" not in new:
             if shard is not None or at is not None:
                 self._broken("no other run is listed", f"{run_id} is {status}, and listed {shard}")

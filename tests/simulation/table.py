@@ -383,12 +383,22 @@ class SimulatedTable:
 
 def native(attributes: Mapping[str, Any]) -> Attributes:
     """Return attributes in DynamoDB's typed form as Python values."""
-    return {name: str(value["S"]) if "S" in value else int(value["N"]) for name, value in attributes.items()}
+    return {
+        name: str(value["S"]) if "S" in value else int(value["N"]) if "N" in value else frozenset(map(int, value["NS"]))
+        for name, value in attributes.items()
+    }
 
 
 def typed(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return Python values in DynamoDB's typed form."""
-    return {name: {"N": str(value)} if type(value) is int else {"S": value} for name, value in attributes.items()}
+    return {
+        name: {"N": str(value)}
+        if type(value) is int
+        else {"S": value}
+        if type(value) is str
+        else {"NS": [str(number) for number in sorted(value)]}
+        for name, value in attributes.items()
+    }
 
 
 def refusal(operation: str, old: Attributes | None, show: str) -> ClientError:

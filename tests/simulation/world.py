@@ -194,6 +194,8 @@ class World:
         self.table = SimulatedTable(lambda: self.now, self._wrote)
         self.queue = SimulatedQueue(self)
         self.statements = SimulatedStatements(self)
+        self.bucket: Any = None
+        """The bucket of large values (``bucket.SimulatedBucket``)."""
         self.refuses: Callable[[str], None] | None = None
         """Raises where a service refuses all requests of an operation for a while."""
         self.steps = 0
@@ -363,6 +365,7 @@ class World:
                     reply = call(**parameters)
                 except ClientError as error:
                     self._refused(process, operation, parameters, error)
+                    error.response["ResponseMetadata"] = {"RetryAttempts": attempt}  # type: ignore[typeddict-item]
                     raise
                 if self.lines is not None:
                     self.tell(process, f"{operation} {_what(parameters)}{_result(operation, reply)}")
@@ -391,6 +394,7 @@ class World:
                 reply = call(**parameters)
             except ClientError as error:
                 self._refused(process, operation, parameters, error)
+                error.response["ResponseMetadata"] = {"RetryAttempts": attempt}  # type: ignore[typeddict-item]
                 if fault not in ("reply lost", "dies after"):
                     if fault == "slow reply":
                         self.pause(choices.of(SLOW_MS))
@@ -438,7 +442,7 @@ class World:
             self.tell(process, f"{operation} {_what(parameters)}, late copy: done")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
-        if self.writer_task is not None and not key[0].startswith("settings#"):
+        if self.writer_task is not None and not key[0].startswith(("settings#", "bucket#", "batch#")):
             self.writer_task.written = (key, new)
         if self.lines is not None:
             self.tell(self.writer, f"  {key[0]}: {_difference(old, new)}")
@@ -774,6 +778,10 @@ def _send_problem(body: str, delay_seconds: object, group: object = None) -> str
 
 
 def _what(parameters: dict[str, Any]) -> str:
+    if isinstance(parameters.get("Key"), str):
+        return str(parameters["Key"])
+    if "Delete" in parameters:
+        return ", ".join(each["Key"] for each in parameters["Delete"]["Objects"])
     for name in ("Key", "Item"):
         if name in parameters:
             return str(parameters[name]["pk"]["S"])
