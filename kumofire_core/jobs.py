@@ -790,15 +790,17 @@ class Jobs:
         text = signals.require_signal(name, payload)
         return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
 
-    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+    def steps(self, run_id: str, *, results: bool = True) -> tuple[public.Step, ...]:
         """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
 
-        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        Two requests, and one more for each MB of results. With ``results=False`` these are neither fetched nor
+        decrypted: they are ``NOT_READ``. Empty for an unknown id. A result that this process can't
         decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
         """
         from kumofire_core.engine import signals
 
-        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+        require_flag("results", results)
+        return signals.steps(self._store, run_id, results=results) if may_exist("a run id", run_id) else ()
 
     def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.

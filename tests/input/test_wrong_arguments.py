@@ -162,7 +162,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"run_id": "x", "name": "go"},
         {"run_id": TEXT, "name": [*TEXT, "", "x" * 101, "\n"], "payload": [*NOT_JSON[:-1], "x" * 401_500]},
     ),
-    "steps": ({}, {"run_id": TEXT}),
+    "steps": ({"run_id": "x"}, {"run_id": TEXT, "results": FLAG}),
     "run_now": ({}, {"run_id": TEXT}),
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
     "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),

@@ -13,6 +13,7 @@ import pytest
 
 from kumofire_core import (
     ENCRYPTED,
+    NOT_READ,
     AttemptTimeoutError,
     DuplicateStepError,
     InvalidArgumentError,
@@ -541,6 +542,11 @@ def test_what_is_kept_is_told_in_the_order_of_the_calls(jobs: Jobs, clock: Clock
     assert (wait.timed_out, wait.result) == (True, None)
     assert (sleep.name, sleep.kind, sleep.until) == ("sleep-1", "sleep", clock() + DAY)
     assert "Step(name='z'" in repr(step)
+    unread = jobs.steps(run_id, results=False)
+    assert [each.result for each in unread] == [NOT_READ] * 4
+    assert [each._replace(result=None) for each in unread] == [
+        each._replace(result=None) for each in jobs.steps(run_id)
+    ]
     assert jobs.steps("nobody") == ()
 
 
