@@ -18,6 +18,8 @@ TITLES = {
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
     "batches": "Batches",
+    "steps": "Steps",
+    "large": "Large payloads",
     "console": "The console",
 }
 

@@ -11,6 +11,7 @@ import binascii
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -125,6 +126,7 @@ class Batches:
         followers: tuple[Follower, ...] = ()
         if then is not None:
             followers = (self._follower("then", then, payload, run_id=callback_run_id(batch_id)),)
+            _require_room("the callback has", followers)
         prepared = None
         if len(wanted) <= WINDOW:
             prepared = [self._member(batch_id, len(wanted), index, wanted[index]) for index in range(len(wanted))]
@@ -157,11 +159,7 @@ class Batches:
             )
             for position in range(1, len(wanted))
         )
-        if (size := text_bytes(followers_text(followers))) > MAX_PAYLOAD_BYTES:
-            raise InvalidArgumentError(
-                f"the requests of the chain after the first have {size} bytes as they would be stored; there is room "
-                f"for {MAX_PAYLOAD_BYTES} together (DynamoDB's item limit); pass references to large payloads"
-            )
+        _require_room("the requests of the chain after the first have", followers)
         first = self._member(chain_id, 1, 0, wanted[0], call="create_chain")
         batch = self._begin(chain_id, 1, followers, "succeeded", key)
         if not batch.sealed:
@@ -231,7 +229,8 @@ class Batches:
             wait_ms = 0 if wait is None else delay_ms("delay", wait)
             if self._store.now_ms() + wait_ms > LAST_MS:
                 raise InvalidArgumentError(f"a delay of {short_repr(wait)} ends after the year 9999")
-            text = self._store.encrypted_payload(run_id, payload_text(given.get("payload")))
+            text = payload_text(given.get("payload"), self._store.most_payload_bytes)
+            text = self._store.encrypted_payload(run_id, text)
         except KumofireError as error:
             error.args = (f"{what}: {error}",)
             raise
@@ -347,15 +346,16 @@ class Batches:
         if not answer.applied:
             found = None if answer.item is None else read_batch(batch.id, answer.item)
             if found is not None and found.cancel_requested:
-                for index in range(batch.total):
-                    run_control.cancel(self._store, member_run_id(batch.id, index), found.cancel_reason)
+                with suppress(*AWS_ERRORS):  # what this process can't or may not do, the dispatcher does
+                    for index in range(batch.total):
+                        run_control.cancel(self._store, member_run_id(batch.id, index), found.cancel_reason)
                 raise BatchCanceledError(batch.id)
             return
         level = len(widths(batch.total)) - 1
         root = bucket_key(batch.id, level, 0)
         marks = self._store.table.get_sets([root]).get(root, {}) if batch.total else {}
         if is_full(marks, total=batch.total, level=level, place=0):
-            batch_marks.complete(self._store, batch.id)
+            batch_marks.complete(self._store, batch.id, batch._replace(sealed=True))
 
     # Reading
 
@@ -464,6 +464,15 @@ class Batches:
             run_control.cancel(self._store, run_id, reason)
         except (*AWS_ERRORS, KumofireError) as error:
             errors.append(error)
+
+
+def _require_room(what: str, followers: tuple[Follower, ...]) -> None:
+    """Raise ``InvalidArgumentError`` where what follows a batch does not fit in the batch's item."""
+    if (size := text_bytes(followers_text(followers))) > MAX_PAYLOAD_BYTES:
+        raise InvalidArgumentError(
+            f"{what} {size} bytes as it would be stored with the batch; there is room for {MAX_PAYLOAD_BYTES} "
+            "(DynamoDB's item limit), with a bucket too; pass a reference to a large payload"
+        )
 
 
 def _requests(call: str, requests: object) -> Sequence[RunRequest]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
     from kumofire_core.model.batch import Batch
 else:  # so that annotations can be resolved at run time, and a cold start does not pay for the import
-    Batch = Any
+    AsyncStepCalls = Batch = Any
 
 JOB_LOGGER = "kumofire_core.job"
 

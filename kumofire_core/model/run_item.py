@@ -43,7 +43,7 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024 + 512
+FIXED_BYTES = 3 * 1024
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 ERROR_TYPE_BYTES = 100
 """Part of the above, as is where the latest attempt logs."""
@@ -64,7 +64,7 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,380 bytes."""
+"""What is left, for the attempts: 4,868 bytes."""
 
 INCARNATION_LENGTH = 12
 
@@ -97,6 +97,8 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "limited",
+    "awaits_slot",
     "batch",
     "after",
     "waits_for",
@@ -223,10 +225,12 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
+                waiting_for_limit=self.awaits_slot is not None and self.status is RunStatus.SCHEDULED,
                 batch_id=None if self.batch is None else self.batch[0],
                 batch_index=None if self.batch is None else self.batch[1],
                 callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
+                kept_steps=self.stored_steps,
             )
         return self._run
 
@@ -309,7 +313,7 @@ class StoredRun:
 
         So a run that is created again under the id of a deleted one sees none of that one's steps.
         """
-        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[:INCARNATION_LENGTH]
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
 
     @property
     def stored_steps(self) -> int:
@@ -322,9 +326,9 @@ class StoredRun:
         return int(self._item.get("signals", 0))
 
     @property
-    def waits_for(self) -> str | None:
+    def awaits_slot(self) -> str | None:
         """The name of the signal that it was suspended for; it may have been claimed or queued since."""
-        return self._item.get("waits_for")
+        return self._item.get("awaits_slot")
 
     @property
     def was_suspended(self) -> bool:
@@ -395,6 +399,22 @@ class StoredRun:
     def is_parked(self) -> bool:
         """Whether it was put aside because its job is paused. It may have been claimed since."""
         return "parked" in self._item
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The items of limits in which it has a place, since it had to wait for one."""
+        found: str | None = self._item.get("limited")
+        return () if found is None else tuple(found.split())
+
+    @property
+    def waits_for(self) -> str | None:
+        """The item of the limit that it waits for. It may have been claimed since."""
+        return self._item.get("waits_for")
+
+    @property
+    def list_at(self) -> int | None:
+        """The time by which it is listed, if it is."""
+        return self._item.get("list_at")
 
     @property
     def updated_at(self) -> int:
