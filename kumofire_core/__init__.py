@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.model.steps import Step, StepKind
-    from kumofire_core.rules.limits import Limit
+    from kumofire_core.rules.limits import Limit, Rate
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -157,6 +157,7 @@ __all__ = [
     "Pause",
     "PendingRun",
     "QueueLengths",
+    "Rate",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
@@ -239,6 +240,7 @@ _PLACES = {
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
     "QueueLengths": "engine.stats",
+    "Rate": "rules.limits",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",

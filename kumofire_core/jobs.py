@@ -291,6 +291,7 @@ class Jobs:
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
         concurrency: public.Limit | Sequence[public.Limit] | None = None,
+        rate: public.Rate | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
@@ -299,7 +300,8 @@ class Jobs:
         or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
         run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason. ``concurrency``
-        limits how many of its runs execute at the same time, over all consumers (docs/limits.md).
+        limits how many of its runs execute at the same time, and ``rate`` how many start within a time, over all
+        consumers (docs/limits.md).
 
         Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
@@ -318,6 +320,7 @@ class Jobs:
                 fail_on=fail_on,
                 expires_after=expires_after,
                 concurrency=concurrency,
+                rate=rate,
             )
             return function
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kumofire_core import Jobs, KumofireError, Limit, RetryPolicy
+from kumofire_core import Jobs, KumofireError, Limit, Rate, RetryPolicy
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedules import ScheduleChanges, ScheduleSettings
 from tests.builders import NOW, Aws
@@ -108,6 +108,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "fail_on": ERRORS,
             "expires_after": [5, "5", -timedelta(1)],
             "concurrency": [0, 5, "5", Limit, [], [5], [Limit(1), 5], {}, [Limit(1), Limit(2)], [Limit(1)] * 5],
+            "rate": [0, 5, "5", Rate, Limit(1), [], [Rate(1, per=timedelta(1))]],
         },
     ),
     "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
