@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.limit_views import LimitUse
     from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
@@ -142,6 +143,7 @@ __all__ = [
     "LargeValueError",
     "LeaseExpiredError",
     "Limit",
+    "LimitUse",
     "MalformedMessageError",
     "MemberStatus",
     "Middleware",
@@ -230,6 +232,7 @@ _PLACES = {
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
     "Limit": "rules.limits",
+    "LimitUse": "engine.limit_views",
     "MemberStatus": "model.batch",
     "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",

@@ -985,6 +985,20 @@ class Jobs:
 
         return pauses.pauses(self._store)
 
+    def get_limit(self, job_name: str, *, key: str | int | None = None, name: str | None = None) -> public.LimitUse:
+        """Return who has the slots of a job's limit and who waits for one, and until when its rate is reserved.
+
+        ``key`` is what the limit's key returns, where it has one, and ``name`` the limit's name. Which jobs have limits
+        is not stored: for a limit that no run has needed there are no slots.
+        """
+        from kumofire_core.engine.limit_views import limit_use
+        from kumofire_core.rules.validation import require_job_name
+
+        require_job_name(job_name)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise InvalidArgumentError(f"name must be the name of a limit, or None, not {short_repr(name)}")
+        return limit_use(self._store, job_name, key=key, name=name)
+
     def dispatch(
         self,
         limit: int | None = None,

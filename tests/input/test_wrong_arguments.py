@@ -168,6 +168,14 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
     "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),
     "delete": ({}, {"run_id": TEXT}),
+    "get_limit": (
+        {"job_name": "email"},
+        {
+            "job_name": [*TEXT, "", "x" * 256],
+            "key": [1.5, b"x", ["x"], True, "x" * 1_025],
+            "name": [5, b"x", "", ["x"]],
+        },
+    ),
     "pause": (
         {"job_name": "email"},
         {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},
