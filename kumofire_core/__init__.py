@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.model.steps import Step, StepKind
+    from kumofire_core.rules.limits import Limit
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -140,6 +141,7 @@ __all__ = [
     "LargeValue",
     "LargeValueError",
     "LeaseExpiredError",
+    "Limit",
     "MalformedMessageError",
     "MemberStatus",
     "Middleware",
@@ -226,6 +228,7 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Limit": "rules.limits",
     "MemberStatus": "model.batch",
     "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",

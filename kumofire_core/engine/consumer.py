@@ -40,7 +40,7 @@ from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
-from kumofire_core.model.run import Outcome, RunStatus
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.limits import Slots
     from kumofire_core.engine.steps import Steps
     from kumofire_core.model.batch import Batch
 
@@ -62,6 +63,7 @@ log = logging.getLogger("kumofire_core")
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
+LIMITED = "limited"
 UNREADABLE_PAYLOAD = "unreadable payload"
 
 LONG_WAIT_MS = 10 * 24 * 60 * 60_000
@@ -183,6 +185,10 @@ class Consumer:
         reason = decisions.claim_refused(found, now_ms=now_ms)
         if reason is not None:
             ignored = _ignored(run_id, reason, found)
+            if found.limited and found.status in FINAL:
+                from kumofire_core.engine.limits import Line
+
+                Line(self._store).collect(found)
             if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
                 return ignored
             return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
@@ -222,6 +228,21 @@ class Consumer:
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
+        job = self._store.registry.get(claimed.job_name)
+        if not claimed.limited and (job is None or not job.concurrency):
+            return self._prepared(claimed, deadline, completer, None)
+        from kumofire_core.engine.limits import Slots  # other jobs do not pay for its import
+
+        slots = Slots(self._store, claimed)
+        try:
+            return self._prepared(claimed, deadline, completer, slots)
+        finally:
+            slots.leave()
+
+    def _prepared(
+        self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None, slots: Slots | None
+    ) -> ConsumeResult:
+        """Execute a claimed run, unless something is in the way of it."""
         if self._pauses.is_paused(claimed.job_name):
             return self._put_aside(claimed)
         job = self._store.registry.get(claimed.job_name)
@@ -246,6 +267,8 @@ class Consumer:
             return self._release(claimed, error)  # key or bucket may be out of reach for a while only
         if claimed.callback_of is not None:
             self._require_batch_done(claimed)
+        if slots is not None and (waits := self._take_slots(job, claimed, deadline, slots)) is not None:
+            return waits
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
@@ -265,6 +288,28 @@ class Consumer:
                 forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+
+    def _take_slots(
+        self, job: Job, claimed: StoredRun, deadline: Deadline | None, slots: Slots
+    ) -> ConsumeResult | None:
+        """Take the slots that a run needs; where it has to wait for one, put it aside and say so."""
+        slots.know(claimed)
+        try:
+            wanted = slots.wanted(job)
+        except Exception as error:  # of a key, which is the application's
+            return self._failed(claimed, job, error, timedelta(0), deadline)
+        try:
+            turn = slots.take(wanted)
+        except AWS_ERRORS as error:
+            return self._release(claimed, error)
+        if turn is None:
+            return None
+        answer = self._store.apply(claimed.id, slots.write_of(turn))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        slots.waits(turn)
+        log.debug("the run waits for a slot of its limit", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
 
     def _too_late(self, claimed: StoredRun, job: Job) -> str | None:
         """Return why a run is too late to be of use, or ``None``."""
@@ -316,7 +361,7 @@ class Consumer:
         """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
-            if self._store.is_large(output):
+            if self._store.is_large_output(output):
                 try:
                     output = self._output_apart(claimed, output, deadline)
                 except InvalidJSONError as too_large:

@@ -28,6 +28,8 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
         if answer.applied:
             _count_canceled(store, run_id, answer.item)
             store.tell_of_item("canceled", run_id, answer.item)
+            if answer.item is not None and "limited" in answer.item:
+                _give_up_places(store, store.read(run_id, answer.item, payload_required=False))
             return True
         if answer.item is None or store.read(run_id, answer.item).run.status is not RunStatus.RUNNING:
             return False
@@ -45,7 +47,7 @@ def _count_canceled(store: RunStore, run_id: str, item: Attributes | None) -> No
 
     After a lost reply the item may be further: a person has retried the run, and it may have ended again.
     """
-    if item is not None and ("batch" in item or "callback_of" in item):
+    if item is not None and ("batch" in item or "after" in item):
         now = store.read(run_id, item, payload_required=False)
         if now.status in FINAL:
             store.ended(now, now.status, attempted=False)
@@ -79,6 +81,7 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
             if ends:
                 store.ended(found, RunStatus.CANCELED, attempted=False)
                 store.tell_of_item("canceled", found.id, answer.item)
+                _give_up_places(store, found)
             return True
         found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)
     return False
@@ -166,6 +169,8 @@ def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
     if changed is None:
         return False
     now_ms, group = changed.now_ms, changed.group
+    if due_ms is not None:
+        _give_up_places(store, changed.before)
     store.send_waiting(run_id, due_ms=now_ms if due_ms is None else max(due_ms, now_ms), now_ms=now_ms, group=group)
     return True
 
@@ -198,6 +203,7 @@ def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
 class _Changed(NamedTuple):
     now_ms: int
     group: str | None
+    before: StoredRun
 
 
 def _change(
@@ -214,9 +220,17 @@ def _change(
             return None
         answer = store.apply(run_id, write)
         if answer.applied:
-            return _Changed(now_ms, found.group)
+            return _Changed(now_ms, found.group, found)
         found = None if answer.item is None else store.read(run_id, answer.item, payload_required=False)
     return None
+
+
+def _give_up_places(store: RunStore, found: StoredRun) -> None:
+    """Let a run that does not go on now give up its places before the slots of limits, where it has any."""
+    if found.limited:
+        from kumofire_core.engine.limits import Line
+
+        Line(store).collect(found)
 
 
 def delete(store: RunStore, run_id: str) -> bool:

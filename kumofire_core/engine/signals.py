@@ -80,7 +80,9 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
                 with contextlib.suppress(*AWS_ERRORS):
                     store.table.delete(key)
             return False
-        if found.status in FINAL:
+        if found.status in (RunStatus.FAILED, RunStatus.CANCELED):
+            return is_ours  # it ended meanwhile, and finds this if a person retries it
+        if found.status is RunStatus.SUCCEEDED:
             return is_ours and store.table.get(step_key(RUN, run_id, incarnation, name), names=("pk",)) is not None
         told = new_token()
         now_ms = store.now_ms()

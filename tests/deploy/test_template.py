@@ -20,11 +20,11 @@ from moto import mock_aws
 from samtranslator.translator.transform import transform
 
 from examples.deployment import PROJECT, load_template
-from kumofire_core import JobContext, jobs
+from kumofire_core import JobContext, Limit, jobs
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
 from kumofire_core.rules.redelivery import seconds_until_redelivery
 from kumofire_core.rules.retry import DEFAULT_MAX_ATTEMPTS
-from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
 EDGE_SETTINGS = {
     "KUMOFIRE_JOBS",
@@ -377,7 +377,7 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create.
 
-    And keep steps, and wait.
+    And keep steps, wait, and wait for a slot.
     """
     jobs = aws.jobs(**settings)
     aws.jobs(allow_unknown_jobs=True).pause("paused")
@@ -391,6 +391,14 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     def child(ctx: JobContext) -> None:
         raise ConnectionError
 
+    @jobs.handler("limited", concurrency=Limit(1))
+    def limited(ctx: JobContext) -> None:
+        if ctx.run.id not in waiting:
+            for run_id in waiting:
+                jobs.consume(message(run_id))
+
+    waiting = [aws.a_run(job_name="limited") for _ in range(9)]  # more than wait within the limit's item
+
     @jobs.handler("steps")
     def steps(ctx: JobContext) -> None:
         ctx.step("charge", str)
@@ -399,6 +407,7 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     runs = [
         aws.a_run(job_name="steps", claims=1),
         aws.a_run(job_name="parent"),
+        aws.a_run(job_name="limited"),
         aws.a_run(job_name="child"),
         aws.a_run(job_name="child", max_attempts=1),
         aws.a_run(job_name="unknown"),
@@ -410,6 +419,8 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     ]
     answer = jobs.consume_batch(event(*runs), LambdaContext())
     assert answer == {"batchItemFailures": []}
+    for run_id in waiting:
+        assert jobs.consume(message(run_id)).outcome == "succeeded"
     assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=3)), LambdaContext())) == ["m-newer"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kumofire_core import Jobs, KumofireError, RetryPolicy
+from kumofire_core import Jobs, KumofireError, Limit, RetryPolicy
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedules import ScheduleChanges, ScheduleSettings
 from tests.builders import NOW, Aws
@@ -107,6 +107,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "retry_on": ERRORS,
             "fail_on": ERRORS,
             "expires_after": [5, "5", -timedelta(1)],
+            "concurrency": [0, 5, "5", Limit, [], [5], [Limit(1), 5], {}, [Limit(1), Limit(2)], [Limit(1)] * 5],
         },
     ),
     "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
@@ -156,6 +157,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "clean_bucket": ({}, {"records": [None, 5, "x", b"x", {"Records": []}]}),
     "sweep_bucket": ({}, {"deadline": TIME}),
     "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
+    "cancel_tree": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
     "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME, "from_start": FLAG}),
     "signal": (
         {"run_id": "x", "name": "go"},
