@@ -9,6 +9,7 @@ from typing import Any
 
 from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.run_store import RUN, RunStore, new_token, run_key, text_owner
+from kumofire_core.engine.step_expiry import signal_expires_at
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, KumofireError
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import ENCRYPTED, decrypt_text, encrypt_text, is_encrypted
@@ -30,7 +31,7 @@ from kumofire_core.model.steps import (
 from kumofire_core.model.times import from_ms
 from kumofire_core.model.write import Key, text_bytes
 from kumofire_core.rules import run_writes
-from kumofire_core.rules.steps import expiry_ms, step_name_problem
+from kumofire_core.rules.steps import step_name_problem
 
 log = logging.getLogger("kumofire_core")
 
@@ -69,7 +70,7 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
     now_ms = store.now_ms()
     stored = encrypt_text(store.cipher, payload, owner=_owner(found, f"signal {name}"))
     _require_room(stored)
-    record = SignalRecord(name, now_ms, stored, store.expires_at(expiry_ms(now_ms)))
+    record = SignalRecord(name, now_ms, stored, signal_expires_at(store, found, now_ms))
     answer = store.table.put_new(key, record.attributes(token))
     if not answer.applied and answer.item is not None and read_signal(name, answer.item).is_over:
         return False  # its time was over

@@ -20,6 +20,7 @@ from kumofire_core import (
     JobContext,
     Jobs,
     Limit,
+    RetryAfter,
     RetryPolicy,
     Snooze,
     StepKind,
@@ -1000,3 +1001,71 @@ def test_a_run_that_sleeps_holds_no_slot_of_a_limit(world: World):
     assert executed == ["sleeps", "other"]
     world.settle()
     assert {world.jobs.get_status(run_id).status for run_id in (sleeps, other)} == {"succeeded"}
+
+
+def stays(aws: Aws, run_id: str) -> bool:
+    """Say whether all that a run has kept stays for two weeks beyond the time at which it is due."""
+    until = aws.item(run_id)["scheduled_for"] + 14 * 86_400_000
+    return all(item["expires_at"] * 1000 >= until for item in kept(aws, run_id).values())
+
+
+@pytest.mark.parametrize("error", [Snooze(200 * DAY), RetryAfter(200 * DAY)], ids=["snooze", "retry after"])
+def test_what_is_kept_stays_where_a_handler_puts_its_run_off_for_long(world: World, work: Work, error: Exception):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> None:
+        for number in range(6):
+            ctx.step(f"step-{number}", work.do, number)
+        if world.clock() == NOW:
+            raise error
+
+    run_id = world.jobs.create("order")
+    assert world.deliver()[0].outcome == "retried"
+
+    assert world.aws.item(run_id)["scheduled_for"] == NOW_MS + 200 * 86_400_000
+    assert stays(world.aws, run_id)
+    world.settle()
+    assert (world.jobs.get_status(run_id).status, work.calls) == ("succeeded", [0, 1, 2, 3, 4, 5])
+
+
+def test_what_is_kept_stays_where_a_policy_puts_the_next_attempt_off_for_long(world: World, work: Work):
+    @world.jobs.handler("order", retry=RetryPolicy(2, base=100 * DAY, cap=100 * DAY))
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        raise ConnectionError
+
+    run_id = world.jobs.create("order")
+    world.deliver()
+
+    assert stays(world.aws, run_id)
+
+
+def test_what_is_kept_stays_where_a_person_gives_a_run_a_later_time(world: World, work: Work):
+    @world.jobs.handler("order", max_attempts=1)
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        if ctx.payload == "fails":
+            raise ValueError
+        ctx.sleep(60)
+
+    failed, sleeping = world.jobs.create("order", "fails"), world.jobs.create("order")
+    world.deliver()
+
+    assert world.jobs.retry(failed, run_at=NOW + 300 * DAY)
+    assert world.jobs.reschedule(sleeping, run_at=NOW + 300 * DAY)
+
+    assert stays(world.aws, failed)
+    assert stays(world.aws, sleeping)
+
+
+def test_an_attempt_that_is_due_again_soon_renews_nothing(world: World, work: Work):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        raise Snooze(9 * DAY)
+
+    world.jobs.create("order")
+    world.aws.dynamodb.requests.clear()
+    world.deliver()
+
+    requests = world.aws.dynamodb.count()
+    assert (requests["put_item"], requests["update_item"], "query" in requests) == (1, 2, False)
