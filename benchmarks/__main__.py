@@ -26,6 +26,9 @@ BENCHMARKS = {
     "create": (1,),
     "dispatch": (1,),
     "write_units": (1,),
+    "batches": (1,),
+    "steps": (1,),
+    "large": (1,),
     "console": (2,),
 }
 """Which there are, and on how many cores each is run."""

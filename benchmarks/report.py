@@ -18,6 +18,9 @@ TITLES = {
     "aio": "Creating runs from an event loop",
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
+    "batches": "Batches",
+    "steps": "Steps",
+    "large": "Large payloads",
     "console": "The console",
 }
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.limit_views import LimitUse
     from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.model.steps import Step, StepKind
+    from kumofire_core.rules.limits import Limit, Rate
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -147,6 +149,8 @@ __all__ = [
     "LargeValue",
     "LargeValueError",
     "LeaseExpiredError",
+    "Limit",
+    "LimitUse",
     "MalformedMessageError",
     "MemberStatus",
     "Middleware",
@@ -162,6 +166,7 @@ __all__ = [
     "Pause",
     "PendingRun",
     "QueueLengths",
+    "Rate",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
@@ -236,6 +241,8 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Limit": "rules.limits",
+    "LimitUse": "engine.limit_views",
     "MemberStatus": "model.batch",
     "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
@@ -246,6 +253,7 @@ _PLACES = {
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
     "QueueLengths": "engine.stats",
+    "Rate": "rules.limits",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",

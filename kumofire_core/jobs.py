@@ -7,7 +7,7 @@ as ``public.…``: the package imports them when somebody resolves the annotatio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
-    from kumofire_core.engine.large import LargeValues
     from kumofire_core.engine.queries import RunQueries
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
@@ -91,8 +90,9 @@ class Jobs:
     seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
     payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
     ``ENCRYPTED``. ``creator`` is stored as ``created_by`` with the runs that this process makes: a name of at most 128
-    characters, by default that of its Lambda function, if it is one. ``bucket`` is an S3 bucket: payloads and outputs
-    of ``large_from`` bytes or more, as they are stored, are kept there, up to 100 MB each (docs/large-payloads.md);
+    characters, by default that of its Lambda function, if it is one. ``bucket`` is an S3 bucket: payloads
+    of ``large_from`` bytes or more as they are stored, and outputs of twice that, are kept there, up to 100 MB each
+    (docs/large-payloads.md);
     ``s3`` is its client, and made when it is first needed. Raises ``ConfigurationError``, which names every
     wrong argument. Errors of AWS leave the methods as botocore raised them, with a note: which table or queue was
     asked, where, by which setting, and what to do.
@@ -170,6 +170,7 @@ class Jobs:
             large_from=large_from,
             clients=clients,
         )
+        self._store.allow_unknown_jobs = allow_unknown_jobs
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
         self._count_teller = CountTeller(self._store) if counts else None
@@ -298,6 +299,8 @@ class Jobs:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: public.Limit | Sequence[public.Limit] | None = None,
+        rate: public.Rate | None = None,
     ) -> HandlerDecorator:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
@@ -305,7 +308,9 @@ class Jobs:
         ends, the attempt has failed, even if the handler goes on. ``retry_on`` and ``fail_on`` are exception types, one
         or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
-        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason.
+        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason. ``concurrency``
+        limits how many of its runs execute at the same time, and ``rate`` how many start within a time, over all
+        consumers (docs/limits.md).
 
         What the decorator returns can be called as the function can, and creates runs: ``send_email.create(payload)``.
         A handler whose argument is a ``JobContext[Email]`` gets payloads of that type, and others are refused
@@ -328,6 +333,8 @@ class Jobs:
                 retry_on=retry_on,
                 fail_on=fail_on,
                 expires_after=expires_after,
+                concurrency=concurrency,
+                rate=rate,
             )
             return JobFunction(name, function, [self])
 
@@ -745,6 +752,19 @@ class Jobs:
 
         return exists and run_control.cancel(self._store, run_id, reason)
 
+    def cancel_tree(self, run_id: str, reason: str | None = None) -> int:
+        """Do what ``cancel`` does to a run and to all runs that descend from it; return how many this call changed.
+
+        Descendants are those that handlers created by ``ctx.create_child`` and ``ctx.create_children``
+        (docs/children.md), also where the run between has ended. A handler that is executing may create further
+        children until it ends; another call cancels these.
+        """
+        require_reason(reason)
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import children
+
+        return children.cancel_tree(self._store, self._consumer.pool, run_id, reason) if exists else 0
+
     def run_now(self, run_id: str) -> bool:
         """Let a run that is ``scheduled`` start now; return whether this call changed it.
 
@@ -802,15 +822,17 @@ class Jobs:
         text = signals.require_signal(name, payload)
         return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
 
-    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+    def steps(self, run_id: str, *, results: bool = True) -> tuple[public.Step, ...]:
         """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
 
-        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        Two requests, and one more for each MB of results. With ``results=False`` these are neither fetched nor
+        decrypted: they are ``NOT_READ``. Empty for an unknown id. A result that this process can't
         decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
         """
         from kumofire_core.engine import signals
 
-        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+        require_flag("results", results)
+        return signals.steps(self._store, run_id, results=results) if may_exist("a run id", run_id) else ()
 
     def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
@@ -995,6 +1017,20 @@ class Jobs:
 
         return pauses.pauses(self._store)
 
+    def get_limit(self, job_name: str, *, key: str | int | None = None, name: str | None = None) -> public.LimitUse:
+        """Return who has the slots of a job's limit and who waits for one, and until when its rate is reserved.
+
+        ``key`` is what the limit's key returns, where it has one, and ``name`` the limit's name. Which jobs have limits
+        is not stored: for a limit that no run has needed there are no slots.
+        """
+        from kumofire_core.engine.limit_views import limit_use
+        from kumofire_core.rules.validation import require_job_name
+
+        require_job_name(job_name)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise InvalidArgumentError(f"name must be the name of a limit, or None, not {short_repr(name)}")
+        return limit_use(self._store, job_name, key=key, name=name)
+
     def dispatch(
         self,
         limit: int | None = None,
@@ -1041,7 +1077,7 @@ class Jobs:
 
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise InvalidArgumentError(f"records must be a list of stream records, not {type(records).__name__}")
-        return cleaning.clean_removed(self._bucket.bucket, records, now_ms=self._store.now_ms())
+        return cleaning.clean_removed(self._bucket, records, now_ms=self._store.now_ms())
 
     def sweep_bucket(self, *, deadline: datetime | None = None) -> public.CleaningResult:
         """Delete the objects older than two days that no run of this table names; the cleaner does so once a week.
@@ -1052,13 +1088,13 @@ class Jobs:
         from kumofire_core.engine import cleaning
 
         ends = self._deadline(deadline)
-        return cleaning.sweep(self._store, self._bucket.bucket, deadline=ends)
+        return cleaning.sweep(self._store, self._bucket, deadline=ends)
 
     @property
-    def _bucket(self) -> LargeValues:
+    def _bucket(self) -> Any:
         if self._store.bucket is None:
             raise InvalidArgumentError("this Jobs has no bucket; pass bucket=…, or set KUMOFIRE_BUCKET")
-        return self._store.large_values
+        return self._store.large_values.bucket
 
     def create_schedule(
         self,

@@ -30,11 +30,13 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command("kumofire_core.cli.runs:app", name="runs", help="Look at runs, create them, and steer them.")
+app.command("kumofire_core.cli.batches:app", name="batches", help="Look at batches, and cancel them.")
 app.command("kumofire_core.cli.schedules:app", name="schedules", help="Look at schedules, and change them.")
 app.command("kumofire_core.cli.counts:stats", name="stats", help="Count runs, messages, and what happened lately.")
 app.command("kumofire_core.cli.pausing:pause", name="pause", help="Let nothing of a job start, or of all.")
 app.command("kumofire_core.cli.pausing:resume", name="resume", help="Let a paused job go on.")
 app.command("kumofire_core.cli.pausing:pauses", name="pauses", help="List what is paused.")
+app.command("kumofire_core.cli.limits:limits", name="limits", help="Show who has the slots of a limit, and who waits.")
 app.command("kumofire_core.cli.bulk:app", name="bulk", help="Go on with changes of many runs.")
 app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead letters, and send them back.")
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")

@@ -41,7 +41,7 @@ from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
-from kumofire_core.model.run import Outcome, RunStatus
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.limits import Slots
     from kumofire_core.engine.steps import Steps
     from kumofire_core.model.batch import Batch
+    from kumofire_core.rules.limits import Beat
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -64,7 +66,13 @@ MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
 UNFIT = "payload does not fit"
+LIMITED = "limited"
+MOMENTS_TRIED = 5
+"""How many moments a run reserves in one go, where it comes too late for each."""
 UNREADABLE_PAYLOAD = "unreadable payload"
+
+LONG_WAIT_MS = 10 * 24 * 60 * 60_000
+"""Before a run waits for longer, what it has kept is given more time."""
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -110,6 +118,7 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self._busy_rates: dict[str, bool] = {}
         self._progress_lock = threading.Lock()
         self._progress_writer: ProgressWriter | None = None
 
@@ -182,6 +191,10 @@ class Consumer:
         reason = decisions.claim_refused(found, now_ms=now_ms)
         if reason is not None:
             ignored = _ignored(run_id, reason, found)
+            if found.limited and found.status in FINAL:
+                from kumofire_core.engine.limits import Line
+
+                Line(self._store).collect(found)
             if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
                 return ignored
             return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
@@ -221,6 +234,21 @@ class Consumer:
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
+        job = self._store.registry.get(claimed.job_name)
+        if not claimed.limited and (job is None or not (job.concurrency or job.rate)):
+            return self._prepared(claimed, deadline, completer, None)
+        from kumofire_core.engine.limits import Slots  # other jobs do not pay for its import
+
+        slots = Slots(self._store, claimed)
+        try:
+            return self._prepared(claimed, deadline, completer, slots)
+        finally:
+            slots.leave()
+
+    def _prepared(
+        self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None, slots: Slots | None
+    ) -> ConsumeResult:
+        """Execute a claimed run, unless something is in the way of it."""
         if self._pauses.is_paused(claimed.job_name):
             return self._put_aside(claimed)
         job = self._store.registry.get(claimed.job_name)
@@ -245,6 +273,8 @@ class Consumer:
             return self._release(claimed, error)  # key or bucket may be out of reach for a while only
         if claimed.callback_of is not None:
             self._require_batch_done(claimed)
+        if slots is not None and (waits := self._take_slots(job, claimed, deadline, slots)) is not None:
+            return waits
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
@@ -267,6 +297,50 @@ class Consumer:
                 forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+
+    def _take_slots(
+        self, job: Job, claimed: StoredRun, deadline: Deadline | None, slots: Slots
+    ) -> ConsumeResult | None:
+        """Take the slots that a run needs; where it has to wait for one, put it aside and say so."""
+        slots.know(claimed)
+        try:
+            wanted = slots.wanted(job)
+            beat = None if job.rate is None else slots.beat(job)
+        except Exception as error:  # of a key, which is the application's
+            return self._failed(claimed, job, error, timedelta(0), deadline)
+        try:
+            turn = slots.take(wanted)
+            if turn is None:
+                return None if beat is None else self._await_moment(claimed, deadline, beat)
+        except AWS_ERRORS as error:
+            return self._release(claimed, error)
+        answer = self._store.apply(claimed.id, slots.write_of(turn))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        slots.waits(turn)
+        log.debug("the run waits for a slot of its limit", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
+
+    def _await_moment(self, claimed: StoredRun, deadline: Deadline | None, beat: Beat) -> ConsumeResult | None:
+        """Wait until a run may start by its job's rate; where that is not soon, put it back and say so."""
+        from kumofire_core.engine.rates import MOST_WAIT_US, Moments
+
+        moments = Moments(self._store, claimed, beat, self._busy_rates)
+        most_us = MOST_WAIT_US if deadline is None else min(MOST_WAIT_US, int(deadline.seconds_to_run() * 500_000))
+        for _ in range(MOMENTS_TRIED):
+            left_us = moments.microseconds_left()
+            if left_us > most_us:
+                break
+            time.sleep(left_us / 1e6)
+            if not moments.is_missed():
+                return None
+        write, due_ms = moments.write_of(claimed)
+        answer = self._store.apply(claimed.id, write)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.debug("the run waits for its moment, by the rate of its job", extra=log_fields(claimed))
+        self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=self._store.now_ms(), group=claimed.group)
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
 
     def _too_late(self, claimed: StoredRun, job: Job) -> str | None:
         """Return why a run is too late to be of use, or ``None``."""
@@ -318,7 +392,7 @@ class Consumer:
         """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
-            if self._store.is_large(output):
+            if self._store.is_large_output(output):
                 try:
                     output = self._output_apart(claimed, output, deadline)
                 except InvalidJSONError as too_large:
@@ -477,6 +551,10 @@ class Consumer:
         """Write how an attempt without success ends, log it, and send what is to come."""
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
+        if end.due_ms is not None and end.due_ms - now_ms > LONG_WAIT_MS:
+            from kumofire_core.engine.step_expiry import keep_while_waiting
+
+            keep_while_waiting(self._store, claimed, due_ms=end.due_ms, pool=self.pool)
         answer = self._store.apply(claimed.id, end.write)
         if not answer.applied and _cancellation_came_between(claimed, answer):
             end = decisions.after_canceled_failure(claimed, end, now_ms=now_ms, expires_at=expires_at)

@@ -390,6 +390,9 @@ class Dispatcher:
         if found.is_parked and found.status is RunStatus.SCHEDULED:  # an earlier release may have sent it
             self._look_at_parked(found, token, now_ms, sendings, tally)
             return
+        if found.awaits_slot is not None and found.status is RunStatus.SCHEDULED:
+            self._look_at_limited(found, found.awaits_slot, token, now_ms, tally)
+            return
         scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0
         sent_ms = found.due_ms if scheduled else found.updated_at
         rarely = False
@@ -425,6 +428,17 @@ class Dispatcher:
         if answer.applied:
             sendings[found.id] = Sending(0, group_of(answer.item))
             tally.add("resumed")
+
+    def _look_at_limited(self, found: StoredRun, item_id: str, token: str, now_ms: int, tally: _Tally) -> None:
+        """See that the line goes on before a limit's slots, in which a run has waited for long, and leave it there."""
+        from kumofire_core.engine.limits import Line
+
+        if Line(self._store).look(found, item_id):
+            tally.add("dispatched")
+            return
+        look_at = run_writes.look_at_limited(found, now_ms=now_ms)
+        if self._store.apply(found.id, run_writes.wait_longer(found, token, look_at=look_at)).applied:
+            tally.add("postponed")
 
     def _look_at_running(
         self, found: StoredRun, token: str, now_ms: int, sendings: dict[str, Sending], tally: _Tally

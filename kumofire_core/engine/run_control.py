@@ -13,6 +13,7 @@ from kumofire_core.model.write import Attributes
 from kumofire_core.rules import run_writes
 from kumofire_core.rules.run_writes import Transition
 
+DAY_MS = 24 * 60 * 60_000
 TRIES = 10
 """How often a change is tried while the run moves on between two statuses; each round needs it to have moved again."""
 
@@ -28,6 +29,8 @@ def cancel(store: RunStore, run_id: str, reason: str | None) -> bool:
         if answer.applied:
             _count_canceled(store, run_id, answer.item)
             store.tell_of_item("canceled", run_id, answer.item)
+            if answer.item is not None and "limited" in answer.item:
+                _give_up_places(store, store.read(run_id, answer.item, payload_required=False))
             return True
         if answer.item is None or store.read(run_id, answer.item).run.status is not RunStatus.RUNNING:
             return False
@@ -45,7 +48,7 @@ def _count_canceled(store: RunStore, run_id: str, item: Attributes | None) -> No
 
     After a lost reply the item may be further: a person has retried the run, and it may have ended again.
     """
-    if item is not None and ("batch" in item or "callback_of" in item):
+    if item is not None and ("batch" in item or "after" in item):
         now = store.read(run_id, item, payload_required=False)
         if now.status in FINAL:
             store.ended(now, now.status, attempted=False)
@@ -79,6 +82,7 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
             if ends:
                 store.ended(found, RunStatus.CANCELED, attempted=False)
                 store.tell_of_item("canceled", found.id, answer.item)
+                _give_up_places(store, found)
             return True
         found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)
     return False
@@ -139,6 +143,8 @@ def retry_unsent(
     store.require_fit(found)
     now_ms = store.now_ms()
     due_ms = now_ms + delay_ms if at_ms is None else at_ms
+    if not from_start:
+        _keep_steps(store, found, due_ms=due_ms, now_ms=now_ms)
     again = run_writes.retry(
         found,
         new_token(),
@@ -159,14 +165,25 @@ def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
         if due_ms is None and waiting.status is RunStatus.QUEUED:
             return None  # its message is under way already
         at_ms = now_ms if due_ms is None else due_ms
+        _keep_steps(store, waiting, due_ms=at_ms, now_ms=now_ms)
         return run_writes.move(waiting, new_token(), due_ms=at_ms, now_ms=now_ms, changed_ms=changed_ms)
 
     changed = _change(store, run_id, moved)
     if changed is None:
         return False
     now_ms, group = changed.now_ms, changed.group
+    if due_ms is not None:
+        _give_up_places(store, changed.before)
     store.send_waiting(run_id, due_ms=now_ms if due_ms is None else max(due_ms, now_ms), now_ms=now_ms, group=group)
     return True
+
+
+def _keep_steps(store: RunStore, run: StoredRun, *, due_ms: int, now_ms: int) -> None:
+    """Let what a run has kept stay until the time that a person gives it; no request where it has kept nothing."""
+    if run.may_have_steps and due_ms - now_ms > DAY_MS:
+        from kumofire_core.engine.step_expiry import keep_while_waiting
+
+        keep_while_waiting(store, run, due_ms=due_ms)
 
 
 def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
@@ -193,6 +210,7 @@ def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
 class _Changed(NamedTuple):
     now_ms: int
     group: str | None
+    before: StoredRun
 
 
 def _change(
@@ -209,9 +227,17 @@ def _change(
             return None
         answer = store.apply(run_id, write)
         if answer.applied:
-            return _Changed(now_ms, found.group)
+            return _Changed(now_ms, found.group, found)
         found = None if answer.item is None else store.read(run_id, answer.item, payload_required=False)
     return None
+
+
+def _give_up_places(store: RunStore, found: StoredRun) -> None:
+    """Let a run that does not go on now give up its places before the slots of limits, where it has any."""
+    if found.limited:
+        from kumofire_core.engine.limits import Line
+
+        Line(store).collect(found)
 
 
 def delete(store: RunStore, run_id: str) -> bool:

@@ -26,6 +26,8 @@ def pending_run(store: RunStore, new_run: NewRun) -> PendingRun:
             "leave dedupe out, or call create after the commit"
         )
     with store.creating([new_run]):
+        # A large payload's object has to be there before the commit. Where that never comes, the sweep removes it.
+        new_run = new_run._replace(payload=store.apart(new_run.id, new_run.payload))
         return PendingRun(store, new_run, store.new_item(new_run))
 
 

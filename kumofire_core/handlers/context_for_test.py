@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from kumofire_core.handlers.context import Suspension
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.step_calls import Call, Kept, Waited
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
-from kumofire_core.model.run import RunStatus
+from kumofire_core.model.run import Run, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.steps import StepKind
 from kumofire_core.model.times import delay_ms, require_aware, to_ms, utc_now
@@ -74,13 +74,13 @@ class StepsForTest:
         self._signals = signals
         self.suspension: Suspension | None = None
         self.pool = HandlerPool()
-        self._sleeps = 0
+        self._unnamed: dict[StepKind, int] = {}
 
     def begin(self, kind: StepKind, name: object) -> Call:
         """Take the next position; raises as a real attempt does for a wrong name, or one that was used before."""
-        if name is None and kind is StepKind.SLEEP:
-            self._sleeps += 1
-            name = f"sleep-{self._sleeps}"
+        if name is None and kind in (StepKind.SLEEP, StepKind.CHILD):
+            self._unnamed[kind] = number = self._unnamed.get(kind, 0) + 1
+            name = f"{kind}-{number}"
         if problem := step_name_problem(name):
             raise InvalidArgumentError(problem)
         assert isinstance(name, str)
@@ -100,8 +100,24 @@ class StepsForTest:
 
     def keep(self, call: Call, value: object, *, seconds: float) -> Kept:
         """Keep a result."""
-        self._made[call.name] = value
+        self._made.setdefault(call.name, value)  # of children there is what was asked for
         return Kept(value)
+
+    def create_children(self, call: Call, requests: Any, what: str) -> str:
+        """Note what was asked for; nobody executes it."""
+        self._made[call.name] = [{key: value for key, value in each.items() if value is not None} for each in requests]
+        return f"test-{call.name}"
+
+    def note_children(self, batch_id: str) -> None:
+        """Do nothing."""
+
+    def take_children(self) -> dict[str, str]:
+        """Return none, because none is executed."""
+        return {}
+
+    def read_children(self, batch_ids: Sequence[str]) -> list[Run]:
+        """Return none."""
+        return []
 
     def sleep(self, call: Call, delay: object) -> None:
         """Return at once; raises ``InvalidArgumentError`` for what is no time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -14,6 +14,9 @@ from kumofire_core.rules.validation import name_problem
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
+    from kumofire_core.rules.limits import Limit, Rate
+else:  # so that annotations can be resolved at run time, and nobody pays for the import who has no limits
+    Limit = Rate = Any
 
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
 
@@ -62,6 +65,8 @@ class JobGroup:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: Limit | Sequence[Limit] | None = None,
+        rate: Rate | None = None,
     ) -> HandlerDecorator:
         """Collect the decorated function as the handler of the job ``name``; takes the arguments of ``Jobs.handler``.
 
@@ -82,6 +87,8 @@ class JobGroup:
             "retry_on": retry_on,
             "fail_on": fail_on,
             "expires_after": expires_after,
+            "concurrency": concurrency,
+            "rate": rate,
         }
 
         def collect(function: Any) -> JobFunction[Any, Any]:

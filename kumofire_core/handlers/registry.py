@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,9 @@ from kumofire_core.rules.validation import name_problem, payload_text
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
     from kumofire_core.handlers.payload_types import PayloadType
+    from kumofire_core.rules.limits import Limit, Rate
+
+    Concurrency = Limit | Sequence[Limit]
 
 Handler = Callable[[JobContext], Any] | Callable[[JobContext], Awaitable[Any]]
 
@@ -43,6 +46,10 @@ class Job(NamedTuple):
     """How long after its time a run is of use that has not started; ``None``: for ever."""
     payload_type: PayloadType | None = None
     """What its payloads have to be; ``None``: any JSON."""
+    concurrency: tuple[Limit, ...] = ()
+    """How many of its runs may execute at the same time."""
+    rate: Rate | None = None
+    """How many of its runs may start within a time."""
 
 
 class Registry:
@@ -68,6 +75,8 @@ class Registry:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: Concurrency | None = None,
+        rate: Rate | None = None,
     ) -> None:
         """Add a job; raises ``ConfigurationError``, which names every problem, for example a name that is taken."""
         if problems := self.problems(
@@ -79,6 +88,8 @@ class Registry:
             retry_on=retry_on,
             fail_on=fail_on,
             expires_after=expires_after,
+            concurrency=concurrency,
+            rate=rate,
         ):
             raise ConfigurationError(problems)
         policy = retry or self.retry
@@ -92,6 +103,8 @@ class Registry:
             fail_on=() if fail_on is None else _types(fail_on),
             expires_after_ms=None if expires_after is None else duration_ms(expires_after),
             payload_type=_payload_type(name, handler),
+            concurrency=() if concurrency is None else _as_tuple(concurrency),
+            rate=rate,
         )
         self._handlers[name] = handler
         self._wrap(name)
@@ -129,6 +142,8 @@ class Registry:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: Concurrency | None = None,
+        rate: Rate | None = None,
     ) -> list[str]:
         """Return one sentence for each reason why this job can't be added."""
         problems = [] if (problem := name_problem(name)) is None else [problem]
@@ -151,6 +166,12 @@ class Registry:
             problems.append(
                 f"expires_after of job {name!r} must be a timedelta of at least 1 ms, not {short_repr(expires_after)}"
             )
+        if concurrency is not None:
+            problems += self._limit_problems(name, concurrency)
+        if rate is not None:
+            from kumofire_core.rules.limits import rate_problems
+
+            problems += rate_problems(name, rate)
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
         if not problems:
@@ -159,6 +180,12 @@ class Registry:
             except ConfigurationError as error:
                 problems += error.problems
         return problems
+
+    def _limit_problems(self, name: str, concurrency: object) -> list[str]:
+        from kumofire_core.rules.limits import Limit, differing, option_problems
+
+        problems = option_problems("concurrency", name, concurrency, Limit)
+        return problems or differing(name, concurrency, {job.name: job.concurrency for job in self._jobs.values()})
 
     def register_all(self, handlers: Mapping[str, Handler] | None) -> list[str]:
         """Add jobs without options; return the problems of the jobs that could not be added."""
@@ -256,6 +283,10 @@ def _payload_type(name: str, handler: Handler) -> PayloadType | None:
 
 def _no_handler(ctx: JobContext) -> None:
     raise NotImplementedError
+
+
+def _as_tuple(limits: Any) -> tuple[Any, ...]:
+    return tuple(limits) if isinstance(limits, list | tuple) else (limits,)
 
 
 def _are_types(types: object) -> bool:

@@ -180,6 +180,8 @@ class Run:
     """The name of the process that created it: its ``creator`` setting, or else its Lambda function's name."""
     group: str | None = None
     """Whom its messages are counted for, so that SQS can be fair (docs/fairness.md)."""
+    waiting_for_limit: bool = False
+    """Whether it waits because as many runs as its job's limit allows are executing (docs/limits.md)."""
     batch_id: str | None = None
     """The id of the batch that it is a member of (docs/batches.md)."""
     batch_index: int | None = None
@@ -188,6 +190,8 @@ class Run:
     """The id of the batch whose callback it is."""
     waiting_for: str | None = None
     """The name of the signal that it waits for (docs/steps.md)."""
+    kept_steps: int = 0
+    """How many results of steps and signals it had kept when a consumer last let go of it; ``Jobs.steps`` has them."""
 
     @property
     def failed_attempts(self) -> int:

@@ -43,7 +43,7 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024 + 512
+FIXED_BYTES = 3 * 1024
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 ERROR_TYPE_BYTES = 100
 """Part of the above, as is where the latest attempt logs."""
@@ -64,7 +64,7 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,380 bytes."""
+"""What is left, for the attempts: 4,868 bytes."""
 
 INCARNATION_LENGTH = 12
 
@@ -97,8 +97,11 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "limited",
+    "awaits_slot",
+    "reserved",
     "batch",
-    "callback_of",
+    "after",
     "waits_for",
     "steps_id",
 )
@@ -117,8 +120,7 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
-    "batch_index",
-    "batch_total",
+    "rate_since",
     "steps",
     "signals",
     "suspensions",
@@ -225,10 +227,13 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
-                batch_id=get("batch"),
-                batch_index=get("batch_index"),
-                callback_of=get("callback_of"),
+                waiting_for_limit=self.status is RunStatus.SCHEDULED
+                and (self.awaits_slot is not None or self.reserved is not None),
+                batch_id=None if self.batch is None else self.batch[0],
+                batch_index=None if self.batch is None else self.batch[1],
+                callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
+                kept_steps=self.stored_steps,
             )
         return self._run
 
@@ -311,7 +316,7 @@ class StoredRun:
 
         So a run that is created again under the id of a deleted one sees none of that one's steps.
         """
-        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[:INCARNATION_LENGTH]
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
 
     @property
     def stored_steps(self) -> int:
@@ -324,9 +329,9 @@ class StoredRun:
         return int(self._item.get("signals", 0))
 
     @property
-    def waits_for(self) -> str | None:
+    def awaits_slot(self) -> str | None:
         """The name of the signal that it was suspended for; it may have been claimed or queued since."""
-        return self._item.get("waits_for")
+        return self._item.get("awaits_slot")
 
     @property
     def was_suspended(self) -> bool:
@@ -372,13 +377,16 @@ class StoredRun:
     @property
     def batch(self) -> tuple[str, int, int] | None:
         """The batch that it is a member of, its place among the members, and how many these are."""
-        batch_id = self._item.get("batch")
-        return None if batch_id is None else (batch_id, self._item["batch_index"], self._item["batch_total"])
+        stored = self._item.get("batch")
+        if stored is None:
+            return None
+        batch_id, index, total = stored.split(" ")
+        return batch_id, int(index), int(total)
 
     @property
     def callback_of(self) -> str | None:
         """The batch whose callback it is."""
-        return self._item.get("callback_of")
+        return self._item.get("after")
 
     @property
     def log(self) -> str | None:
@@ -394,6 +402,38 @@ class StoredRun:
     def is_parked(self) -> bool:
         """Whether it was put aside because its job is paused. It may have been claimed since."""
         return "parked" in self._item
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The items of limits in which it has a place, since it had to wait for one."""
+        found: str | None = self._item.get("limited")
+        return () if found is None else tuple(found.split())
+
+    @property
+    def waits_for(self) -> str | None:
+        """The item of the limit that it waits for. It may have been claimed since."""
+        return self._item.get("waits_for")
+
+    @property
+    def reserved(self) -> tuple[str, int] | None:
+        """The item of a rate, and the moment that it has reserved there for its start, in epoch microseconds."""
+        item_id, _, moment = str(self._item.get("reserved", "")).partition(" ")
+        return (item_id, int(moment)) if moment.isdecimal() else None
+
+    @property
+    def rate_since(self) -> int | None:
+        """The time that it was for before it reserved a moment, in epoch milliseconds."""
+        return self._item.get("rate_since")
+
+    @property
+    def limit_attributes(self) -> tuple[str, ...]:
+        """The attributes that say how it waits for a limit or a rate."""
+        return tuple(name for name in ("limited", "awaits_slot", "reserved", "rate_since") if name in self._item)
+
+    @property
+    def list_at(self) -> int | None:
+        """The time by which it is listed, if it is."""
+        return self._item.get("list_at")
 
     @property
     def updated_at(self) -> int:
@@ -611,7 +651,7 @@ def read_run(
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
         if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
-            raise ValueError("batch_index")
+            raise ValueError("batch")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None

@@ -22,7 +22,7 @@ from kumofire_core.model.run_item import (
     is_apart,
 )
 from kumofire_core.model.write import LARGE_SCHEMA, NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
-from kumofire_core.rules.listing import LISTED, PARKED, listed
+from kumofire_core.rules.listing import LISTED, PARKED, limit_shard, listed
 from kumofire_core.rules.wake_ups import (
     LAST_RESEND_MS,
     SEND_GRACE_MS,
@@ -42,10 +42,17 @@ _RUNNING = (RunStatus.RUNNING,)
 _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
 _PUT_ASIDE = ("parked", *LISTED)
+_LIMITED = ("limited", "awaits_slot", "reserved", "rate_since")
 
 
 PARKED_LOOK_MS = 24 * 60 * 60_000
 """How long a run of a paused job is left alone. Resuming sends it; this is for what resuming did not find."""
+
+
+FIRST_LIMIT_LOOK_MS = 2 * 60_000
+LAST_LIMIT_LOOK_MS = 60 * 60_000
+"""How soon a run that waits for a slot is looked at: each time after it has waited twice as long, within these bounds.
+The run that frees a slot sends it; this is for what was lost."""
 
 
 class Failure(NamedTuple):
@@ -104,10 +111,11 @@ def create(
         "parent_id": new_run.parent_id,
         "created_by": created_by,
         "group": new_run.group,
-        "callback_of": new_run.callback_of,
+        "after": new_run.callback_of,
     }
     if new_run.batch is not None:
-        attributes["batch"], attributes["batch_index"], attributes["batch_total"] = new_run.batch
+        batch_id, index, total = new_run.batch
+        attributes["batch"] = f"{batch_id} {index} {total}"
     return present(attributes)
 
 
@@ -374,6 +382,52 @@ def unpark(token: str, *, due_ms: int, now_ms: int) -> Transition:
     )
 
 
+def await_slot(
+    claimed: StoredRun, *, now_ms: int, item_id: str, limited: str, outside_since_ms: int | None
+) -> Transition:
+    """Put a run aside that has to wait for a slot of a limit; no attempt is counted, and it keeps its time.
+
+    ``limited`` are the items in which it has a place, ``item_id`` the one that it waits in. Where that has no room, it
+    is listed by the time since when it waits, ``outside_since_ms``. Refused, like ``release``, where the run is to be
+    canceled.
+    """
+    sets: dict[str, Value] = {"limited": limited, "awaits_slot": item_id, "wake_at": now_ms + FIRST_LIMIT_LOOK_MS}
+    if outside_since_ms is not None:
+        sets |= {"list_shard": limit_shard(item_id), "list_at": outside_since_ms}
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
+def await_moment(claimed: StoredRun, *, now_ms: int, due_ms: int, reserved: str) -> Transition:
+    """Put a run back to wait until ``due_ms``, shortly before the moment that it has reserved; no attempt is counted.
+
+    Refused, like ``release``, where the run is to be canceled.
+    """
+    sets: dict[str, Value] = {
+        "reserved": reserved,
+        "rate_since": claimed.due_ms if claimed.rate_since is None else claimed.rate_since,
+        "scheduled_for": due_ms,
+        "wake_at": waiting_wake_at(due_ms, now_ms),
+    }
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
+def look_at_limited(waiting: StoredRun, *, now_ms: int) -> int:
+    """Return when the dispatcher looks again at a run that waits for a slot of a limit."""
+    return now_ms + min(max(now_ms - waiting.updated_at, FIRST_LIMIT_LOOK_MS), LAST_LIMIT_LOOK_MS)
+
+
+def admit(token: str, *, item_id: str, now_ms: int) -> Transition:
+    """Queue a run that waited for a slot of a limit, and has it now; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        equals={"awaits_slot": item_id},
+        sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
+        removes=("awaits_slot", *LISTED),
+        write_token=("sent_by", token),
+    )
+
+
 def release(claimed: StoredRun, *, now_ms: int) -> Transition:
     """Queue a run again that was claimed too late to call its handler: no attempt was made, so none is counted.
 
@@ -500,7 +554,7 @@ def cancel(
                 **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
             }
         ),
-        removes=(*_UNINDEXED, "parked"),
+        removes=(*_UNINDEXED, "parked", "awaits_slot"),
         write_token=("canceled_by", token),
     )
 
@@ -550,7 +604,7 @@ def retry(
             "wake_shard": wake_shard(ended.id, shards),
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
             **({} if bulk is None else {"bulk": bulk}),
-            **({"steps_id": token[:INCARNATION_LENGTH]} if from_start else {}),
+            **({"steps_id": token[-INCARNATION_LENGTH:]} if from_start else {}),
         },
         increments=("retries",),
         removes=(
@@ -560,6 +614,7 @@ def retry(
             "cancel_reason",
             "no_handler_since",
             *LISTED,
+            *_LIMITED,
             *(("waits_for",) if ended.waits_for is not None else ()),
             *(("suspensions",) if ended.was_suspended else ()),
             *(("steps", "signals") if from_start else ()),
@@ -587,7 +642,7 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
-        removes=(*_PUT_ASIDE, "no_handler_since"),
+        removes=(*_PUT_ASIDE, *_LIMITED, "no_handler_since"),
         write_token=("changed_by", token),
     )
 
@@ -772,4 +827,5 @@ def _no_longer_aside(run: StoredRun, sets: dict[str, Value]) -> tuple[str, ...]:
     A release without the listing index leaves a run in it as well, when a person retries it there.
     """
     aside = (("parked",) if run.is_parked else ()) + (LISTED if run.list_shard is not None else ())
+    aside += run.limit_attributes
     return tuple(name for name in aside if name not in sets)

@@ -841,6 +841,8 @@ def test_a_context_for_tests_executes_steps_and_answers_waits():
     with pytest.raises(ZeroDivisionError):
         ctx.step("fails", lambda: 1 / 0)
     assert ctx.step("fails", lambda: "the second time") == "the second time"
+    assert ctx.create_child("email", {"to": "x"})
+    assert ctx.wait_for_children() == []
 
     assert ctx.steps == {
         "charge": 42,
@@ -848,6 +850,7 @@ def test_a_context_for_tests_executes_steps_and_answers_waits():
         "overnight": timedelta(hours=1),
         "approval": {"by": "ann"},
         "fails": "the second time",
+        "child-1": [{"name": "email", "payload": {"to": "x"}}],
     }
 
 

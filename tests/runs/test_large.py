@@ -115,6 +115,41 @@ def test_a_handler_gets_a_large_payload_and_its_large_output_is_read_back(jobs: 
     assert sum(map(len, map(str, aws.item(run_id).values()))) < 2_000
 
 
+def test_a_run_of_a_transaction_has_its_large_payload_in_s3_before_the_commit(jobs: Jobs, aws: Aws, objects: Objects):
+    pending = jobs.create_in_transaction("email", LARGER_THAN_AN_ITEM)
+    assert aws.items() == []
+    assert objects.kinds() == ["payload"]
+
+    with pending:
+        aws.dynamodb.client.transact_write_items(TransactItems=[pending.entry])
+
+    assert jobs.get_status(pending.run_id).payload == LARGER_THAN_AN_ITEM
+    assert jobs.consume(message(pending.run_id)).reason == "missing handler"
+
+
+def test_members_and_callback_of_a_batch_have_large_payloads_in_s3(jobs: Jobs, aws: Aws, objects: Objects):
+    jobs.handler("part")(lambda ctx: ctx.payload)
+    jobs.handler("all")(lambda ctx: [ctx.payload, next(ctx.batch.members()).output])
+    batch_id = jobs.create_batch([{"name": "part", "payload": LARGER_THAN_AN_ITEM}], then="all", payload=LARGE)
+    [member] = jobs.batch_members(batch_id)
+
+    jobs.consume(message(member.id))
+    callback_id = jobs.get_batch(batch_id).then_run_id
+    assert jobs.consume(message(callback_id)).outcome == "succeeded"
+
+    assert jobs.get_status(callback_id).output == [LARGE, LARGER_THAN_AN_ITEM]
+    assert objects.kinds() == ["output", "output", "payload", "payload"]
+
+
+def test_a_callback_that_does_not_fit_with_its_batch_is_refused_before_anything_is_written(
+    jobs: Jobs, aws: Aws, objects: Objects
+):
+    with pytest.raises(InvalidArgumentError, match="the callback has 500"):
+        jobs.create_batch([{"name": "part"}], then="all", payload=LARGER_THAN_AN_ITEM)
+
+    assert (aws.items(), objects.listed()) == ([], [])
+
+
 def test_only_what_is_as_large_as_the_threshold_is_put_into_s3(make: Callable[..., Jobs], aws: Aws, objects: Objects):
     jobs = make(large_from=100)
 
@@ -129,6 +164,20 @@ def test_the_threshold_counts_bytes_and_not_characters(make: Callable[..., Jobs]
     jobs = make(large_from=100)
 
     assert stored(aws, jobs.create("email", "ä" * 49)).size == 100
+
+
+def test_an_output_is_put_into_s3_from_twice_the_size_on_because_one_write_pays_for_it(
+    make: Callable[..., Jobs], aws: Aws, objects: Objects
+):
+    jobs = make(large_from=100, handlers={"email": lambda ctx: "x" * ctx.payload})
+    below, at = aws.a_run(payload="197"), aws.a_run(payload="198")
+
+    for run_id in (below, at):
+        jobs.consume(message(run_id))
+
+    assert aws.item(below)["output"] == json.dumps("x" * 197)
+    assert stored(aws, at, "output").size == 200
+    assert len(objects.listed()) == 1
 
 
 def test_a_run_below_the_threshold_pays_nothing(jobs: Jobs, aws: Aws, objects: Objects):
@@ -223,13 +272,13 @@ def test_an_updated_payload_gets_an_object_of_its_own_and_the_old_one_goes(
     jobs: Jobs, aws: Aws, objects: Objects, clock: Clock
 ):
     run_id = jobs.create("email", LARGE, delay=timedelta(days=1))
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     assert jobs.update(run_id, payload=[LARGE, 2])
     assert jobs.get_status(run_id).payload == [LARGE, 2]
     assert objects.listed() == [stored(aws, run_id).key]
 
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     assert jobs.update(run_id, payload="small")
     assert jobs.get_status(run_id).payload == "small"
     assert objects.listed() == []
@@ -253,9 +302,9 @@ def test_a_run_that_does_not_wait_gets_no_payload_and_no_object_is_put(jobs: Job
 
 
 def test_a_debounced_run_gets_the_latest_payload(jobs: Jobs, aws: Aws, objects: Objects, clock: Clock):
-    first = jobs.create("email", LARGE, dedupe_key="k", dedupe="debounce", delay=timedelta(hours=2))
-    clock.advance(hours=1)
-    again = jobs.create("email", [LARGE, 2], dedupe_key="k", dedupe="debounce", delay=timedelta(hours=2))
+    first = jobs.create("email", LARGE, dedupe_key="k", dedupe="debounce", delay=timedelta(hours=5))
+    clock.advance(hours=2)
+    again = jobs.create("email", [LARGE, 2], dedupe_key="k", dedupe="debounce", delay=timedelta(hours=5))
 
     assert first == again
     assert jobs.get_status(first).payload == [LARGE, 2]
@@ -531,7 +580,7 @@ def test_a_reader_sees_the_payload_that_replaced_the_one_it_was_about_to_load(
 ):
     run_id = jobs.create("email", LARGE, delay=timedelta(days=1))
     found = jobs._store.find(run_id)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     jobs.update(run_id, payload=[LARGE, 2])
 
     assert jobs._readable(found).payload == [LARGE, 2]
@@ -612,7 +661,7 @@ def test_the_objects_of_a_deleted_run_go_and_those_of_others_stay(
     jobs = with_output
     gone, kept = ended(jobs), ended(jobs)
     record = removed(aws, gone)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     assert jobs.delete(gone)
 
     result = jobs.clean_bucket([record])
@@ -629,7 +678,7 @@ def test_a_run_that_is_created_again_under_its_key_keeps_its_own_objects(
     jobs = with_output
     first = ended(jobs, dedupe_key="k")
     record = removed(aws, first)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     jobs.delete(first)
     again = jobs.create("email", [LARGE, 2], dedupe_key="k")
 
@@ -644,7 +693,7 @@ def test_an_object_that_a_late_copy_of_its_create_may_still_name_is_left_to_the_
     with_output: Jobs, aws: Aws, objects: Objects, clock: Clock
 ):
     run_id = ended(with_output)
-    clock.advance(minutes=15)
+    clock.advance(minutes=50)
     record = removed(aws, run_id)
 
     assert (with_output.clean_bucket([record]).deleted, len(objects.listed())) == (0, 2)
@@ -655,7 +704,7 @@ def test_a_record_of_anything_else_than_a_deletion_removes_nothing(
     with_output: Jobs, aws: Aws, objects: Objects, clock: Clock, name: str
 ):
     run_id = ended(with_output)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     with_output.clean_bucket([removed(aws, run_id, name=name)])
 
@@ -667,7 +716,7 @@ def test_a_deleted_item_that_names_another_run_s_object_does_not_delete_it(
 ):
     one, other = ended(with_output), ended(with_output)
     aws.change(one, payload=aws.item(other)["payload"], output="1")
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     with_output.clean_bucket([removed(aws, one)])
 
@@ -694,7 +743,7 @@ def test_objects_that_s3_could_not_delete_are_not_taken_for_deleted(
     make: Callable[..., Jobs], with_output: Jobs, aws: Aws, clock: Clock
 ):
     record = removed(aws, ended(with_output))
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     class Failing:
         def delete_objects(self, **parameters: Any) -> Any:
@@ -742,7 +791,7 @@ def test_the_sweep_goes_round_once_wherever_it_begins(
     for number in range(12):
         objects.s3.client.put_object(Bucket=BUCKET, Key=f"{folder}{number:x}/payload-1", Body=b"{}")
     jobs = make(clock=Clock(_put_at(objects) + timedelta(days=3)))
-    bucket, looked_at = jobs._bucket.bucket, []
+    bucket, looked_at = jobs._bucket, []
     page = bucket.page
     monkeypatch.setattr(bucket, "page", lambda prefix, after: page(prefix, after=after, limit=5))
     monkeypatch.setattr(cleaning, "_orphans", lambda store, found: looked_at.extend(each.key for each in found) or [])
@@ -756,7 +805,7 @@ def test_the_sweep_goes_round_once_wherever_it_begins(
 def test_the_sweep_ends_before_its_process_does(jobs: Jobs, objects: Objects):
     from kumofire_core.engine.cleaning import sweep
 
-    result = sweep(jobs._store, jobs._bucket.bucket, deadline=Deadline(10.0))
+    result = sweep(jobs._store, jobs._bucket, deadline=Deadline(10.0))
 
     assert (result.complete, objects.s3.requests) == (False, [])
 

@@ -15,6 +15,8 @@ from unittest.mock import patch
 from kumofire_core import Jobs
 from kumofire_core.aws import dynamodb
 from kumofire_core.aws.expressions import marshal, typed, typed_key
+from kumofire_core.aws.limit_items import LimitItems
+from kumofire_core.aws.rate_items import RateItems
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.engine import (
     batch_writes,
@@ -28,12 +30,16 @@ from kumofire_core.engine import (
     run_control,
     schedule_firing,
     schedules,
+    signals,
     sqs_batch,
     transactions,
 )
+from kumofire_core.engine.limits import Line, Slots
 from kumofire_core.engine.pause_reader import PauseReader
+from kumofire_core.engine.rates import Moments
 from kumofire_core.engine.resuming import Released, Resuming
 from kumofire_core.engine.run_store import RunStore, new_token, run_key
+from kumofire_core.engine.steps import Steps
 from kumofire_core.engine.transactions import PendingRun
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
@@ -43,8 +49,9 @@ from kumofire_core.model import attempts, run_item
 from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
-from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
 from tests.simulation import batch_mutations, bucket_mutations, typed_mutations
+from tests.simulation.history import LIMITS_FROM
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -1269,3 +1276,271 @@ for _what, _patches in (batch_mutations.MISTAKES | typed_mutations.MISTAKES).ite
 SEEDS.update(bucket_mutations.SEEDS)
 for _what, _patches in bucket_mutations.PATCHES.items():
     _mutation(_what, *_patches)
+
+# Steps
+
+_mutation(
+    "keep nothing of a step",
+    (Steps, "_put", lambda original: lambda self, key, attributes: None),
+)
+
+
+def _put_over(original: Any) -> Mutant:
+    def mutant(self: Any, key: Any, attributes: Any) -> Any:
+        self._store.table.put(key, attributes)
+
+    return mutant
+
+
+_mutation("keep the latest result of a step", (Steps, "_put", _put_over))
+_mutation(
+    "go on with one's own result where another was faster",
+    (Steps, "_put", lambda original: lambda self, key, attributes: original(self, key, attributes) and None),
+)
+_mutation(
+    "read no step that an earlier attempt has kept",
+    (Steps, "_load", lambda original: lambda self: setattr(self, "_is_loaded", True)),
+)
+_mutation(
+    "keep steps for a run that is created again under its key",
+    (run_item.StoredRun, "incarnation", lambda original: property(lambda self: "0" * 12)),
+)
+_mutation(
+    "forget the steps of a run that a person retries",
+    (run_writes, "retry", lambda original: lambda *given, **named: original(*given, **{**named, "from_start": True})),
+)
+_mutation("count a suspended attempt", _changed(run_writes, "suspend", increments=lambda names: (*names, "attempt")))
+_mutation(
+    "suspend a run although its cancellation is asked for",
+    _changed(run_writes, "suspend", not_exists=_without("cancel_requested_at")),
+)
+_mutation(
+    "wait although a signal has come meanwhile",
+    _changed(run_writes, "suspend", not_exists=_without("signals"), equals=_without("signals")),
+    (Steps, "_read_signal", lambda original: lambda self, name: None),
+)
+_mutation(
+    "tell no run of a signal that it does not wait for yet",
+    (run_writes, "note_signal", lambda original: lambda *given: _with(original(*given), increments=())),
+)
+_mutation(
+    "tell a run of a signal whatever it does meanwhile",
+    _changed(run_writes, "note_signal", source=_any_status, equals=_none, not_exists=_none),
+)
+_mutation(
+    "wake no run that waits for its signal",
+    (
+        run_writes,
+        "wake",
+        lambda original: (
+            lambda token, *, waits_for, now_ms: run_writes.Transition(
+                source=(RunStatus.SCHEDULED,),
+                equals={"waits_for": waits_for},
+                sets={"sent_by": token},
+                write_token=("sent_by", token),
+            )
+        ),
+    ),
+)
+_mutation(
+    "say of every signal that it was taken",
+    (signals, "signal", lambda original: lambda *given: original(*given) or True),
+)
+
+
+def _over_the_one_there(original: Any) -> Mutant:
+    def mutant(self: Any, key: Any, attributes: Any) -> Any:
+        if "#signal#" not in key.part:
+            return original(self, key, attributes)
+        self.put(key, attributes)
+        return dynamodb.Answer(True, None)
+
+    return mutant
+
+
+_mutation("let the latest signal win", (dynamodb.Table, "put_new", _over_the_one_there))
+_mutation(
+    "give up whatever signal has come",
+    (Steps, "_read_signal", lambda original: lambda self, name: None),
+    (
+        Steps,
+        "_give_up",
+        lambda original: lambda self, name: original(self, name)._replace(value=None),
+    ),
+)
+_mutation(
+    "count a sleep from each call",
+    (Steps, "_record", lambda original: lambda self, call: None if call.kind == "sleep" else original(self, call)),
+    (Steps, "_put", _put_over),
+)
+_mutation(
+    "sleep for half as long",
+    (Steps, "_until", lambda original: lambda self, length_ms: original(self, length_ms // 2)),
+)
+_mutation("delete a run and leave its steps", (signals, "delete_incarnation", lambda original: lambda *given: None))
+
+
+# Limits
+
+
+def _any_condition(what: str, instead: str = "") -> Callable[[Any], Mutant]:
+    """Return a change of the requests to limits' items that leaves out a part of their condition."""
+
+    def mutate(original: Any) -> Mutant:
+        def mutant(self: Any, item_id: str, update: str, condition: str, *given: Any) -> Any:
+            return original(self, item_id, update, condition.replace(what, instead), *given)
+
+        return mutant
+
+    return mutate
+
+
+LIMIT_SEEDS = {
+    "free the slot of a later attempt": 2,
+    "forget to send the run that has a slot now": 18,
+    "forget the runs that wait outside": 14,
+    "forget a canceled run that had its turn": 328,
+    "put a run aside without another look": 14,
+    "send a run before its turn": 7,
+    "free a slot while its run waits for another": 14,
+    "keep a slot after the attempt": 18,
+    "admit a run that waits for nothing": 45,
+    "let a run wait on that is given another time": 179,
+    "let a new run overtake those that wait outside": 303,
+    "start too late for the moment that was reserved": 93,
+    "reserve moments that are too close": 6,
+}
+
+
+def _limit_mutation(what: str, *patches: Patch) -> None:
+    MUTATIONS[what] = Mutation(patches, LIMITS_FROM + LIMIT_SEEDS.get(what, 0))
+
+
+_limit_mutation("give a slot to whoever asks", (Slots, "_turn", lambda original: lambda *given: None))
+_limit_mutation(
+    "take a place that the run has",
+    (LimitItems, "_update", _any_condition("attribute_not_exists(#ticket) AND ")),
+)
+_limit_mutation(
+    "free the slot of a later attempt",
+    (
+        LimitItems,
+        "leave",
+        lambda original: lambda self, *given, latest, now_ms: original(self, *given, latest=10**30, now_ms=now_ms),
+    ),
+)
+_limit_mutation(
+    "free a slot whose lease has ended, without a look at its run",
+    (Line, "_is_needed", lambda original: lambda self, item_id, entry: entry.waits),
+)
+_limit_mutation(
+    "let an earlier attempt hold a place",
+    (LimitItems, "renew", lambda original: lambda self, *given, hold, **named: original(self, *given, hold=1, **named)),
+    (LimitItems, "_update", _any_condition("#hold < :hold", "#hold <> :hold")),
+)
+_limit_mutation(
+    "forget to send the run that has a slot now", (Line, "after_leaving", lambda original: lambda *given: None)
+)
+_limit_mutation(
+    "forget the runs that wait outside",
+    (Line, "refill", lambda original: lambda self, item_id, slots, state: (state, False)),
+)
+_limit_mutation("forget a canceled run that had its turn", (Line, "collect", lambda original: lambda *given: None))
+_limit_mutation(
+    "put a run aside without another look",
+    (Slots, "waits", lambda original: lambda self, turn: setattr(self, "_waiting", True)),
+)
+_limit_mutation(
+    "send a run before its turn",
+    (
+        Line,
+        "after_leaving",
+        lambda original: lambda self, item_id, slots, state: original(self, item_id, slots + 1, state),
+    ),
+)
+_limit_mutation(
+    "let a new run overtake those that wait outside",
+    (
+        LimitItems,
+        "enter",
+        lambda original: (
+            lambda self, *given, past_overflow, **named: original(self, *given, past_overflow=True, **named)
+        ),
+    ),
+)
+_limit_mutation("free a slot while its run waits for another", (Slots, "waits", lambda original: lambda *given: None))
+_limit_mutation("keep a slot after the attempt", (Slots, "leave", lambda original: lambda self: None))
+_limit_mutation(
+    "count an attempt of a run that waits for a slot",
+    (
+        run_writes,
+        "await_slot",
+        lambda original: (
+            lambda claimed, **given: _with(
+                (write := original(claimed, **given)), sets={**write.sets, "attempt": claimed.attempt + 1}
+            )
+        ),
+    ),
+)
+_limit_mutation(
+    "give another time to a run that waits for a slot",
+    (
+        run_writes,
+        "await_slot",
+        lambda original: (
+            lambda claimed, *, now_ms, **given: _with(
+                (write := original(claimed, now_ms=now_ms, **given)), sets={**write.sets, "scheduled_for": now_ms}
+            )
+        ),
+    ),
+)
+_limit_mutation("admit a run that waits for nothing", _changed(run_writes, "admit", equals=_none))
+_limit_mutation(
+    "look at a run that waits only after a day", (run_writes, "FIRST_LIMIT_LOOK_MS", lambda original: 86_400_000)
+)
+_limit_mutation(
+    "let a run wait on that is given another time",
+    _changed(run_writes, "move", removes=_without("limited", "awaits_slot")),
+)
+_limit_mutation(
+    "start before the moment that was reserved",
+    (Moments, "microseconds_left", lambda original: lambda self: original(self) * 0),
+)
+_limit_mutation(
+    "start too late for the moment that was reserved",
+    (limits, "beat_of", lambda original: lambda *given: (beat := original(*given)) and beat._replace(slack_us=10**12)),
+)
+_limit_mutation(
+    "reserve a moment at once although others are before",
+    (RateItems, "_move", _any_condition("(attribute_not_exists(#next) OR #next < :now)", "#schema <> :now")),
+)
+_limit_mutation(
+    "reserve moments that are too close",
+    (
+        limits,
+        "beat_of",
+        lambda original: (
+            lambda *given: (beat := original(*given)) and beat._replace(interval_us=beat.interval_us * 2 // 3)
+        ),
+    ),
+)
+_limit_mutation(
+    "count an attempt of a run that waits for its moment",
+    (
+        run_writes,
+        "await_moment",
+        lambda original: (
+            lambda claimed, **given: _with(
+                (write := original(claimed, **given)), sets={**write.sets, "attempt": claimed.attempt + 1}
+            )
+        ),
+    ),
+)
+_limit_mutation(
+    "put a run back until after its moment",
+    (
+        run_writes,
+        "await_moment",
+        lambda original: lambda claimed, *, due_ms, **given: original(claimed, due_ms=due_ms + 3_000, **given),
+    ),
+)

@@ -39,6 +39,7 @@ from kumofire_core.engine import (
     run_store,
     schedules,
 )
+from kumofire_core.engine import steps as engine_steps
 from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -51,10 +52,11 @@ from kumofire_core.errors import (
 )
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
-from kumofire_core.handlers import handler_pool
+from kumofire_core.handlers import handler_pool, step_calls
+from kumofire_core.handlers.context import Suspension
 from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
-from kumofire_core.rules import batch_items
+from kumofire_core.rules import batch_items, limits
 from tests.simulation.appointments import Appointments
 from tests.simulation.batching import FAN_OUT, FEW, Batching
 from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
@@ -63,9 +65,11 @@ from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants, group_asked_for
 from tests.simulation.keys import Keys
+from tests.simulation.limits import SLOTS_TOGETHER, WAITING_ROOM, Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
+from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.transactions import Transactions
@@ -239,6 +243,7 @@ class Stage:
                 found._count_teller = counts.CountTeller(found._store)
             found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
+            found._consumer._busy_rates.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found
@@ -283,6 +288,7 @@ class Stage:
                 self._handle
             )
             Steering.register(jobs, self._handle, most)
+            Limiting.register(jobs, self._handle, most)
         if variant.rolling and process.name.startswith("consumer"):
             self._deploy_slowly(jobs, process)
         return jobs
@@ -319,12 +325,14 @@ def _small_buckets() -> Iterator[None]:
 
 
 @contextmanager
-def _simulated_locks() -> Iterator[None]:
-    """Let the engine's locks that are held during requests be waited for in the simulation."""
+def _simulated_locks(time: object) -> Iterator[None]:
+    """Let the engine's locks that are held during requests be waited for in the simulation, and steps take its time."""
     with ExitStack() as stack:
-        for module in (dispatcher, progress, pause_reader, counts):
+        for module in (dispatcher, progress, pause_reader, counts, engine_steps):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
         stack.enter_context(_small_buckets())
+        for module in (step_calls, engine_steps):
+            stack.enter_context(patch.object(module, "time", time))
         yield
 
 
@@ -351,16 +359,15 @@ def simulated_engine() -> Iterator[None]:
         patch.object(handler_context, "time", time),
         patch.object(handler_deadline, "time", time),
         patch.object(handler_pool, "time", time),
-        patch.object(schedules, "time", time),
-        patch.object(schedules, "random", random),
-        patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
+        patch.multiple(schedules, time=time, random=random, uuid=SimpleNamespace(uuid4=uuid4)),
         patch.object(run_store, "os", SimpleNamespace(urandom=urandom)),
         # So that a few partitions are more than a dispatcher reads anyway.
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
-        _simulated_locks(),
+        _simulated_locks(time),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
+        patch.multiple(limits, WAITING_ROOM=WAITING_ROOM, SLOTS_TOGETHER=SLOTS_TOGETHER),
         simulated_cleaning(urandom),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
@@ -417,7 +424,11 @@ class Play:
         self.disasters: Disasters
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
         self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
+        self.limiting = self.invariants.limiting = Limiting(self, lambda process: STAGE.jobs(process, self.variant))
         self.transactions = Transactions(self, lambda process: STAGE.jobs(process, self.variant))
+        self.stepping = self.invariants.stepping = Stepping(
+            self, lambda process: STAGE.jobs(process, self.variant), GiveUpError
+        )
         self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
@@ -450,7 +461,7 @@ class Play:
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
-        probability = choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
+        probability = 0.0 if self.limiting.orderly else choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
         self.calm = not probability
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
@@ -469,10 +480,12 @@ class Play:
         if what in (1, 2, 3) and self.variant.batch_writes:
             what = 5  # messages that come together
         self.keys = Keys(self, lambda process: STAGE.jobs(process, self.variant))
-        if what == 4:
+        if what == 4 and not self.limiting.exists:
             self.keys.plan()
         if self.keys.mode is not None:
             pass
+        elif self.limiting.exists:
+            self.limiting.plan()
         elif what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
@@ -500,14 +513,17 @@ class Play:
             world.queue.eternal = 10
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
-        self.pausing.plan()
-        self.batching.plan()
+        if not self.limiting.orderly:
+            self.pausing.plan()
+            self.batching.plan()
         self.disasters = Disasters(self)
-        self.disasters.plan()
+        if not self.limiting.orderly:
+            self.disasters.plan()
         # Not a choice of its own: so all other histories stay as they are.
-        if sum(choices.taken) % ONE_IN == ONE_IN - 1:
+        if not self.limiting.exists and sum(choices.taken) % ONE_IN == ONE_IN - 1:
             self.variant = LARGE_VARIANTS[self.variant]
             self.large.plan()
+        self.stepping.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -604,12 +620,15 @@ class Play:
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
                 if (next_ms := world.next_event_ms()) is None:
+                    if self.limiting.again():
+                        continue
                     self._read_one()
                     self.steering.list_all()
                     self.large.end()
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
+            self.stepping.signal_all()
             if self.pausing.some_wait():
                 due = world.now + MINUTE_MS
             else:
@@ -712,9 +731,10 @@ class Play:
 
     def _after_write(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
         """Let things happen just when they hurt: around the end of a lease, while a handler runs, after an end."""
-        if self.settling:
+        if self.settling or self.limiting.orderly:
             return
         self.steering.after_write(run_id, old, new)
+        self.stepping.after_write(run_id, old, new)
         if self.interventions >= 6:
             return
         choices, world, status = self.choices, self.world, new["status"]
@@ -777,7 +797,10 @@ class Play:
 
         def retry() -> None:
             self.invariants.retrying.add(process)
-            done = STAGE.jobs(process, self.variant).retry(run_id)
+            from_start = self.stepping.on and self.choices.below(4) == 3
+            if from_start:
+                self.stepping.restarting.add(process)
+            done = STAGE.jobs(process, self.variant).retry(run_id, from_start=from_start)
             self._know_again("retry", done)
             if done and not running().sends:
                 self.world.violate("a message follows its run", f"{run_id} was retried, and not sent")
@@ -968,6 +991,7 @@ class Play:
             return AsyncHandler(self, context, attempt)
         state, value = "raised", None
         try:
+            self.stepping.go_through(context, attempt)
             value = self._behave(context, process, attempt)
             try:
                 json.dumps(value)
@@ -975,6 +999,9 @@ class Play:
             except TypeError:
                 state = "returned no JSON"
             return value
+        except Suspension:
+            state = "suspended"
+            raise
         except DiedError:
             state = "cut" if running().abandoned else "died"
             raise
@@ -983,6 +1010,8 @@ class Play:
 
     def _behave(self, context: Any, process: Process, attempt: Attempt) -> Any:
         world, choices, lease_until = self.world, self.choices, attempt.lease_until
+        if self.limiting.orderly:
+            return self.limiting.handle()
         if self.settling:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")

@@ -16,7 +16,7 @@ SEEDS = {
     "call a handler without reading its payload": 22,
     "give a handler what does not fit": 103,
     "refuse a payload that fits": 23,
-    "try again what does not fit": 143,
+    "try again what does not fit": 103,
 }
 
 
