@@ -288,7 +288,7 @@ SEEDS: dict[str, int] = {
     "keep steps for a run that is created again under its key": 2,
     "forget the steps of a run that a person retries": 0,
     "count a suspended attempt": 2,
-    "suspend a run although its cancellation is asked for": 64,
+    "suspend a run although its cancellation is asked for": 23,
     "wait although a signal has come meanwhile": 193,
     "tell no run of a signal that it does not wait for yet": 114,
     "tell a run of a signal whatever it does meanwhile": 113,
