@@ -89,7 +89,9 @@ class Stepping:
             for number, act in enumerate(script):
                 self._do(context, attempt, act, (run_id, incarnation, f"{act.kind}-{number}"), began)
         except StepsLostError:
-            if not self._play.invariants.restored_at and not self._expires_soon():
+            item = self._world.table.items.get((f"run#{run_id}", "run"), {})
+            is_held = item.get("lease_token") == attempt.token  # or the run was deleted since, and its steps with it
+            if is_held and not self._play.invariants.restored_at and not self._expires_soon():
                 self._world.violate("what is kept is there", run_id)
             raise
         except StepError as error:
