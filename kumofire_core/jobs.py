@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
-    from kumofire_core.engine.large import LargeValues
     from kumofire_core.engine.queries import RunQueries
     from kumofire_core.engine.schedule_firing import ScheduleFiring
     from kumofire_core.engine.schedule_store import ScheduleStore
@@ -92,8 +91,9 @@ class Jobs:
     seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
     payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
     ``ENCRYPTED``. ``creator`` is stored as ``created_by`` with the runs that this process makes: a name of at most 128
-    characters, by default that of its Lambda function, if it is one. ``bucket`` is an S3 bucket: payloads and outputs
-    of ``large_from`` bytes or more, as they are stored, are kept there, up to 100 MB each (docs/large-payloads.md);
+    characters, by default that of its Lambda function, if it is one. ``bucket`` is an S3 bucket: payloads
+    of ``large_from`` bytes or more as they are stored, and outputs of twice that, are kept there, up to 100 MB each
+    (docs/large-payloads.md);
     ``s3`` is its client, and made when it is first needed. Raises ``ConfigurationError``, which names every
     wrong argument. Errors of AWS leave the methods as botocore raised them, with a note: which table or queue was
     asked, where, by which setting, and what to do.
@@ -171,6 +171,7 @@ class Jobs:
             large_from=large_from,
             clients=clients,
         )
+        self._store.allow_unknown_jobs = allow_unknown_jobs
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
         self._count_teller = CountTeller(self._store) if counts else None
@@ -737,6 +738,19 @@ class Jobs:
 
         return exists and run_control.cancel(self._store, run_id, reason)
 
+    def cancel_tree(self, run_id: str, reason: str | None = None) -> int:
+        """Do what ``cancel`` does to a run and to all runs that descend from it; return how many this call changed.
+
+        Descendants are those that handlers created by ``ctx.create_child`` and ``ctx.create_children``
+        (docs/children.md), also where the run between has ended. A handler that is executing may create further
+        children until it ends; another call cancels these.
+        """
+        require_reason(reason)
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import children
+
+        return children.cancel_tree(self._store, self._consumer.pool, run_id, reason) if exists else 0
+
     def run_now(self, run_id: str) -> bool:
         """Let a run that is ``scheduled`` start now; return whether this call changed it.
 
@@ -793,15 +807,17 @@ class Jobs:
         text = signals.require_signal(name, payload)
         return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
 
-    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+    def steps(self, run_id: str, *, results: bool = True) -> tuple[public.Step, ...]:
         """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
 
-        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        Two requests, and one more for each MB of results. With ``results=False`` these are neither fetched nor
+        decrypted: they are ``NOT_READ``. Empty for an unknown id. A result that this process can't
         decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
         """
         from kumofire_core.engine import signals
 
-        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+        require_flag("results", results)
+        return signals.steps(self._store, run_id, results=results) if may_exist("a run id", run_id) else ()
 
     def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
@@ -1045,7 +1061,7 @@ class Jobs:
 
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise InvalidArgumentError(f"records must be a list of stream records, not {type(records).__name__}")
-        return cleaning.clean_removed(self._bucket.bucket, records, now_ms=self._store.now_ms())
+        return cleaning.clean_removed(self._bucket, records, now_ms=self._store.now_ms())
 
     def sweep_bucket(self, *, deadline: datetime | None = None) -> public.CleaningResult:
         """Delete the objects older than two days that no run of this table names; the cleaner does so once a week.
@@ -1056,13 +1072,13 @@ class Jobs:
         from kumofire_core.engine import cleaning
 
         ends = self._deadline(deadline)
-        return cleaning.sweep(self._store, self._bucket.bucket, deadline=ends)
+        return cleaning.sweep(self._store, self._bucket, deadline=ends)
 
     @property
-    def _bucket(self) -> LargeValues:
+    def _bucket(self) -> Any:
         if self._store.bucket is None:
             raise InvalidArgumentError("this Jobs has no bucket; pass bucket=…, or set KUMOFIRE_BUCKET")
-        return self._store.large_values
+        return self._store.large_values.bucket
 
     def create_schedule(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.console.timeline import bars, spans, timeline
 from kumofire_core.console.tree import exact as exact_json
 from kumofire_core.console.tree import readable, tree
@@ -22,9 +24,13 @@ from kumofire_core.console.visit import Page, Visit
 from kumofire_core.console.words import exact
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
 from kumofire_core.model.encrypted_text import ENCRYPTED
+from kumofire_core.model.error_text import error_name
 from kumofire_core.model.large_value import LargeValue
 from kumofire_core.model.run import FINAL, Run, RunStatus
+from kumofire_core.model.steps import Step
 from kumofire_core.text import LENGTH_FORM, iso, parse_length, plain, relative
+
+log = logging.getLogger("kumofire_core")
 
 MOST_COPIED = 20_000
 """Characters of JSON that a button copies. What is longer is downloaded."""
@@ -189,6 +195,32 @@ def change_payload(visit: Visit) -> Response:
     return visit.done("The payload is changed. The next attempt gets it.")
 
 
+def ask_signal(visit: Visit) -> Response:
+    """Ask for the payload of the signal that the run waits for."""
+    run = _read(visit)
+    name = "" if run is None else run.waiting_for or ""
+    return _form(visit, "signal", run=run, given={"name": name, "payload": "null"})
+
+
+def signal(visit: Visit) -> Response:
+    """Give the run a signal."""
+    run = _as_seen(visit)
+    if isinstance(run, Response):
+        return run
+    given = {"name": visit.field("name"), "payload": visit.field("payload")}
+    try:
+        done = visit.jobs.signal(run.id, given["name"], _parsed(given["payload"]))
+    except (InvalidArgumentError, InvalidJSONError) as error:
+        return _form(visit, "signal", run=run, problem=str(error), given=given)
+    if not done:
+        now = _read(visit)
+        if now is None or now.status in FINAL:
+            return _refused(visit)
+        return visit.done("The run has this signal already, or its wait for it is over.", kind="stale")
+    visit.record(f"signaled run {run.id}")
+    return visit.done("The run has got the signal.")
+
+
 def delete(visit: Visit) -> Response:
     """Delete the run, which has ended."""
     run = _as_seen(visit)
@@ -217,6 +249,8 @@ PAGES: list[tuple[str, list[str], Page]] = [
     ("/runs/{run_id:path}/reschedule", ["POST"], reschedule),
     ("/runs/{run_id:path}/change-payload", ["GET"], ask_payload),
     ("/runs/{run_id:path}/change-payload", ["POST"], change_payload),
+    ("/runs/{run_id:path}/signal", ["GET"], ask_signal),
+    ("/runs/{run_id:path}/signal", ["POST"], signal),
     ("/runs/{run_id:path}/delete", ["POST"], delete),
     ("/runs/{run_id:path}", ["GET"], show),
 ]
@@ -274,7 +308,19 @@ def _shown(visit: Visit, run: Run) -> dict[str, Any]:
         "waits": run.status in WAITING,
         "has_ended": run.status in FINAL,
         "seconds": _seconds(run, visit.now),
+        "steps": _steps(visit, run),
     }
+
+
+def _steps(visit: Visit, run: Run) -> tuple[Step, ...] | None:
+    """Return the kept steps of a run without their results, where it has some; ``None`` where they can't be read."""
+    if not run.kept_steps and run.waiting_for is None:
+        return ()
+    try:
+        return visit.jobs.steps(run.id, results=False)
+    except AWS_ERRORS as error:  # this person's rights may be those of an earlier release
+        log.warning("the steps of run %s could not be read: %s", run.id, error_name(error))
+        return None
 
 
 def _seconds(run: Run, now: datetime) -> int:

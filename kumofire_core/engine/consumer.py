@@ -69,6 +69,9 @@ MOMENTS_TRIED = 5
 """How many moments a run reserves in one go, where it comes too late for each."""
 UNREADABLE_PAYLOAD = "unreadable payload"
 
+LONG_WAIT_MS = 10 * 24 * 60 * 60_000
+"""Before a run waits for longer, what it has kept is given more time."""
+
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
 
@@ -384,7 +387,7 @@ class Consumer:
         """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
-            if self._store.is_large(output):
+            if self._store.is_large_output(output):
                 try:
                     output = self._output_apart(claimed, output, deadline)
                 except InvalidJSONError as too_large:
@@ -540,6 +543,10 @@ class Consumer:
         """Write how an attempt without success ends, log it, and send what is to come."""
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
+        if end.due_ms is not None and end.due_ms - now_ms > LONG_WAIT_MS:
+            from kumofire_core.engine.step_expiry import keep_while_waiting
+
+            keep_while_waiting(self._store, claimed, due_ms=end.due_ms, pool=self.pool)
         answer = self._store.apply(claimed.id, end.write)
         if not answer.applied and _cancellation_came_between(claimed, answer):
             end = decisions.after_canceled_failure(claimed, end, now_ms=now_ms, expires_at=expires_at)

@@ -122,6 +122,8 @@ class RunStore:
         self.list_succeeded = list_succeeded
         self._creator = creator
         self._retention_ms = None if retention is None else duration_ms(retention)
+        self.allow_unknown_jobs = False
+        """Whether handlers may create children of jobs that have no handler here."""
         self.hooks: Hooks | None = None
         self.creating: Callable[[Sequence[NewRun]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
         """In what new runs are put and sent: a span, where that is traced."""
@@ -278,11 +280,16 @@ class RunStore:
 
         return MOST_BYTES
 
-    def is_large(self, stored: str) -> bool:
-        """Say whether a payload or an output, as it is stored, is to be kept in S3."""
-        if self.bucket is None or len(stored) * 4 < self._large_from:  # no character takes more than four bytes
+    def is_large(self, stored: str, *, least: int | None = None) -> bool:
+        """Say whether a payload, as it is stored, is to be kept in S3."""
+        least = self._large_from if least is None else least
+        if self.bucket is None or len(stored) * 4 < least:  # no character takes more than four bytes
             return False
-        return not is_apart(stored) and text_bytes(stored) >= self._large_from
+        return not is_apart(stored) and text_bytes(stored) >= least
+
+    def is_large_output(self, stored: str) -> bool:
+        """Say the same of an output: from twice the size on, because only the last write of a run pays for it."""
+        return self.is_large(stored, least=2 * self._large_from)
 
     def apart(self, run_id: str, stored: str) -> str:
         """Return what an item has to hold for a payload: itself, or where it is in S3 by now; see ``LargeValues.put``.

@@ -190,6 +190,8 @@ class Run:
     """The id of the batch whose callback it is."""
     waiting_for: str | None = None
     """The name of the signal that it waits for (docs/steps.md)."""
+    kept_steps: int = 0
+    """How many results of steps and signals it had kept when a consumer last let go of it; ``Jobs.steps`` has them."""
 
     @property
     def failed_attempts(self) -> int:

@@ -101,7 +101,7 @@ _TEXTS = (
     "awaits_slot",
     "reserved",
     "batch",
-    "callback_of",
+    "after",
     "waits_for",
     "steps_id",
 )
@@ -121,8 +121,6 @@ _NUMBERS = (
     "retries",
     "generation",
     "rate_since",
-    "batch_index",
-    "batch_total",
     "steps",
     "signals",
     "suspensions",
@@ -231,10 +229,11 @@ class StoredRun:
                 group=self.group,
                 waiting_for_limit=self.status is RunStatus.SCHEDULED
                 and (self.awaits_slot is not None or self.reserved is not None),
-                batch_id=get("batch"),
-                batch_index=get("batch_index"),
-                callback_of=get("callback_of"),
+                batch_id=None if self.batch is None else self.batch[0],
+                batch_index=None if self.batch is None else self.batch[1],
+                callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
+                kept_steps=self.stored_steps,
             )
         return self._run
 
@@ -317,7 +316,7 @@ class StoredRun:
 
         So a run that is created again under the id of a deleted one sees none of that one's steps.
         """
-        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[:INCARNATION_LENGTH]
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
 
     @property
     def stored_steps(self) -> int:
@@ -378,13 +377,16 @@ class StoredRun:
     @property
     def batch(self) -> tuple[str, int, int] | None:
         """The batch that it is a member of, its place among the members, and how many these are."""
-        batch_id = self._item.get("batch")
-        return None if batch_id is None else (batch_id, self._item["batch_index"], self._item["batch_total"])
+        stored = self._item.get("batch")
+        if stored is None:
+            return None
+        batch_id, index, total = stored.split(" ")
+        return batch_id, int(index), int(total)
 
     @property
     def callback_of(self) -> str | None:
         """The batch whose callback it is."""
-        return self._item.get("callback_of")
+        return self._item.get("after")
 
     @property
     def log(self) -> str | None:
@@ -649,7 +651,7 @@ def read_run(
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
         if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
-            raise ValueError("batch_index")
+            raise ValueError("batch")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None

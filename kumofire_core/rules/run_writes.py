@@ -111,10 +111,11 @@ def create(
         "parent_id": new_run.parent_id,
         "created_by": created_by,
         "group": new_run.group,
-        "callback_of": new_run.callback_of,
+        "after": new_run.callback_of,
     }
     if new_run.batch is not None:
-        attributes["batch"], attributes["batch_index"], attributes["batch_total"] = new_run.batch
+        batch_id, index, total = new_run.batch
+        attributes["batch"] = f"{batch_id} {index} {total}"
     return present(attributes)
 
 
@@ -603,7 +604,7 @@ def retry(
             "wake_shard": wake_shard(ended.id, shards),
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
             **({} if bulk is None else {"bulk": bulk}),
-            **({"steps_id": token[:INCARNATION_LENGTH]} if from_start else {}),
+            **({"steps_id": token[-INCARNATION_LENGTH:]} if from_start else {}),
         },
         increments=("retries",),
         removes=(

@@ -136,10 +136,10 @@ def test_every_short_attribute_at_its_longest_fits_in_what_is_reserved_for_them(
         "parent_id": "f" * 128,
         "created_by": "😀" * MAX_CREATOR_LENGTH,
         "group": "g" * 128,
+        "batch": "f" * 40 + " 999999 1000000",
+        "after": "f" * 40,
         "waits_for": "f" * MAX_STEP_NAME_BYTES,
         "steps_id": "f" * INCARNATION_LENGTH,
-        "batch": "f" * 40,
-        "callback_of": "f" * 40,
     }
     item |= {"pk": "run#" + "f" * 128, "sk": "run", "schedule_id": "f" * 128, "status": "succeeded"}
     long_ones = dict.fromkeys(("payload", "output", "job_name", "dedupe_key", "last_error", "cancel_reason"), "")

@@ -166,6 +166,20 @@ def test_the_threshold_counts_bytes_and_not_characters(make: Callable[..., Jobs]
     assert stored(aws, jobs.create("email", "ä" * 49)).size == 100
 
 
+def test_an_output_is_put_into_s3_from_twice_the_size_on_because_one_write_pays_for_it(
+    make: Callable[..., Jobs], aws: Aws, objects: Objects
+):
+    jobs = make(large_from=100, handlers={"email": lambda ctx: "x" * ctx.payload})
+    below, at = aws.a_run(payload="197"), aws.a_run(payload="198")
+
+    for run_id in (below, at):
+        jobs.consume(message(run_id))
+
+    assert aws.item(below)["output"] == json.dumps("x" * 197)
+    assert stored(aws, at, "output").size == 200
+    assert len(objects.listed()) == 1
+
+
 def test_a_run_below_the_threshold_pays_nothing(jobs: Jobs, aws: Aws, objects: Objects):
     jobs.handler("email")(lambda ctx: {"n": ctx.payload["n"]})
     run_id = jobs.create("email", {"n": 1})
@@ -258,13 +272,13 @@ def test_an_updated_payload_gets_an_object_of_its_own_and_the_old_one_goes(
     jobs: Jobs, aws: Aws, objects: Objects, clock: Clock
 ):
     run_id = jobs.create("email", LARGE, delay=timedelta(days=1))
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     assert jobs.update(run_id, payload=[LARGE, 2])
     assert jobs.get_status(run_id).payload == [LARGE, 2]
     assert objects.listed() == [stored(aws, run_id).key]
 
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     assert jobs.update(run_id, payload="small")
     assert jobs.get_status(run_id).payload == "small"
     assert objects.listed() == []
@@ -288,9 +302,9 @@ def test_a_run_that_does_not_wait_gets_no_payload_and_no_object_is_put(jobs: Job
 
 
 def test_a_debounced_run_gets_the_latest_payload(jobs: Jobs, aws: Aws, objects: Objects, clock: Clock):
-    first = jobs.create("email", LARGE, dedupe_key="k", dedupe="debounce", delay=timedelta(hours=2))
-    clock.advance(hours=1)
-    again = jobs.create("email", [LARGE, 2], dedupe_key="k", dedupe="debounce", delay=timedelta(hours=2))
+    first = jobs.create("email", LARGE, dedupe_key="k", dedupe="debounce", delay=timedelta(hours=5))
+    clock.advance(hours=2)
+    again = jobs.create("email", [LARGE, 2], dedupe_key="k", dedupe="debounce", delay=timedelta(hours=5))
 
     assert first == again
     assert jobs.get_status(first).payload == [LARGE, 2]
@@ -566,7 +580,7 @@ def test_a_reader_sees_the_payload_that_replaced_the_one_it_was_about_to_load(
 ):
     run_id = jobs.create("email", LARGE, delay=timedelta(days=1))
     found = jobs._store.find(run_id)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     jobs.update(run_id, payload=[LARGE, 2])
 
     assert jobs._readable(found).payload == [LARGE, 2]
@@ -647,7 +661,7 @@ def test_the_objects_of_a_deleted_run_go_and_those_of_others_stay(
     jobs = with_output
     gone, kept = ended(jobs), ended(jobs)
     record = removed(aws, gone)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     assert jobs.delete(gone)
 
     result = jobs.clean_bucket([record])
@@ -664,7 +678,7 @@ def test_a_run_that_is_created_again_under_its_key_keeps_its_own_objects(
     jobs = with_output
     first = ended(jobs, dedupe_key="k")
     record = removed(aws, first)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
     jobs.delete(first)
     again = jobs.create("email", [LARGE, 2], dedupe_key="k")
 
@@ -679,7 +693,7 @@ def test_an_object_that_a_late_copy_of_its_create_may_still_name_is_left_to_the_
     with_output: Jobs, aws: Aws, objects: Objects, clock: Clock
 ):
     run_id = ended(with_output)
-    clock.advance(minutes=15)
+    clock.advance(minutes=50)
     record = removed(aws, run_id)
 
     assert (with_output.clean_bucket([record]).deleted, len(objects.listed())) == (0, 2)
@@ -690,7 +704,7 @@ def test_a_record_of_anything_else_than_a_deletion_removes_nothing(
     with_output: Jobs, aws: Aws, objects: Objects, clock: Clock, name: str
 ):
     run_id = ended(with_output)
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     with_output.clean_bucket([removed(aws, run_id, name=name)])
 
@@ -702,7 +716,7 @@ def test_a_deleted_item_that_names_another_run_s_object_does_not_delete_it(
 ):
     one, other = ended(with_output), ended(with_output)
     aws.change(one, payload=aws.item(other)["payload"], output="1")
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     with_output.clean_bucket([removed(aws, one)])
 
@@ -729,7 +743,7 @@ def test_objects_that_s3_could_not_delete_are_not_taken_for_deleted(
     make: Callable[..., Jobs], with_output: Jobs, aws: Aws, clock: Clock
 ):
     record = removed(aws, ended(with_output))
-    clock.advance(hours=1)
+    clock.advance(hours=2)
 
     class Failing:
         def delete_objects(self, **parameters: Any) -> Any:
@@ -777,7 +791,7 @@ def test_the_sweep_goes_round_once_wherever_it_begins(
     for number in range(12):
         objects.s3.client.put_object(Bucket=BUCKET, Key=f"{folder}{number:x}/payload-1", Body=b"{}")
     jobs = make(clock=Clock(_put_at(objects) + timedelta(days=3)))
-    bucket, looked_at = jobs._bucket.bucket, []
+    bucket, looked_at = jobs._bucket, []
     page = bucket.page
     monkeypatch.setattr(bucket, "page", lambda prefix, after: page(prefix, after=after, limit=5))
     monkeypatch.setattr(cleaning, "_orphans", lambda store, found: looked_at.extend(each.key for each in found) or [])
@@ -791,7 +805,7 @@ def test_the_sweep_goes_round_once_wherever_it_begins(
 def test_the_sweep_ends_before_its_process_does(jobs: Jobs, objects: Objects):
     from kumofire_core.engine.cleaning import sweep
 
-    result = sweep(jobs._store, jobs._bucket.bucket, deadline=Deadline(10.0))
+    result = sweep(jobs._store, jobs._bucket, deadline=Deadline(10.0))
 
     assert (result.complete, objects.s3.requests) == (False, [])
 

@@ -161,7 +161,7 @@ class Batching:
         found = old if new is None else new
         if found is None:
             return
-        if new is None and "callback_of" in found:
+        if new is None and "after" in found:
             self._gone_at[run_id] = self._world.now
         if "batch" in found:
             member = self._members.setdefault(run_id, KnownMember())
@@ -169,11 +169,11 @@ class Batching:
                 member.deleted = True
             elif new["status"] in FINAL and (old is None or old["status"] not in FINAL):
                 member.ends.append(new["status"])
-        if old is None and new is not None and "callback_of" in new:
+        if old is None and new is not None and "after" in new:
             self._callback_put(run_id, new)
 
     def _callback_put(self, run_id: str, new: Attributes) -> None:
-        batch = self._batches.get(new["callback_of"])
+        batch = self._batches.get(new["after"])
         if batch is None or self._play.invariants.restored_at:
             return
         task = self._world.writer_task
@@ -181,7 +181,7 @@ class Batching:
         # Who was halted while the callback ran and was deleted may put it again, as may a copy of its request.
         halted = run_id in self._gone_at and (task is None or task.begun <= self._gone_at[run_id])
         if batch.callbacks > 1 and not halted:
-            self._broken("a callback is created once", f"{run_id} of {new['callback_of']}")
+            self._broken("a callback is created once", f"{run_id} of {new['after']}")
         for index, member_id in enumerate(batch.members):
             member = self._members.get(member_id)
             if member is None and batch.canceled:
@@ -276,7 +276,7 @@ class Batching:
         """Check that each batch which was complete is done, and that its callback is there."""
         items, restored = self._world.table.items, self._play.invariants.restored_at
         for run_key, item in items.items():
-            if "batch" in item and item["batch"] not in self._batches and not restored:
+            if "batch" in item and item["batch"].split()[0] not in self._batches and not restored:
                 self._broken("a member has a batch", f"{run_key[0]}: there never was {item['batch']}")
         for batch_id in self._batches:
             found = items.get((f"batch#{batch_id}", "batch"))

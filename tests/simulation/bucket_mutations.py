@@ -19,8 +19,19 @@ from tests.simulation.bucket import key_in
 Mutant = Callable[..., Any]
 
 SEEDS: dict[str, int] = {
-    "delete an object of which a late copy may make a run": 3038,
+    "store a run before its object": 6,
+    "delete the object of a run that was stored": 15,
     "delete the output of a run that succeeded": 16_667,
+    "delete an object of which a late copy may make a run": 3_038,
+    "clean at once what was put a moment ago": 1_554,
+    "keep the objects of a run that is gone": 77,
+    "sweep nothing": 6,
+    "sweep what is about to be named": 16,
+    "sweep what is named": 15,
+    "give a handler the place of its payload": 6,
+    "fail a run whose payload is out of reach": 71,
+    "keep a run whose payload is out of reach": 24,
+    "put a value over the one before": 6,
 }
 
 

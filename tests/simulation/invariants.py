@@ -16,6 +16,7 @@ from tests.simulation.bucket import LargeValues
 from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
+from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import Process, Task, World
 
@@ -37,6 +38,7 @@ MISSED_MS = 60_000
 RECORDED = {"succeeded": "succeeded", "retried": "scheduled"}
 """The status that an attempt's own consumer must have recorded, by the outcome that it tells."""
 CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at"})
+SIGNALED = frozenset({"signaled_by", "signals"})
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Attempt:
     claims: int
     invocation: int
     state: str = "claimed"
-    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``cut``, ``died`` or ``given back``."""
+    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``suspended``, ``cut``, ``died`` or
+    ``given back``."""
     output: Any = None
     """What its handler returned."""
     recorded: str | None = None
@@ -167,6 +170,7 @@ class Invariants:
         self.pausing: Pausing
         self.limiting: Limiting
         self.large: LargeValues
+        self.stepping: Stepping
         world.observers.append(self.wrote)
 
     # Writes
@@ -249,14 +253,16 @@ class Invariants:
         if old.get("changed_by") != new.get("changed_by"):
             return
         if step in (("scheduled", "scheduled"), ("queued", "queued")):
-            if not (changed := _changes(old, new)) <= LOOKS:
+            if not (changed := _changes(old, new)) <= LOOKS and not changed <= SIGNALED:
                 self._broken("a look changes no more than the wake-up", f"{run_id}: {sorted(changed)}")
             # Who only looks, and lets a message wait, changes no time that a person sees.
             if new["updated_at"] > old["updated_at"] or new.get("sends", 1) > old.get("sends", 1):
                 self._owe(run_id)
         elif step == ("scheduled", "queued"):
             self._owe(run_id)
-            if new["scheduled_for"] > now + SKEW_MS + (("parked" in old or "awaits_slot" in old) and EARLY_MS):
+            is_woken = new.get("signals") != old.get("signals")
+            skew_ms = self.records.writer_skew_ms() if is_woken else SKEW_MS
+            if new["scheduled_for"] > now + skew_ms + (("parked" in old or "awaits_slot" in old) and EARLY_MS):
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
             if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
@@ -358,7 +364,7 @@ class Invariants:
     def _created(self, run_id: str, new: Attributes) -> None:
         self._world.counts["created", new["status"]] += 1
         self.job_names[run_id] = new["job_name"]
-        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "callback_of" in new)
+        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "after" in new)
         if not is_new or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
@@ -448,7 +454,7 @@ class Invariants:
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
             changed = _changes(old, new)
-            if not changed <= LOOKS and not changed <= CANCEL:
+            if not changed <= LOOKS and not changed <= CANCEL and not changed <= SIGNALED:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return
         if (lost := ledger.attempts.get(old.get("lease_token", ""))) is not None:
@@ -502,6 +508,13 @@ class Invariants:
             if new["attempt"] != old["attempt"]:
                 self._broken("a success counts no attempt", run_id)
             self.records.same_attempts(run_id, old, new)
+            return
+        if own and attempt.state == "suspended" and new.get("settled_by") == attempt.token:
+            self.stepping.suspended(run_id, old, new)
+            self.records.same_attempts(run_id, old, new)
+            if "cancel_requested_at" in old and status != "canceled":
+                self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
+            ledger.calls -= 1
             return
         # One that is still claimed was never begun: for want of a handler, or of time.
         ended = attempt.state in ("returned", "returned no JSON", "raised", "cut", "claimed")

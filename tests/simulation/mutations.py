@@ -30,6 +30,7 @@ from kumofire_core.engine import (
     run_control,
     schedule_firing,
     schedules,
+    signals,
     sqs_batch,
     transactions,
 )
@@ -38,6 +39,7 @@ from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.rates import Moments
 from kumofire_core.engine.resuming import Released, Resuming
 from kumofire_core.engine.run_store import RunStore, new_token, run_key
+from kumofire_core.engine.steps import Steps
 from kumofire_core.engine.transactions import PendingRun
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
@@ -1274,6 +1276,109 @@ for _what, _patches in batch_mutations.MISTAKES.items():
 SEEDS.update(bucket_mutations.SEEDS)
 for _what, _patches in bucket_mutations.PATCHES.items():
     _mutation(_what, *_patches)
+
+# Steps
+
+_mutation(
+    "keep nothing of a step",
+    (Steps, "_put", lambda original: lambda self, key, attributes: None),
+)
+
+
+def _put_over(original: Any) -> Mutant:
+    def mutant(self: Any, key: Any, attributes: Any) -> Any:
+        self._store.table.put(key, attributes)
+
+    return mutant
+
+
+_mutation("keep the latest result of a step", (Steps, "_put", _put_over))
+_mutation(
+    "go on with one's own result where another was faster",
+    (Steps, "_put", lambda original: lambda self, key, attributes: original(self, key, attributes) and None),
+)
+_mutation(
+    "read no step that an earlier attempt has kept",
+    (Steps, "_load", lambda original: lambda self: setattr(self, "_is_loaded", True)),
+)
+_mutation(
+    "keep steps for a run that is created again under its key",
+    (run_item.StoredRun, "incarnation", lambda original: property(lambda self: "0" * 12)),
+)
+_mutation(
+    "forget the steps of a run that a person retries",
+    (run_writes, "retry", lambda original: lambda *given, **named: original(*given, **{**named, "from_start": True})),
+)
+_mutation("count a suspended attempt", _changed(run_writes, "suspend", increments=lambda names: (*names, "attempt")))
+_mutation(
+    "suspend a run although its cancellation is asked for",
+    _changed(run_writes, "suspend", not_exists=_without("cancel_requested_at")),
+)
+_mutation(
+    "wait although a signal has come meanwhile",
+    _changed(run_writes, "suspend", not_exists=_without("signals"), equals=_without("signals")),
+    (Steps, "_read_signal", lambda original: lambda self, name: None),
+)
+_mutation(
+    "tell no run of a signal that it does not wait for yet",
+    (run_writes, "note_signal", lambda original: lambda *given: _with(original(*given), increments=())),
+)
+_mutation(
+    "tell a run of a signal whatever it does meanwhile",
+    _changed(run_writes, "note_signal", source=_any_status, equals=_none, not_exists=_none),
+)
+_mutation(
+    "wake no run that waits for its signal",
+    (
+        run_writes,
+        "wake",
+        lambda original: (
+            lambda token, *, waits_for, now_ms: run_writes.Transition(
+                source=(RunStatus.SCHEDULED,),
+                equals={"waits_for": waits_for},
+                sets={"sent_by": token},
+                write_token=("sent_by", token),
+            )
+        ),
+    ),
+)
+_mutation(
+    "say of every signal that it was taken",
+    (signals, "signal", lambda original: lambda *given: original(*given) or True),
+)
+
+
+def _over_the_one_there(original: Any) -> Mutant:
+    def mutant(self: Any, key: Any, attributes: Any) -> Any:
+        if "#signal#" not in key.part:
+            return original(self, key, attributes)
+        self.put(key, attributes)
+        return dynamodb.Answer(True, None)
+
+    return mutant
+
+
+_mutation("let the latest signal win", (dynamodb.Table, "put_new", _over_the_one_there))
+_mutation(
+    "give up whatever signal has come",
+    (Steps, "_read_signal", lambda original: lambda self, name: None),
+    (
+        Steps,
+        "_give_up",
+        lambda original: lambda self, name: original(self, name)._replace(value=None),
+    ),
+)
+_mutation(
+    "count a sleep from each call",
+    (Steps, "_record", lambda original: lambda self, call: None if call.kind == "sleep" else original(self, call)),
+    (Steps, "_put", _put_over),
+)
+_mutation(
+    "sleep for half as long",
+    (Steps, "_until", lambda original: lambda self, length_ms: original(self, length_ms // 2)),
+)
+_mutation("delete a run and leave its steps", (signals, "delete_incarnation", lambda original: lambda *given: None))
+
 
 # Limits
 

@@ -39,6 +39,7 @@ from kumofire_core.engine import (
     run_store,
     schedules,
 )
+from kumofire_core.engine import steps as engine_steps
 from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -51,7 +52,8 @@ from kumofire_core.errors import (
 )
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
-from kumofire_core.handlers import handler_pool
+from kumofire_core.handlers import handler_pool, step_calls
+from kumofire_core.handlers.context import Suspension
 from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from kumofire_core.rules import batch_items, limits
@@ -67,6 +69,7 @@ from tests.simulation.limits import SLOTS_TOGETHER, WAITING_ROOM, Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
+from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.transactions import Transactions
@@ -318,12 +321,14 @@ def _small_buckets() -> Iterator[None]:
 
 
 @contextmanager
-def _simulated_locks() -> Iterator[None]:
-    """Let the engine's locks that are held during requests be waited for in the simulation."""
+def _simulated_locks(time: object) -> Iterator[None]:
+    """Let the engine's locks that are held during requests be waited for in the simulation, and steps take its time."""
     with ExitStack() as stack:
-        for module in (dispatcher, progress, pause_reader, counts):
+        for module in (dispatcher, progress, pause_reader, counts, engine_steps):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
         stack.enter_context(_small_buckets())
+        for module in (step_calls, engine_steps):
+            stack.enter_context(patch.object(module, "time", time))
         yield
 
 
@@ -355,7 +360,7 @@ def simulated_engine() -> Iterator[None]:
         # So that a few partitions are more than a dispatcher reads anyway.
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
-        _simulated_locks(),
+        _simulated_locks(time),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.multiple(limits, WAITING_ROOM=WAITING_ROOM, SLOTS_TOGETHER=SLOTS_TOGETHER),
@@ -416,6 +421,9 @@ class Play:
         self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
         self.limiting = self.invariants.limiting = Limiting(self, lambda process: STAGE.jobs(process, self.variant))
         self.transactions = Transactions(self, lambda process: STAGE.jobs(process, self.variant))
+        self.stepping = self.invariants.stepping = Stepping(
+            self, lambda process: STAGE.jobs(process, self.variant), GiveUpError
+        )
         self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
@@ -510,6 +518,7 @@ class Play:
         if not self.limiting.exists and sum(choices.taken) % ONE_IN == ONE_IN - 1:
             self.variant = LARGE_VARIANTS[self.variant]
             self.large.plan()
+        self.stepping.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -614,6 +623,7 @@ class Play:
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
+            self.stepping.signal_all()
             if self.pausing.some_wait():
                 due = world.now + MINUTE_MS
             else:
@@ -719,6 +729,7 @@ class Play:
         if self.settling or self.limiting.orderly:
             return
         self.steering.after_write(run_id, old, new)
+        self.stepping.after_write(run_id, old, new)
         if self.interventions >= 6:
             return
         choices, world, status = self.choices, self.world, new["status"]
@@ -781,7 +792,10 @@ class Play:
 
         def retry() -> None:
             self.invariants.retrying.add(process)
-            done = STAGE.jobs(process, self.variant).retry(run_id)
+            from_start = self.stepping.on and self.choices.below(4) == 3
+            if from_start:
+                self.stepping.restarting.add(process)
+            done = STAGE.jobs(process, self.variant).retry(run_id, from_start=from_start)
             self._know_again("retry", done)
             if done and not running().sends:
                 self.world.violate("a message follows its run", f"{run_id} was retried, and not sent")
@@ -972,6 +986,7 @@ class Play:
             return AsyncHandler(self, context, attempt)
         state, value = "raised", None
         try:
+            self.stepping.go_through(context, attempt)
             value = self._behave(context, process, attempt)
             try:
                 json.dumps(value)
@@ -979,6 +994,9 @@ class Play:
             except TypeError:
                 state = "returned no JSON"
             return value
+        except Suspension:
+            state = "suspended"
+            raise
         except DiedError:
             state = "cut" if running().abandoned else "died"
             raise

@@ -238,7 +238,7 @@ class Records:
         self.same_attempts(run_id, old, new)
         self.fits(run_id, new)
         task, due_ms = self._world.writer_task, new["scheduled_for"]
-        if new["status"] == "queued" and due_ms > self._world.now + self._writer_skew_ms():
+        if new["status"] == "queued" and due_ms > self._world.now + self.writer_skew_ms():
             self._broken("a run is queued when it is due", run_id)
         if task is not None and task.asks == RETRIES_LATER and due_ms < task.begun + task.asks_for_ms - SKEW_MS:
             self._broken("a run waits for the time that was asked for", f"{run_id}: {due_ms}")
@@ -274,7 +274,7 @@ class Records:
             self._moved(run_id, old, new, task, asks)
 
     def _moved(self, run_id: str, old: Attributes, new: Attributes, task: Task | None, asks: str) -> None:
-        due_ms, now = new["scheduled_for"], self._world.now + self._writer_skew_ms()
+        due_ms, now = new["scheduled_for"], self._world.now + self.writer_skew_ms()
         if new["status"] == "queued" and due_ms > now:
             self._broken("a run is queued when it is due", f"{run_id} is for {due_ms}")
         if task is None:
@@ -287,7 +287,8 @@ class Records:
         elif asks == "reschedules" and due_ms != task.asks_for_ms and not task.asks_for_ms < due_ms <= now:
             self._broken("a run waits for the time that was asked for", f"{run_id}: {due_ms}")
 
-    def _writer_skew_ms(self) -> int:
+    def writer_skew_ms(self) -> int:
+        """Return how far the clock of who writes may be ahead."""
         writer = self._world.writer
         return max(SKEW_MS, 0 if writer is None else writer.skew_ms)
 
