@@ -121,6 +121,10 @@ class KeepsSteps(Protocol):
         """Return the signal, or that its time is over; raise ``Suspension`` otherwise."""
         ...
 
+    def wait_for_children(self, call: Call, batch_id: str, timeout: object) -> Waited:
+        """Return that the children have ended, or that the time is over; raise ``Suspension`` otherwise."""
+        ...
+
     def end(self) -> None:
         """Let nothing more be kept: the attempt has ended."""
         ...
@@ -207,10 +211,10 @@ def wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> l
 
 def _wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> list[Run]:
     batches = steps.take_children()
-    for signal in batches.values():
+    for batch_id, signal in batches.items():
         call, kept = steps.begin(StepKind.WAIT, signal), False
         try:
-            waited = steps.wait(call, timeout)
+            waited = steps.wait_for_children(call, batch_id, timeout)
             kept = True
         finally:
             steps.leave(call, kept=kept)
