@@ -115,6 +115,10 @@ class StepsForTest:
         """Return none, because none is executed."""
         return {}
 
+    def wait_for_children(self, call: Call, batch_id: str, timeout: object) -> Waited:
+        """Return that they have ended; never called, because none is executed."""
+        return Waited(None, None)
+
     def read_children(self, batch_ids: Sequence[str]) -> list[Run]:
         """Return none."""
         return []
