@@ -55,12 +55,14 @@ if TYPE_CHECKING:
         ScheduleConflictError,
         ScheduleExistsError,
         StepError,
+        StepFailedError,
         StepMismatchError,
         StepResultError,
         StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitBesideError,
         WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
@@ -183,6 +185,7 @@ __all__ = [
     "StatusCount",
     "Step",
     "StepError",
+    "StepFailedError",
     "StepKind",
     "StepMismatchError",
     "StepResultError",
@@ -192,6 +195,7 @@ __all__ = [
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitBesideError",
     "WaitTimeoutError",
 ]
 
