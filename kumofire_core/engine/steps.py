@@ -505,7 +505,7 @@ class Steps:
 
     def _give_up(self, name: str) -> SignalRecord:
         """Put that no signal came in time; return the signal that did, where one was faster."""
-        over = SignalRecord(name, self._store.now_ms(), None, self._expires_at())
+        over = SignalRecord(name, self._store.now_ms(), None, self._expires_at(), is_over=True)
         key = signal_key(RUN, self._claimed.id, self._claimed.incarnation, name)
         found = self._put(key, over.attributes(new_token()))
         return self._note(over if found is None else read_signal(name, found))
@@ -517,7 +517,7 @@ class Steps:
         return signal
 
     def _waited(self, signal: SignalRecord) -> Waited:
-        if signal.value is None:
+        if signal.is_over or signal.value is None:
             return Waited(None, signal.at_ms)
         return Waited(self._decoded(signal.value, f"signal {signal.name}"), None)
 
