@@ -58,12 +58,14 @@ if TYPE_CHECKING:
         ScheduleConflictError,
         ScheduleExistsError,
         StepError,
+        StepFailedError,
         StepMismatchError,
         StepResultError,
         StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitBesideError,
         WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext, JobContextForTest
@@ -193,6 +195,7 @@ __all__ = [
     "StatusCount",
     "Step",
     "StepError",
+    "StepFailedError",
     "StepKind",
     "StepMismatchError",
     "StepResultError",
@@ -202,6 +205,7 @@ __all__ = [
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitBesideError",
     "WaitTimeoutError",
 ]
 

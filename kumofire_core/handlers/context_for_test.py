@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kumofire_core.errors import DuplicateStepError, InvalidArgumentError, short_repr
-from kumofire_core.handlers.context import Suspension
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.step_calls import Call, Kept, Waited
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
@@ -67,16 +66,22 @@ def run_for_test(
 class StepsForTest:
     """Executes steps, ends sleeps at once, and answers waits; ``made`` gets what each came to."""
 
-    is_loaded = True
-
     def __init__(self, made: dict[str, Any], signals: Mapping[str, Any]) -> None:
         self._made = made
         self._signals = signals
-        self.suspension: Suspension | None = None
+        self.slots: dict[Any, Any] = {}
         self.pool = HandlerPool()
         self._unnamed: dict[StepKind, int] = {}
 
-    def begin(self, kind: StepKind, name: object) -> Call:
+    @property
+    def ending(self) -> BaseException | None:
+        """As what the steps have ended the attempt: never."""
+        return None
+
+    def begin_pass(self) -> None:
+        """Do nothing: there is one pass."""
+
+    def begin(self, kind: StepKind, name: object, outer: tuple[str, ...] = ()) -> Call:
         """Take the next position; raises as a real attempt does for a wrong name, or one that was used before."""
         if name is None and kind in (StepKind.SLEEP, StepKind.CHILD):
             self._unnamed[kind] = number = self._unnamed.get(kind, 0) + 1
@@ -86,16 +91,27 @@ class StepsForTest:
         assert isinstance(name, str)
         if name in self._made:
             raise DuplicateStepError(name)
-        return Call(kind, name, len(self._made) + 1, beside=False)
+        return Call(kind, name, len(self._made) + 1, outer)
 
-    def leave(self, call: Call, *, kept: bool) -> None:
+    def leave(self, call: Call, error: BaseException | None) -> None:
         """Do nothing: only what has been kept is in the way of another call of that name."""
+
+    def give_way(self, outer: tuple[str, ...]) -> None:
+        """Do nothing: no call suspends the run."""
+
+    def awaits_others(self, outer: tuple[str, ...]) -> bool:
+        """Say that nothing is awaited."""
+        return False
+
+    def finds_at_once(self, call: Call) -> bool:
+        """Say that nothing is read."""
+        return True
 
     def find(self, call: Call) -> Kept | None:
         """Return ``None``: this is the run's first attempt to get so far."""
         return None
 
-    def before_execution(self) -> None:
+    def before_execution(self, call: Call) -> None:
         """Let it go on."""
 
     def keep(self, call: Call, value: object, *, seconds: float) -> Kept:
