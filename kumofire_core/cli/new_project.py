@@ -68,6 +68,7 @@ def init(
             f"  cd {name}",
             f"  {runtime} -m venv .venv && .venv/bin/pip install -r requirements-dev.txt",
             "  .venv/bin/pytest            # test it",
+            "  .venv/bin/kumofire dev      # run it here, on a local AWS",
             "  sam build && sam deploy     # deploy it",
         ]
     )
