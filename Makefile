@@ -8,7 +8,8 @@ AUDIT_VENV ?= .venv-audit
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
 RUNTIME ?= python3.13
 ARCHITECTURE ?= arm64
-# The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large.
+# The services that boto3 can make clients for in a function; `all` makes the artifact 4 times as large. The template's
+# LargePayloads needs s3 too.
 BOTO3_SERVICES ?= dynamodb sqs sts lambda
 # true brings along what the template's PayloadKeyArn needs: the AWS Encryption SDK, and KMS for boto3.
 ENCRYPTION ?= false
@@ -39,7 +40,7 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
-	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher
+	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -128,7 +129,7 @@ screenshots: venv ## Take the pictures of the console that README.md and docs/ s
 	@$(offline) $(python) -m examples.screenshots docs
 
 # Called by `sam build`, which says where the artifact goes.
-build-Consumer build-Dispatcher: python-3.11
+build-Consumer build-Dispatcher build-Cleaner: python-3.11
 	@$(if $(ARTIFACTS_DIR),:,echo "error: call \`sam build\` or \`make build\`, not this target" >&2; exit 1)
 	@"$(PYTHON)" -m tools.artifact "$(ARTIFACTS_DIR)" --runtime "$(RUNTIME)" --architecture "$(ARCHITECTURE)" \
 		--services "$(BOTO3_SERVICES)" --encryption "$(ENCRYPTION)" \

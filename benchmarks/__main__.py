@@ -25,6 +25,7 @@ BENCHMARKS = {
     "create": (1,),
     "dispatch": (1,),
     "write_units": (1,),
+    "large": (1,),
     "console": (2,),
 }
 """Which there are, and on how many cores each is run."""

@@ -129,9 +129,42 @@ def per_run_beside(load: Load, prices: Prices) -> float:
 
 def per_run_s3(load: Load, prices: Prices) -> float:
     """Return what one more run costs whose payload is a reference to an object in S3, put before it and read once."""
-    small = replace(load, payload_kb=BESIDE_KB, batch_seconds=load.batch_seconds + S3_GET_SECONDS)
+    small = replace(load, payload_kb=MARKER_KB, batch_seconds=load.batch_seconds + S3_GET_SECONDS)
     kept = _kept(load.payload_kb, load) * prices.s3_gb_month
     return per_run(small, prices) + prices.s3_put + prices.s3_get + kept
+
+
+MARKER_KB = 0.2
+"""The text that stands for a value in S3: key, size, checksum and time."""
+
+
+def per_run_output(kb: float, prices: Prices) -> float:
+    """Return what an output in the item adds to the price of a run: to its last write, and to what is kept."""
+    load = Load()
+    size = math.ceil(OTHER_KB + load.payload_kb + kb)
+    kept = _kept(kb, load) * (prices.stored_gb_month + prices.backup_gb_month)
+    return (size - 1) * prices.write_unit + kept
+
+
+def per_run_output_s3(kb: float, prices: Prices) -> float:
+    """Return what an output in S3 adds: a put, the time of it, and what is kept."""
+    load = Load()
+    took = S3_GET_SECONDS * load.memory_gb * prices.lambda_gb_second / load.fill
+    kept = _kept(MARKER_KB, load) * (prices.stored_gb_month + prices.backup_gb_month)
+    return prices.s3_put + took + kept + _kept(kb, load) * prices.s3_gb_month
+
+
+def output_cheaper_from(prices: Prices) -> float:
+    """Return the output in KB, in steps of 0.1, from which on S3 costs less than the item for good."""
+    sizes = [step / 10 for step in range(1, 3_500)]
+    dearer = [kb for kb in sizes if per_run_output_s3(kb, prices) >= per_run_output(kb, prices)]
+    return round(dearer[-1] + 0.1, 1)
+
+
+def sweep_of(objects: float, prices: Prices) -> float:
+    """Return what one sweep of the bucket costs: a list of each thousand objects, and a look at the run of each."""
+    lists, looks = objects / 1_000, objects * 0.5  # an eventually consistent read of a small item
+    return lists * prices.s3_put + looks * prices.read_unit
 
 
 def _kept(kb: float, load: Load) -> float:
@@ -351,6 +384,24 @@ def tables(prices: Prices) -> str:
         f"than inline from {cheaper_from(per_run_s3, per_run, prices):g} KB on, and less than beside from\n"
         f"{cheaper_from(per_run_s3, per_run_beside, prices):g} KB on. Where beside is the cheapest of the three, it "
         f"saves at most {_money(most_saved_beside(prices) * 1e6)} dollars a million runs.\n"
+    )
+    parts.append("### A million outputs, in US dollars\n")
+    parts.append(
+        _table(
+            ["output", "in the item", "in S3"],
+            [
+                [
+                    f"{size} KB",
+                    _money(per_run_output(size, prices) * 1e6),
+                    _money(per_run_output_s3(size, prices) * 1e6),
+                ]
+                for size in PAYLOAD_KB
+            ],
+        )
+    )
+    parts.append(
+        f"S3 costs less from {output_cheaper_from(prices):g} KB on. A sweep of a bucket with a million objects costs "
+        f"{_money(sweep_of(1e6, prices))} dollars.\n"
     )
     parts.append("### Shards of the index for a rate\n")
     parts.append(

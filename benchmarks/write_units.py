@@ -1,4 +1,4 @@
-"""Write units from ``create`` to ``succeeded``, as DynamoDB Local reports them for plain puts and updates.
+"""Write units from ``create`` to ``succeeded``, as DynamoDB Local reports them for puts, updates and a transaction.
 
 It needs Java and DynamoDB Local (``dynamodb_local.py``). Without them nothing is measured.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
 
 SMALL = 5
+IN_A_TRANSACTION = 7
 PAYLOAD_KB = (1, 10, 100, 350)
 
 
@@ -30,6 +32,13 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     return [
         Row(what=what, value=units["small"], at_most=SMALL, at_least=SMALL),
         Row(what="the same after one failed attempt", value=units["retried"]),
+        Row(
+            what="the same, created in a transaction",
+            value=units["in a transaction"],
+            at_most=IN_A_TRANSACTION,
+            at_least=IN_A_TRANSACTION,
+            detail="without the application's own items",
+        ),
         *(Row(what=f"the same with a payload of {size} KB", value=units[f"{size} KB"]) for size in PAYLOAD_KB),
         *(
             Row(
@@ -54,6 +63,11 @@ class _Counting:
 
     def update_item(self, **parameters: Any) -> Any:
         return self._add(self._client.update_item(ReturnConsumedCapacity="INDEXES", **parameters))
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        reply = self._client.transact_write_items(ReturnConsumedCapacity="INDEXES", **parameters)
+        self.units += sum(each["CapacityUnits"] for each in reply["ConsumedCapacity"])
+        return reply
 
     def _add(self, reply: Any) -> Any:
         self.units += reply["ConsumedCapacity"]["CapacityUnits"]
@@ -80,16 +94,24 @@ def main() -> None:
         jobs = Jobs(
             table="bench",
             queue_url="queue",
-            dynamodb=counting,  # type: ignore[arg-type]  # it makes the two requests that are measured
+            dynamodb=counting,  # type: ignore[arg-type]  # it makes the requests that are measured
             sqs=_Queue(),  # type: ignore[arg-type]  # it takes any message
             retry=RetryPolicy(next_run_at=lambda run, error, now: now),
         )
         jobs.handler("email")(lambda ctx: {"sent": True})
         jobs.handler("second time")(lambda ctx: 1 // (ctx.attempt - 1))
 
-        def units(payload: Any, job: str = "email", attempts: int = 1) -> float:
+        def in_a_transaction(job: str, payload: Any) -> str:
+            pending = jobs.create_in_transaction(job, payload)
+            with pending:
+                counting.transact_write_items(TransactItems=[pending.entry])
+            return pending.run_id
+
+        def units(
+            payload: Any, job: str = "email", attempts: int = 1, create: Callable[[str, Any], str] = jobs.create
+        ) -> float:
             counting.units = 0
-            run_id = jobs.create(job, payload)
+            run_id = create(job, payload)
             for _ in range(attempts):
                 jobs.consume({"version": 1, "kumofireJobRunId": run_id})
             run = jobs.get_status(run_id)
@@ -100,6 +122,7 @@ def main() -> None:
         # get_status reads through the same client, and its reads are not counted.
         counting.get_item = client.get_item  # type: ignore[attr-defined]
         measured = {"small": units({"to": "user@example.com"}), "retried": units(None, "second time", attempts=2)}
+        measured["in a transaction"] = units({"to": "user@example.com"}, create=in_a_transaction)
         measured |= {f"{size} KB": units("x" * (size * 1024)) for size in PAYLOAD_KB}
         for size in PAYLOAD_KB:
             key = {"pk": {"S": f"run#payload of {size} KB in an item of its own"}, "sk": {"S": "payload"}}

@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
+    from kumofire_core.engine.cleaning import CleaningResult
     from kumofire_core.engine.consumer import ConsumeResult
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
@@ -26,18 +28,25 @@ if TYPE_CHECKING:
         StatusCount,
         UnfinishedCount,
     )
+    from kumofire_core.engine.transactions import PendingRun
     from kumofire_core.errors import (
         AttemptTimeoutError,
+        BatchCanceledError,
+        BatchConflictError,
+        BatchIncompleteError,
         ConfigurationError,
         CorruptItemError,
         DeadlineTooCloseError,
         DecryptionError,
         DedupeContentionError,
         DedupeKeyConflictError,
+        DedupeKeyTakenError,
+        DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
         InvalidScheduleError,
         KumofireError,
+        LargeValueError,
         LeaseExpiredError,
         MalformedMessageError,
         NewerSchemaError,
@@ -45,16 +54,23 @@ if TYPE_CHECKING:
         ScheduleChangedError,
         ScheduleConflictError,
         ScheduleExistsError,
+        StepError,
+        StepMismatchError,
+        StepResultError,
+        StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
     from kumofire_core.handlers.deadline import LambdaContext
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
+    from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
+    from kumofire_core.model.large_value import LargeValue
     from kumofire_core.model.run import (
         NOT_READ,
         Attempt,
@@ -67,6 +83,8 @@ if TYPE_CHECKING:
     )
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
+    from kumofire_core.model.steps import Step, StepKind
+    from kumofire_core.rules.limits import Limit
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -85,11 +103,18 @@ __all__ = [
     "AttemptEnding",
     "AttemptLogFilter",
     "AttemptTimeoutError",
+    "Batch",
+    "BatchCanceledError",
+    "BatchConflictError",
+    "BatchIncompleteError",
+    "BatchPage",
     "BatchReport",
+    "BatchState",
     "BulkOperation",
     "CallNext",
     "Cancel",
     "Cipher",
+    "CleaningResult",
     "ConfigurationError",
     "ConsumeResult",
     "ConsumerProgress",
@@ -99,8 +124,10 @@ __all__ = [
     "Dedupe",
     "DedupeContentionError",
     "DedupeKeyConflictError",
+    "DedupeKeyTakenError",
     "DispatchResult",
     "DueRun",
+    "DuplicateStepError",
     "Fail",
     "FailureCount",
     "InvalidArgumentError",
@@ -111,8 +138,12 @@ __all__ = [
     "Jobs",
     "KumofireError",
     "LambdaContext",
+    "LargeValue",
+    "LargeValueError",
     "LeaseExpiredError",
+    "Limit",
     "MalformedMessageError",
+    "MemberStatus",
     "Middleware",
     "MinuteCounts",
     "Missed",
@@ -124,6 +155,7 @@ __all__ = [
     "PartlyDispatchedError",
     "PastRun",
     "Pause",
+    "PendingRun",
     "QueueLengths",
     "RecordReport",
     "RetriedRun",
@@ -149,21 +181,33 @@ __all__ = [
     "SqsBatchReport",
     "Stats",
     "StatusCount",
+    "Step",
+    "StepError",
+    "StepKind",
+    "StepMismatchError",
+    "StepResultError",
+    "StepsLostError",
     "SupersededRunError",
+    "ThenIf",
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitTimeoutError",
 ]
 
 _ERRORS = "errors"
 _PLACES = {
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
+    "Batch": "model.batch",
+    "BatchPage": "engine.batches",
+    "BatchState": "model.batch",
     "BulkOperation": "engine.bulk",
     "Cancel": "model.steering",
     "Fail": "model.steering",
     "NOT_READ": "model.run",
     "Pause": "engine.pauses",
+    "PendingRun": "engine.transactions",
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
@@ -173,6 +217,7 @@ _PLACES = {
     "AttemptLogFilter": "handlers.context",
     "CallNext": "handlers.middleware",
     "Cipher": "model.encrypted_text",
+    "CleaningResult": "engine.cleaning",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
     "Dedupe": "engine.create",
@@ -183,6 +228,9 @@ _PLACES = {
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
+    "Limit": "rules.limits",
+    "MemberStatus": "model.batch",
+    "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
     "MinuteCounts": "engine.stats",
     "Missed": "model.schedule",
@@ -206,6 +254,9 @@ _PLACES = {
     "SqsBatchReport": "engine.sqs_batch",
     "Stats": "engine.stats",
     "StatusCount": "engine.stats",
+    "ThenIf": "model.batch",
+    "Step": "model.steps",
+    "StepKind": "model.steps",
     "UnfinishedCount": "engine.stats",
 }
 _RENAMED = {

@@ -14,6 +14,7 @@ from typing import Any
 
 from kumofire_core.errors import ConfigurationError, short_repr
 from kumofire_core.model.run import MAX_CREATOR_LENGTH
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS
@@ -22,6 +23,8 @@ DEFAULT_LEASE = timedelta(seconds=30)
 DEFAULT_RETENTION = timedelta(days=30)
 DEFAULT_CONCURRENCY = 10
 DEFAULT_WAKE_SHARDS = LEAST_SHARDS_READ
+DEFAULT_LARGE_FROM = 2560
+"""From this size on a payload costs less in S3 than in the item (docs/growth.md)."""
 MISSING_HANDLER_CHOICES = ("fail", "retry")
 
 REQUIRED = {
@@ -61,6 +64,12 @@ OPTIONAL: dict[str, Setting] = {
         "creator",
         lambda text: _creator(text),
         f"a name of at most {MAX_CREATOR_LENGTH} printable characters",
+    ),
+    "KUMOFIRE_BUCKET": ("bucket", lambda text: _bucket(text), "the name of an S3 bucket"),
+    "KUMOFIRE_LARGE_FROM_BYTES": (
+        "large_from",
+        lambda text: _whole(text, 1, MAX_PAYLOAD_BYTES),
+        f"a whole number of bytes from 1 to {MAX_PAYLOAD_BYTES}",
     ),
     "KUMOFIRE_PAYLOAD_KEY_ARN": (
         "cipher",
@@ -121,6 +130,9 @@ def argument_problems(
     counts: object,
     cipher: object,
     creator: object,
+    bucket: object,
+    large_from: object,
+    s3: object,
 ) -> list[str]:
     """Return one sentence for each wrong argument of ``Jobs``."""
     problems = [
@@ -163,9 +175,18 @@ def argument_problems(
         for name, client, operations in (
             ("dynamodb", dynamodb, ("get_item", "put_item", "update_item", "query")),
             ("sqs", sqs, ("send_message", "send_message_batch")),
+            ("s3", s3, ("put_object", "get_object", "delete_objects")),
         )
         if client is not None and not _may_have_any(client, operations)
     ]
+    if bucket is not None and not _may_be_bucket(bucket):
+        problems.append(f"bucket must be the name of an S3 bucket, or None, not {short_repr(bucket)}")
+    if isinstance(large_from, bool) or not isinstance(large_from, int) or not 1 <= large_from <= MAX_PAYLOAD_BYTES:
+        problems.append(
+            f"large_from must be a whole number of bytes from 1 to {MAX_PAYLOAD_BYTES}, not {short_repr(large_from)}"
+        )
+    if s3 is not None and bucket is None:
+        problems.append("s3 is a client for the bucket of large payloads, so give bucket, too")
     if cipher is not None and not (callable(getattr(cipher, "encrypt", None)) and hasattr(cipher, "decrypt")):
         problems.append(f"cipher must have encrypt and decrypt, which {type(cipher).__name__} does not have")
     if creator is not None and not _may_be_creator(creator):
@@ -186,6 +207,18 @@ def default_creator() -> str | None:
 
 def _may_be_creator(name: object) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= MAX_CREATOR_LENGTH and name.isprintable()
+
+
+def _may_be_bucket(name: object) -> bool:
+    # A name, or an access point's ARN.
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._:/-]{3,255}", name) is not None
+
+
+def _bucket(text: str) -> str:
+    if not _may_be_bucket(text.strip()):
+        raise ValueError(text)
+    return text.strip()
 
 
 def _may_have_any(client: object, operations: tuple[str, ...]) -> bool:

@@ -75,6 +75,19 @@ class SupersededRunError(KumofireError):
         )
 
 
+class DedupeKeyTakenError(KumofireError):
+    """A run of this job has the ``dedupe_key`` already, so a transaction that was to make one was canceled."""
+
+    def __init__(self, dedupe_key: str, *, run_id: str) -> None:
+        self.dedupe_key = dedupe_key
+        self.run_id = run_id
+        """The run that has the key."""
+        super().__init__(
+            f"dedupe_key {dedupe_key!r:.80} belongs to run {run_id} already, so DynamoDB canceled the whole "
+            "transaction and wrote nothing of it; write your items without a run, or take another key"
+        )
+
+
 class DedupeContentionError(KumofireError):
     """The runs of a ``dedupe_key`` ended faster than this call could find one or make one. Call again."""
 
@@ -136,6 +149,42 @@ class PartlyCreatedError(KumofireError):
         )
 
 
+class BatchConflictError(InvalidArgumentError):
+    """Another batch has this key already; nothing was written."""
+
+    def __init__(self, key: str, batch_id: str, differences: list[str]) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"key {key!r:.80} belongs to batch {batch_id}, which is another one ({'; '.join(differences)}); "
+            "give each batch a key of its own"
+        )
+
+
+class BatchIncompleteError(KumofireError):
+    """``create_batch`` could not store some of its members. Call it again with the same ``key`` to go on.
+
+    The members that are stored will be executed. The callback waits until the batch is complete.
+    """
+
+    def __init__(self, batch_id: str, failures: dict[int, Exception]) -> None:
+        self.batch_id = batch_id
+        self.failures = dict(failures)
+        """The errors by the members' positions from 0; members behind these may not be stored either."""
+        kinds = ", ".join(sorted({type(error).__name__ for error in failures.values()}))
+        super().__init__(
+            f"batch {batch_id} is not complete: {len(failures)} members could not be stored ({kinds}); failures has "
+            "what happened; call again with the same key to go on, or cancel_batch"
+        )
+
+
+class BatchCanceledError(KumofireError):
+    """A person canceled the batch while it was being created. Its members are canceled."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(f"batch {batch_id} was canceled while it was being created; get_batch says why")
+
+
 class UnknownJobError(KumofireError, LookupError):
     """This process has handlers, but none of this name; nothing was written."""
 
@@ -172,6 +221,15 @@ class DecryptionError(KumofireError):
         super().__init__(f"{owner} is encrypted and can't be read: {problem}")
 
 
+class LargeValueError(KumofireError):
+    """A payload or an output that is kept in S3 can't be read."""
+
+    def __init__(self, owner: str, problem: str, *, permanent: bool) -> None:
+        self.permanent = permanent
+        """Whether the value is lost: the object is gone or was changed. Otherwise another process can read it."""
+        super().__init__(f"{owner} is kept in S3 and can't be read: {problem}")
+
+
 class NewerSchemaError(KumofireError):
     """A later release wrote this item. SQS delivers the message again, until a consumer of that release takes it."""
 
@@ -194,3 +252,56 @@ class DeadlineTooCloseError(KumofireError, TimeoutError):
 
     def __init__(self, seconds_left: float) -> None:
         super().__init__(f"only {max(0.0, seconds_left):.1f} s are left before the deadline; nothing was started")
+
+
+class StepError(KumofireError):
+    """A run's steps can't be gone through. It fails the run at once, because another attempt would meet the same."""
+
+
+class DuplicateStepError(StepError):
+    """A handler used one name for two steps, sleeps or waits."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"this handler has called a step, sleep or wait named {name!r} before; a name is used once, so number it "
+            f'in a loop: f"{name}-{{number}}"'
+        )
+
+
+class StepMismatchError(StepError):
+    """The code calls other steps than those that the run has kept: it was changed while the run was under way."""
+
+    def __init__(self, position: int, *, expected: str, found: str) -> None:
+        self.position = position
+        self.expected = expected
+        """What the run has kept."""
+        self.found = found
+        """What the handler called."""
+        super().__init__(
+            f"call {position} of this handler is {found}, and the run has kept {expected}: a step was renamed, "
+            "removed, inserted or moved; deploy the earlier code and retry the run, or retry it from_start=True; new "
+            "steps belong behind all others (docs/steps.md)"
+        )
+
+
+class StepsLostError(StepError):
+    """Kept steps of a run are missing in the table: they expired, or a person deleted them."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(
+            f"the run had kept {expected} steps and signals, and {found} are there; nothing is done again unasked: "
+            "retry it from_start=True to do so"
+        )
+
+
+class StepResultError(StepError, InvalidJSONError):
+    """What a step's function returned is not JSON, or is too large to be kept. The function has had its effect."""
+
+
+class WaitTimeoutError(StepError, TimeoutError):
+    """The signal that a handler waited for did not come in time, and ``wait_for`` had no ``default``."""
+
+    def __init__(self, name: str, until: datetime) -> None:
+        self.name = name
+        super().__init__(f"no signal {name!r} came until {until.isoformat(timespec='seconds')}")

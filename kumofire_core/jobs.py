@@ -7,7 +7,7 @@ as ``public.…``: the package imports them when somebody resolves the annotatio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import Parameter, signature
@@ -19,6 +19,7 @@ from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.config import (
     DEFAULT_CONCURRENCY,
+    DEFAULT_LARGE_FROM,
     DEFAULT_LEASE,
     DEFAULT_RETENTION,
     DEFAULT_WAKE_SHARDS,
@@ -31,7 +32,7 @@ from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.progress import ProgressTeller
 from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
-from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
+from kumofire_core.errors import ConfigurationError, InvalidArgumentError, LargeValueError, short_repr
 from kumofire_core.handlers.deadline import Deadline, LambdaContext
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
@@ -47,6 +48,7 @@ from kumofire_core.rules.validation import (
     name_problem,
     payload_text,
     require_flag,
+    require_most_bytes,
     require_reason,
     require_spread,
 )
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_sqs.client import SQSClient
 
+    from kumofire_core.engine.batches import Batches
     from kumofire_core.engine.bulk import BulkOperations
     from kumofire_core.engine.create import RunCreator
     from kumofire_core.engine.dispatcher import Dispatcher
@@ -88,7 +91,10 @@ class Jobs:
     seconds under load, and for each batch where there are few (docs/stats.md). ``cipher`` encrypts and decrypts
     payloads, outputs and the texts of errors (``kumofire_core.encryption``); without a cipher, encrypted values read as
     ``ENCRYPTED``. ``creator`` is stored as ``created_by`` with the runs that this process makes: a name of at most 128
-    characters, by default that of its Lambda function, if it is one. Raises ``ConfigurationError``, which names every
+    characters, by default that of its Lambda function, if it is one. ``bucket`` is an S3 bucket: payloads
+    of ``large_from`` bytes or more as they are stored, and outputs of twice that, are kept there, up to 100 MB each
+    (docs/large-payloads.md);
+    ``s3`` is its client, and made when it is first needed. Raises ``ConfigurationError``, which names every
     wrong argument. Errors of AWS leave the methods as botocore raised them, with a note: which table or queue was
     asked, where, by which setting, and what to do.
     """
@@ -114,6 +120,9 @@ class Jobs:
         counts: bool = True,
         cipher: Cipher | None = None,
         creator: str | None = None,
+        bucket: str | None = None,
+        large_from: int = DEFAULT_LARGE_FROM,
+        s3: Any = None,
     ) -> None:
         problems = argument_problems(
             table=table,
@@ -133,13 +142,16 @@ class Jobs:
             counts=counts,
             cipher=cipher,
             creator=creator,
+            bucket=bucket,
+            large_from=large_from,
+            s3=s3,
         )
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         problems += registry.register_all(handlers)
         if problems:
             raise ConfigurationError(problems)
         # One connection for each thread of a batch, or each chunk of the dispatcher, and one or two more.
-        clients = Clients(dynamodb=dynamodb, sqs=sqs, connections=max(20, concurrency + 2))
+        clients = Clients(dynamodb=dynamodb, sqs=sqs, s3=s3, connections=max(20, concurrency + 2))
         self._clients = clients
         self._registry = registry
         self._clock = clock
@@ -155,6 +167,9 @@ class Jobs:
             clock=clock,
             list_succeeded=list_succeeded,
             creator=default_creator() if creator is None else creator,
+            bucket=bucket,
+            large_from=large_from,
+            clients=clients,
         )
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
@@ -169,6 +184,11 @@ class Jobs:
     def queue_url(self) -> str:
         """The URL of the queue, as it was given."""
         return self._store.queue.url
+
+    @property
+    def bucket(self) -> str | None:
+        """The name of the bucket of large payloads, as it was given."""
+        return self._store.bucket
 
     @property
     def sqs_client(self) -> SQSClient:
@@ -194,6 +214,12 @@ class Jobs:
         from kumofire_core.engine.bulk import BulkOperations
 
         return BulkOperations(self._store, self._queries, self._consumer.pool)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        from kumofire_core.engine.batches import Batches
+
+        return Batches(self._store, self._creator)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -226,8 +252,9 @@ class Jobs:
         Required: ``KUMOFIRE_TABLE`` and ``KUMOFIRE_QUEUE_URL``. Optional: ``KUMOFIRE_CONCURRENCY``,
         ``KUMOFIRE_WAKE_SHARDS``, ``KUMOFIRE_RETENTION_DAYS`` (0: for ever), ``KUMOFIRE_LEASE_SECONDS``,
         ``KUMOFIRE_MAX_ATTEMPTS``, ``KUMOFIRE_BATCH_WRITES``, ``KUMOFIRE_LIST_SUCCEEDED`` and ``KUMOFIRE_COUNTS``
-        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER``, ``KUMOFIRE_CREATOR`` and ``KUMOFIRE_PAYLOAD_KEY_ARN``
-        (the KMS key that encrypts payloads and outputs; needs the extra ``encryption``).
+        (``true`` or ``false``), ``KUMOFIRE_MISSING_HANDLER``, ``KUMOFIRE_CREATOR``, ``KUMOFIRE_BUCKET`` and
+        ``KUMOFIRE_LARGE_FROM_BYTES`` (large payloads in S3), and ``KUMOFIRE_PAYLOAD_KEY_ARN`` (the KMS key that
+        encrypts payloads and outputs; needs the extra ``encryption``).
         Raises ``ConfigurationError``, which names every missing or wrong variable and every unknown argument.
         """
         _refuse_unknown(cls, settings)
@@ -263,6 +290,7 @@ class Jobs:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: public.Limit | Sequence[public.Limit] | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
@@ -270,7 +298,8 @@ class Jobs:
         ends, the attempt has failed, even if the handler goes on. ``retry_on`` and ``fail_on`` are exception types, one
         or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
-        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason.
+        run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason. ``concurrency``
+        limits how many of its runs execute at the same time, over all consumers (docs/limits.md).
 
         Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
@@ -288,6 +317,7 @@ class Jobs:
                 retry_on=retry_on,
                 fail_on=fail_on,
                 expires_after=expires_after,
+                concurrency=concurrency,
             )
             return function
 
@@ -406,7 +436,8 @@ class Jobs:
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
         before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
-        so calling again is safe only with a ``dedupe_key``.
+        so calling again is safe only with a ``dedupe_key``. A payload that is kept in S3 costs one request more, before
+        that to the table; botocore's errors of S3 mean that nothing is stored.
         """
         return self._creator.create(
             self._creator.prepare(
@@ -421,6 +452,51 @@ class Jobs:
             )
         )
 
+    def create_in_transaction(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: public.Dedupe | None = None,
+        group: str | None = None,
+    ) -> public.PendingRun:
+        """Return a run that your own ``TransactWriteItems`` stores, together with your own items or not at all.
+
+        ::
+
+            pending = jobs.create_in_transaction("confirm", {"order": "42"})
+            with pending:
+                dynamodb.transact_write_items(TransactItems=[order, pending.entry])
+
+        Nothing of the run is written before that. The end of the block sends the message; if the process dies first,
+        the dispatcher sends it. After an error that leaves open whether the transaction was committed, commit again
+        with the same ``pending``: it is committed once (docs/transactions.md). The arguments are those of ``create``,
+        and times count from this call. A ``dedupe_key`` that has a run cancels the transaction, and the block raises
+        ``DedupeKeyTakenError``, or ``DedupeKeyConflictError`` for another job's run. ``dedupe`` can only be ``"kept"``.
+
+        Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``. The first run of a process with
+        more than 8 ``wake_shards`` costs a request, whose errors leave this method as botocore raised them.
+        """
+        from kumofire_core.engine.transactions import pending_run
+
+        return pending_run(
+            self._store,
+            self._creator.prepare(
+                name,
+                payload,
+                run_at=run_at,
+                delay=delay,
+                max_attempts=max_attempts,
+                dedupe_key=dedupe_key,
+                dedupe=dedupe,
+                group=group,
+            ),
+        )
+
     def create_many(self, requests: Iterable[public.RunRequest]) -> list[str]:
         """Store many runs and return their ids in order; one request to the table for each, one to the queue for ten.
 
@@ -430,6 +506,68 @@ class Jobs:
         to another job's run (``DedupeKeyConflictError``). It has the ids of the others, which will be executed.
         """
         return self._creator.create_many(requests)
+
+    def create_batch(
+        self,
+        requests: Iterable[public.RunRequest],
+        *,
+        then: str | public.RunRequest | None = None,
+        payload: Any = None,
+        then_if: public.ThenIf = "ended",
+        key: str | None = None,
+    ) -> str:
+        """Store runs that belong together, and a run that follows when all have ended; return the batch's id.
+
+        ``requests`` are those of ``create_many``, from 0 to 1,000,000, without a ``dedupe_key``. ``then`` is the
+        callback: its job's name, with ``payload``, or a mapping of ``name``, ``payload``, ``max_attempts``, ``group``
+        and ``delay``. Its run is created exactly once, when all members have succeeded, failed or been canceled; with
+        ``then_if="succeeded"`` it is put as ``canceled`` unless all have succeeded. Its handler reads the members by
+        ``ctx.batch``. A batch without members is done at once.
+
+        With a ``key`` the call can be repeated: it goes on where an earlier one stopped, and returns the same id.
+        Raises ``BatchConflictError`` if the key's batch has another number of members or another callback. All
+        requests are checked before anything is written, with ``create``'s errors. Raises ``BatchIncompleteError`` if
+        members could not be stored, and ``BatchCanceledError`` if the batch was canceled meanwhile. docs/batches.md
+        says what a batch costs: a request more for each member, and three for the batch.
+        """
+        return self._batches.create(requests, then=then, payload=payload, then_if=then_if, key=key)
+
+    def create_chain(self, requests: Iterable[public.RunRequest], *, key: str | None = None) -> list[str]:
+        """Store runs of which each starts when the one before has succeeded; return their ids in order.
+
+        There may be 100. A later one is created when it is its turn, so ``get_status`` does not know it before. It may
+        have a ``delay``, which counts from the end of the one before, and no ``run_at``. If one fails or is canceled,
+        those after it are put as ``canceled``. The handler finds the run before as ``ctx.batch.previous``, with its
+        output. ``key`` and errors are as for ``create_batch``.
+        """
+        return self._batches.create_chain(requests, key=key)
+
+    def get_batch(self, batch_id: str) -> public.Batch | None:
+        """Return a batch as it is now, its members counted, or ``None``; two reads for up to 100 members."""
+        return self._batches.get(batch_id)
+
+    def batch_members(self, batch_id: str, *, status: public.MemberStatus | None = None) -> Iterator[Run]:
+        """Yield the members of a batch in their order, with payloads and outputs; nothing for an unknown id.
+
+        ``status`` chooses those that are counted as ``succeeded``, ``failed`` or ``canceled``, or as ``pending``, which
+        have not ended. They are read 25 at a time, as they are then. Members that are not kept any more are left out.
+        """
+        return self._batches.members(batch_id, status)
+
+    def list_batches(self, *, limit: int = 100, page: str | None = None) -> public.BatchPage:
+        """Return up to ``limit`` (at most 100) batches, the newest first, and the ``next_page``; eight index queries.
+
+        A batch that is not done shows the counts of the dispatcher's latest look (``as_of``); ``get_batch`` counts.
+        """
+        return self._batches.page(limit=limit, page=page)
+
+    def cancel_batch(self, batch_id: str, reason: str | None = None) -> bool:
+        """Cancel all members of a batch that have not ended; return ``False`` if it is done, or unknown.
+
+        Each is canceled as by ``cancel``. What an interrupted call has left, the dispatcher cancels, or another call.
+        When all have ended, the callback follows as its ``then_if`` says.
+        """
+        return self._batches.cancel(batch_id, reason)
 
     def consume(self, message: object, *, deadline: datetime | None = None) -> ConsumeResult:
         """Execute the run that a message names, if it is due and no other consumer holds its lease.
@@ -475,20 +613,24 @@ class Jobs:
             counts=self._count_teller,
         )
 
-    def get_status(self, run_id: str, *, payloads: bool = True) -> Run | None:
+    def get_status(self, run_id: str, *, payloads: bool = True, most_bytes: int | None = None) -> Run | None:
         """Return a run as it is now, or ``None`` for an unknown id.
 
         With ``payloads=False`` payload and output are neither fetched nor decrypted: they are ``NOT_READ``. The read
-        takes as many read units, because DynamoDB counts the whole item, but less time where they are large.
+        takes as many read units, because DynamoDB counts the whole item, but less time where they are large. A payload
+        or an output that is kept in S3 is loaded, unless it has more than ``most_bytes``: then it is a ``LargeValue``,
+        as it is in a process without the bucket.
 
         Raises ``CorruptItemError`` or ``NewerSchemaError`` for an item that can't be read, ``DecryptionError`` for a
-        payload or an output that the cipher can't decrypt, and botocore's errors of the table unchanged.
+        payload or an output that the cipher can't decrypt, ``LargeValueError`` for one that is lost in S3, and
+        botocore's errors of the table and of S3 unchanged.
         """
         require_flag("payloads", payloads)
+        require_most_bytes(most_bytes)
         if not may_exist("a run id", run_id):
             return None
         found = self._store.find(run_id) if payloads else self._queries.find_without_payload(run_id)
-        return None if found is None else self._readable(found)
+        return None if found is None else self._readable(found, most_bytes)
 
     def find_run(self, *, dedupe_key: str) -> Run | None:
         """Return the latest run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does.
@@ -498,8 +640,16 @@ class Jobs:
         found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
         return None if found is None else self._readable(found)
 
-    def _readable(self, found: StoredRun) -> Run:
-        return self._store.with_texts(self._store.decrypted(found, required=False)).run
+    def _readable(self, found: StoredRun, most_bytes: int | None = None) -> Run | None:
+        try:
+            readable = self._store.decrypted(found, required=False, most_bytes=most_bytes)
+        except LargeValueError:
+            # Another may have replaced the payload, or deleted the run, and with it the object, since this was read.
+            now = self._store.find(found.id)
+            if now is not None and (now.payload_text, now.output_text) == (found.payload_text, found.output_text):
+                raise
+            return None if now is None else self._readable(now, most_bytes)
+        return self._store.with_texts(readable).run
 
     def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
         """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
@@ -531,7 +681,7 @@ class Jobs:
         inclusive) bound the time at which a run ended, or at which an unfinished one is due. ``error_type`` is the
         name of the latest error's type, such as ``"ValueError"``. ``text`` is a part of the run's id or of its
         ``dedupe_key``, of at most 1024 characters; case matters. Without ``payloads``, payload and output are
-        ``NOT_READ``.
+        ``NOT_READ``. With them, those that are kept in S3 are loaded, one request each.
 
         A page costs 8 index queries for each status asked for (an unfinished one: one for each partition) and a
         consistent read of each run that it returns; what it costs does not depend on the table's size. ``job_name`` and
@@ -611,7 +761,7 @@ class Jobs:
         A run that waits for another attempt makes it with the new payload. Returns ``False`` for a run that executes or
         has ended, and for an unknown id. Raises ``InvalidJSONError`` before anything is written.
         """
-        text = payload_text(payload)
+        text = payload_text(payload, self._store.most_payload_bytes)
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
@@ -627,19 +777,44 @@ class Jobs:
 
         return exists and run_control.delete(self._store, run_id)
 
-    def retry(self, run_id: str, *, run_at: datetime | None = None) -> bool:
+    def signal(self, run_id: str, name: str, payload: Any = None) -> bool:
+        """Give a run the signal that its handler waits for, or will (``ctx.wait_for``): any JSON value.
+
+        Return ``True`` if it is this payload that the run gets. ``False``: it has a signal of this name already, or the
+        wait for it had timed out, or the run has ended or does not exist. The signal may come before the run waits, and
+        before it has started. After an error of the table, call again. Raises ``InvalidArgumentError`` for a wrong
+        name, and ``InvalidJSONError`` for a payload that is not JSON or too large, before anything is written.
+        """
+        from kumofire_core.engine import signals
+
+        text = signals.require_signal(name, payload)
+        return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
+
+    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+        """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
+
+        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
+        """
+        from kumofire_core.engine import signals
+
+        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+
+    def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
 
         With ``run_at`` (an aware datetime) it waits as ``scheduled`` until then; a time in the past means now.
+        Its kept steps stay, and it goes on behind them; ``from_start`` forgets them and its signals (docs/steps.md).
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
         ``dedupe="unfinished"`` and is not the latest of its key.
         """
+        require_flag("from_start", from_start)
         at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
-        return exists and run_control.retry(self._store, run_id, at_ms=at_ms)
+        return exists and run_control.retry(self._store, run_id, at_ms=at_ms, from_start=from_start)
 
     def cancel_many(
         self,
@@ -840,6 +1015,37 @@ class Jobs:
         return self._dispatcher.dispatch(
             limit=limit, deadline=self._deadline(deadline), partitions=partitions, hand_over=hand_over
         )
+
+    def clean_bucket(self, records: Iterable[object]) -> public.CleaningResult:
+        """Delete the objects of runs that are gone, as these records of the table's stream tell.
+
+        The stack's cleaner function does this. A record has the form that Lambda gets, with the old image. Records of
+        anything else than the deletion of a run are ignored. Objects that were put within the last hour are left to
+        ``sweep_bucket`` (docs/large-payloads.md). Raises ``InvalidArgumentError`` without a ``bucket``, and
+        botocore's errors of S3 unchanged; calling again is safe.
+        """
+        from kumofire_core.engine import cleaning
+
+        if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+            raise InvalidArgumentError(f"records must be a list of stream records, not {type(records).__name__}")
+        return cleaning.clean_removed(self._bucket, records, now_ms=self._store.now_ms())
+
+    def sweep_bucket(self, *, deadline: datetime | None = None) -> public.CleaningResult:
+        """Delete the objects older than two days that no run of this table names; the cleaner does so once a week.
+
+        It lists the table's objects, and reads the run of each. It ends when ``deadline`` (an aware datetime) is near;
+        the next call begins elsewhere. Raises as ``clean_bucket`` does, and botocore's errors of the table.
+        """
+        from kumofire_core.engine import cleaning
+
+        ends = self._deadline(deadline)
+        return cleaning.sweep(self._store, self._bucket, deadline=ends)
+
+    @property
+    def _bucket(self) -> Any:
+        if self._store.bucket is None:
+            raise InvalidArgumentError("this Jobs has no bucket; pass bucket=…, or set KUMOFIRE_BUCKET")
+        return self._store.large_values.bucket
 
     def create_schedule(
         self,

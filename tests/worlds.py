@@ -175,8 +175,8 @@ class World:
                 assert "wake_shard" in item
                 assert item["wake_at"] == item.get("next_run_at", item["wake_at"]), item
                 assert item["wake_at"] > to_ms(self.clock.now) or item["enabled"], item
-            elif item["pk"].startswith(("progress#", "counts#")):
-                assert "wake_at" not in item
+            elif item["pk"].startswith(("progress#", "counts#")) or item["sk"].startswith("steps#"):
+                assert not {"wake_at", "wake_shard"} & item.keys(), item
             elif item["status"] in UNFINISHED:
                 assert "wake_shard" in item, item
                 latest = max(to_ms(self.clock.now), item["scheduled_for"], item.get("lease_until", 0))
@@ -188,7 +188,7 @@ class World:
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the stored runs."""
-        return [item for item in self.aws.items() if item["pk"].startswith("run#")]
+        return [item for item in self.aws.items() if item["sk"] == "run"]
 
     def statuses(self) -> dict[str, int]:
         """Return how many runs there are, by status."""

@@ -1,9 +1,9 @@
 """Writes what a new project shares with this repository: the stack's template and the release that it installs.
 
-``kumofire init`` and ``sam init`` make a project from ``kumofire_core/cli/project_template``. Two of its files follow
-from this repository's own: ``template.yaml`` from the one here, with the differences below, and
-``src/requirements.txt`` from the version in ``pyproject.toml``. Call ``make project-template`` after a change of
-either; a test fails until then.
+``kumofire init`` and ``sam init`` make a project from ``kumofire_core/cli/project_template``. Some of its
+files follow from this repository's own: ``template.yaml`` from the one here, with the differences below,
+``src/requirements.txt`` from the version in ``pyproject.toml``, and the Lambda functions from ``handler/``. Call
+``make project-template`` after a change of these; a test fails until then.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ REPLACED = (
     (" Build for the same one (RUNTIME of the Makefile).", " `sam build` needs an interpreter of it on the path."),
     (" Build for the same one (ARCHITECTURE of the Makefile).", ""),
     (" Build with ENCRYPTION=true.", " It needs kumofire-jobs[lambda,encryption] in src/requirements.txt."),
+    (" Build with s3 among BOTO3_SERVICES.", ""),
     (" docs/deploy.md says what to do.", " `kumofire doctor` says what to do."),
 )
 """What a project has in place of something here. Each of them is there exactly once."""
@@ -37,7 +38,7 @@ METADATA = re.compile(r"^    Metadata:.*\n(?:      .*\n)*", re.MULTILINE)
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Write both files."""
+    """Write the files."""
     if sys.argv[1:] if given is None else given:
         print("error: this tool takes no arguments", file=sys.stderr)
         return 2
@@ -51,9 +52,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def files() -> dict[Path, str]:
-    """Return what both files have to hold. Raises ``ToolError`` where template.yaml has changed what is replaced."""
+    """Return what each of the files has to hold.
+
+    Raises ``ToolError`` where template.yaml does not have what is replaced.
+    """
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    functions = [path for path in (PROJECT / "handler").glob("*.py") if path.name not in ("__init__.py", "jobs.py")]
     return {
+        **{PROJECT_TEMPLATE / f"src/handler/{path.name}": path.read_text(encoding="utf-8") for path in functions},
         PROJECT_TEMPLATE / "template.yaml": stack((PROJECT / "template.yaml").read_text(encoding="utf-8"), version),
         PROJECT_TEMPLATE / "src/requirements.txt": requirements(version),
     }

@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 
 class Clients:
-    """DynamoDB's and SQS's client, given or made when first asked for. HandlerPool may ask at once."""
+    """The clients of DynamoDB, SQS and S3, given or made when first asked for. HandlerPool may ask at once."""
 
-    def __init__(self, *, dynamodb: DynamoDBClient | None, sqs: SQSClient | None, connections: int) -> None:
-        self._given: dict[str, Any] = {"dynamodb": dynamodb, "sqs": sqs}
+    def __init__(
+        self,
+        *,
+        dynamodb: DynamoDBClient | None,
+        sqs: SQSClient | None,
+        connections: int,
+        s3: Any = None,
+    ) -> None:
+        self._given: dict[str, Any] = {"dynamodb": dynamodb, "sqs": sqs, "s3": s3}
         self._connections = connections
         self._lock = threading.Lock()
 
@@ -37,6 +44,10 @@ class Clients:
         client: SQSClient = self._given["sqs"] or self._make("sqs")
         return client
 
+    def s3(self) -> Any:
+        """Return the S3 client. A process without large payloads does not make it."""
+        return self._given["s3"] or self._make("s3")
+
     def described(self) -> str:
         """Return what a note says of these clients."""
         return "the AWS clients of this process (the AWS environment, or dynamodb=… and sqs=… of Jobs)"
@@ -45,7 +56,7 @@ class Clients:
     def _make(self, service: str) -> Any:
         with self._lock:  # a session is not safe to make clients from in several threads
             if self._given[service] is None:
-                client = self._session.create_client(service, config=self._config)
+                client = self._session.create_client(service, config=self._config_of(service))
                 if service == "dynamodb":
                     client.meta.events.register("before-parse.dynamodb", read_as_sent)
                 self._given[service] = client
@@ -56,6 +67,21 @@ class Clients:
         from botocore.session import get_session
 
         return get_session()
+
+    def _config_of(self, service: str) -> Any:
+        if service != "s3":
+            return self._config
+        from botocore.config import Config
+
+        # The bytes of a large value take their time. Its checksum is made and checked by this package.
+        return self._config.merge(
+            Config(
+                read_timeout=5,
+                retries={"mode": "standard", "total_max_attempts": 3},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+        )
 
     @cached_property
     def _config(self) -> Any:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from kumofire_core.aws.errors import explained, where
-from kumofire_core.aws.expressions import marshal, partiql_statement, typed, typed_key, unmarshal, update_expression
+from kumofire_core.aws.expressions import (
+    marshal,
+    partiql_statement,
+    typed,
+    typed_key,
+    unmarshal,
+    unmarshal_sets,
+    update_expression,
+)
 from kumofire_core.model.write import NOTHING, SCHEMA, Attributes, Key, Value, Write
 
 if TYPE_CHECKING:
@@ -30,6 +38,8 @@ class Answer(NamedTuple):
     """The write was made: by this request, or by its first copy whose reply was lost."""
     item: Attributes | None
     """After a write that was to be read back: the item as it is now. After a refusal: the item found, if any."""
+    sent_once: bool = False
+    """After a refusal: no copy of the request can arrive later, because the SDK did not repeat it."""
 
 
 _APPLIED = Answer(True, None)
@@ -115,6 +125,74 @@ class Table:
             )
         except ClientError as refusal:
             return _refused(refusal, ("told_by", told_by)).applied
+        return True
+
+    @explained
+    def mark(
+        self, key: Key, number: int, *, into: str, out_of: Sequence[str] = (), retries: int = 0, sets: Attributes
+    ) -> dict[str, frozenset[int]] | None:
+        """Put a number into one set of an item, which is made if need be, and out of others; return all its sets.
+
+        A repetition changes nothing. The item keeps, for each number, the largest ``retries`` that is not 0; a mark
+        with fewer is refused, and ``None`` is returned. So is one of an item of a schema that this release does not
+        know.
+        """
+        names = {"#schema": "schema", "#into": into, "#number": f"r{number}", **{f"#{name}": name for name in sets}}
+        values: dict[str, Any] = {":number": {"NS": [str(number)]}, ":known": typed(SCHEMA)}
+        values |= {f":{name}": typed(value) for name, value in sets.items()}
+        changes = ["#schema = :known", *(f"#{name} = :{name}" for name in sets)]
+        condition = "attribute_not_exists(#number)"
+        if retries:
+            values[":retries"] = typed(retries)
+            changes.append("#number = :retries")
+            condition = f"({condition} OR #number <= :retries)"
+        update = f"SET {', '.join(changes)} ADD #into :number"
+        if out_of:
+            names |= {f"#o{place}": name for place, name in enumerate(out_of)}
+            update += f" DELETE {', '.join(f'#o{place} :number' for place in range(len(out_of)))}"
+        try:
+            reply: Any = self._client().update_item(
+                TableName=self.name,
+                Key=typed_key(key),
+                UpdateExpression=update,
+                ConditionExpression=f"{condition} AND (attribute_not_exists(#schema) OR #schema <= :known)",
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=values,
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as refusal:
+            _require_failed_condition(refusal)
+            return None
+        return unmarshal_sets(reply["Attributes"])
+
+    @explained
+    def get_sets(self, keys: Sequence[Key]) -> dict[Key, dict[str, frozenset[int]]]:
+        """Read the sets of numbers of up to 100 items as they are now, of those that exist."""
+        request: Any = {self.name: {"Keys": [typed_key(key) for key in keys], "ConsistentRead": True}} if keys else {}
+        found: dict[Key, dict[str, frozenset[int]]] = {}
+        while request:
+            reply = self._client().batch_get_item(RequestItems=request)
+            for item in reply["Responses"].get(self.name, []):
+                kind, _, id = str(item["pk"]["S"]).partition("#")
+                found[Key(kind, id)] = unmarshal_sets(item)
+            request = reply.get("UnprocessedKeys")
+        return found
+
+    @explained
+    def keep_until(self, key: Key, expires_at: int) -> bool:
+        """Let an item that exists be kept until this epoch second at least; say whether there was anything to do."""
+        try:
+            self._client().update_item(
+                TableName=self.name,
+                Key=typed_key(key),
+                UpdateExpression="SET #expires_at = :expires_at",
+                ConditionExpression="attribute_exists(pk) AND #expires_at < :expires_at",
+                ExpressionAttributeNames={"#expires_at": "expires_at"},
+                ExpressionAttributeValues={":expires_at": typed(expires_at)},
+            )
+        except ClientError as refusal:
+            _require_failed_condition(refusal)
+            return False
         return True
 
     @explained
@@ -257,6 +335,28 @@ class Table:
         return True
 
     @explained
+    def parts(self, key: Key, prefix: str, *, names: Sequence[str] = ()) -> list[Attributes]:
+        """Read all items beside one whose sort keys begin with ``prefix``, as they are now, in the order of these.
+
+        A request for each MB. ``names`` are the attributes to return; all, if empty.
+        """
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
+            "ExpressionAttributeValues": {":pk": typed_key(key)["pk"], ":prefix": typed(prefix)},
+            "ConsistentRead": True,
+        }
+        if names:
+            request |= _projection(names)
+        found: list[Attributes] = []
+        while True:
+            reply = self._client().query(**request)
+            found += [unmarshal(item) for item in reply["Items"]]
+            if "LastEvaluatedKey" not in reply:
+                return found
+            request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
+    @explained
     def index_page(
         self,
         index: str,
@@ -364,8 +464,9 @@ def _refused(refusal: ClientError, write_token: tuple[str, Value]) -> Answer:
     """Turn a failed condition into an answer; any other error goes on."""
     _require_failed_condition(refusal)
     item: Mapping[str, Any] | None = refusal.response.get("Item")  # type: ignore[assignment]  # absent from the stubs
+    sent_once = refusal.response.get("ResponseMetadata", {}).get("RetryAttempts") == 0
     if not item:
-        return Answer(False, None)
+        return Answer(False, None, sent_once)
     attributes = unmarshal(item)
     name, value = write_token
-    return Answer(attributes.get(name) == value, attributes)
+    return Answer(attributes.get(name) == value, attributes, sent_once)

@@ -10,6 +10,7 @@ _NO_TABLE = (
 _NO_QUEUE = (
     "there is no such queue in this account and region; check the URL, AWS_DEFAULT_REGION and the credentials' account"
 )
+_NO_BUCKET = "there is no such bucket; check the name (the stack's output BucketName) and the credentials' account"
 _DENIED = (
     "the credentials may not make this request; give their role the permission that the error names "
     "(the stack's outputs CreatorPolicyArn, ReaderPolicyArn and OperatorPolicyArn are such policies)"
@@ -37,6 +38,9 @@ _PERMANENT = {
     "QueueDoesNotExist": _NO_QUEUE,
     "NonExistentQueue": _NO_QUEUE,
     "QueueDeletedRecently": _NO_QUEUE,
+    "NoSuchBucket": _NO_BUCKET,
+    "AllAccessDisabled": _NO_BUCKET,
+    "PermanentRedirect": "the bucket is in another region; make AWS_DEFAULT_REGION that of the table, queue and bucket",
     "AccessDenied": _DENIED,
     "AuthorizationError": _DENIED,
     "UnauthorizedOperation": _DENIED,
@@ -69,6 +73,7 @@ _PERMANENT = {
     "KmsOptInRequired": _KEY,
     "Validation": "the request does not fit the table; its keys and its index must be those of template.yaml",
     # botocore's own
+    "UnknownServiceError": "boto3 does not know the service here; build with it among BOTO3_SERVICES (s3 for a bucket)",
     "NoCredentialsError": "there are no credentials; set AWS_PROFILE, or give the process a role",
     "PartialCredentialsError": "the credentials are incomplete; set both the key id and the secret key",
     "CredentialRetrievalError": "the credentials could not be had; check the profile or the command that gives them",
@@ -93,6 +98,10 @@ _PASSING = {
     "InternalFailure": _SERVICE,
     "InternalError": _SERVICE,
     "ServiceUnavailable": _SERVICE,
+    "SlowDown": _THROTTLED,
+    "RequestTimeout": _UNREACHED,
+    "ResponseStreamingError": _UNREACHED,
+    "IncompleteReadError": _UNREACHED,
     "EndpointConnectionError": _UNREACHED,
     "ConnectTimeoutError": _UNREACHED,
     "ReadTimeoutError": _UNREACHED,

@@ -76,7 +76,7 @@ AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonwebser
 
 def is_access_denied(error: Exception) -> bool:
     """Say whether the service refused a request because IAM does not allow it to this process."""
-    return _code(error) == "AccessDeniedException"
+    return _code(error) in ("AccessDeniedException", "AccessDenied")  # S3 says the latter
 
 
 def is_invalid(error: Exception) -> bool:

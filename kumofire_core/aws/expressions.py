@@ -7,7 +7,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from kumofire_core.model.write import SCHEMA, Attributes, Key, Value, Write
+from kumofire_core.model.write import LATEST_SCHEMA, Attributes, Key, Value, Write
 
 _OWN_WORDS = frozenset({"sk", "lease_token", "settled_by"})
 """Attributes whose values this package makes, of letters and digits."""
@@ -15,7 +15,7 @@ _OWN_WORDS = frozenset({"sk", "lease_token", "settled_by"})
 
 def typed_key(key: Key) -> dict[str, Any]:
     """Return a key in DynamoDB's typed form."""
-    return {"pk": {"S": f"{key.kind}#{key.id}"}, "sk": {"S": key.kind}}
+    return {"pk": {"S": f"{key.kind}#{key.id}"}, "sk": {"S": key.part or key.kind}}
 
 
 def marshal(attributes: Attributes) -> dict[str, Any]:
@@ -43,6 +43,11 @@ def unmarshal(item: Mapping[str, Any]) -> dict[str, Value]:
             # Ours are all whole. Another's decimal becomes what is neither, for whoever reads that attribute to refuse.
             attributes[name] = int(number) if number.lstrip("-").isdecimal() else float(number)
     return attributes
+
+
+def unmarshal_sets(item: Mapping[str, Any]) -> dict[str, frozenset[int]]:
+    """Return the sets of whole numbers of an item."""
+    return {name: frozenset(map(int, value["NS"])) for name, value in item.items() if "NS" in value}
 
 
 class Shape(NamedTuple):
@@ -118,12 +123,12 @@ def partiql_statement(table: str, key: Key, write: Write, returning: str) -> Any
     clauses += [f'SET "{name}"={given(name, value)}' for name, value in write.sets.items()]
     clauses += [f'SET "{name}"="{name}"+1' for name in write.increments]
     clauses += [f'REMOVE "{name}"' for name in write.removes]
-    identity = {"pk": f"{key.kind}#{key.id}", "sk": key.kind, **write.equals}
+    identity = {"pk": f"{key.kind}#{key.id}", "sk": key.part or key.kind, **write.equals}
     terms = [f'"{name}"={given(name, value)}' for name, value in identity.items()]
     if write.source:
         options = "','".join(write.source)
         terms.append(f"\"status\" IN ['{options}']")
-    terms += [f'"{name}"<={most}' for name, most in {"schema": SCHEMA, **write.at_most}.items()]
+    terms += [f'"{name}"<={most}' for name, most in {"schema": LATEST_SCHEMA, **write.at_most}.items()]
     return {
         "Statement": f'UPDATE "{table}" {" ".join(clauses)} WHERE {" AND ".join(terms)} RETURNING {returning}',
         "Parameters": parameters,
@@ -137,7 +142,7 @@ def compile_update(shape: Shape) -> CompiledUpdate:
     Making the text takes three times as long as all else that a request needs here, so each is kept. Every name is a
     placeholder, because DynamoDB reserves hundreds of words, ``status`` among them.
     """
-    constants = {":schema": typed(SCHEMA)}
+    constants = {":schema": typed(LATEST_SCHEMA)}
     # An item that does not exist has no schema, so the first term also requires that the item exists.
     terms = ["#schema <= :schema"]
     if shape.source:

@@ -30,6 +30,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command("kumofire_core.cli.runs:app", name="runs", help="Look at runs, create them, and steer them.")
+app.command("kumofire_core.cli.batches:app", name="batches", help="Look at batches, and cancel them.")
 app.command("kumofire_core.cli.schedules:app", name="schedules", help="Look at schedules, and change them.")
 app.command("kumofire_core.cli.counts:stats", name="stats", help="Count runs, messages, and what happened lately.")
 app.command("kumofire_core.cli.pausing:pause", name="pause", help="Let nothing of a job start, or of all.")

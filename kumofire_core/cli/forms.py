@@ -5,6 +5,7 @@ Times are texts of ISO 8601 in UTC with milliseconds, or ``null``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kumofire_core.text import iso
@@ -12,6 +13,7 @@ from kumofire_core.text import iso
 if TYPE_CHECKING:
     from kumofire_core.model.run import Attempt, RetriedRun, Run, RunProgress
     from kumofire_core.model.schedule import Schedule
+    from kumofire_core.model.steps import Step
 
 
 def run_form(run: Run) -> dict[str, Any]:
@@ -37,16 +39,22 @@ def run_form(run: Run) -> dict[str, Any]:
         "parent_id": run.parent_id,
         "created_by": run.created_by,
         "group": run.group,
+        "batch_id": run.batch_id,
+        "batch_index": run.batch_index,
+        "callback_of": run.callback_of,
         "cancel_requested": run.cancel_requested,
         "cancel_reason": run.cancel_reason,
+        "waiting_for": run.waiting_for,
+        "kept_steps": run.kept_steps,
     }
 
 
-def whole_run_form(run: Run, *, payload: bool, output: bool) -> dict[str, Any]:
-    """Return all that is known of a run. Its payload and its output are in it where they were asked for."""
+def whole_run_form(run: Run, steps: Sequence[Step], *, payload: bool, output: bool) -> dict[str, Any]:
+    """Return all that is known of a run. Its payload and its results are in it where they were asked for."""
     form = run_form(run) | {
         "attempts": [_attempt_form(attempt) for attempt in run.attempts],
         "history": [_ending_form(ending) for ending in run.history],
+        "steps": [_step_form(step, result=output) for step in steps],
     }
     if payload:
         form["payload"] = _value(run.payload)
@@ -94,6 +102,20 @@ def _attempt_form(attempt: Attempt) -> dict[str, Any]:
     }
 
 
+def _step_form(step: Step, *, result: bool) -> dict[str, Any]:
+    form = {
+        "name": step.name,
+        "kind": step.kind.value,
+        "position": step.position,
+        "at": iso(step.at),
+        "duration_seconds": None if step.duration is None else step.duration.total_seconds(),
+        "until": iso(step.until),
+        "signaled_at": iso(step.signaled_at),
+        "timed_out": step.timed_out,
+    }
+    return form | {"result": _value(step.result)} if result else form
+
+
 def _progress_form(progress: RunProgress) -> dict[str, Any]:
     return {"fraction": progress.fraction, "note": progress.note, "at": iso(progress.at)}
 
@@ -109,7 +131,10 @@ def _ending_form(ending: RetriedRun) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """Return a payload or an output; what is encrypted, without a key for it, is an object that says so."""
+    """Return a payload or an output; what is encrypted, or in a bucket that is not named, is an object that says so."""
     from kumofire_core.model.encrypted_text import ENCRYPTED
+    from kumofire_core.model.large_value import LargeValue
 
+    if isinstance(value, LargeValue):
+        return {"in_s3": True, "bytes": value.size}
     return {"encrypted": True} if value is ENCRYPTED else value

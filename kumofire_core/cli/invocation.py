@@ -84,7 +84,12 @@ class Invocation:
         from kumofire_core.jobs import Jobs
 
         found = self.deployment
-        settings = {"KUMOFIRE_TABLE": found.table, "KUMOFIRE_QUEUE_URL": found.queue_url, KEY: found.payload_key_arn}
+        settings = {
+            "KUMOFIRE_TABLE": found.table,
+            "KUMOFIRE_QUEUE_URL": found.queue_url,
+            "KUMOFIRE_BUCKET": found.bucket,
+            KEY: found.payload_key_arn,
+        }
         environment = {**os.environ, **{name: value or "" for name, value in settings.items()}}
         if not self._can_encrypt:
             environment.pop(KEY)

@@ -82,6 +82,16 @@ def template(*, here: Here) -> None:
         here.emit({"template": text})
     else:
         here.lines([text.removesuffix("\n")])
+    for place in _functions(text):
+        if Path("src").is_dir() and not Path("src", place).exists():
+            here.say(
+                f"this template names a function that is not here: src/{place}; a new project (kumofire init) has it"
+            )
+
+
+def _functions(stack: str) -> list[str]:
+    """Return the modules of the functions that a template names, as paths."""
+    return [f"{handler.replace('.', '/')}.py" for handler in re.findall(r"^ +Handler: ([\w.]+)\.\w+$", stack, re.M)]
 
 
 def _project(values: dict[str, str], as_they_are: list[str]) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from kumofire_core.text import absolute, as_shown_json, both, length, plain, pla
 
 if TYPE_CHECKING:
     from kumofire_core.model.run import Attempt, RetriedRun, Run
+    from kumofire_core.model.steps import Step
 
 RUN_COLUMNS = (
     Column("ID"),
@@ -59,7 +61,7 @@ def progress_text(run: Run) -> str:
     return f"{run.progress.fraction:.0%} {run.progress.note or ''}".rstrip()
 
 
-def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None:
+def show_run(here: Invocation, run: Run, steps: Sequence[Step], *, payload: bool, output: bool) -> None:
     """Print all that is known of a run."""
     now = here.now()
 
@@ -75,6 +77,7 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
             ("attempts", f"{run.failed_attempts} of {run.max_attempts} failed"),
             ("retries", f"{run.retries} by a person" if run.retries else None),
             ("progress", _progress(run, now)),
+            ("waits for", None if run.waiting_for is None else f"the signal {run.waiting_for!r}"),
             ("due", time(run.scheduled_for)),
             ("created", time(run.created_at)),
             ("created by", run.created_by),
@@ -84,6 +87,8 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
             ("schedule", run.schedule_id),
             ("dedupe key", run.dedupe_key),
             ("group", run.group),
+            ("batch", None if run.batch_id is None else f"{run.batch_id}, member {run.batch_index}"),
+            ("callback of", run.callback_of),
             ("cancellation", "asked for" if run.cancel_requested and run.finished_at is None else None),
             ("reason", run.cancel_reason),
             ("log group", here.deployment.consumer_log_group if run.attempts else None),
@@ -91,6 +96,8 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
     )
     if run.last_error and not any(attempt.message for attempt in run.attempts[-1:]):
         _section(here, "last error", [styled(line, RED, color=here.color) for line in plain_lines(run.last_error)])
+    if steps:
+        _section(here, "steps", [line for step in steps for line in _step_lines(step, now, result=output)])
     if run.attempts or run.history:
         _section(here, "attempts", _timeline(here, run, now))
     if payload:
@@ -102,10 +109,29 @@ def show_run(here: Invocation, run: Run, *, payload: bool, output: bool) -> None
 def value_lines(value: Any) -> list[str]:
     """Return a payload or an output as lines for people."""
     from kumofire_core.model.encrypted_text import ENCRYPTED
+    from kumofire_core.model.large_value import LargeValue
 
+    if isinstance(value, LargeValue):
+        return [f"{value.size:,} bytes in S3, and no bucket is named here (KUMOFIRE_BUCKET)"]
     if value is ENCRYPTED:
         return ["encrypted, and this process does not have the key (KUMOFIRE_PAYLOAD_KEY_ARN)"]
     return as_shown_json(value)
+
+
+def _step_lines(step: Step, now: datetime, *, result: bool) -> list[str]:
+    """Return the lines of a kept step, a sleep, a wait or a signal."""
+    place = "-" if step.position is None else str(step.position)
+    text = f"{place}  {step.kind}  {plain(step.name)}, {both(step.at, now)}"
+    if step.duration is not None:
+        text += f", took {length(step.duration.total_seconds())}"
+    if step.timed_out:
+        text += ", no signal came in time"
+    elif step.signaled_at is not None and step.kind.value == "wait":
+        text += f", signaled {both(step.signaled_at, now)}"
+    elif step.until is not None:
+        text += f", until {both(step.until, now)}"
+    shown = result and (step.kind.value in ("step", "signal") or step.signaled_at is not None)
+    return [text, *(f"   {line}" for line in value_lines(step.result))] if shown else [text]
 
 
 def _progress(run: Run, now: datetime) -> str | None:

@@ -71,12 +71,15 @@ def show(
     output: Annotated[bool, Parameter(negative=(), help="Show its output too.")] = False,
     here: Here,
 ) -> None:
-    """Show a run: its status, its times, each of its attempts, and how it ended before it was retried."""
+    """Show a run: its status, its times, its steps, each of its attempts, and how it ended before it was retried."""
     run = _found(here, run_id, dedupe_key, payloads=payload or output)
+    # One that has not been let go of so far may have kept steps as well.
+    has_steps = run.kept_steps or run.waiting_for is not None or run.status.value == "running"
+    steps = here.jobs.steps(run.id) if has_steps else ()
     if here.as_json:
-        here.emit(whole_run_form(run, payload=payload, output=output))
+        here.emit(whole_run_form(run, steps, payload=payload, output=output))
     else:
-        show_run(here, run, payload=payload, output=output)
+        show_run(here, run, steps, payload=payload, output=output)
 
 
 @app.command
@@ -167,11 +170,12 @@ def retry(
     over: Annotated[str | None, Parameter(help="Spread them evenly over this time: 1m, 2h.")] = None,
     at: At = None,
     delay: Delay = None,
+    from_start: Annotated[bool, Parameter(negative=(), help="Let runs that you name forget their kept steps.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     here: Here,
 ) -> int:
-    """Queue failed or canceled runs again, with all their attempts.
+    """Queue failed or canceled runs again, with all their attempts. They go on behind their kept steps.
 
     Name them, or give a filter: then they are counted first. Runs that you name can wait, until --at or for --delay.
     """
@@ -180,10 +184,41 @@ def retry(
     by_filter = _by_filter(run_ids, which, dry_run, "retried")
     if due is not None and (by_filter or spread is not None):
         raise UsageError("--at and --delay are for runs that you name; --over spreads those that a filter means")
+    if from_start and (by_filter or spread is not None):
+        raise UsageError("--from-start is for runs that you name, without --over")
     if not by_filter and spread is None:
-        return _each(here, run_ids, lambda run_id: here.jobs.retry(run_id, run_at=due), "retried")
+        return _each(here, run_ids, lambda each: here.jobs.retry(each, run_at=due, from_start=from_start), "retried")
     asked = yes or bool(run_ids)
     return change_many(here, "retry", which, dry_run=dry_run, yes=asked, run_ids=run_ids, spread=spread)
+
+
+@app.command
+def signal(
+    run_id: RunId,
+    name: Annotated[str, Parameter(help="The signal's name.")],
+    payload: Annotated[
+        str | None, Parameter(help="Its payload as JSON; @FILE reads it from a file, - from the input.")
+    ] = None,
+    /,
+    *,
+    here: Here,
+) -> int:
+    """Give a run the signal that it waits for, or will, with a payload as JSON."""
+    done = here.writing_jobs.signal(run_id, name, payload_of(payload))
+    if here.as_json:
+        here.emit({"signaled": done})
+    elif done:
+        here.show(f"{run_id} got the signal {name!r}")
+    if not done:
+        run = here.jobs.get_status(run_id, payloads=False)
+        if run is None:
+            why = "there is no such run"
+        elif run.finished_at is not None:
+            why = f"it is {run.status}"
+        else:
+            why = "it has that signal already, or its wait for it is over"
+        here.say(f"{run_id} did not get the signal {name!r}: {why}")
+    return Exit.DONE if done else Exit.NOT_DONE
 
 
 @app.command

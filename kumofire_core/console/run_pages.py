@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,18 +16,33 @@ from typing import Any
 
 from starlette.responses import Response
 
+from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.console.timeline import bars, spans, timeline
 from kumofire_core.console.tree import exact as exact_json
 from kumofire_core.console.tree import readable, tree
 from kumofire_core.console.visit import Page, Visit
 from kumofire_core.console.words import exact
-from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
+from kumofire_core.errors import DecryptionError, InvalidArgumentError, InvalidJSONError
 from kumofire_core.model.encrypted_text import ENCRYPTED
+from kumofire_core.model.error_text import error_name
+from kumofire_core.model.large_value import LargeValue
 from kumofire_core.model.run import FINAL, Run, RunStatus
+from kumofire_core.model.steps import Step, StepKind
 from kumofire_core.text import LENGTH_FORM, iso, parse_length, plain, relative
+
+log = logging.getLogger("kumofire_core")
+
+MOST_SHOWN = 200
+"""Characters of a step's result that the page shows."""
 
 MOST_COPIED = 20_000
 """Characters of JSON that a button copies. What is longer is downloaded."""
+
+MOST_SHOWN_BYTES = 1_000_000
+"""Of a value that is kept in S3. What is larger is downloaded."""
+
+MOST_CHANGED_BYTES = 400_000
+"""Of a payload that is changed in a form, which may have a megabyte as it is sent."""
 
 WAITING = (RunStatus.SCHEDULED, RunStatus.QUEUED)
 
@@ -142,11 +158,13 @@ def ask_payload(visit: Visit) -> Response:
     """Show the payload in a field, to be changed."""
     if not visit.access.payloads:
         return _hidden(visit)
-    run = visit.jobs.get_status(_id(visit))
+    run = visit.jobs.get_status(_id(visit), most_bytes=MOST_CHANGED_BYTES)
     if run is None:
         return _missing(visit)
     if run.payload is ENCRYPTED:
         return _no_key(visit)
+    if isinstance(run.payload, LargeValue):
+        return _too_large(visit)
     visit.record(f"looked at the payload of run {run.id}")
     try:
         given = {"payload": readable(run.payload), "was": _digest(run.payload)}
@@ -164,6 +182,8 @@ def change_payload(visit: Visit) -> Response:
         return run
     if run.payload is ENCRYPTED:
         return _no_key(visit)
+    if isinstance(run.payload, LargeValue):
+        return _too_large(visit)
     was = visit.field("was")
     if was != _digest(run.payload):
         return visit.done("Somebody has changed this run's payload meanwhile. Nothing was changed.", kind="stale")
@@ -176,6 +196,32 @@ def change_payload(visit: Visit) -> Response:
         return _refused(visit)
     visit.record(f"changed the payload of run {run.id}")
     return visit.done("The payload is changed. The next attempt gets it.")
+
+
+def ask_signal(visit: Visit) -> Response:
+    """Ask for the payload of the signal that the run waits for."""
+    run = _read(visit)
+    name = "" if run is None else run.waiting_for or ""
+    return _form(visit, "signal", run=run, given={"name": name, "payload": "null"})
+
+
+def signal(visit: Visit) -> Response:
+    """Give the run a signal."""
+    run = _as_seen(visit)
+    if isinstance(run, Response):
+        return run
+    given = {"name": visit.field("name"), "payload": visit.field("payload")}
+    try:
+        done = visit.jobs.signal(run.id, given["name"], _parsed(given["payload"]))
+    except (InvalidArgumentError, InvalidJSONError) as error:
+        return _form(visit, "signal", run=run, problem=str(error), given=given)
+    if not done:
+        now = _read(visit)
+        if now is None or now.status in FINAL:
+            return _refused(visit)
+        return visit.done("The run has this signal already, or its wait for it is over.", kind="stale")
+    visit.record(f"signaled run {run.id}")
+    return visit.done("The run has got the signal.")
 
 
 def delete(visit: Visit) -> Response:
@@ -206,9 +252,20 @@ PAGES: list[tuple[str, list[str], Page]] = [
     ("/runs/{run_id:path}/reschedule", ["POST"], reschedule),
     ("/runs/{run_id:path}/change-payload", ["GET"], ask_payload),
     ("/runs/{run_id:path}/change-payload", ["POST"], change_payload),
+    ("/runs/{run_id:path}/signal", ["GET"], ask_signal),
+    ("/runs/{run_id:path}/signal", ["POST"], signal),
     ("/runs/{run_id:path}/delete", ["POST"], delete),
     ("/runs/{run_id:path}", ["GET"], show),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLine:
+    """A kept step as the page shows it."""
+
+    step: Step
+    result: str | None
+    """The beginning of its result as JSON; ``None`` where it has none, or is hidden from this person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,10 +274,12 @@ class Value:
 
     what: str
     state: str
-    """``closed``, ``hidden`` (from this person), ``encrypted`` (from this process), ``none``, or ``shown``."""
+    """``closed``, ``hidden`` (from this person), ``encrypted`` (from this process), ``none``, ``shown``, ``large``
+    (in S3, and too large for a page) or ``no bucket`` (in S3, and this process does not know where)."""
     markup: Any = None
     copied: str = ""
     characters: int = 0
+    """Of a value that is not loaded: its bytes."""
 
 
 def _id(visit: Visit) -> str:
@@ -261,7 +320,29 @@ def _shown(visit: Visit, run: Run) -> dict[str, Any]:
         "waits": run.status in WAITING,
         "has_ended": run.status in FINAL,
         "seconds": _seconds(run, visit.now),
+        "steps": _steps(visit, run),
     }
+
+
+def _steps(visit: Visit, run: Run) -> list[StepLine] | None:
+    """Return the kept steps of a run, read only where it has some; ``None`` where this process can't read them."""
+    if not run.kept_steps and run.waiting_for is None:
+        return []
+    try:
+        found = visit.jobs.steps(run.id)
+    except (*AWS_ERRORS, DecryptionError) as error:
+        log.warning("the steps of run %s could not be read: %s", run.id, error_name(error))
+        return None
+    return [_step_line(step, texts=visit.access.payloads) for step in found]
+
+
+def _step_line(step: Step, *, texts: bool) -> StepLine:
+    has_result = step.kind in (StepKind.STEP, StepKind.SIGNAL) or step.signaled_at is not None
+    result = None
+    if texts and has_result and step.result is not ENCRYPTED:
+        text = _file_text("result", step.result)
+        result = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return StepLine(step=step, result=result)
 
 
 def _seconds(run: Run, now: datetime) -> int:
@@ -283,20 +364,22 @@ def _closed(visit: Visit, what: str) -> Value:
 def _value_page(visit: Visit, what: str) -> Response:
     if not visit.access.payloads:
         return _hidden(visit)
-    run = visit.jobs.get_status(_id(visit))
+    run = visit.jobs.get_status(_id(visit), most_bytes=MOST_SHOWN_BYTES)
     if run is None:
         return _missing(visit)
     visit.record(f"looked at the {what} of run {run.id}")
-    value = _value(run, what)
+    value = _value(run, what, can_load=visit.jobs.bucket is not None)
     if not visit.is_partial:
         return _page(visit, value=value)
     return visit.page("run_value.html", run=run, value=value)
 
 
-def _value(run: Run, what: str) -> Value:
+def _value(run: Run, what: str, *, can_load: bool) -> Value:
     held = run.payload if what == "payload" else run.output
     if held is ENCRYPTED:
         return Value(what=what, state="encrypted")
+    if isinstance(held, LargeValue):
+        return Value(what=what, state="large" if can_load else "no bucket", characters=held.size)
     if what == "output" and run.status is not RunStatus.SUCCEEDED:
         return Value(what=what, state="none")
     text = _file_text(what, held)
@@ -325,6 +408,8 @@ def _file(visit: Visit, what: str) -> Response:
     held = run.payload if what == "payload" else run.output
     if held is ENCRYPTED:
         return _no_key(visit)
+    if isinstance(held, LargeValue):
+        return visit.done("It is kept in S3, and this process has no bucket (KUMOFIRE_BUCKET).", kind="wrong")
     if what == "output" and run.status is not RunStatus.SUCCEEDED:
         return visit.missing(f"output of run {run.id}")
     visit.record(f"downloaded the {what} of run {run.id}")
@@ -336,6 +421,12 @@ def _file(visit: Visit, what: str) -> Response:
             "Content-Disposition": f'attachment; filename="run-{name}-{what}.json"',
             "X-Content-Type-Options": "nosniff",
         },
+    )
+
+
+def _too_large(visit: Visit) -> Response:
+    return visit.done(
+        "The payload is too large to be changed here. Use kumofire runs update, or jobs.update.", kind="wrong"
     )
 
 
@@ -420,7 +511,7 @@ def _is_as_seen(run: Run, seen: str) -> bool:
 
 def _as_seen(visit: Visit, *, payloads: bool = False) -> Run | Response:
     """Return the run where it still is as the page showed it, else the answer."""
-    run = visit.jobs.get_status(_id(visit), payloads=payloads)
+    run = visit.jobs.get_status(_id(visit), payloads=payloads, most_bytes=MOST_CHANGED_BYTES)
     if run is None:
         return _missing(visit)
     return run if _is_as_seen(run, _seen(visit)) else _stale(visit, run)

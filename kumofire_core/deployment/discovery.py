@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kumofire_core.jobs import Jobs
 
 TABLE, QUEUE_URL, PAYLOAD_KEY = "KUMOFIRE_TABLE", "KUMOFIRE_QUEUE_URL", "KUMOFIRE_PAYLOAD_KEY_ARN"
+BUCKET = "KUMOFIRE_BUCKET"
 
 OUTPUTS = {
     "TableName": "table",
@@ -112,6 +113,8 @@ class Deployment:
     dispatcher_log_group: str | None = None
     dispatcher_rule: str | None = None
     payload_key_arn: str | None = None
+    bucket: str | None = None
+    """The bucket of large payloads, where there is one."""
     retention_days: str | None = None
     """For how long the deployment keeps runs that have ended, as ``KUMOFIRE_RETENTION_DAYS`` takes it."""
     stack_name: str | None = None
@@ -131,7 +134,7 @@ class Deployment:
         """
         from kumofire_core.jobs import Jobs
 
-        given = {
+        given: dict[str, Any] = {
             "table": self.table,
             "queue_url": self.queue_url,
             "dynamodb": self.client("dynamodb"),
@@ -139,6 +142,8 @@ class Deployment:
             "allow_unknown_jobs": True,
             "cipher": None if "cipher" in settings else self._cipher(),
         }
+        if self.bucket:
+            given |= {"bucket": self.bucket, "s3": _LateClient(lambda: self.client("s3"))}
         return Jobs(**(given | settings))
 
     def _cipher(self) -> Any:
@@ -189,13 +194,27 @@ def find_deployment(
             f"name a stack (--stack-name), or a table and a queue (--table and --queue-url, or {TABLE} and {QUEUE_URL})"
         )
     return Deployment(
-        table=table, queue_url=queue_url, payload_key_arn=variables.get(PAYLOAD_KEY) or None, clients=clients
+        table=table,
+        queue_url=queue_url,
+        payload_key_arn=variables.get(PAYLOAD_KEY) or None,
+        bucket=variables.get(BUCKET) or None,
+        clients=clients,
     )
 
 
 def deployment_of_jobs(jobs: Jobs) -> Deployment:
     """Return what a ``Jobs`` knows of its deployment; SQS is asked by its own client."""
-    return Deployment(table=jobs.table_name, queue_url=jobs.queue_url, clients=_ClientsOfJobs(jobs))
+    return Deployment(table=jobs.table_name, queue_url=jobs.queue_url, bucket=jobs.bucket, clients=_ClientsOfJobs(jobs))
+
+
+class _LateClient:
+    """A client that is made with its first request."""
+
+    def __init__(self, client: Callable[[], Any]) -> None:
+        self._client = client
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(self._client(), operation)
 
 
 class _ClientsOfJobs(AwsClients):
@@ -238,6 +257,7 @@ def deployment_of_stack(stack_name: str, clients: AwsClients) -> Deployment:
     return Deployment(
         **{attribute: outputs[name] for name, attribute in OUTPUTS.items() if outputs.get(name)},
         payload_key_arn=parameters.get("PayloadKeyArn") or None,
+        bucket=outputs.get("BucketName") or None,
         retention_days=parameters.get("RetentionDays") or None,
         stack_name=stack["StackName"],
         missing_outputs=tuple(name for name in OUTPUTS if not outputs.get(name)),

@@ -36,6 +36,7 @@ CHECKS: dict[str, Check] = {
     "runs": runs.runs,
     "schedules": runs.schedules,
     "payload-key": surroundings.payload_key,
+    "bucket": surroundings.bucket,
 }
 
 READER, OPERATOR = "ReaderPolicyArn", "OperatorPolicyArn"
@@ -52,6 +53,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ListEventSourceMappings": ("lambda:ListEventSourceMappings", (OPERATOR,)),
     "GetFunctionConfiguration": ("lambda:GetFunctionConfiguration", (OPERATOR,)),
     "DescribeRule": ("events:DescribeRule", (OPERATOR,)),
+    "ListObjectsV2": ("s3:ListBucket", (READER, OPERATOR)),
     "DescribeKey": ("kms:DescribeKey", (OPERATOR,)),
     "GenerateDataKey": ("kms:GenerateDataKey", (OPERATOR,)),
     "Decrypt": ("kms:Decrypt", (READER, OPERATOR)),

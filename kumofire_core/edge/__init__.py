@@ -1,5 +1,7 @@
 """The Lambda edge: an application makes its two functions with ``consumer_handler`` and ``dispatcher_handler``.
 
+``cleaner_handler`` makes the third one, which a deployment with a bucket for large payloads has.
+
 Needs aws-lambda-powertools. Importing this module costs nothing; what a function needs is imported by these two.
 """
 
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kumofire_core.jobs import Jobs
 
-__all__ = ["consumer_handler", "dispatcher_handler"]
+__all__ = ["cleaner_handler", "consumer_handler", "dispatcher_handler"]
 
 DEFAULT_JOBS = "handler.jobs:jobs"
 
@@ -43,6 +45,18 @@ def dispatcher_handler(jobs: Jobs | None = None) -> LambdaHandler:
     """
     with _collector_paused():
         from kumofire_core.edge.dispatcher import make_handler
+
+        return make_handler(jobs)
+
+
+def cleaner_handler(jobs: Jobs | None = None) -> LambdaHandler:
+    """Return the Lambda function that removes the objects of runs that are gone (docs/large-payloads.md).
+
+    It takes records of the table's stream, or ``{"sweep": true}``. ``jobs`` is left out as a rule: the function needs
+    table and bucket only, which the environment names. Raises ``ConfigurationError`` where it does not.
+    """
+    with _collector_paused():
+        from kumofire_core.edge.cleaner import make_handler
 
         return make_handler(jobs)
 

@@ -10,12 +10,13 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
+from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import (
@@ -23,16 +24,24 @@ from kumofire_core.errors import (
     DeadlineTooCloseError,
     DecryptionError,
     InvalidJSONError,
-    KumofireError,
+    LargeValueError,
 )
-from kumofire_core.handlers.context import JobContext, ToldProgress, enter_attempt, leave_attempt, log_fields
+from kumofire_core.handlers.context import (
+    AttemptSteps,
+    JobContext,
+    Suspension,
+    ToldProgress,
+    enter_attempt,
+    leave_attempt,
+    log_fields,
+)
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_causes, error_places, forget_frames
-from kumofire_core.model.run import Outcome, RunStatus
-from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item
+from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
@@ -43,6 +52,9 @@ if TYPE_CHECKING:
     from kumofire_core.engine.attempt_progress import AttemptProgress, ProgressWriter
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.limits import Slots
+    from kumofire_core.engine.steps import Steps
+    from kumofire_core.model.batch import Batch
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -51,6 +63,8 @@ log = logging.getLogger("kumofire_core")
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
+LIMITED = "limited"
+UNREADABLE_PAYLOAD = "unreadable payload"
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -168,6 +182,10 @@ class Consumer:
         reason = decisions.claim_refused(found, now_ms=now_ms)
         if reason is not None:
             ignored = _ignored(run_id, reason, found)
+            if found.limited and found.status in FINAL:
+                from kumofire_core.engine.limits import Line
+
+                Line(self._store).collect(found)
             if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
                 return ignored
             return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
@@ -190,6 +208,7 @@ class Consumer:
                 end.outcome,
                 extra={**log_fields(expired), **_end_fields(end)},
             )
+            self._store.ended(expired, end.write.target)
             self._store.tell(end.outcome, expired, end.write, attempt=expired.attempt + 1, error_type=end.error_type)
             return ConsumeResult(
                 outcome=end.outcome, job_run_id=expired.id, job_name=expired.job_name, reason=end.error_type
@@ -206,6 +225,21 @@ class Consumer:
     def _attempt(
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
+        job = self._store.registry.get(claimed.job_name)
+        if not claimed.limited and (job is None or not job.concurrency):
+            return self._prepared(claimed, deadline, completer, None)
+        from kumofire_core.engine.limits import Slots  # other jobs do not pay for its import
+
+        slots = Slots(self._store, claimed)
+        try:
+            return self._prepared(claimed, deadline, completer, slots)
+        finally:
+            slots.leave()
+
+    def _prepared(
+        self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None, slots: Slots | None
+    ) -> ConsumeResult:
+        """Execute a claimed run, unless something is in the way of it."""
         if self._pauses.is_paused(claimed.job_name):
             return self._put_aside(claimed)
         job = self._store.registry.get(claimed.job_name)
@@ -213,19 +247,34 @@ class Consumer:
             return self._without_handler(claimed)
         if (refusal := decisions.not_attemptable(claimed)) is not None:
             return self._refuse(claimed, *refusal)
-        if job.expires_after_ms is not None:
-            too_late = decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
-            if too_late is not None:
-                return self._expire(claimed, too_late)
+        if (too_late := self._too_late(claimed, job)) is not None:
+            return self._expire(claimed, too_late)
         try:
-            claimed = self._store.decrypted(claimed, required=True)
-        except DecryptionError as error:  # the key may be out of reach for a while only
+            if is_apart(claimed.payload_text):
+                claimed = self._load(claimed, deadline)
+                if (too_late := self._too_late(claimed, job)) is not None:  # by the time that this took
+                    return self._expire(claimed, too_late)
+            else:
+                claimed = self._store.decrypted(claimed, required=True)
+        except LargeValueError as error:
+            if error.permanent:
+                return self._refuse(claimed, f"{error}; restore the object and retry the run", UNREADABLE_PAYLOAD)
             return self._release(claimed, error)
+        except (DecryptionError, DeadlineTooCloseError, *AWS_ERRORS) as error:
+            return self._release(claimed, error)  # key or bucket may be out of reach for a while only
+        if claimed.callback_of is not None:
+            self._require_batch_done(claimed)
+        if slots is not None and (waits := self._take_slots(job, claimed, deadline, slots)) is not None:
+            return waits
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
+        except Suspension as suspension:
+            result = self._suspended(claimed, suspension, timedelta(0, time.monotonic() - begun))
+            forget_frames(suspension)
+            return result
         except _UnusableOutput as unusable:
             return self._unusable(claimed, unusable.error, timedelta(0, time.monotonic() - begun), deadline)
         except BaseException as error:
@@ -236,6 +285,67 @@ class Consumer:
                 forget_frames(error)  # a handler's local variables must not wait for the garbage collector
             return result
         return self._succeeded(claimed, output, timedelta(0, time.monotonic() - begun), deadline, completer)
+
+    def _take_slots(
+        self, job: Job, claimed: StoredRun, deadline: Deadline | None, slots: Slots
+    ) -> ConsumeResult | None:
+        """Take the slots that a run needs; where it has to wait for one, put it aside and say so."""
+        slots.know(claimed)
+        try:
+            wanted = slots.wanted(job)
+        except Exception as error:  # of a key, which is the application's
+            return self._failed(claimed, job, error, timedelta(0), deadline)
+        try:
+            turn = slots.take(wanted)
+        except AWS_ERRORS as error:
+            return self._release(claimed, error)
+        if turn is None:
+            return None
+        answer = self._store.apply(claimed.id, slots.write_of(turn))
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        slots.waits(turn)
+        log.debug("the run waits for a slot of its limit", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
+
+    def _too_late(self, claimed: StoredRun, job: Job) -> str | None:
+        """Return why a run is too late to be of use, or ``None``."""
+        if job.expires_after_ms is None:
+            return None
+        return decisions.expired_reason(claimed, job.expires_after_ms, now_ms=self._store.now_ms())
+
+    def _load(self, claimed: StoredRun, deadline: Deadline | None) -> StoredRun:
+        """Return a run with its payload from S3, as ``RunStore.decrypted`` does, before the process's deadline."""
+        load = partial(self._store.decrypted, claimed, required=True)
+        if deadline is None:
+            return load()
+        loaded, found = self._in_time(load, deadline.seconds_to_run())
+        if not loaded:
+            raise DeadlineTooCloseError(deadline.seconds_left())
+        stored: StoredRun = found
+        return stored
+
+    def _in_time(self, call: Callable[[], Any], seconds: float) -> tuple[bool, Any]:
+        """Make a call that may hang in another thread; return whether it ended in this time, and its result."""
+        try:
+            under_way = self.pool.start(call)
+        except RuntimeError:  # the process may have no more threads
+            return True, call()
+        return (True, under_way.result()) if under_way.wait(max(0.0, seconds)) else (False, None)
+
+    def _output_apart(self, claimed: StoredRun, output: str, deadline: Deadline | None) -> str:
+        """Return what the item holds for a large output: where in S3 it is, or itself where S3 can't be reached.
+
+        Its errors are not the handler's: where the item has no room for the output, they leave the run leased.
+        """
+        put = partial(self._store.large_values.put, claimed.id, "output", output)
+        if deadline is None or not fit_in_item(claimed.payload_text, output):
+            return put()
+        done, stored = self._in_time(put, deadline.seconds_left() - deadline.reserve * 3 / 4)
+        if done:
+            return str(stored)
+        log.warning("S3 did not take an output in time; it is stored in the table", extra=log_fields(claimed))
+        return output
 
     def _succeeded(
         self,
@@ -248,6 +358,11 @@ class Consumer:
         """Record what a handler returned; an output that is too large to be stored fails the run."""
         if output is not None:
             output = self._store.encrypted_output(claimed.id, output)  # its errors are not the handler's
+            if self._store.is_large_output(output):
+                try:
+                    output = self._output_apart(claimed, output, deadline)
+                except InvalidJSONError as too_large:
+                    return self._unusable(claimed, too_large, taken, deadline)
             if not fit_in_item(claimed.payload_text, output):
                 return self._unusable(claimed, _output_too_large(claimed, output), taken, deadline)
         now_ms = self._store.now_ms()
@@ -259,10 +374,14 @@ class Consumer:
             lists=self._store.list_succeeded,
         )
         recorded = completer is not None and self._has_time_for_two(deadline) and completer.record(claimed.id, done)
-        if not recorded and not self._store.apply(claimed.id, done).applied:
-            return self._lost_lease(claimed, taken)
+        if not recorded:
+            answer = self._store.apply(claimed.id, done)
+            if not answer.applied:
+                self._store.discard(output, certain=answer.sent_once and completer is None)
+                return self._lost_lease(claimed, taken)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("run succeeded", extra=log_fields(claimed))
+        self._store.ended(claimed, RunStatus.SUCCEEDED)
         self._store.tell(Outcome.SUCCEEDED, claimed, done, attempt=claimed.attempt + 1)
         return _result(Outcome.SUCCEEDED, claimed, taken)
 
@@ -280,10 +399,15 @@ class Consumer:
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
         progress = ToldProgress(partial(self._progress_of, claimed))
+        # Until when steps are executed here: a job's own timeout limits one invocation, and no process.
+        seconds = (lease_left if timeout is None else None) if deadline is None else deadline.seconds_to_run()
+        steps = AttemptSteps(partial(self._steps_of, claimed, seconds))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
             tell_progress=progress.tell,
+            read_batch=partial(self._batch_of, claimed),
+            steps=steps,
             ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
         )
         try:
@@ -292,16 +416,43 @@ class Consumer:
             else:
                 value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
         except HandlerTimeoutError:
+            if (suspension := steps.end()) is not None:
+                raise suspension from None
             why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
             raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
+        except BaseException as error:
+            suspension = steps.end()
+            if suspension is None or suspension is error or _failed_beside(error):
+                raise
+            raise suspension from None
         finally:
             progress.end()
+        if (suspension := steps.end()) is not None:  # whatever its handler has made of the exception
+            raise suspension
         if value is None:
             return None
         try:
             return json_codec.encode("the handler's return value", value)
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
+
+    def _steps_of(self, claimed: StoredRun, seconds: float | None) -> Steps:
+        """Return what keeps the steps of an attempt. A handler without steps does not pay for its import."""
+        from kumofire_core.engine.steps import Steps
+
+        return Steps(self._store, self.pool, claimed, seconds=seconds)
+
+    def _suspended(self, claimed: StoredRun, suspension: Suspension, taken: timedelta) -> ConsumeResult:
+        """Put a run back that waits, sleeps or goes on in another invocation. No attempt is counted."""
+        from kumofire_core.engine.suspending import suspend
+
+        suspended = suspend(self._store, claimed, suspension)
+        if suspended is None:
+            return self._lost_lease(claimed, taken)
+        if suspended.outcome is Outcome.CANCELED:
+            self._store.ended(claimed, RunStatus.CANCELED)
+            self._store.tell(Outcome.CANCELED, claimed, suspended.write)
+        return _result(suspended.outcome, claimed, taken, reason=suspension.reason)
 
     def _progress_of(self, claimed: StoredRun) -> AttemptProgress:
         """Return what writes the progress of an attempt. A handler that tells none does not pay for its import."""
@@ -311,6 +462,12 @@ class Consumer:
             if self._progress_writer is None:
                 self._progress_writer = ProgressWriter(self._store, self.pool)
         return AttemptProgress(self._progress_writer, claimed)
+
+    def _batch_of(self, claimed: StoredRun) -> Batch | None:
+        """Return the batch that a callback follows."""
+        from kumofire_core.engine.batch_marks import public_batch
+
+        return None if claimed.callback_of is None else public_batch(self._store, claimed.callback_of)
 
     def _failed(
         self, claimed: StoredRun, job: Job, error: BaseException, taken: timedelta, deadline: Deadline | None
@@ -376,12 +533,24 @@ class Consumer:
             )
         if end.due_ms is not None:
             self._store.send_waiting(claimed.id, due_ms=end.due_ms, now_ms=now_ms, group=claimed.group)
+        else:
+            self._store.ended(claimed, end.write.target)
         if not end.snoozed:  # last, because the hooks' thread forgets the error's frames
             attempt, kind = claimed.attempt + 1, end.error_type
             self._store.tell(end.outcome, claimed, end.write, attempt=attempt, error=error, error_type=kind)
         return _result(end.outcome, claimed, taken, reason=end.error_type)
 
-    def _release(self, claimed: StoredRun, error: KumofireError) -> ConsumeResult:
+    def _require_batch_done(self, claimed: StoredRun) -> None:
+        """Make sure that the batch of a callback is marked as done before its handler is called."""
+        from kumofire_core.engine.batch_marks import require_done
+
+        try:
+            require_done(self._store, claimed)
+        except Exception:
+            self._store.apply(claimed.id, run_writes.release(claimed, now_ms=self._store.now_ms()))
+            raise
+
+    def _release(self, claimed: StoredRun, error: Exception) -> ConsumeResult:
         """Put a run back whose handler can't be called now, and raise ``error``, so that its message comes again.
 
         No attempt was made, so none is counted.
@@ -427,6 +596,7 @@ class Consumer:
             return self._unattempted(claimed, answer)
         fields = {"status": end.target.value, "outcome": Outcome.FAILED.value}
         log.error("the run failed without an attempt: %s", reason, extra={**log_fields(claimed), **fields})
+        self._store.ended(claimed, RunStatus.FAILED, attempted=False)
         self._store.tell(Outcome.FAILED, claimed, end, error_type=reason)
         return ConsumeResult(outcome=Outcome.FAILED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
 
@@ -440,6 +610,7 @@ class Consumer:
         if not answer.applied:
             return self._unattempted(claimed, answer)
         log.warning("the run expired: it is canceled without an attempt", extra=log_fields(claimed))
+        self._store.ended(claimed, RunStatus.CANCELED, attempted=False)
         self._store.tell(Outcome.CANCELED, claimed, end, error_type=EXPIRED)
         return ConsumeResult(Outcome.CANCELED, claimed.id, claimed.job_name, reason=EXPIRED)
 
@@ -449,6 +620,7 @@ class Consumer:
         end = run_writes.cancel_unattempted(claimed, now_ms=now_ms, expires_at=self._store.expires_at(now_ms))
         if not _cancellation_came_between(claimed, refusal) or not self._store.apply(claimed.id, end).applied:
             return self._lost_lease(claimed, None)
+        self._store.ended(claimed, RunStatus.CANCELED, attempted=False)
         self._store.tell(Outcome.CANCELED, claimed, end)
         reason = "canceled before its attempt"
         return ConsumeResult(outcome=Outcome.CANCELED, job_run_id=claimed.id, job_name=claimed.job_name, reason=reason)
@@ -480,6 +652,13 @@ class _NoTimeLeft(Exception):
     def __init__(self, seconds_left: float) -> None:
         super().__init__()
         self.seconds_left = seconds_left
+
+
+def _failed_beside(error: BaseException) -> bool:
+    """Say whether a handler that was suspended has failed as well: a process is to end, or another task has raised."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return True
+    return isinstance(error, BaseExceptionGroup) and any(isinstance(leaf, Exception) for leaf in error_leaves(error))
 
 
 def _whence(error: BaseException) -> dict[str, list[str]]:
@@ -514,7 +693,8 @@ def _output_too_large(claimed: StoredRun, output: str) -> InvalidJSONError:
     room, size = MAX_PAYLOAD_BYTES - text_bytes(claimed.payload_text), text_bytes(output)
     return InvalidJSONError(
         f"the handler's return value has {size} bytes as it would be stored; beside its payload there is room for "
-        f"{room} (DynamoDB's item limit); store it elsewhere and return a reference"
+        f"{room} (DynamoDB's item limit); give Jobs a bucket (docs/large-payloads.md), or store it elsewhere and "
+        "return a reference"
     )
 
 

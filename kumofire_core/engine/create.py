@@ -76,8 +76,12 @@ class RunCreator:
         dedupe_key: str | None = None,
         dedupe: Dedupe | None = None,
         group: str | None = None,
+        run_id: str | None = None,
     ) -> NewRun:
-        """Return the run that is asked for, nothing of it written; or raise what ``Jobs.create`` says."""
+        """Return the run that is asked for, nothing of it written; or raise what ``Jobs.create`` says.
+
+        ``run_id`` is the id of a run that can't have a ``dedupe_key``, where the caller derives it.
+        """
         self.require_job(name)
         require_max_attempts(max_attempts)
         require_group(group)
@@ -85,8 +89,9 @@ class RunCreator:
             require_key("dedupe_key", dedupe_key)
         mode, period_ms = (None, None) if dedupe is None else dedupe_rule(dedupe, dedupe_key)
         now_ms = self.store.now_ms()
-        run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        text = payload_text(payload)
+        if run_id is None:
+            run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
+        text = payload_text(payload, self.store.most_payload_bytes)
         return NewRun(
             id=run_id,
             job_name=name,
@@ -130,7 +135,7 @@ class RunCreator:
                 "create_many takes a list (or another iterable) of requests, each a mapping of what create takes, "
                 f"not {type(requests).__name__}{one}"
             )
-        new_runs = [self._prepare_one(index, request) for index, request in enumerate(requests)]
+        new_runs = [self.prepare_one(index, request) for index, request in enumerate(requests)]
         failures: dict[int, Exception] = {}
         run_ids: list[str | None] = [None] * len(new_runs)
         if new_runs:
@@ -145,20 +150,21 @@ class RunCreator:
                 raise PartlyCreatedError(run_ids, failures)
         return [run_id for run_id in run_ids if run_id is not None]
 
-    def _prepare_one(self, index: int, request: RunRequest) -> NewRun:
+    def prepare_one(
+        self, index: int, request: RunRequest, *, call: str = "create_many", run_id: str | None = None
+    ) -> NewRun:
+        """Return one of the runs that a call asks for, as ``prepare`` does; its errors say which one is wrong."""
         if not isinstance(request, Mapping):
             kind = type(request).__name__
-            raise InvalidArgumentError(
-                f"run {index} of create_many: it must be a mapping of what create takes, not {kind}"
-            )
+            raise InvalidArgumentError(f"run {index} of {call}: it must be a mapping of what create takes, not {kind}")
         if problem := unknown_names("create", list(request), _REQUEST_KEYS):
-            raise InvalidArgumentError(f"run {index} of create_many: {problem}")
+            raise InvalidArgumentError(f"run {index} of {call}: {problem}")
         if "name" not in request:
-            raise InvalidArgumentError(f"run {index} of create_many: it has no 'name', which says which job to run")
+            raise InvalidArgumentError(f"run {index} of {call}: it has no 'name', which says which job to run")
         try:
-            return self.prepare(**request)
+            return self.prepare(**request, run_id=run_id)
         except KumofireError as error:
-            error.args = (f"run {index} of create_many: {error}",)
+            error.args = (f"run {index} of {call}: {error}",)
             raise
 
     def _put_and_send(

@@ -56,6 +56,8 @@ def create(store: RunStore, asked: NewRun) -> Created:
     generation = _begun(store, key)
     for _ in range(TRIES):
         new_run = _of_generation(store, asked, generation)
+        if asked.dedupe_mode == "debounce":  # the run that is found gets it, where there is one
+            new_run = new_run._replace(payload=store.apart(new_run.id, new_run.payload))
         answer = store.try_put(new_run)
         if answer.applied:
             return Created(new_run.id, message_delay_seconds(new_run.due_ms, new_run.now_ms))
@@ -135,6 +137,7 @@ def _debounce(store: RunStore, new_run: NewRun, found: StoredRun | None) -> Crea
         )
         answer = store.apply(found.id, write)
         if answer.applied:
+            store.discard(found.payload_text)
             waits = found.group == new_run.group and _message_waits(found, due_ms=new_run.due_ms, now_ms=now_ms)
             return Created(found.id, None if waits else message_delay_seconds(new_run.due_ms, now_ms))
         found = None if answer.item is None else store.read(found.id, answer.item, payload_required=False)

@@ -43,6 +43,9 @@ log = logging.getLogger("kumofire_core")
 LOOK_AHEAD = timedelta(seconds=90)
 """How far ahead of its time a run is sent, with a delay. More than a tick, so that a late tick makes no run late."""
 
+BATCH = "batch"
+"""The kind of a batch's item. What knows more of it is imported where there is one."""
+
 CHUNK = 10
 """Wake-ups handled one after the other, then sent in one request: the size of an SQS batch."""
 
@@ -328,6 +331,8 @@ class Dispatcher:
                 _require_id_of_ours(wake_up.key)
                 if wake_up.key.kind == RUN:
                     self._look_at_run(wake_up, sendings, tally)
+                elif wake_up.key.kind == BATCH:
+                    self._look_at_batch(wake_up, deadline)
                 elif wake_up.key.kind == SCHEDULE:
                     firing = self._fire(wake_up.key.id, sendings, tally)
                     if firing is not None:
@@ -345,6 +350,13 @@ class Dispatcher:
             return self._schedules.fire(schedule_id, sendings, look_ahead=LOOK_AHEAD)
         finally:
             tally.add("schedules", len(sendings) - already)
+
+    def _look_at_batch(self, wake_up: WakeUp, deadline: Deadline | None) -> None:
+        """Count what was lost of a batch. Its time may be ahead, as that of a run that is sent ahead of its time."""
+        if wake_up.wake_at <= self._store.now_ms():
+            from kumofire_core.engine.batch_looks import look_at_batch  # most tables hold no batch
+
+            look_at_batch(self._store, wake_up.key.id, deadline)
 
     def _look_at_run(self, wake_up: WakeUp, sendings: dict[str, Sending], tally: _Tally) -> None:
         run_id, token, now_ms = wake_up.key.id, new_token(), self._store.now_ms()
@@ -377,6 +389,9 @@ class Dispatcher:
         """Send a run's message again that consumers should have come to, unless it may still wait in the queue."""
         if found.is_parked and found.status is RunStatus.SCHEDULED:  # an earlier release may have sent it
             self._look_at_parked(found, token, now_ms, sendings, tally)
+            return
+        if found.awaits_slot is not None and found.status is RunStatus.SCHEDULED:
+            self._look_at_limited(found, found.awaits_slot, token, now_ms, tally)
             return
         scheduled, wake_at = found.status is RunStatus.SCHEDULED, found.wake_at or 0
         sent_ms = found.due_ms if scheduled else found.updated_at
@@ -414,6 +429,17 @@ class Dispatcher:
             sendings[found.id] = Sending(0, group_of(answer.item))
             tally.add("resumed")
 
+    def _look_at_limited(self, found: StoredRun, item_id: str, token: str, now_ms: int, tally: _Tally) -> None:
+        """See that the line goes on before a limit's slots, in which a run has waited for long, and leave it there."""
+        from kumofire_core.engine.limits import Line
+
+        if Line(self._store).look(found, item_id):
+            tally.add("dispatched")
+            return
+        look_at = run_writes.look_at_limited(found, now_ms=now_ms)
+        if self._store.apply(found.id, run_writes.wait_longer(found, token, look_at=look_at)).applied:
+            tally.add("postponed")
+
     def _look_at_running(
         self, found: StoredRun, token: str, now_ms: int, sendings: dict[str, Sending], tally: _Tally
     ) -> None:
@@ -427,6 +453,8 @@ class Dispatcher:
         if not self._store.apply(run.id, end.write).applied:
             return  # its consumer came back in this instant, or another took it over
         log.warning("the worker of a run was lost; the run is %s", end.write.target, extra={"job_run_id": run.id})
+        if end.outcome is not Outcome.RETRIED:
+            self._store.ended(found, end.write.target)
         self._store.tell(end.outcome, found, end.write, attempt=found.attempt + 1, error_type=end.error_type)
         tally.add("recovered" if end.outcome is Outcome.RETRIED else end.outcome)
         if end.due_ms is not None:

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 from kumofire_core.aws.dynamodb import LISTING_INDEX, WAKE_INDEX
 from kumofire_core.engine.dedupe import find_latest
 from kumofire_core.engine.run_store import RUN, RunStore, run_key
-from kumofire_core.errors import InvalidArgumentError, KumofireError, short_repr
+from kumofire_core.errors import InvalidArgumentError, KumofireError, LargeValueError, short_repr
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
 from kumofire_core.model.run import FINAL, Run, RunStatus
-from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_item import StoredRun, is_apart
 from kumofire_core.model.times import LAST_MS, from_ms, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards
@@ -91,6 +91,14 @@ UNREAD_NAMES = (
     "parent_id",
     "created_by",
     "group",
+    "batch",
+    "after",
+    "create_token",
+    "waits_for",
+    "steps_id",
+    "steps",
+    "signals",
+    "suspensions",
 )
 """What is asked for of a run that is read without its payload and output."""
 
@@ -205,12 +213,33 @@ class RunQueries:
         size = require_page_limit(limit)
         require_flag("payloads", payloads)
         found, place = self.page(wanted, limit=size, after=_decode_page(page), payloads=bool(payloads))
-        runs = [self._store.decrypted(stored, required=False).run if payloads else stored.run for stored in found]
+        runs = self._readable(found) if payloads else [stored.run for stored in found]
         return RunPage(
             runs=tuple(runs),
             next_page=None if place is None else _encode_page(place),
             back_to=None if place is None else from_ms(place.at_ms),
         )
+
+    def _readable(self, found: list[StoredRun]) -> list[Run]:
+        """Return runs with their payloads and outputs; what is lost in S3 is logged and left as a ``LargeValue``."""
+        runs: list[Run | None] = [None] * len(found)
+
+        def read(number: int) -> None:
+            stored = found[number]
+            try:
+                runs[number] = self._store.decrypted(stored, required=False).run
+            except LargeValueError as error:
+                log.error("a run is listed without its large values: %s", error)
+                runs[number] = stored.run
+
+        in_flight = BoundedPool(self._pool, QUERIES_IN_FLIGHT)
+        for number, stored in enumerate(found):
+            if is_apart(stored.payload_text) or is_apart(stored.output_text):
+                in_flight.start(partial(read, number))
+            else:
+                read(number)
+        in_flight.finish()
+        return [run for run in runs if run is not None]
 
     def page(
         self,

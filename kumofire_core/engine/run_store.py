@@ -11,15 +11,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kumofire_core.aws.dynamodb import Answer, Table
 from kumofire_core.aws.errors import AWS_ERRORS, is_access_denied, is_invalid
 from kumofire_core.aws.sqs import Queue
-from kumofire_core.errors import DecryptionError, DedupeKeyConflictError, KumofireError
+from kumofire_core.errors import DecryptionError, DedupeKeyConflictError, KumofireError, LargeValueError
 from kumofire_core.handlers.registry import Registry
 from kumofire_core.model.attempts import texts_of
-from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher, decrypt_text, encrypt_text
+from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher, decrypt_text, encrypt_text, is_encrypted
 from kumofire_core.model.error_text import (
     attempt_message,
     attempt_traceback,
@@ -29,17 +29,27 @@ from kumofire_core.model.error_text import (
     type_name,
 )
 from kumofire_core.model.json_codec import decode
-from kumofire_core.model.run import NewRun
-from kumofire_core.model.run_item import ATTEMPTS_BYTES, ERROR_TYPE_BYTES, StoredRun, read_run
+from kumofire_core.model.run import NewRun, RunStatus
+from kumofire_core.model.run_item import (
+    ATTEMPTS_BYTES,
+    ERROR_TYPE_BYTES,
+    MAX_PAYLOAD_BYTES,
+    UNREADABLE,
+    StoredRun,
+    is_apart,
+    read_run,
+)
 from kumofire_core.model.times import duration_ms, from_ms, to_ms
-from kumofire_core.model.write import Attributes, Key, text_bytes
+from kumofire_core.model.write import Attributes, Key, Value, text_bytes
 from kumofire_core.rules import decisions, run_writes
 from kumofire_core.rules.run_writes import Transition
 from kumofire_core.rules.validation import require_room
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ, MOST_SHARDS, message_delay_seconds
 
 if TYPE_CHECKING:
+    from kumofire_core.aws.clients import Clients
     from kumofire_core.engine.hooks import Hooks
+    from kumofire_core.engine.large import LargeValues
 
 log = logging.getLogger("kumofire_core")
 
@@ -93,7 +103,15 @@ class RunStore:
         clock: Callable[[], datetime],
         list_succeeded: bool = False,
         creator: str | None = None,
+        bucket: str | None = None,
+        large_from: int = 0,
+        clients: Clients | None = None,
     ) -> None:
+        self.bucket = bucket
+        """The bucket of large values, where there is one."""
+        self._large_from = large_from
+        self._clients = clients
+        self._large_values: LargeValues | None = None
         self.table = table
         self.queue = queue
         self.registry = registry
@@ -192,12 +210,15 @@ class RunStore:
         stored = self.encrypted_text(run_id, told, most_bytes=ATTEMPTS_BYTES - 1024)
         return decisions.Told(error_text(error) if self.cipher is None else kind, kind, stored, logged)
 
-    def decrypted(self, stored: StoredRun, *, required: bool) -> StoredRun:
-        """Return a run with its payload and output decrypted where they are encrypted.
+    def decrypted(self, stored: StoredRun, *, required: bool, most_bytes: int | None = None) -> StoredRun:
+        """Return a run with its payload and output loaded from S3 and decrypted, where they are there or encrypted.
 
-        Raises ``DecryptionError`` where that fails. Unless it is ``required``, a process without a cipher leaves them
-        ``ENCRYPTED``.
+        Raises ``DecryptionError`` or ``LargeValueError`` where that fails, and botocore's errors of S3. Unless it is
+        ``required``, a process without a cipher leaves them ``ENCRYPTED``, and one without a bucket as the
+        ``LargeValue`` that they are. So are values left that are larger than ``most_bytes``.
         """
+        if is_apart(stored.payload_text) or is_apart(stored.output_text):
+            return self._loaded(stored, required=required, most_bytes=most_bytes)
         encrypted = stored.payload is ENCRYPTED or stored.output is ENCRYPTED
         if not encrypted or (self.cipher is None and not required):
             return stored
@@ -207,10 +228,83 @@ class RunStore:
         )
         return stored.decrypted(payload=payload, output=output)
 
+    def _loaded(self, stored: StoredRun, *, required: bool, most_bytes: int | None) -> StoredRun:
+        values: list[Any] = []
+        texts: tuple[tuple[str, str | None, Any], ...] = (
+            ("payload", stored.payload_text, stored.payload),
+            ("output", stored.output_text, stored.output),
+        )
+        for what, text, value in texts:
+            owner = text_owner(RUN, stored.id, what)
+            if text is None or value is UNREADABLE:
+                values.append(value)
+                continue
+            if is_apart(text):
+                if self.bucket is None and required:
+                    problem = "this process has no bucket; pass Jobs the one that it was put into"
+                    raise LargeValueError(owner, problem, permanent=False)
+                if self.bucket is None or (most_bytes is not None and value.size > most_bytes):
+                    values.append(value)
+                    continue
+                text = self.large_values.load(stored.id, owner, text)
+            if self.cipher is None and not required and is_encrypted(text):
+                values.append(ENCRYPTED)
+                continue
+            try:
+                values.append(decode(decrypt_text(self.cipher, text, owner=owner)))
+            except ValueError:
+                raise LargeValueError(owner, "it is not JSON", permanent=True) from None
+        return stored.decrypted(payload=values[0], output=values[1])
+
+    @property
+    def large_values(self) -> LargeValues:
+        """What puts values into the bucket and reads them; made when it is first needed, as is its client."""
+        if self._large_values is None:
+            from kumofire_core.aws.s3 import Bucket
+            from kumofire_core.engine.large import LargeValues
+
+            assert self.bucket is not None
+            assert self._clients is not None
+            bucket = Bucket(self.bucket, self._clients.s3)
+            self._large_values = LargeValues(bucket, self.table.name, now_ms=self.now_ms, new_token=new_token)
+        return self._large_values
+
+    @property
+    def most_payload_bytes(self) -> int:
+        """How large a payload may be as it is stored."""
+        if self.bucket is None:
+            return MAX_PAYLOAD_BYTES
+        from kumofire_core.model.large_value import MOST_BYTES
+
+        return MOST_BYTES
+
+    def is_large(self, stored: str, *, least: int | None = None) -> bool:
+        """Say whether a payload, as it is stored, is to be kept in S3."""
+        least = self._large_from if least is None else least
+        if self.bucket is None or len(stored) * 4 < least:  # no character takes more than four bytes
+            return False
+        return not is_apart(stored) and text_bytes(stored) >= least
+
+    def is_large_output(self, stored: str) -> bool:
+        """Say the same of an output: from twice the size on, because only the last write of a run pays for it."""
+        return self.is_large(stored, least=2 * self._large_from)
+
+    def apart(self, run_id: str, stored: str) -> str:
+        """Return what an item has to hold for a payload: itself, or where it is in S3 by now; see ``LargeValues.put``.
+
+        Call it just before the write. Raises botocore's errors of S3.
+        """
+        return self.large_values.put(run_id, "payload", stored) if self.is_large(stored) else stored
+
+    def discard(self, stored: object, *, certain: bool = False) -> None:
+        """Delete the object of a value that no item names any more, if there is one; see ``LargeValues.discard``."""
+        if self.bucket is not None and isinstance(stored, str) and is_apart(stored):
+            self.large_values.discard(stored, certain=certain)
+
     def encrypted_payload(self, run_id: str, text: str) -> str:
         """Return a payload's text as it is stored; ``InvalidJSONError`` where it is then too large."""
         stored = encrypt_text(self.cipher, text, owner=text_owner(RUN, run_id, "payload"))
-        require_room(stored)
+        require_room(stored, self.most_payload_bytes)
         return stored
 
     def encrypted_output(self, run_id: str, text: str) -> str:
@@ -298,18 +392,13 @@ class RunStore:
 
     def try_put(self, new_run: NewRun) -> Answer:
         """Do what ``put`` does; where the id exists, the answer has the run that has it."""
-        job = self.registry.get(new_run.job_name)
-        if self.traceparent is not None:
-            new_run = new_run._replace(traceparent=self.traceparent())
-        attributes = run_writes.create(
-            new_run,
-            create_token=new_token(),
-            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
-            timeout_ms=None if job is None else job.timeout_ms,
-            shards=self.shards_to_write(),
-            created_by=self._creator,
-        )
+        given = new_run.payload
+        if self.is_large(given):  # before the item that names it
+            new_run = new_run._replace(payload=self.apart(new_run.id, given))
+        attributes = self.new_item(new_run)
         answer = self.table.put_new(run_key(new_run.id), attributes)
+        if not answer.applied and new_run.payload is not given:
+            self.discard(new_run.payload, certain=answer.sent_once)
         if not answer.applied and answer.item is not None and new_run.dedupe_key is not None:
             found_name = str(answer.item.get("job_name", new_run.job_name))
             if found_name != new_run.job_name:
@@ -319,6 +408,52 @@ class RunStore:
         if answer.applied:
             self.tell_of_item("created", new_run.id, attributes)
         return answer
+
+    def put_canceled(self, new_run: NewRun, reason: str) -> Attributes:
+        """Put a run that is canceled from the beginning; return its item, or that of the run which has its id."""
+        attributes = run_writes.create_canceled(
+            new_run,
+            create_token=new_token(),
+            reason=reason,
+            expires_at=self.expires_at(new_run.now_ms),
+            created_by=self._creator,
+        )
+        answer = self.table.put_new(run_key(new_run.id), attributes)
+        if not answer.applied and answer.item is not None:
+            return answer.item
+        self.tell_of_item("created", new_run.id, attributes)
+        self.tell_of_item("canceled", new_run.id, attributes)
+        return attributes
+
+    def ended(self, run: StoredRun, status: RunStatus, *, attempted: bool = True) -> None:
+        """Count the end of a run in its batch, where it is in one. Never raises.
+
+        A callback that ended without an attempt also makes sure that its batch is done.
+        """
+        if run.batch is None and (attempted or run.callback_of is None):
+            return
+        from kumofire_core.engine import batch_marks
+
+        if not attempted:
+            batch_marks.try_require_done(self, run)
+        batch_marks.mark_ended(self, run, status)
+
+    def new_item(self, new_run: NewRun) -> dict[str, Value]:
+        """Return the attributes of a new run, to be put; its token is one that no other put has.
+
+        May cost a request, as ``shards_to_write`` says.
+        """
+        job = self.registry.get(new_run.job_name)
+        if self.traceparent is not None:
+            new_run = new_run._replace(traceparent=self.traceparent())
+        return run_writes.create(
+            new_run,
+            create_token=new_token(),
+            max_attempts=new_run.max_attempts if new_run.max_attempts is not None or job is None else job.max_attempts,
+            timeout_ms=None if job is None else job.timeout_ms,
+            shards=self.shards_to_write(),
+            created_by=self._creator,
+        )
 
     def add(self, new_run: NewRun) -> bool:
         """Put a new run, and send its message where SQS can delay that long; ``False`` where the id exists."""
@@ -382,10 +517,12 @@ class RunStore:
         return self.hooks is not None and self.hooks.wants(event)
 
     def _readable(self, stored: StoredRun) -> StoredRun:
-        """Return a run decrypted, where this process can do that."""
+        """Return a run loaded and decrypted, where this process can do that."""
         try:
             return self.decrypted(stored, required=False)
-        except DecryptionError:
+        except (DecryptionError, LargeValueError, *AWS_ERRORS) as error:
+            if not isinstance(error, DecryptionError):
+                log.warning("a hook is told of run %s without its large values: %s", stored.id, error_name(error))
             return stored
 
     def expires_at(self, now_ms: int) -> int | None:

@@ -9,13 +9,25 @@ from collections.abc import Callable, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
 
+if TYPE_CHECKING:
+    from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
+    from kumofire_core.model.batch import Batch
+else:  # so that annotations can be resolved at run time, and a cold start does not pay for the import
+    Batch = Any
+
 JOB_LOGGER = "kumofire_core.job"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REQUIRED: Any = object()
+"""Stands for a ``default`` that was left out, because ``None`` is one."""
 
 _under_way: ContextVar[StoredRun | None] = ContextVar("kumofire_run", default=None)
 
@@ -84,10 +96,63 @@ class ToldProgress:
             self._target.end()
 
 
+class Suspension(BaseException):
+    """Leaves a handler whose run goes on later. Private to the engine.
+
+    It is no ``Exception``, so that handlers let it pass.
+    """
+
+    def __init__(self, reason: str, due_ms: int, waits_for: str | None = None) -> None:
+        super().__init__(f"the run is suspended: {reason}")
+        self.reason = reason
+        self.due_ms = due_ms
+        self.waits_for = waits_for
+        """The name of the signal that it waits for."""
+
+
+class AttemptSteps:
+    """The steps of one attempt; ``begin`` is called when it uses the first one."""
+
+    __slots__ = ("_begin", "_ended", "_lock", "_target")
+
+    def __init__(self, begin: Callable[[], KeepsSteps]) -> None:
+        self._begin = begin
+        self._target: KeepsSteps | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def get(self) -> KeepsSteps:
+        """Return what keeps this attempt's steps."""
+        with self._lock:
+            if self._target is None:
+                self._target = self._begin()
+                if self._ended:
+                    self._target.end()
+        return self._target
+
+    def end(self) -> Suspension | None:
+        """Let nothing more be kept; return why the handler was suspended, if it was."""
+        with self._lock:
+            self._ended = True
+        if self._target is None:
+            return None
+        self._target.end()
+        return self._target.suspension
+
+
 class JobContext:
     """The argument of a handler: one attempt of a run."""
 
-    __slots__ = ("_cancellation", "_claimed", "_ends", "_read_cancellation", "_tell_progress")
+    __slots__ = (
+        "_batch",
+        "_cancellation",
+        "_claimed",
+        "_ends",
+        "_read_batch",
+        "_read_cancellation",
+        "_steps",
+        "_tell_progress",
+    )
 
     def __init__(
         self,
@@ -95,9 +160,14 @@ class JobContext:
         *,
         read_cancellation: Callable[[str], bool],
         tell_progress: Callable[[object, object], None],
+        steps: AttemptSteps,
         ends: float,
+        read_batch: Callable[[], Batch | None] | None = None,
     ) -> None:
         self._claimed = claimed
+        self._read_batch = read_batch
+        self._batch: Batch | None = None
+        self._steps = steps
         self._tell_progress = tell_progress
         self._cancellation: Cancellation | None = None
         self._read_cancellation = read_cancellation
@@ -142,6 +212,17 @@ class JobContext:
         return self.run.started_at or self.run.updated_at
 
     @property
+    def batch(self) -> Batch | None:
+        """The batch that this run is the callback of, or ``None``; read when it is first asked for.
+
+        Its members are counted then, and ``ctx.batch.members()`` reads them with their outputs (docs/batches.md). Both
+        make requests, so an ``async`` handler asks in a thread. Errors of the table leave as botocore raised them.
+        """
+        if self._batch is None and self._read_batch is not None:
+            self._batch = self._read_batch()
+        return self._batch
+
+    @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that adds run id, job and attempt to every line."""
         return _FieldsAdapter(logging.getLogger(JOB_LOGGER), log_fields(self._claimed))
@@ -168,6 +249,49 @@ class JobContext:
         write that fails, are logged once for an attempt.
         """
         self._tell_progress(fraction, note)
+
+    def step(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what ``fn(*args, **kwargs)`` returned: called now, or kept since an earlier attempt or invocation.
+
+        The result is JSON, and returned as JSON has it. ``name``, of at most 100 characters, is used once in a handler.
+        What ``fn`` raises leaves this call, and nothing is kept. Where the process is near its deadline, the run goes
+        on in another invocation instead, without an attempt counted (docs/steps.md).
+
+        Raises ``DuplicateStepError``, ``StepMismatchError`` or ``StepsLostError`` before ``fn`` is called,
+        ``StepResultError`` for a result that can't be kept, ``InvalidArgumentError`` for a wrong argument and for a
+        coroutine function (``await ctx.aio.step(…)`` takes those), and botocore's errors of the table unchanged.
+        """
+        from kumofire_core.handlers import step_calls
+
+        return step_calls.step(self._steps.get(), name, fn, args, kwargs)
+
+    def sleep(self, delay: timedelta | float, name: str | None = None) -> None:
+        """Let the run wait for ``delay``, a timedelta or a number of seconds, and go on behind this call then.
+
+        Meanwhile it is ``scheduled``, and no process is held. No attempt is counted. The time is fixed by the first
+        call. ``name`` is ``sleep-1`` and so on, if left out. Raises as ``step`` does.
+        """
+        from kumofire_core.handlers import step_calls
+
+        step_calls.sleep(self._steps.get(), delay, name)
+
+    def wait_for(self, name: str, timeout: timedelta | float | None = None, default: Any = REQUIRED) -> Any:
+        """Return the payload of the signal ``name``, as ``jobs.signal`` gives it, after waiting for it if need be.
+
+        After ``timeout``, a timedelta or a number of seconds from the first call on, it returns ``default``; without a
+        ``default`` it raises ``WaitTimeoutError``, which fails the run if it leaves the handler. Raises as ``step``
+        does.
+        """
+        from kumofire_core.handlers import step_calls
+
+        return step_calls.wait_for(self._steps.get(), name, timeout, default)
+
+    @property
+    def aio(self) -> AsyncStepCalls:
+        """``step``, ``sleep`` and ``wait_for`` for ``async`` handlers: ``await ctx.aio.step("name", fetch, url)``."""
+        from kumofire_core.handlers.step_calls import AsyncStepCalls
+
+        return AsyncStepCalls(self._steps.get)
 
     def time_left(self) -> timedelta:
         """Return how long this attempt may still take; zero after its end."""

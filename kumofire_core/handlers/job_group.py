@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -13,6 +13,9 @@ from kumofire_core.rules.validation import name_problem
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
+    from kumofire_core.rules.limits import Limit
+else:  # so that annotations can be resolved at run time, and nobody pays for the import who has no limits
+    Limit = Any
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
@@ -61,6 +64,7 @@ class JobGroup:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: Limit | Sequence[Limit] | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Collect the decorated function as the handler of the job ``name``; takes the arguments of ``Jobs.handler``.
 
@@ -81,6 +85,7 @@ class JobGroup:
             "retry_on": retry_on,
             "fail_on": fail_on,
             "expires_after": expires_after,
+            "concurrency": concurrency,
         }
 
         def collect(function: AnyHandler) -> AnyHandler:

@@ -97,6 +97,11 @@ _threads = HandlerPool()
 
 async def _await_in_thread(pool: HandlerPool, step: Callable[[JobContext], Any], ctx: JobContext) -> Any:
     """Await a plain step in a thread. Where the attempt is cut meanwhile, the thread is left to itself and counted."""
+    return await await_in_thread(pool, partial(_go_on, step, ctx))
+
+
+async def await_in_thread(pool: HandlerPool, function: Callable[[], Any]) -> Any:
+    """Await a plain function in a thread. Where the caller is canceled, the thread is left to itself and counted."""
     import asyncio
 
     from kumofire_core.handlers import event_loop
@@ -111,7 +116,7 @@ async def _await_in_thread(pool: HandlerPool, step: Callable[[JobContext], Any],
     def run() -> Any:
         event_loop.leave()
         try:
-            return _go_on(step, ctx)
+            return function()
         finally:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(tell)

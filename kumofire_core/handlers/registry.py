@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,9 @@ from kumofire_core.rules.validation import name_problem
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
+    from kumofire_core.rules.limits import Limit
+
+    Concurrency = Limit | Sequence[Limit]
 
 Handler = Callable[[JobContext], Any] | Callable[[JobContext], Awaitable[Any]]
 
@@ -37,6 +40,8 @@ class Job(NamedTuple):
     """The errors after which there is no other attempt."""
     expires_after_ms: int | None = None
     """How long after its time a run is of use that has not started; ``None``: for ever."""
+    concurrency: tuple[Limit, ...] = ()
+    """How many of its runs may execute at the same time."""
 
 
 class Registry:
@@ -62,6 +67,7 @@ class Registry:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: Concurrency | None = None,
     ) -> None:
         """Add a job; raises ``ConfigurationError``, which names every problem, for example a name that is taken."""
         if problems := self.problems(
@@ -73,6 +79,7 @@ class Registry:
             retry_on=retry_on,
             fail_on=fail_on,
             expires_after=expires_after,
+            concurrency=concurrency,
         ):
             raise ConfigurationError(problems)
         policy = retry or self.retry
@@ -85,6 +92,7 @@ class Registry:
             retry_on=None if retry_on is None else _types(retry_on),
             fail_on=() if fail_on is None else _types(fail_on),
             expires_after_ms=None if expires_after is None else duration_ms(expires_after),
+            concurrency=() if concurrency is None else _as_tuple(concurrency),
         )
         self._handlers[name] = handler
         self._wrap(name)
@@ -122,6 +130,7 @@ class Registry:
         retry_on: ErrorTypes | None = None,
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
+        concurrency: Concurrency | None = None,
     ) -> list[str]:
         """Return one sentence for each reason why this job can't be added."""
         problems = [] if (problem := name_problem(name)) is None else [problem]
@@ -144,9 +153,17 @@ class Registry:
             problems.append(
                 f"expires_after of job {name!r} must be a timedelta of at least 1 ms, not {short_repr(expires_after)}"
             )
+        if concurrency is not None:
+            problems += self._limit_problems(name, concurrency)
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
         return problems
+
+    def _limit_problems(self, name: str, concurrency: object) -> list[str]:
+        from kumofire_core.rules.limits import Limit, differing, option_problems
+
+        problems = option_problems("concurrency", name, concurrency, Limit)
+        return problems or differing(name, concurrency, {job.name: job.concurrency for job in self._jobs.values()})
 
     def register_all(self, handlers: Mapping[str, Handler] | None) -> list[str]:
         """Add jobs without options; return the problems of the jobs that could not be added."""
@@ -191,6 +208,10 @@ class Registry:
 
 def _no_handler(ctx: JobContext) -> None:
     raise NotImplementedError
+
+
+def _as_tuple(limits: Any) -> tuple[Any, ...]:
+    return tuple(limits) if isinstance(limits, list | tuple) else (limits,)
 
 
 def _are_types(types: object) -> bool:

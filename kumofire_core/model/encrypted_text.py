@@ -17,6 +17,9 @@ from kumofire_core.model.error_text import error_name
 PREFIX = "sealed:"
 """JSON text never begins with this, so an unencrypted text never does."""
 
+IN_S3 = "object:"
+"""How the text begins that stands for a value in S3 (``large_value``), encrypted or not."""
+
 
 class Cipher(Protocol):
     """Encrypts and decrypts bytes. ``kumofire_core.encryption`` has a cipher that uses AWS KMS."""
@@ -77,5 +80,14 @@ def decrypt_text(cipher: Cipher | None, stored: str, *, owner: str) -> str:
 
 
 def read(stored: str) -> Any:
-    """Return the value of a stored text, or ``ENCRYPTED`` if it is encrypted (``decrypt_text`` decrypts it)."""
-    return ENCRYPTED if is_encrypted(stored) else json_codec.decode(stored)
+    """Return the value of a stored text, or ``ENCRYPTED`` if it is encrypted (``decrypt_text`` decrypts it).
+
+    For a value in S3 it is the ``LargeValue`` that says where.
+    """
+    if is_encrypted(stored):
+        return ENCRYPTED
+    if stored.startswith(IN_S3):
+        from kumofire_core.model.large_value import read_large
+
+        return read_large(stored)
+    return json_codec.decode(stored)

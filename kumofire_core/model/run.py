@@ -180,6 +180,18 @@ class Run:
     """The name of the process that created it: its ``creator`` setting, or else its Lambda function's name."""
     group: str | None = None
     """Whom its messages are counted for, so that SQS can be fair (docs/fairness.md)."""
+    waiting_for_limit: bool = False
+    """Whether it waits because as many runs as its job's limit allows are executing (docs/limits.md)."""
+    batch_id: str | None = None
+    """The id of the batch that it is a member of (docs/batches.md)."""
+    batch_index: int | None = None
+    """Its place among the members, from 0."""
+    callback_of: str | None = None
+    """The id of the batch whose callback it is."""
+    waiting_for: str | None = None
+    """The name of the signal that it waits for (docs/steps.md)."""
+    kept_steps: int = 0
+    """How many results of steps and signals it had kept when a consumer last let go of it; ``Jobs.steps`` has them."""
 
     @property
     def failed_attempts(self) -> int:
@@ -212,6 +224,10 @@ class NewRun(NamedTuple):
     """The run whose handler creates it."""
     group: str | None = None
     """The ``MessageGroupId`` of its messages."""
+    batch: tuple[str, int, int] | None = None
+    """The batch that it is a member of, its place among the members, and how many these are."""
+    callback_of: str | None = None
+    """The batch whose callback it is."""
 
 
 def new_run_id() -> str:

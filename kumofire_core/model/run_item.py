@@ -31,7 +31,7 @@ from kumofire_core.model.run import (
     RunStatus,
 )
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
-from kumofire_core.model.write import SCHEMA, Attributes, Write, text_bytes
+from kumofire_core.model.write import LATEST_SCHEMA, Attributes, Write, text_bytes
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -43,7 +43,7 @@ to a run can be refused for its size."""
 MAX_PAYLOAD_BYTES = MAX_ITEM_BYTES - RESERVED_ITEM_BYTES
 """What payload and output may take together."""
 
-FIXED_BYTES = 2 * 1024 + 512
+FIXED_BYTES = 3 * 1024
 """The names of all attributes, and the values that are never long: keys, status, ids, tokens, times and counters."""
 ERROR_TYPE_BYTES = 100
 """Part of the above, as is where the latest attempt logs."""
@@ -64,7 +64,9 @@ ATTEMPTS_BYTES = (
     - HISTORY_BYTES
     - PROGRESS_BYTES
 )
-"""What is left, for the attempts: 5,380 bytes."""
+"""What is left, for the attempts: 4,868 bytes."""
+
+INCARNATION_LENGTH = 12
 
 HISTORY_LENGTH = 10
 HISTORY_TEXT_LENGTH = 200
@@ -95,6 +97,12 @@ _TEXTS = (
     "parent_id",
     "created_by",
     "group",
+    "limited",
+    "awaits_slot",
+    "batch",
+    "after",
+    "waits_for",
+    "steps_id",
 )
 _TIMES = ("scheduled_for", "created_at", "updated_at", "started_at", "finished_at")
 _NUMBERS = (
@@ -111,6 +119,9 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
+    "steps",
+    "signals",
+    "suspensions",
 )
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
@@ -134,6 +145,7 @@ class StoredRun:
         "history",
         "id",
         "job_name",
+        "kept_steps",
         "lease_token",
         "lease_until",
         "max_attempts",
@@ -161,13 +173,16 @@ class StoredRun:
         """Raised by every claim: the fencing number."""
         self.timeout_ms: int | None = get("timeout_ms")
         self.payload_text: str = get("payload", "")
-        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, or ``NOT_READ``."""
+        """The payload as it is stored; ``payload`` is its value, ``ENCRYPTED``, ``UNREADABLE``, ``NOT_READ``, or
+        the ``LargeValue`` that says where in S3 it is."""
         try:
             self.payload = encrypted_text.read(self.payload_text) if "payload" in item else NOT_READ
         except ValueError:
             self.payload = UNREADABLE
         self.output = NOT_READ if self.payload is NOT_READ else None if output is None else encrypted_text.read(output)
         self.history: tuple[RetriedRun, ...] = () if history is None else read_history(history)
+        self.kept_steps: int | None = None
+        """How many results of steps the attempt under way knows to be kept; the write that ends it stores that."""
         attempts = get("attempts")
         self._records = [] if attempts is None else read_records(attempts)
 
@@ -210,6 +225,12 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
+                waiting_for_limit=self.awaits_slot is not None and self.status is RunStatus.SCHEDULED,
+                batch_id=None if self.batch is None else self.batch[0],
+                batch_index=None if self.batch is None else self.batch[1],
+                callback_of=self.callback_of,
+                waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
+                kept_steps=self.stored_steps,
             )
         return self._run
 
@@ -271,14 +292,59 @@ class StoredRun:
 
     @property
     def has_started(self) -> bool:
-        """Whether an attempt was made since the run was created, or since a person retried it; a snoozed one too."""
-        return self.attempt > 0 or (bool(self._records) and self._records[-1].retries == self.retries)
+        """Whether an attempt was made since the run was created, or since a person retried it.
+
+        A snoozed one counts, and one that was suspended.
+        """
+        if self.attempt > 0 or self.was_suspended:
+            return True
+        return bool(self._records) and self._records[-1].retries == self.retries
 
     @property
     def is_untouched(self) -> bool:
         """Whether it waits, its handler was never called, and no person has retried it."""
         waits = self.status in (RunStatus.SCHEDULED, RunStatus.QUEUED)
-        return waits and not self.attempt and not self._records and "history" not in self._item
+        called = self.attempt or self._records or self.was_suspended
+        return waits and not called and "history" not in self._item
+
+    @property
+    def incarnation(self) -> str:
+        """What its steps are kept under: of the token that created it, or of the last retry from its start.
+
+        So a run that is created again under the id of a deleted one sees none of that one's steps.
+        """
+        return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
+
+    @property
+    def stored_steps(self) -> int:
+        """How many results of steps it had kept when an attempt last ended."""
+        return int(self._item.get("steps", 0))
+
+    @property
+    def signals(self) -> int:
+        """How often it was told that a signal had come for it."""
+        return int(self._item.get("signals", 0))
+
+    @property
+    def awaits_slot(self) -> str | None:
+        """The name of the signal that it was suspended for; it may have been claimed or queued since."""
+        return self._item.get("awaits_slot")
+
+    @property
+    def was_suspended(self) -> bool:
+        """Whether it was suspended since it was created, or since a person retried it."""
+        return "suspensions" in self._item
+
+    @property
+    def counts_claims(self) -> bool:
+        """Whether its item has the number of its claims; that of an early release may lack it."""
+        return "claims" in self._item
+
+    @property
+    def may_have_steps(self) -> bool:
+        """Whether there may be steps or signals beside it. A worker may have kept some before it was lost."""
+        told = self._item.keys() & {"steps", "signals", "suspensions", "steps_id"}
+        return bool(told) or any(record.ended == AttemptEnding.WORKER_LOST for record in self._records)
 
     @property
     def dedupe_mode(self) -> str | None:
@@ -306,6 +372,20 @@ class StoredRun:
         return group_of(self._item)
 
     @property
+    def batch(self) -> tuple[str, int, int] | None:
+        """The batch that it is a member of, its place among the members, and how many these are."""
+        stored = self._item.get("batch")
+        if stored is None:
+            return None
+        batch_id, index, total = stored.split(" ")
+        return batch_id, int(index), int(total)
+
+    @property
+    def callback_of(self) -> str | None:
+        """The batch whose callback it is."""
+        return self._item.get("after")
+
+    @property
     def log(self) -> str | None:
         """Where the latest attempt logged: request id and log stream."""
         return self._item.get("log") or None
@@ -319,6 +399,22 @@ class StoredRun:
     def is_parked(self) -> bool:
         """Whether it was put aside because its job is paused. It may have been claimed since."""
         return "parked" in self._item
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The items of limits in which it has a place, since it had to wait for one."""
+        found: str | None = self._item.get("limited")
+        return () if found is None else tuple(found.split())
+
+    @property
+    def waits_for(self) -> str | None:
+        """The item of the limit that it waits for. It may have been claimed since."""
+        return self._item.get("waits_for")
+
+    @property
+    def list_at(self) -> int | None:
+        """The time by which it is listed, if it is."""
+        return self._item.get("list_at")
 
     @property
     def updated_at(self) -> int:
@@ -384,7 +480,7 @@ class StoredRun:
         return StoredRun(self.id, {name: item[name] for name in item if name not in write.removes}, self.max_attempts)
 
     def decrypted(self, *, payload: Any, output: Any) -> StoredRun:
-        """Return the same with the values of a payload and an output that are stored encrypted."""
+        """Return the same with the values of a payload and an output that are stored encrypted, or in S3."""
         found = copy(self)
         found.payload, found.output, found._run = payload, output, None
         return found
@@ -394,6 +490,11 @@ class StoredRun:
         found = copy(self)
         found._texts, found._run = decrypt, None
         return found
+
+
+def is_apart(stored: str | None) -> bool:
+    """Say whether a stored payload or output stands for a value in S3."""
+    return stored is not None and stored.startswith(encrypted_text.IN_S3)
 
 
 def _undecrypted(stored: str) -> str | None:
@@ -506,8 +607,8 @@ def read_run(
     item: Mapping[str, Any] = attributes
     try:
         schema = item["schema"]
-        if type(schema) is int and schema > SCHEMA:
-            raise NewerSchemaError(f"run#{run_id}", schema, SCHEMA)
+        if type(schema) is int and schema > LATEST_SCHEMA:
+            raise NewerSchemaError(f"run#{run_id}", schema, LATEST_SCHEMA)
         for name, value in item.items():
             if not isinstance(value, _TYPES.get(name, object)):
                 raise TypeError(name)
@@ -530,6 +631,8 @@ def read_run(
             raise OverflowError("lease_until")
         if found.timeout_ms is not None and found.timeout_ms < 1:
             raise ValueError("timeout_ms")
+        if found.batch is not None and not 0 <= found.batch[1] < found.batch[2]:
+            raise ValueError("batch")
         return found
     except KeyError as error:
         raise CorruptItemError(f"run#{run_id}", f"it has no attribute {error}") from None

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 from kumofire_core.model.times import from_ms
 
 SCHEMA = 1
-"""The schema version that this release writes. A release that does not know an item's version refuses to read it."""
+"""The schema version that this release writes, but for what needs a later one. A release that does not know an item's
+version refuses to read it."""
+
+LARGE_SCHEMA = 2
+"""That of a run whose payload or output is in S3. A release that does not know it leaves such a run to others."""
+
+LATEST_SCHEMA = LARGE_SCHEMA
+"""The latest that this release reads."""
 
 Value = str | int
 Attributes = Mapping[str, Value]
@@ -23,6 +30,8 @@ class Key(NamedTuple):
 
     kind: str
     id: str
+    part: str = ""
+    """The sort key of an item beside the one that has the kind as its sort key, such as a run's step."""
 
 
 class Sum(NamedTuple):

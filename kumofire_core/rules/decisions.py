@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from kumofire_core.errors import AttemptTimeoutError
+from kumofire_core.errors import AttemptTimeoutError, StepError
 from kumofire_core.model.attempts import texts_of
 from kumofire_core.model.error_text import attempt_message, error_leaves, error_text, lost_attempt, type_name
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus
@@ -106,12 +106,12 @@ def _steering_of(error: BaseException) -> BaseException:
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = error_leaves(error)
-    return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], Steering) else error
+    return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], Steering | StepError) else error
 
 
 def _next_attempt_at(run: StoredRun, error: BaseException, job: JobRules, now_ms: int) -> int | None:
     """Return when the next attempt is made, or ``None`` for never."""
-    if isinstance(error, Fail) or not is_retried(error, retry_on=job.retry_on, fail_on=job.fail_on):
+    if isinstance(error, Fail | StepError) or not is_retried(error, retry_on=job.retry_on, fail_on=job.fail_on):
         return None
     if isinstance(error, RetryAfter):
         return None if run.attempt + 1 >= run.max_attempts else min(now_ms + error.delay_ms, LAST_MS)

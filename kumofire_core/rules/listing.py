@@ -32,6 +32,11 @@ def list_shards(status: str) -> list[str]:
     return [f"{status}#{number}" for number in range(LIST_SHARDS)]
 
 
+def limit_shard(item_id: str) -> str:
+    """Return the partition that lists the runs which wait for a slot of a limit, outside of its item."""
+    return f"limit#{item_id}"
+
+
 def listed(status: str, run_id: str, *, at_ms: int) -> Mapping[str, Value]:
     """Return the attributes that list a run in this status, at this time."""
     return {"list_shard": list_shard(status, run_id), "list_at": at_ms}

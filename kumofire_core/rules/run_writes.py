@@ -15,12 +15,14 @@ from kumofire_core.model.run_item import (
     CANCEL_REASON_BYTES,
     ERROR_TYPE_BYTES,
     HISTORY_BYTES,
+    INCARNATION_LENGTH,
     LAST_ERROR_BYTES,
     StoredRun,
     history_text,
+    is_apart,
 )
-from kumofire_core.model.write import NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
-from kumofire_core.rules.listing import LISTED, PARKED, listed
+from kumofire_core.model.write import LARGE_SCHEMA, NOTHING, SCHEMA, Sum, Value, Write, present, text_bytes
+from kumofire_core.rules.listing import LISTED, PARKED, limit_shard, listed
 from kumofire_core.rules.wake_ups import (
     LAST_RESEND_MS,
     SEND_GRACE_MS,
@@ -40,10 +42,17 @@ _RUNNING = (RunStatus.RUNNING,)
 _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
 _PUT_ASIDE = ("parked", *LISTED)
+_LIMITED = ("limited", "awaits_slot")
 
 
 PARKED_LOOK_MS = 24 * 60 * 60_000
 """How long a run of a paused job is left alone. Resuming sends it; this is for what resuming did not find."""
+
+
+FIRST_LIMIT_LOOK_MS = 2 * 60_000
+LAST_LIMIT_LOOK_MS = 60 * 60_000
+"""How soon a run that waits for a slot is looked at: each time after it has waited twice as long, within these bounds.
+The run that frees a slot sends it; this is for what was lost."""
 
 
 class Failure(NamedTuple):
@@ -80,7 +89,7 @@ def create(
     due_ms, now_ms = new_run.due_ms, new_run.now_ms
     due_now = due_ms <= now_ms
     attributes: dict[str, Value | None] = {
-        "schema": SCHEMA,
+        "schema": LARGE_SCHEMA if is_apart(new_run.payload) else SCHEMA,
         "status": RunStatus.QUEUED if due_now else RunStatus.SCHEDULED,
         "job_name": new_run.job_name,
         "payload": new_run.payload,
@@ -102,8 +111,30 @@ def create(
         "parent_id": new_run.parent_id,
         "created_by": created_by,
         "group": new_run.group,
+        "after": new_run.callback_of,
     }
+    if new_run.batch is not None:
+        batch_id, index, total = new_run.batch
+        attributes["batch"] = f"{batch_id} {index} {total}"
     return present(attributes)
+
+
+def create_canceled(
+    new_run: NewRun, *, create_token: str, reason: str, expires_at: int | None, created_by: str | None = None
+) -> dict[str, Value]:
+    """Return the attributes of a new run that is canceled from the beginning, so that it is seen that it is not run."""
+    attributes = create(
+        new_run,
+        create_token=create_token,
+        max_attempts=new_run.max_attempts,
+        timeout_ms=None,
+        shards=1,
+        created_by=created_by,
+    )
+    for name in _UNINDEXED:
+        del attributes[name]
+    ended = _ended(new_run.now_ms, expires_at) | dict(listed(RunStatus.CANCELED, new_run.id, at_ms=new_run.now_ms))
+    return attributes | ended | {"status": RunStatus.CANCELED, "cancel_reason": reason}
 
 
 def claim(
@@ -166,7 +197,7 @@ def succeed(
     if lists:
         sets |= listed(RunStatus.SUCCEEDED, claimed.id, at_ms=now_ms)
     if output is not None:
-        sets["output"] = output
+        sets |= _value("output", output)
     return _settle(claimed, RunStatus.SUCCEEDED, now_ms, sets, _UNINDEXED)
 
 
@@ -190,6 +221,74 @@ def snooze(claimed: StoredRun, *, now_ms: int, due_ms: int, attempts: str) -> Tr
         "wake_at": waiting_wake_at(due_ms, now_ms),
     }
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",))
+
+
+def suspend(
+    claimed: StoredRun, *, now_ms: int, due_ms: int, waits_for: str | None = None, signals: int = 0
+) -> Transition:
+    """Put a run back to wait until ``due_ms`` that goes on behind its kept steps then. No attempt is counted.
+
+    ``waits_for`` is the signal that it waits for. It is refused where a signal has come since there were ``signals``,
+    because that one finds no run to wake. Refused, like ``reschedule``, where the run is to be canceled.
+    """
+    sets: dict[str, Value] = {"scheduled_for": due_ms, "wake_at": waiting_wake_at(due_ms, now_ms)}
+    equals: dict[str, Value] = {}
+    not_exists: tuple[str, ...] = ("cancel_requested_at",)
+    if waits_for is not None:
+        sets["waits_for"] = waits_for
+        if signals:
+            equals["signals"] = signals
+        else:
+            not_exists += ("signals",)
+    return _settle(
+        claimed,
+        RunStatus.SCHEDULED,
+        now_ms,
+        sets,
+        not_exists=not_exists,
+        equals=equals,
+        increments=("suspensions",),
+    )
+
+
+def cancel_suspended(claimed: StoredRun, *, now_ms: int, expires_at: int | None) -> Transition:
+    """End a run that was to be suspended, because a person asked for its cancellation. No attempt is counted."""
+    sets = _ended_unsuccessfully(claimed, RunStatus.CANCELED, now_ms, expires_at)
+    return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
+
+
+def wake(token: str, *, waits_for: str, now_ms: int) -> Transition:
+    """Queue a run whose signal has come; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        equals={"waits_for": waits_for},
+        sets={
+            "sent_by": token,
+            "sends": 1,
+            "scheduled_for": now_ms,
+            "wake_at": resend_at(now_ms, sends=1),
+            "updated_at": now_ms,
+        },
+        increments=("signals",),
+        removes=("waits_for",),
+        write_token=("sent_by", token),
+    )
+
+
+def note_signal(found: StoredRun, token: str) -> Transition:
+    """Tell a run that does not wait for a signal that one has come; it finds it before it waits.
+
+    Refused where the run was claimed or suspended since it was read: it may wait for this very signal now.
+    """
+    return Transition(
+        source=(found.status,),
+        equals={"claims": found.claims} if found.counts_claims else NOTHING,
+        not_exists=() if found.counts_claims else ("claims",),
+        sets={"signaled_by": token},
+        increments=("signals",),
+        write_token=("signaled_by", token),
+    )
 
 
 def fail(claimed: StoredRun, *, now_ms: int, failure: Failure, expires_at: int | None) -> Transition:
@@ -279,6 +378,38 @@ def unpark(token: str, *, due_ms: int, now_ms: int) -> Transition:
         equals={"parked": "pause", "scheduled_for": due_ms},
         sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
         removes=_PUT_ASIDE,
+        write_token=("sent_by", token),
+    )
+
+
+def await_slot(
+    claimed: StoredRun, *, now_ms: int, item_id: str, limited: str, outside_since_ms: int | None
+) -> Transition:
+    """Put a run aside that has to wait for a slot of a limit; no attempt is counted, and it keeps its time.
+
+    ``limited`` are the items in which it has a place, ``item_id`` the one that it waits in. Where that has no room, it
+    is listed by the time since when it waits, ``outside_since_ms``. Refused, like ``release``, where the run is to be
+    canceled.
+    """
+    sets: dict[str, Value] = {"limited": limited, "awaits_slot": item_id, "wake_at": now_ms + FIRST_LIMIT_LOOK_MS}
+    if outside_since_ms is not None:
+        sets |= {"list_shard": limit_shard(item_id), "list_at": outside_since_ms}
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
+def look_at_limited(waiting: StoredRun, *, now_ms: int) -> int:
+    """Return when the dispatcher looks again at a run that waits for a slot of a limit."""
+    return now_ms + min(max(now_ms - waiting.updated_at, FIRST_LIMIT_LOOK_MS), LAST_LIMIT_LOOK_MS)
+
+
+def admit(token: str, *, item_id: str, now_ms: int) -> Transition:
+    """Queue a run that waited for a slot of a limit, and has it now; whoever applied this then sends its message."""
+    return Transition(
+        source=(RunStatus.SCHEDULED,),
+        target=RunStatus.QUEUED,
+        equals={"awaits_slot": item_id},
+        sets={"sent_by": token, "sends": 1, "wake_at": resend_at(now_ms, sends=1), "updated_at": now_ms},
+        removes=("awaits_slot", *LISTED),
         write_token=("sent_by", token),
     )
 
@@ -409,7 +540,7 @@ def cancel(
                 **listed(RunStatus.CANCELED, run_id, at_ms=now_ms),
             }
         ),
-        removes=(*_UNINDEXED, "parked"),
+        removes=(*_UNINDEXED, "parked", "awaits_slot"),
         write_token=("canceled_by", token),
     )
 
@@ -429,11 +560,20 @@ def request_cancel(
 
 
 def retry(
-    ended: StoredRun, token: str, *, due_ms: int, now_ms: int, shards: int, history: str, bulk: str | None = None
+    ended: StoredRun,
+    token: str,
+    *,
+    due_ms: int,
+    now_ms: int,
+    shards: int,
+    history: str,
+    bulk: str | None = None,
+    from_start: bool = False,
 ) -> Transition:
     """Queue a failed or canceled run again, as a person asked, or let it wait until ``due_ms``.
 
     Attempts start again; ``history`` keeps what was. ``bulk`` is the operation over many runs that this belongs to.
+    It goes on behind its kept steps, unless ``from_start``: then it keeps them under another name from now on.
     """
     due_now = due_ms <= now_ms
     return Transition(
@@ -450,9 +590,21 @@ def retry(
             "wake_shard": wake_shard(ended.id, shards),
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
             **({} if bulk is None else {"bulk": bulk}),
+            **({"steps_id": token[-INCARNATION_LENGTH:]} if from_start else {}),
         },
         increments=("retries",),
-        removes=("finished_at", "expires_at", "cancel_requested_at", "cancel_reason", "no_handler_since", *LISTED),
+        removes=(
+            "finished_at",
+            "expires_at",
+            "cancel_requested_at",
+            "cancel_reason",
+            "no_handler_since",
+            *LISTED,
+            *_LIMITED,
+            *(("waits_for",) if ended.waits_for is not None else ()),
+            *(("suspensions",) if ended.was_suspended else ()),
+            *(("steps", "signals") if from_start else ()),
+        ),
         write_token=("retried_by", token),
     )
 
@@ -476,7 +628,7 @@ def move(waiting: StoredRun, token: str, *, due_ms: int, now_ms: int, changed_ms
             "sends": 1,
             "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         },
-        removes=(*_PUT_ASIDE, "no_handler_since"),
+        removes=(*_PUT_ASIDE, *_LIMITED, "no_handler_since"),
         write_token=("changed_by", token),
     )
 
@@ -487,7 +639,7 @@ def change_payload(waiting: StoredRun, token: str, *, payload: str, changed_ms: 
         source=_WAITING,
         target=waiting.status,
         equals={"status": waiting.status, "updated_at": waiting.updated_at},
-        sets={"changed_by": token, "payload": payload, "updated_at": changed_ms},
+        sets={"changed_by": token, **_value("payload", payload), "updated_at": changed_ms},
         write_token=("changed_by", token),
     )
 
@@ -514,8 +666,8 @@ def debounce(
         source=moved.source,
         target=moved.target,
         equals={**moved.equals, "attempt": 0},
-        not_exists=("attempts", "history"),
-        sets={**moved.sets, "payload": payload, **regrouped},
+        not_exists=("attempts", "history", "suspensions"),
+        sets={**moved.sets, **_value("payload", payload), **regrouped},
         removes=(*moved.removes, *ungrouped),
         write_token=moved.write_token,
     )
@@ -553,19 +705,31 @@ def _settle(
     *,
     not_exists: tuple[str, ...] = (),
     decides_limit: bool = True,
+    equals: Mapping[str, Value] = NOTHING,
+    increments: tuple[str, ...] = (),
 ) -> Transition:
     """End an attempt. Fenced by the lease: a consumer that outlived its lease must not undo its successor's work."""
-    equals = _held_by(claimed)
-    token = equals["lease_token"]
+    held = _held_by(claimed)
+    token = held["lease_token"]
     if claimed.no_handler_since is not None and "no_handler_since" not in sets:
         removes += ("no_handler_since",)
+    if claimed.waits_for is not None and "waits_for" not in sets:
+        removes += ("waits_for",)
     removes += _no_longer_aside(claimed, sets)
+    kept: dict[str, Value] = {} if claimed.kept_steps is None else {"steps": claimed.kept_steps}
     return Transition(
         source=_RUNNING,
         target=target,
-        equals=equals,
+        equals={**held, **equals},
         not_exists=not_exists,
-        sets={"settled_by": token, "updated_at": now_ms, **(_decided(claimed) if decides_limit else {}), **sets},
+        sets={
+            "settled_by": token,
+            "updated_at": now_ms,
+            **(_decided(claimed) if decides_limit else {}),
+            **kept,
+            **sets,
+        },
+        increments=increments,
         removes=_LEASE + removes,
         write_token=("settled_by", token),
     )
@@ -584,6 +748,8 @@ def _settle_expired(
     """End an attempt in place of its lost worker: only once the lease is over, and only if it is still that lease."""
     if expired.no_handler_since is not None:
         removes += ("no_handler_since",)
+    if expired.waits_for is not None:
+        removes += ("waits_for",)
     removes += _no_longer_aside(expired, sets)
     return Transition(
         source=_RUNNING,
@@ -606,6 +772,11 @@ def _held_by(run: StoredRun) -> dict[str, Value]:
     if run.lease_token is None:
         raise ValueError(f"run {run.id} is not leased")
     return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
+
+
+def _value(name: str, stored: str) -> dict[str, Value]:
+    """Return what stores a payload or an output. An earlier release must leave a run alone whose value is in S3."""
+    return {name: stored, "schema": LARGE_SCHEMA} if is_apart(stored) else {name: stored}
 
 
 def _wake_up(run: StoredRun) -> int:
@@ -642,4 +813,5 @@ def _no_longer_aside(run: StoredRun, sets: dict[str, Value]) -> tuple[str, ...]:
     A release without the listing index leaves a run in it as well, when a person retries it there.
     """
     aside = (("parked",) if run.is_parked else ()) + (LISTED if run.list_shard is not None else ())
+    aside += _LIMITED if run.limited else ()
     return tuple(name for name in aside if name not in sets)

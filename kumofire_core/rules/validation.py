@@ -32,24 +32,32 @@ UNCHANGED: Final = Unchanged()
 """The default of an argument for which ``None`` is a value. It means that the caller left the argument out."""
 
 
-def payload_text(payload: object) -> str:
-    """Return a payload's JSON text; raises ``InvalidJSONError`` if it is not JSON or too large for one item."""
+def payload_text(payload: object, most_bytes: int = MAX_PAYLOAD_BYTES) -> str:
+    """Return a payload's JSON text; raises ``InvalidJSONError`` if it is not JSON or has more than ``most_bytes``."""
     text = json_codec.encode("the payload", payload)
-    require_room(text)
+    require_room(text, most_bytes)
     return text
 
 
-def require_room(text: str) -> None:
-    """Raise ``InvalidJSONError`` if a payload's stored text is too large for one item.
+def require_room(text: str, most_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+    """Raise ``InvalidJSONError`` if a payload's stored text has more than ``most_bytes``.
 
+    By default these are what one item has room for.
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)
     """
     size = text_bytes(text)
-    if size > MAX_PAYLOAD_BYTES:
+    if size <= most_bytes:
+        return
+    if most_bytes > MAX_PAYLOAD_BYTES:
         raise InvalidJSONError(
-            f"the payload has {size} bytes as it would be stored; a run has room for {MAX_PAYLOAD_BYTES} (DynamoDB's "
-            "item limit is 400 KB); store it elsewhere, in S3 for example, and pass a reference"
+            f"the payload has {size} bytes as it would be stored; a value in S3 may have {most_bytes}; store it "
+            "elsewhere and pass a reference"
         )
+    raise InvalidJSONError(
+        f"the payload has {size} bytes as it would be stored; a run has room for {MAX_PAYLOAD_BYTES} (DynamoDB's "
+        "item limit is 400 KB); give Jobs a bucket, which takes payloads of runs up to 100 MB "
+        "(docs/large-payloads.md), or store it elsewhere and pass a reference"
+    )
 
 
 def name_problem(name: object) -> str | None:
@@ -86,6 +94,13 @@ def require_flag(name: str, flag: object) -> None:
     """Raise ``InvalidArgumentError`` unless ``flag`` is ``True`` or ``False``; ``name`` is the argument."""
     if not isinstance(flag, bool):
         raise InvalidArgumentError(f"{name} must be True or False, not {short_repr(flag)}")
+
+
+def require_most_bytes(most_bytes: object) -> None:
+    """Raise ``InvalidArgumentError`` unless ``most_bytes`` is ``None`` or a whole number from 0."""
+    if most_bytes is None or (type(most_bytes) is int and most_bytes >= 0):
+        return
+    raise InvalidArgumentError(f"most_bytes must be None or a whole number from 0, not {short_repr(most_bytes)}")
 
 
 def require_group(group: object) -> None:

@@ -32,6 +32,8 @@ def test_every_setting_can_be_given_by_the_environment():
             "KUMOFIRE_BATCH_WRITES": "true",
             "KUMOFIRE_MISSING_HANDLER": "retry",
             "KUMOFIRE_CREATOR": " the web shop ",
+            "KUMOFIRE_BUCKET": " large-values ",
+            "KUMOFIRE_LARGE_FROM_BYTES": "100000",
             "KUMOFIRE_PAYLOAD_KEY_ARN": KEY_ARN,
         }
     )
@@ -47,6 +49,8 @@ def test_every_setting_can_be_given_by_the_environment():
         "batch_writes": True,
         "missing_handler": "retry",
         "creator": "the web shop",
+        "bucket": "large-values",
+        "large_from": 100_000,
         "cipher": KEY_ARN,
     }
 

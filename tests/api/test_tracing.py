@@ -121,6 +121,14 @@ def test_the_stored_context_has_55_bytes_and_is_the_creator_s(aws: Aws, traced: 
     assert len(stored) == 55
 
 
+def test_a_run_that_a_transaction_stores_belongs_to_the_span_that_prepared_it(aws: Aws, traced: Traced):
+    pending = traced.jobs(aws).create_in_transaction("email")
+    aws.dynamodb.transact_write_items(TransactItems=[pending.entry])
+
+    trace_id, span_id = ids(traced.span("create email"))
+    assert aws.item(pending.run_id)["traceparent"].startswith(f"00-{trace_id:032x}-{span_id:016x}-")
+
+
 def test_runs_that_are_created_together_share_a_span(aws: Aws, traced: Traced):
     jobs = traced.jobs(aws, handlers={"email": lambda ctx: None, "bill": lambda ctx: None})
     run_ids = jobs.create_many([{"name": "email"}] * 12)

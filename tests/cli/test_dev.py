@@ -91,7 +91,7 @@ class Dev:
     def settings(self) -> dict[str, str]:
         return dict(re.findall(r"^export (\w+)=(.*)$", self.said(), re.MULTILINE))
 
-    def jobs(self) -> Jobs:
+    def jobs(self, **settings: Any) -> Jobs:
         """Return a ``Jobs`` by what was printed for another terminal."""
         return Jobs(
             table=self.settings["KUMOFIRE_TABLE"],
@@ -99,6 +99,7 @@ class Dev:
             allow_unknown_jobs=True,
             dynamodb=self.client("dynamodb"),
             sqs=self.client("sqs"),
+            **settings,
         )
 
     def client(self, service: str) -> Any:
@@ -111,8 +112,8 @@ class Dev:
         config = Config(proxies={}, retries={"total_max_attempts": 1})
         return session.client(service, endpoint_url=settings["AWS_ENDPOINT_URL"], config=config)
 
-    def ended(self, run_id: str) -> Run:
-        jobs = self.jobs()
+    def ended(self, run_id: str, jobs: Jobs | None = None) -> Run:
+        jobs = jobs or self.jobs()
         return eventually(lambda: (run := jobs.get_status(run_id)) and run.finished_at and run)
 
     def change(self, old: str, new: str) -> None:
@@ -267,6 +268,16 @@ def test_no_setting_of_an_account_reaches_the_jobs(tmp_path: Path) -> None:
         }
         assert seen["AWS_REGION"] == REGION
         assert seen["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.long
+def test_large_payloads_find_their_bucket(tmp_path: Path) -> None:
+    with developing(tmp_path, "--no-console", KUMOFIRE_BUCKET="of-the-stack") as dev:
+        jobs = dev.jobs(bucket="of-the-stack", s3=dev.client("s3"))
+
+        ended = dev.ended(jobs.create("greet", {"name": "x" * 500_000}), jobs)
+
+        assert ended.output == f"Hello, {'x' * 500_000}!"
 
 
 @pytest.mark.long

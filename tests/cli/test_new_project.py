@@ -30,7 +30,7 @@ def test_a_project_is_written_and_its_next_commands_are_told(kumofire: Kumofire,
     ended = kumofire("init", "my-app", "--runtime", "python3.12")
 
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("wrote 13 files into my-app;")
+    assert ended.out.startswith("wrote 14 files into my-app;")
     assert "cd my-app\n" in ended.out
     assert "sam build && sam deploy" in ended.out
     assert [path.name for path in here.iterdir()] == ["my-app"]
@@ -138,3 +138,16 @@ def test_the_template_of_this_release_is_printed_as_a_new_project_has_it(kumofir
 
     assert kumofire("template").out == text
     assert kumofire("template", "--json").form == {"template": text}
+
+
+def test_the_template_s_new_functions_are_named_to_a_project_that_lacks_them(kumofire: Kumofire, here: Path) -> None:
+    kumofire("init", "my-app")
+    os.chdir(here / "my-app")
+    assert kumofire("template").err == ""
+
+    Path("src/handler/cleaner.py").unlink()
+
+    ended = kumofire("template")
+    assert ended.out == Path("template.yaml").read_text()
+    assert ended.err.count("\n") == 1
+    assert "src/handler/cleaner.py" in ended.err

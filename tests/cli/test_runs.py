@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 
 from kumofire_core import Jobs
@@ -132,10 +133,16 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "parent_id": None,
         "created_by": None,
         "group": None,
+        "batch_id": None,
+        "batch_index": None,
+        "callback_of": None,
         "cancel_requested": False,
         "cancel_reason": None,
+        "waiting_for": None,
+        "kept_steps": 0,
         "attempts": [],
         "history": [],
+        "steps": [],
     }
 
 
@@ -421,3 +428,36 @@ def test_a_hostile_argument_can_not_steer_the_terminal(kumofire: Kumofire) -> No
     ):
         assert "\x1b" not in ended.err
         assert ended.err
+
+
+LARGE = {"text": "ä" * 3_000}
+
+
+@pytest.fixture
+def large_run(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run with its payload and its output in a bucket, which the program is not told of."""
+    s3 = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1").client("s3")
+    s3.create_bucket(Bucket="large-values")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    keeping = aws.jobs(bucket="large-values", s3=s3, handlers={"email": lambda ctx: [ctx.payload]})
+    run_id = keeping.create("email", LARGE)
+    keeping.consume(message(run_id))
+    return run_id
+
+
+def test_a_value_in_s3_is_shown_where_the_bucket_is_named(
+    kumofire: Kumofire, large_run: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUMOFIRE_BUCKET", "large-values")
+
+    shown = kumofire("runs", "show", large_run, "--payload", "--output", "--json").form
+
+    assert (shown["payload"], shown["output"]) == (LARGE, [LARGE])
+
+
+def test_a_value_in_s3_is_said_to_be_there_where_no_bucket_is_named(kumofire: Kumofire, large_run: str):
+    shown = kumofire("runs", "show", large_run, "--payload", "--output", "--json").form
+
+    assert (shown["payload"], shown["output"]["in_s3"]) == ({"in_s3": True, "bytes": 6_011}, True)
+    assert "6,011 bytes in S3" in kumofire("runs", "show", large_run, "--payload").out

@@ -11,16 +11,18 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
 
+import boto3
 import pytest
 from starlette.testclient import TestClient
 
 from kumofire_core import Fail, JobContext, Jobs, Snooze
-from kumofire_core.console import Access
+from kumofire_core.console import Access, run_pages
 from kumofire_core.console.app import build
 from kumofire_core.console.guard import COOKIE, HEADER
 from kumofire_core.console.timeline import Frame, frames_of
 from kumofire_core.model.encrypted_text import PREFIX
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
+from tests.console.conftest import Browser
 from tests.faults import Interrupted
 
 SECRET = "4111 1111 1111 1111"
@@ -973,3 +975,52 @@ def test_300_kb_of_payload_make_a_small_page(aws: Aws, console: Console):
     assert "and 4,900 more, not shown" in answer.text
     assert "data-copy" not in answer.text
     assert len(console.client.get(f"/runs/{run_id}/payload.json").content) > 200_000
+
+
+LARGE = {"text": "ä" * 3_000}
+
+
+@pytest.fixture
+def keeper(aws: Aws, clock: Clock) -> Jobs:
+    """A ``Jobs`` with a bucket."""
+    s3 = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1").client("s3")
+    s3.create_bucket(Bucket="large-values")
+    return aws.jobs(clock=clock, bucket="large-values", s3=s3)
+
+
+def test_a_value_in_s3_is_shown_up_to_a_bound_and_downloaded_beyond(
+    keeper: Jobs, browser: Browser, monkeypatch: pytest.MonkeyPatch
+):
+    client, run_id = browser(of=keeper), keeper.create("email", LARGE, delay=3_600)
+
+    assert "ääää" in client.get(f"/runs/{run_id}/payload").text
+    monkeypatch.setattr(run_pages, "MOST_SHOWN_BYTES", 1_000)
+    shown = client.get(f"/runs/{run_id}/payload").text
+
+    assert "It has 6,011 bytes and is kept in S3" in shown
+    assert f"/runs/{run_id}/payload.json" in shown
+    assert "ääää" not in shown
+    assert client.get(f"/runs/{run_id}/payload.json").json() == LARGE
+
+
+def test_a_value_in_s3_is_said_to_be_there_where_there_is_no_bucket(keeper: Jobs, jobs: Jobs, browser: Browser):
+    client, run_id = browser(of=jobs), keeper.create("email", LARGE, delay=3_600)
+
+    assert "this process has no bucket" in client.get(f"/runs/{run_id}/payload").text
+    answer = client.get(f"/runs/{run_id}/payload.json")
+    assert (answer.status_code, "no bucket" in answer.text) == (422, True)
+
+
+def test_a_payload_that_is_too_large_for_a_form_is_not_changed_in_one(
+    keeper: Jobs, browser: Browser, monkeypatch: pytest.MonkeyPatch
+):
+    client, run_id = browser(of=keeper), keeper.create("email", LARGE, delay=3_600)
+    assert "ääää" in client.get(f"/runs/{run_id}/change-payload").text
+    monkeypatch.setattr(run_pages, "MOST_CHANGED_BYTES", 1_000)
+
+    asked = client.get(f"/runs/{run_id}/change-payload")
+    sent = client.post(f"/runs/{run_id}/change-payload", data={"seen": "scheduled.0.0", "payload": "1", "was": ""})
+
+    assert "too large to be changed here" in asked.text
+    assert sent.status_code == 422
+    assert keeper.get_status(run_id).payload == LARGE

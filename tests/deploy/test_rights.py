@@ -120,6 +120,12 @@ def debounce(world: World) -> None:
     assert world.jobs().create("email", 2, dedupe_key=key, dedupe="debounce", delay=60) == first
 
 
+def create_in_a_transaction(world: World) -> None:
+    pending = world.jobs().create_in_transaction("email", delay=60)
+    with pending:
+        world.mine.client("dynamodb").transact_write_items(TransactItems=[pending.entry])
+
+
 def later() -> datetime:
     """Return a time after the end of a run that has failed."""
     return datetime.now(UTC) + timedelta(hours=3)
@@ -156,6 +162,7 @@ READS: dict[str, Call] = {
     "pauses": lambda world: world.jobs().pauses(),
     "list_runs": read_lists,
     "stats": read_stats,
+    "steps": lambda world: world.jobs().steps(world.a_run()),
     "get_bulk": lambda world: world.jobs().get_bulk(an_interrupted_operation(world)),
     "count for an operation": lambda world: world.jobs().retry_many(status="failed", dry_run=True),
     "schedules": read_schedules,
@@ -182,6 +189,7 @@ CREATES: dict[str, Call] = {
     "create": lambda world: world.jobs().create("email", {"to": "x"}),
     "create an encrypted run": lambda world: world.mine.jobs().create("email", {"to": "x"}),
     "create one after another": create_one_after_another,
+    "create in a transaction": create_in_a_transaction,
     "debounce": debounce,
     "create in many partitions": lambda world: world.jobs(wake_shards=64).create("email"),
 }
@@ -190,6 +198,7 @@ STEERS: dict[str, Call] = {
     "cancel": lambda world: world.jobs().cancel(world.a_run()),
     "retry": lambda world: world.jobs().retry(world.a_run(failed=True)),
     "run_now": lambda world: world.jobs().run_now(world.a_run()),
+    "signal": lambda world: world.jobs().signal(world.a_run(), "approved"),
     "reschedule": lambda world: world.jobs().reschedule(world.a_run(), datetime.now(UTC) + timedelta(hours=2)),
     "update": lambda world: world.jobs().update(world.a_run(), payload={"to": "y"}),
     "delete": lambda world: world.jobs().delete(world.a_run(failed=True)),

@@ -20,11 +20,11 @@ from moto import mock_aws
 from samtranslator.translator.transform import transform
 
 from examples.deployment import PROJECT, load_template
-from kumofire_core import JobContext, jobs
+from kumofire_core import JobContext, Limit, jobs
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
 from kumofire_core.rules.redelivery import seconds_until_redelivery
 from kumofire_core.rules.retry import DEFAULT_MAX_ATTEMPTS
-from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures
+from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
 
 EDGE_SETTINGS = {
     "KUMOFIRE_JOBS",
@@ -58,6 +58,8 @@ def resolved(value: Any, **parameters: Any) -> Any:
     match value:
         case {"Ref": name} if name in PARAMETERS:
             return parameters.get(name, PARAMETERS[name]["Default"])
+        case {"Fn::If": ["KeepsLargePayloads", kept, otherwise]}:
+            return kept if parameters.get("LargePayloads") == "true" else otherwise
         case {"Fn::FindInMap": [table, key, column]}:
             return TEMPLATE["Mappings"][table][str(resolved(key, **parameters))][str(resolved(column, **parameters))]
         case _:
@@ -260,6 +262,8 @@ def test_the_dispatcher_ticks_once_a_minute_and_only_its_rule_may_call_it(resour
 
 IN_FUNCTIONS = [name for name in OPTIONAL if name != "KUMOFIRE_CREATOR"]
 """The settings that the template gives. Lambda itself says a function's name, which is its runs' creator."""
+CHOSEN = [name for name in IN_FUNCTIONS if name != "KUMOFIRE_BUCKET"]
+"""Those that are parameters."""
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -281,9 +285,11 @@ def test_the_defaults_of_the_template_are_those_of_the_code(resources: dict[str,
     assert settings["retention"] == jobs.DEFAULT_RETENTION
     assert settings["lease"] == jobs.DEFAULT_LEASE
     assert settings["max_attempts"] == DEFAULT_MAX_ATTEMPTS
+    assert settings["large_from"] == jobs.DEFAULT_LARGE_FROM
+    assert "bucket" not in settings
 
 
-@pytest.mark.parametrize("setting", IN_FUNCTIONS)
+@pytest.mark.parametrize("setting", CHOSEN)
 @pytest.mark.parametrize("bound", [0, -1], ids=["least", "most"])
 def test_a_value_that_the_template_allows_is_one_that_the_code_takes(
     resources: dict[str, Any], setting: str, bound: int
@@ -369,7 +375,10 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 
 
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
-    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create."""
+    """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create.
+
+    And keep steps, wait, and wait for a slot.
+    """
     jobs = aws.jobs(**settings)
     aws.jobs(allow_unknown_jobs=True).pause("paused")
 
@@ -382,8 +391,23 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     def child(ctx: JobContext) -> None:
         raise ConnectionError
 
+    @jobs.handler("limited", concurrency=Limit(1))
+    def limited(ctx: JobContext) -> None:
+        if ctx.run.id not in waiting:
+            for run_id in waiting:
+                jobs.consume(message(run_id))
+
+    waiting = [aws.a_run(job_name="limited") for _ in range(9)]  # more than wait within the limit's item
+
+    @jobs.handler("steps")
+    def steps(ctx: JobContext) -> None:
+        ctx.step("charge", str)
+        ctx.wait_for("approved")
+
     runs = [
+        aws.a_run(job_name="steps", claims=1),
         aws.a_run(job_name="parent"),
+        aws.a_run(job_name="limited"),
         aws.a_run(job_name="child"),
         aws.a_run(job_name="child", max_attempts=1),
         aws.a_run(job_name="unknown"),
@@ -395,7 +419,9 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     ]
     answer = jobs.consume_batch(event(*runs), LambdaContext())
     assert answer == {"batchItemFailures": []}
-    assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=2)), LambdaContext())) == ["m-newer"]
+    for run_id in waiting:
+        assert jobs.consume(message(run_id)).outcome == "succeeded"
+    assert failures(jobs.consume_batch(event(aws.a_run("newer", schema=3)), LambdaContext())) == ["m-newer"]
 
 
 def every_way_to_dispatch(aws: Aws) -> None:
@@ -662,13 +688,25 @@ def test_a_queue_takes_no_message_without_tls(resources: dict[str, Any], queue: 
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
+SHORT_FORMS = {
+    "PayloadKey": "${PayloadKeyArn}",
+    "Traced": "${Tracing}",
+    "Large": "${LargePayloads} ${LargeFromBytes}",
+}
+"""What a description that has room for 256 characters says in fewer ones."""
+
+
 def test_a_new_value_of_a_setting_reaches_the_version_that_the_queue_calls(resources: dict[str, Any]) -> None:
     # CloudFormation replaces a version when its description changes, and fails when nothing else did.
     [version] = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::Lambda::Version"]
     text, parts = version["Description"]["Fn::Sub"]
-    described = re.findall(r"\$\{(\w+)\}", text.replace("${PayloadKey}", str(parts["PayloadKey"])))
+    for name, stands_for in SHORT_FORMS.items():
+        text = text.replace(f"${{{name}}}", stands_for)
+    described = re.findall(r"\$\{(\w+)\}", text)
     consumer = {name: value for name, value in properties(resources, "Consumer").items() if name != "Tags"}
     used = {name for name in PARAMETERS if f"{{'Ref': '{name}'}}" in str(consumer)}
+    assert environment(resources)["KUMOFIRE_BUCKET"] == {"Fn::If": ["KeepsLargePayloads", {"Ref": "Bucket"}, ""]}
+    used.add("LargePayloads")
 
     assert sorted(described) == sorted(used)
     # https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html
@@ -676,9 +714,14 @@ def test_a_new_value_of_a_setting_reaches_the_version_that_the_queue_calls(resou
         name: max(len(str(v)) for v in (p.get("AllowedValues") or [p.get("MaxValue", "")]))
         for name, p in PARAMETERS.items()
     }
+    longest |= {"Tracing": len("t"), "LargePayloads": 0}
     key_id = 36
     assert sum(longest[name] + 1 for name in described) + PARAMETERS["JobsModule"]["MaxLength"] + key_id <= 256
-    assert parts == {"PayloadKey": {"Fn::Select": [1, {"Fn::Split": ["/", {"Fn::Sub": "${PayloadKeyArn}/"}]}]}}
+    assert parts == {
+        "PayloadKey": {"Fn::Select": [1, {"Fn::Split": ["/", {"Fn::Sub": "${PayloadKeyArn}/"}]}]},
+        "Traced": {"Fn::If": ["IsTraced", "t", "n"]},
+        "Large": {"Fn::If": ["KeepsLargePayloads", {"Ref": "LargeFromBytes"}, 0]},
+    }
 
 
 def test_no_old_version_stays_to_be_billed(resources: dict[str, Any]) -> None:
@@ -706,6 +749,7 @@ ALARMS = {
     "ConsumerErrorsAlarm": ("AWS/Lambda", "Errors", "Consumer"),
     "ConsumerThrottlesAlarm": ("AWS/Lambda", "Throttles", "Consumer"),
     "DispatcherErrorsAlarm": ("AWS/Lambda", "Errors", "Dispatcher"),
+    "CleanerErrorsAlarm": ("AWS/Lambda", "Errors", "Cleaner"),
     "DispatcherNotRunningAlarm": ("Kumofire", "DispatcherPasses", "AWS::StackName"),
     "DispatchErrorsAlarm": ("Kumofire", "DispatchErrors", "AWS::StackName"),
     "MessagesRefusedAlarm": ("Kumofire", "MessagesRefused", "AWS::StackName"),
@@ -758,7 +802,7 @@ def test_an_alarm_or_a_graph_shows_what_the_code_measures(resources: dict[str, A
 def test_no_role_has_a_wildcard_or_a_policy_that_someone_else_writes(resources: dict[str, Any]) -> None:
     roles = {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::IAM::Role"}
 
-    assert set(roles) == {"ConsumerRole", "DispatcherRole"}
+    assert set(roles) == {"ConsumerRole", "DispatcherRole", "CleanerRole"}
     for name, role in roles.items():
         assert "ManagedPolicyArns" not in role, name
     for function in FUNCTIONS:
@@ -804,4 +848,6 @@ def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
         "ReaderPolicyArn": {"Ref": "ReaderPolicy"},
         "OperatorPolicyArn": {"Ref": "OperatorPolicy"},
         "DashboardUrl": TEMPLATE["Outputs"]["DashboardUrl"]["Value"],
+        "BucketName": {"Ref": "Bucket"},
     }
+    assert TEMPLATE["Outputs"]["BucketName"]["Condition"] == "KeepsLargePayloads"

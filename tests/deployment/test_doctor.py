@@ -777,6 +777,35 @@ def with_key(whole: Deployment, key: str) -> Any:
     return answering(whole.client("lambda"), "GetFunctionConfiguration", has_it)
 
 
+@pytest.fixture
+def bucket(ministack: LocalAws) -> str:
+    ministack.client("s3").create_bucket(Bucket="large-values")
+    return "large-values"
+
+
+def with_bucket(whole: Deployment, bucket: str) -> Any:
+    """The whole deployment, whose consumer has this bucket."""
+
+    def has_it(parsed: dict[str, Any]) -> None:
+        if "Error" not in parsed:
+            parsed["Environment"]["Variables"]["KUMOFIRE_BUCKET"] = bucket
+
+    return answering(whole.client("lambda"), "GetFunctionConfiguration", has_it)
+
+
+def test_a_bucket_that_is_there_passes_and_must_be_the_consumers(whole: Deployment, bucket: str) -> None:
+    assert surroundings.bucket(look(whole)) == []
+    with with_bucket(whole, bucket):
+        assert surroundings.bucket(look(replace(whole, bucket=bucket))) == []
+        only(surroundings.bucket(look(whole)), "warning", f"large payloads in {bucket}, and here none is named")
+    only(surroundings.bucket(look(replace(whole, bucket=bucket))), "warning", f"in no bucket, and here {bucket}")
+
+
+def test_a_bucket_that_is_not_there_is_told(whole: Deployment) -> None:
+    with with_bucket(whole, "never-made"):
+        only(surroundings.bucket(look(replace(whole, bucket="never-made"))), "error", "There is no bucket never-made")
+
+
 def test_a_payload_key_that_can_be_used_passes_and_is_found_at_the_consumer(whole: Deployment, key: str) -> None:
     assert surroundings.payload_key(look(whole)) == []
     with with_key(whole, key):
@@ -881,15 +910,15 @@ def test_clocks_are_apart_by_what_whole_seconds_and_a_slow_answer_can_not_explai
 
 @pytest.mark.parametrize(("operation", "known"), ACTIONS.items())
 def test_a_permission_that_is_missing_is_told_and_stops_no_other_check(
-    whole: Deployment, key: str, operation: str, known: tuple[str, tuple[str, ...]]
+    whole: Deployment, key: str, bucket: str, operation: str, known: tuple[str, tuple[str, ...]]
 ) -> None:
     stored_schedule(whole)
     action, outputs = known
-    with contextlib.ExitStack() as refusals, with_key(whole, key):
+    with contextlib.ExitStack() as refusals, with_key(whole, key), with_bucket(whole, bucket):
         refused = []
         for client in clients_in_use(whole):
             refused.append(refusals.enter_context(refusing(client, "AccessDeniedException", operation)))
-        diagnosis = examine(replace(whole, payload_key_arn=key))
+        diagnosis = examine(replace(whole, payload_key_arn=key, bucket=bucket))
 
     assert any(refused), "no check asks this"
     [found] = diagnosis.findings
@@ -898,7 +927,7 @@ def test_a_permission_that_is_missing_is_told_and_stops_no_other_check(
 
 
 def clients_in_use(deployment: Deployment) -> list[Any]:
-    services = ("dynamodb", "sqs", "lambda", "logs", "events")
+    services = ("dynamodb", "sqs", "lambda", "logs", "events", "s3")
     return [*map(deployment.client, services), deployment.clients.client("kms", region=REGION)]
 
 

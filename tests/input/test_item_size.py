@@ -20,6 +20,7 @@ from kumofire_core.model.run_item import (
     CANCEL_REASON_BYTES,
     FIXED_BYTES,
     HISTORY_BYTES,
+    INCARNATION_LENGTH,
     LAST_ERROR_BYTES,
     MAX_ITEM_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -28,6 +29,7 @@ from kumofire_core.model.run_item import (
     item_bytes,
     read_history,
 )
+from kumofire_core.model.steps import MAX_STEP_NAME_BYTES
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
 
 
@@ -126,7 +128,7 @@ def test_an_output_may_fill_the_room_that_the_payload_leaves_also_after_many_ret
 
 def test_every_short_attribute_at_its_longest_fits_in_what_is_reserved_for_them():
     numbers = dict.fromkeys(run_item._NUMBERS, -LONGEST_NUMBER)
-    tokens = dict.fromkeys(("create", "settled", "sent", "canceled", "retried", "lease"), "f" * 32)
+    tokens = dict.fromkeys(("create", "settled", "sent", "canceled", "retried", "lease", "signaled"), "f" * 32)
     item: dict[str, Any] = {**numbers, **{f"{name}_token": token for name, token in tokens.items()}}
     item |= {"wake_shard": -LONGEST_NUMBER, "expires_at": -LONGEST_NUMBER, "cancel_requested_at": -LONGEST_NUMBER}
     item |= {
@@ -134,6 +136,10 @@ def test_every_short_attribute_at_its_longest_fits_in_what_is_reserved_for_them(
         "parent_id": "f" * 128,
         "created_by": "😀" * MAX_CREATOR_LENGTH,
         "group": "g" * 128,
+        "batch": "f" * 40 + " 999999 1000000",
+        "after": "f" * 40,
+        "waits_for": "f" * MAX_STEP_NAME_BYTES,
+        "steps_id": "f" * INCARNATION_LENGTH,
     }
     item |= {"pk": "run#" + "f" * 128, "sk": "run", "schedule_id": "f" * 128, "status": "succeeded"}
     long_ones = dict.fromkeys(("payload", "output", "job_name", "dedupe_key", "last_error", "cancel_reason"), "")

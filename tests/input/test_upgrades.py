@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from kumofire_core import Jobs, NewerSchemaError
-from kumofire_core.model.write import SCHEMA
+from kumofire_core.model.write import LATEST_SCHEMA
 from tests.builders import Aws, Clock, event, failures, message, raises
 
 STORED = Path(__file__).parent.with_name("stored_items")
@@ -27,7 +28,9 @@ def stored(aws: Aws, release: int, name: str, **changes: Any) -> str:
 
 
 def test_every_schema_has_items_of_a_release_that_wrote_it():
-    assert sorted(path.name for path in STORED.iterdir()) == [f"schema_{number + 1}.json" for number in range(SCHEMA)]
+    assert sorted(path.name for path in STORED.iterdir()) == [
+        f"schema_{number + 1}.json" for number in range(LATEST_SCHEMA)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,27 @@ def test_what_a_person_retried_in_schema_1_keeps_its_history(jobs: Jobs, aws: Aw
 
     assert run is not None
     assert [(past.status, past.attempt, past.last_error) for past in run.history] == [("failed", 2, "ValueError: boom")]
+
+
+def test_a_run_of_schema_2_has_its_values_in_s3(aws: Aws):
+    s3 = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1").client("s3")
+    s3.create_bucket(Bucket="large-values")
+    jobs = aws.jobs(clock=Clock(T0 + timedelta(seconds=10)), bucket="large-values", s3=s3)
+    jobs.handler("email")(lambda ctx: ctx.payload["to"])
+    queued, succeeded = stored(aws, 2, "queued in S3"), stored(aws, 2, "succeeded in S3")
+    bodies = {
+        aws.item(queued)["payload"]: '{"to":["ä",1180591620717411303424],"name":"queued"}',
+        aws.item(succeeded)["payload"]: '{"to":["ä",1180591620717411303424],"name":"succeeded"}',
+        aws.item(succeeded)["output"]: '{"sent":[1.5,"ä",true]}',
+    }
+    for text, body in bodies.items():
+        key = json.loads(text.removeprefix("object:"))[0]
+        s3.put_object(Bucket="large-values", Key=key, Body=body.encode())
+
+    assert jobs.consume(message(queued)).outcome == "succeeded"
+    assert jobs.get_status(queued).output == ["ä", 2**70]
+    done = jobs.get_status(succeeded)
+    assert (done.payload["name"], done.output) == ("succeeded", {"sent": [1.5, "ä", True]})
 
 
 @pytest.mark.parametrize("name", ["queued", "put back", "retried by a person", "of a creator without handlers"])
@@ -103,8 +127,8 @@ def test_a_disabled_schedule_of_schema_1_can_be_enabled(aws: Aws):
 @pytest.mark.parametrize("name", ["queued", "running", "succeeded"])
 def test_a_run_of_a_later_release_is_left_to_it_and_comes_again(aws: Aws, name: str):
     jobs = aws.jobs(clock=Clock(T0 + timedelta(minutes=5)), handlers={"email": lambda ctx: None}, concurrency=1)
-    newer = {"schema": {"N": str(SCHEMA + 1)}, "status": {"S": "a status of tomorrow"}}
-    run_id = stored(aws, SCHEMA, name, **newer)
+    newer = {"schema": {"N": str(LATEST_SCHEMA + 1)}, "status": {"S": "a status of tomorrow"}}
+    run_id = stored(aws, 1, name, **newer)
     before, neighbour = aws.item(run_id), aws.a_run()
 
     with pytest.raises(NewerSchemaError, match=f"run#{run_id}"):
@@ -117,8 +141,8 @@ def test_a_run_of_a_later_release_is_left_to_it_and_comes_again(aws: Aws, name: 
 
 def test_the_dispatcher_leaves_what_a_later_release_wrote_and_goes_on(aws: Aws):
     jobs = aws.jobs(clock=Clock(T0 + timedelta(days=30)))
-    newer = {"schema": {"N": str(SCHEMA + 1)}}
-    run_id, schedule_id = stored(aws, SCHEMA, "queued", **newer), stored(aws, SCHEMA, "schedule", **newer)
+    newer = {"schema": {"N": str(LATEST_SCHEMA + 1)}}
+    run_id, schedule_id = stored(aws, 1, "queued", **newer), stored(aws, 1, "schedule", **newer)
     before, lost = aws.items(), aws.a_run()
 
     result = jobs.dispatch()
@@ -132,7 +156,7 @@ def test_the_dispatcher_leaves_what_a_later_release_wrote_and_goes_on(aws: Aws):
 
 def test_attributes_that_a_later_release_of_the_same_schema_added_stay(aws: Aws):
     jobs = aws.jobs(clock=Clock(T0 + timedelta(seconds=10)), handlers={"email": lambda ctx: None})
-    run_id = stored(aws, SCHEMA, "queued", of_tomorrow={"S": "kept"}, a_flag={"BOOL": True})
+    run_id = stored(aws, 1, "queued", of_tomorrow={"S": "kept"}, a_flag={"BOOL": True})
 
     assert jobs.consume(message(run_id)).outcome == "succeeded"
 

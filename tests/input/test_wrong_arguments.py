@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kumofire_core import Jobs, KumofireError, RetryPolicy
+from kumofire_core import Jobs, KumofireError, Limit, RetryPolicy
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedules import ScheduleChanges, ScheduleSettings
 from tests.builders import NOW, Aws
@@ -90,6 +90,9 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "list_succeeded": FLAG,
             "counts": FLAG,
             "creator": [5, b"web", "", "x" * 129, "two\nlines"],
+            "bucket": [5, b"x", "", "ab", "a bucket", "x" * 256, object()],
+            "large_from": [*COUNT, None, 500_000],
+            "s3": [5, "x", object()],
         },
     ),
     "from_env": ({}, {"environment": [5, "x", ["x"], {"KUMOFIRE_TABLE": 5}, {"KUMOFIRE_LEASE_SECONDS": 5}]}),
@@ -104,6 +107,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "retry_on": ERRORS,
             "fail_on": ERRORS,
             "expires_after": [5, "5", -timedelta(1)],
+            "concurrency": [0, 5, "5", Limit, [], [5], [Limit(1), 5], {}, [Limit(1), Limit(2)], [Limit(1)] * 5],
         },
     ),
     "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
@@ -111,16 +115,54 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "wait_for_hooks": ({}, {"timeout": [None, 5, "5", -timedelta(1)]}),
     "include": ({}, {"group": [None, 5, "mail", Jobs, {}]}),
     "create": ({"name": "email"}, CREATE),
+    "create_in_transaction": ({"name": "email"}, CREATE),
     "create_many": ({}, {"requests": [None, 5, "email", {"name": "email"}, [None], ["email"], [5], [{}], [[]]]}),
+    "create_batch": (
+        {"requests": [], "then": "email"},
+        {
+            "requests": [
+                None,
+                5,
+                "email",
+                {"name": "email"},
+                [None],
+                [5],
+                [{}],
+                [{"name": "email", "dedupe_key": "k"}],
+            ],
+            "then": [5, b"email", "", ["email"], {}, {"name": 5}, {"name": "email", "run_at": NOW}],
+            "payload": NOT_JSON,
+            "then_if": [None, 5, "failed", ["ended"], True],
+            "key": [*KEY, "", "x" * 1_025, "\ud800"],
+        },
+    ),
+    "create_chain": (
+        {"requests": [{"name": "email"}]},
+        {
+            "requests": [None, 5, "email", {"name": "email"}, [], [None], [5], [{}], [{"name": "email"}, {}]],
+            "key": [*KEY, "", "x" * 1_025, "\ud800"],
+        },
+    ),
+    "get_batch": ({}, {"batch_id": TEXT}),
+    "batch_members": ({"batch_id": "x"}, {"batch_id": TEXT, "status": [5, "running", ["failed"], True]}),
+    "list_batches": ({}, {"limit": [*COUNT, None, 101], "page": [5, "x", b"x", {}, "{}", "WzEsMl0="]}),
+    "cancel_batch": ({"batch_id": "x"}, {"batch_id": TEXT, "reason": REASON}),
     "consume": (
         {"message": {"version": 1, "kumofireJobRunId": "x"}},
         {"message": [None, 5, "x", [], {}, object()], "deadline": TIME},
     ),
     "consume_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
     "run_batch": ({"event": {}}, {"event": [], "context": [5, "x", {}, object()]}),
-    "get_status": ({"run_id": "x"}, {"run_id": TEXT, "payloads": FLAG}),
+    "get_status": ({"run_id": "x"}, {"run_id": TEXT, "payloads": FLAG, "most_bytes": [-1, 1.5, "3", True, [3]]}),
+    "clean_bucket": ({}, {"records": [None, 5, "x", b"x", {"Records": []}]}),
+    "sweep_bucket": ({}, {"deadline": TIME}),
     "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
-    "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME}),
+    "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME, "from_start": FLAG}),
+    "signal": (
+        {"run_id": "x", "name": "go"},
+        {"run_id": TEXT, "name": [*TEXT, "", "x" * 101, "\n"], "payload": [*NOT_JSON[:-1], "x" * 401_500]},
+    ),
+    "steps": ({}, {"run_id": TEXT}),
     "run_now": ({}, {"run_id": TEXT}),
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
     "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),
@@ -186,7 +228,8 @@ WORDS = {
     "job_name": "job's name|job name",
     "schedule_id": "schedule id",
     "environment": "environment|KUMOFIRE_",
-    "requests": "create_many",
+    "requests": "create_many|create_batch|create_chain",
+    "batch_id": "a batch id",
     "function": "middleware",
     "events": "on has no event",
     "handlers": "handlers|handler|job's name",

@@ -122,7 +122,7 @@ def test_only_what_the_runtime_could_not_do_is_reported(aws: Aws):
 
 
 def test_an_item_that_can_not_be_read_is_reported_and_disturbs_no_neighbour(jobs: Jobs, aws: Aws):
-    runs = [aws.a_run(), aws.a_run(attempt="two"), aws.a_run(schema=2), aws.a_run()]
+    runs = [aws.a_run(), aws.a_run(attempt="two"), aws.a_run(schema=3), aws.a_run()]
 
     response = jobs.consume_batch(event(*runs), LambdaContext())
 

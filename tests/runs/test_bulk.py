@@ -372,7 +372,7 @@ def test_an_operation_that_is_done_or_unknown_is_neither_aborted_nor_gone_on_wit
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"schema": 2}, NewerSchemaError),
+        ({"schema": 3}, NewerSchemaError),
         ({"action": "burn"}, CorruptItemError),
         ({"wanted": "no JSON"}, CorruptItemError),
         ({"wanted": '["lost",null,null,null,null]'}, CorruptItemError),

@@ -586,10 +586,10 @@ def test_an_error_of_the_table_leaves_as_botocore_raised_it(aws: Aws):
 
 
 def test_an_item_of_a_later_release_is_refused_and_not_touched(jobs: Jobs, aws: Aws, calls: list[JobContext]):
-    run_id = aws.a_run(schema=2)
+    run_id = aws.a_run(schema=3)
     before = aws.item(run_id)
 
-    with pytest.raises(NewerSchemaError, match=f"run#{run_id} has schema 2, this release knows up to 1; deploy"):
+    with pytest.raises(NewerSchemaError, match=f"run#{run_id} has schema 3, this release knows up to 2; deploy"):
         jobs.consume(message(run_id))
     with pytest.raises(NewerSchemaError):
         jobs.get_status(run_id)

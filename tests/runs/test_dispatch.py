@@ -982,7 +982,7 @@ def test_entries_that_are_none_of_ours_or_of_no_schedule_are_passed_over(world: 
         {"status": "sleeping"},
         {"status": "queued", "attempt": "many"},
         {"status": "running", "lease_token": "t", "lease_until": "never"},
-        {"status": "scheduled", "schema": 2},
+        {"status": "scheduled", "schema": 3},
     ],
 )
 def test_a_corrupt_item_fails_alone_and_is_named_in_the_log(

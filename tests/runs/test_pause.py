@@ -287,7 +287,7 @@ def test_a_process_that_never_could_read_does_its_work(aws: Aws, jobs: Jobs):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"pauses": "not JSON"},
         {"pauses": "[]"},
         {"pauses": '{"paused":[[5,1,null,null]]}'},

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from math import inf
 
-from tests.simulation.history import Choices, Replay, Violation
+from tests.simulation.history import LIMITS_FROM, Choices, Replay, Violation
 from tests.simulation.many import Played, chunks_of, play_all
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
@@ -119,7 +119,8 @@ def _catch_all() -> int:
     missed = 0
     for name, mutation in MUTATIONS.items():
         with mutation.made():
-            for seed in range(MOST_TRIES):
+            first = mutation.seed // LIMITS_FROM * LIMITS_FROM
+            for seed in range(first, first + MOST_TRIES):
                 violation = play(Choices(seed))[1]
                 if violation is not None:
                     print(f"| {name} | {seed} | {violation.name} |", flush=True)
@@ -134,11 +135,11 @@ def shrunk(history: Play, violation: Violation, *, seconds: float) -> Play:
     """Return a recorded history, as plain as could be found, that violates the same invariant."""
 
     def still_fails(choices: list[int]) -> list[int] | None:
-        played, again = play(Replay(choices))
+        played, again = play(Replay(choices, history.choices.what))
         return played.choices.taken if again is not None and again.name == violation.name else None
 
     taken = shrink(history.choices.taken, still_fails, seconds=seconds)
-    return play(Replay(taken), record=True)[0]
+    return play(Replay(taken, history.choices.what), record=True)[0]
 
 
 def _tell(history: Play) -> None:

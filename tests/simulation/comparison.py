@@ -12,7 +12,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.expressions import partiql_statement, update_expression
+from kumofire_core.model.batch import ENDS
 from kumofire_core.model.write import Key, Sum, Write
 from tests.simulation.history import Choices
 from tests.simulation.table import SimulatedTable, typed
@@ -55,10 +57,12 @@ def answer(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
     try:
         reply = getattr(client, operation)(**parameters)
     except ClientError as error:
-        return error.response["Error"]["Code"], error.response.get("Item")
+        refused: Any = error.response
+        reasons = [(each["Code"], each.get("Item")) for each in refused.get("CancellationReasons", ())]
+        return refused["Error"]["Code"], _sorted(refused.get("Item")) or reasons or None
     if operation == "batch_execute_statement":
         return [each["Error"]["Code"] if "Error" in each else each["Item"] for each in reply["Responses"]]
-    return reply.get("Item", reply.get("Attributes"))
+    return _sorted(reply.get("Item", reply.get("Attributes")))
 
 
 def _all_pages(client: Any, parameters: dict[str, Any]) -> Any:
@@ -93,10 +97,13 @@ def _id(item: dict[str, Any]) -> str:
 
 def random_requests(choices: Choices, name: str, count: int, *, strict: bool) -> Iterator[Request]:
     """Yield requests that this project could make, and some that it must not."""
+    transactions = _transactions(choices, name)
     for _ in range(count):
         key = typed({"pk": f"run#{choices.of(IDS)}", "sk": "run"})
-        what = choices.below(12)
-        if what < 2:
+        what = choices.below(15)
+        if what == 12:
+            yield "transact_write_items", next(transactions)
+        elif what < 2:
             yield "put_item", _put(choices, key) | {"TableName": name}
         elif what < 5:
             yield "update_item", _update(choices, key, strict=strict) | {"TableName": name}
@@ -115,6 +122,8 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 names = {"#pk": "pk", "#sk": "sk", "#note": "note"}
                 wanted |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
             yield "batch_get_item", {"RequestItems": {name: wanted}}
+        elif what > 12:
+            yield "update_item", _mark(choices, name)
         elif what == 10:
             yield "query", _query(choices) | {"TableName": name}
         else:
@@ -127,6 +136,35 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
                 for key, write in writes
             ]
             yield "batch_execute_statement", {"Statements": statements}
+
+
+def _mark(choices: Choices, name: str) -> dict[str, Any]:
+    """Return the request that marks a member of a batch."""
+    made: list[dict[str, Any]] = []
+
+    class Client:
+        def update_item(self, **parameters: Any) -> Any:
+            made.append(parameters)
+            return {"Attributes": {}}
+
+    client: Any = Client()
+    into = choices.of(ENDS)
+    Table(name, lambda: client).mark(
+        Key("bucket", choices.of(IDS)),
+        choices.below(3),
+        into=into,
+        out_of=[each for each in ENDS if each != into] if choices.below(4) else [],
+        retries=choices.below(3),
+        sets={"expires_at": 5} if choices.below(2) else {},
+    )
+    return made[0]
+
+
+def _sorted(item: Any) -> Any:
+    """Return an item with its sets in order: the service keeps none."""
+    if not isinstance(item, dict):
+        return item
+    return {key: {"NS": sorted(each["NS"], key=int)} if "NS" in each else each for key, each in item.items()}
 
 
 def _attributes(choices: Choices) -> dict[str, Any]:
@@ -149,6 +187,36 @@ def _put(choices: Choices, key: dict[str, Any]) -> dict[str, Any]:
     shown = choices.of(({}, {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
     condition = choices.of(({}, {}, {"ConditionExpression": "attribute_not_exists(pk)"}))
     return {"Item": key | typed(attributes), **condition, **shown}
+
+
+def _transactions(choices: Choices, name: str) -> Iterator[dict[str, Any]]:
+    """Yield puts and checks of some items together; now and then the last again, with its token or another."""
+    last: dict[str, Any] = {}
+    number = 0
+    while True:
+        number += 1
+        again = choices.below(4) if last else 0
+        if again != 3:
+            ids = [each for each in IDS if choices.below(2)] or ["a"]
+            last = {
+                "TransactItems": [_action(choices, name, each) for each in ids],
+                "ClientRequestToken": f"{name}-{number}",
+            }
+        elif choices.below(2):
+            last = last | {"ClientRequestToken": f"{name}-{number}"}
+        elif choices.below(3) == 2:  # other items with a token that may be known
+            last = last | {"TransactItems": [_action(choices, name, "a")]}
+        yield last
+
+
+def _action(choices: Choices, table: str, id: str) -> dict[str, Any]:
+    key = typed({"pk": f"run#{id}", "sk": "run"})
+    shown = choices.of(({}, {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
+    if choices.below(3) == 2:
+        condition = choices.of(("attribute_exists(pk)", "attribute_not_exists(pk)"))
+        return {"ConditionCheck": {"TableName": table, "Key": key, "ConditionExpression": condition, **shown}}
+    guard = choices.of(({}, {"ConditionExpression": "attribute_not_exists(pk)"}))
+    return {"Put": {"TableName": table, "Item": key | typed(_attributes(choices)), **guard, **shown}}
 
 
 def _update(choices: Choices, key: dict[str, Any], *, strict: bool) -> dict[str, Any]:

@@ -166,12 +166,14 @@ class Disasters:
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         """Let DynamoDB delete a finished item some time after it may; persons and messages come just then."""
+        if key[1] == "limit":
+            return  # it is kept for longer than a history lasts
         if new is None or "expires_at" not in new or (old is not None and old.get("expires_at") == new["expires_at"]):
             return
         world, play, choices = self._world, self._play, self._play.choices
         when = new["expires_at"] * 1000 + choices.of((1, 2, 90_000))
         world.at(when, lambda: self._delete(key))
-        if self._returns < MOST_RETURNS and choices.below(2):
+        if key[1] == "run" and self._returns < MOST_RETURNS and choices.below(2):
             self._returns += 1
             run_id = key[0].removeprefix("run#")
             what, at = choices.below(4), when + choices.of((2, 0, -3, -9, 30))

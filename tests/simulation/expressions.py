@@ -1,8 +1,8 @@
 """DynamoDB's condition, update and key expressions: the part of the language that this project writes.
 
 Whatever is not understood is an error, so that the simulation can't pass over a condition in silence. Attributes are
-Python values here: ``str`` for S, ``int`` for N. Each expression is made a Python function once, because the simulation
-evaluates the same few ones millions of times.
+Python values here: ``str`` for S, ``int`` for N, a frozenset of ``int`` for NS. Each expression is made a Python
+function once, because the simulation evaluates the same few ones millions of times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ class Expressions:
 
     def _compile_update(self, text: str) -> tuple[Change, tuple[str, ...]]:
         parser = _Parser(text, self.names)
-        sections = {"SET": parser.set_clause, "ADD": parser.add_clause, "REMOVE": parser.remove_clause}
+        sections = {
+            "SET": parser.set_clause,
+            "ADD": parser.add_clause,
+            "REMOVE": parser.remove_clause,
+            "DELETE": parser.delete_clause,
+        }
         lines, changes, seen = ["new = dict(item)"], [], set()
         while not parser.done():
             section = parser.take().upper()
@@ -148,7 +153,11 @@ class _Parser:
 
     def add_clause(self) -> tuple[str, str]:
         name = self.path()
-        return name, f"new[{name!r}] = added(item.get({name!r}, 0), {self.value()}, 1)"
+        return name, f"new[{name!r}] = accumulated(item.get({name!r}, missing), {self.value()})"
+
+    def delete_clause(self) -> tuple[str, str]:
+        name = self.path()
+        return name, f"without(new, {name!r}, {self.value()})"
 
     def remove_clause(self) -> tuple[str, str]:
         name = self.path()
@@ -250,6 +259,28 @@ def _added(first: Any, second: Any, sign: int) -> Any:
     return first + sign * second
 
 
+def _accumulated(first: Any, second: Any) -> Any:
+    """Return what ``ADD`` makes of an attribute: a sum, or a larger set."""
+    if isinstance(second, frozenset):
+        if first is not _MISSING and not isinstance(first, frozenset):
+            raise ValidationError("a set is added to what is no set")
+        return second if first is _MISSING else first | second
+    return _added(0 if first is _MISSING else first, second, 1)
+
+
+def _without(new: dict[str, Any], name: str, value: Any) -> None:
+    """Take elements out of a set, as ``DELETE`` does: a set without any is no attribute."""
+    if not isinstance(value, frozenset):
+        raise ValidationError("what is deleted is no set")
+    if name not in new:
+        return
+    if not isinstance(new[name], frozenset):
+        raise ValidationError("a set is deleted from what is no set")
+    new[name] -= value
+    if not new[name]:
+        del new[name]
+
+
 def _have_an_order(left: Any, right: Any) -> bool:
     # Values of different types, and missing ones, have none: the condition is false.
     return (isinstance(left, int) and isinstance(right, int)) or (isinstance(left, str) and isinstance(right, str))
@@ -261,6 +292,8 @@ _RUNTIME: dict[str, Any] = {
     "missing": _MISSING,
     "present": _present,
     "added": _added,
+    "accumulated": _accumulated,
+    "without": _without,
     "equal": lambda left, right: left is not _MISSING and left == right,
     # A missing attribute differs from every value.
     "unequal": lambda left, right: right is not _MISSING and left != right,

@@ -8,12 +8,21 @@ from typing import TypeVar
 
 Option = TypeVar("Option")
 
+LIMITS = "limits"
+LIMITS_FROM = 10**12
+"""Histories from this seed on are about jobs with limits."""
+
 
 class Choices:
     """Choices drawn from a seed, each kept in ``taken``. The first option is always the plainest one."""
 
+    what = ""
+    """What the history is about; nothing special if empty."""
+
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
+        if seed >= LIMITS_FROM:
+            self.what = LIMITS
         self.taken: list[int] = []
 
     def below(self, count: int) -> int:
@@ -40,8 +49,9 @@ class Choices:
 class Replay(Choices):
     """Choices taken from a list; the first option of each where the list has ended."""
 
-    def __init__(self, given: Sequence[int]) -> None:
+    def __init__(self, given: Sequence[int], what: str = "") -> None:
         self._given = given
+        self.what = what
         self.taken = []
 
     def below(self, count: int) -> int:

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation.bucket import LargeValues
+from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
+from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import Process, Task, World
 
@@ -35,6 +38,7 @@ MISSED_MS = 60_000
 RECORDED = {"succeeded": "succeeded", "retried": "scheduled"}
 """The status that an attempt's own consumer must have recorded, by the outcome that it tells."""
 CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at"})
+SIGNALED = frozenset({"signaled_by", "signals"})
 
 
 @dataclass
@@ -49,7 +53,8 @@ class Attempt:
     claims: int
     invocation: int
     state: str = "claimed"
-    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``cut``, ``died`` or ``given back``."""
+    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``suspended``, ``cut``, ``died`` or
+    ``given back``."""
     output: Any = None
     """What its handler returned."""
     recorded: str | None = None
@@ -163,6 +168,9 @@ class Invariants:
         self.after_write: Any = lambda run_id, old, new: None
         self.records = Records(world, self._broken)
         self.pausing: Pausing
+        self.limiting: Limiting
+        self.large: LargeValues
+        self.stepping: Stepping
         world.observers.append(self.wrote)
 
     # Writes
@@ -170,6 +178,8 @@ class Invariants:
     def wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         """Check one change of the table."""
         kind, _, id = key[0].partition("#")
+        if kind == "run" and key[1] != "run":
+            return  # what a run has kept; see ``tests/simulation/steps.py``
         if kind == "run":
             if new is None:
                 self._run_deleted(id, old or {})
@@ -213,7 +223,7 @@ class Invariants:
             self.ledgers[run_id] = ledger
             self.records.wrote(run_id, ledger.record, old, new)
             self._created(run_id, new)
-            if new["scheduled_for"] - now <= MOST_DELAY_MS:
+            if new["scheduled_for"] - now <= MOST_DELAY_MS and status not in FINAL:
                 self._owe(run_id)
             return
         for (process, _), owed in self._owed.items():
@@ -243,14 +253,16 @@ class Invariants:
         if old.get("changed_by") != new.get("changed_by"):
             return
         if step in (("scheduled", "scheduled"), ("queued", "queued")):
-            if not (changed := _changes(old, new)) <= LOOKS:
+            if not (changed := _changes(old, new)) <= LOOKS and not changed <= SIGNALED:
                 self._broken("a look changes no more than the wake-up", f"{run_id}: {sorted(changed)}")
             # Who only looks, and lets a message wait, changes no time that a person sees.
             if new["updated_at"] > old["updated_at"] or new.get("sends", 1) > old.get("sends", 1):
                 self._owe(run_id)
         elif step == ("scheduled", "queued"):
             self._owe(run_id)
-            if new["scheduled_for"] > now + SKEW_MS + ("parked" in old and EARLY_MS):
+            is_woken = new.get("signals") != old.get("signals")
+            skew_ms = self.records.writer_skew_ms() if is_woken else SKEW_MS
+            if new["scheduled_for"] > now + skew_ms + (("parked" in old or "awaits_slot" in old) and EARLY_MS):
                 self._broken("a run is queued when it is due", run_id)
         elif step in (("scheduled", "running"), ("queued", "running")):
             if new["scheduled_for"] > now + EARLY_MS + SKEW_MS:
@@ -279,6 +291,7 @@ class Invariants:
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time: what happened since is not in it."""
         self.restored_at = self._world.now
+        self.large.restored()
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             if item is not None and item["create_token"] != ledger.create_token:
@@ -351,7 +364,8 @@ class Invariants:
     def _created(self, run_id: str, new: Attributes) -> None:
         self._world.counts["created", new["status"]] += 1
         self.job_names[run_id] = new["job_name"]
-        if new["status"] not in ("queued", "scheduled") or new["attempt"] or new.get("claims"):
+        is_new = new["status"] in ("queued", "scheduled") or (new["status"] == "canceled" and "after" in new)
+        if not is_new or new["attempt"] or new.get("claims"):
             self._broken("a new run is queued or scheduled", f"{run_id} is {new['status']}")
         if (dedupe_key := new.get("dedupe_key")) is not None and "dedupe_mode" not in new:
             first = self.by_dedupe_key.setdefault(dedupe_key, run_id)
@@ -440,7 +454,7 @@ class Invariants:
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
             changed = _changes(old, new)
-            if not changed <= LOOKS and not changed <= CANCEL:
+            if not changed <= LOOKS and not changed <= CANCEL and not changed <= SIGNALED:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return
         if (lost := ledger.attempts.get(old.get("lease_token", ""))) is not None:
@@ -495,6 +509,13 @@ class Invariants:
                 self._broken("a success counts no attempt", run_id)
             self.records.same_attempts(run_id, old, new)
             return
+        if own and attempt.state == "suspended" and new.get("settled_by") == attempt.token:
+            self.stepping.suspended(run_id, old, new)
+            self.records.same_attempts(run_id, old, new)
+            if "cancel_requested_at" in old and status != "canceled":
+                self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
+            ledger.calls -= 1
+            return
         # One that is still claimed was never begun: for want of a handler, or of time.
         ended = attempt.state in ("returned", "returned no JSON", "raised", "cut", "claimed")
         if not (own and ended) and not self._is_over(old):
@@ -508,6 +529,8 @@ class Invariants:
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
         if status == "scheduled" and attempt.state == "claimed" and own and "parked" in new:
             self.pausing.put_aside(run_id, old, new)
+        elif status == "scheduled" and attempt.state == "claimed" and own and "awaits_slot" in new:
+            self.limiting.put_aside(run_id, old, new)
         elif status == "scheduled" and attempt.state == "claimed" and own:
             if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:
                 self._broken("a run waits for a handler where there is none", f"{run_id} waits")
@@ -522,6 +545,7 @@ class Invariants:
             and new["attempt"] == old["attempt"]
             and new["job_name"] != "absent"
             and new["attempt"] < new["max_attempts"]
+            and not self.large.may_be_unreadable(new)
         ):
             self._broken("a run that can be attempted is", f"{run_id} failed without an attempt")
         is_own_end = own and ended and attempt.state != "claimed"
@@ -690,6 +714,7 @@ class Invariants:
             self._broken("a payload is what was created", f"{run_id} was given that of another job")
         elif context.payload != json.loads(self.decrypted(attempt.payload)):
             self._broken("an attempt has the payload that was stored when it was claimed", run_id)
+        self.limiting.started(attempt, context.run.job_name, context.payload)
         attempt.state = "running"
         ledger.running.append(attempt)
         return attempt
@@ -805,8 +830,8 @@ class Invariants:
 
     def at_the_end(self) -> None:
         """Check what must have come true, once faults have stopped and all was looked at."""
-        for (pk, _), item in self._world.table.items.items():
-            if pk.startswith("run#") and item["status"] not in FINAL:
+        for (pk, sk), item in self._world.table.items.items():
+            if pk.startswith("run#") and sk == "run" and item["status"] not in FINAL:
                 self._broken("every run ends", f"{pk[4:]} is {item['status']}")
         for schedule_id, known in self.schedules.items():
             item_or_none = self._world.table.items.get((f"schedule#{schedule_id}", "schedule"))

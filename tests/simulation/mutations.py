@@ -15,6 +15,7 @@ from unittest.mock import patch
 from kumofire_core import Jobs
 from kumofire_core.aws import dynamodb
 from kumofire_core.aws.expressions import marshal, typed, typed_key
+from kumofire_core.aws.limit_items import LimitItems
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.engine import (
     batch_writes,
@@ -28,11 +29,16 @@ from kumofire_core.engine import (
     run_control,
     schedule_firing,
     schedules,
+    signals,
     sqs_batch,
+    transactions,
 )
+from kumofire_core.engine.limits import Line, Slots
 from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.resuming import Released, Resuming
-from kumofire_core.engine.run_store import RunStore, new_token
+from kumofire_core.engine.run_store import RunStore, new_token, run_key
+from kumofire_core.engine.steps import Steps
+from kumofire_core.engine.transactions import PendingRun
 from kumofire_core.errors import DecryptionError, DedupeKeyConflictError
 from kumofire_core.handlers import event_loop
 from kumofire_core.handlers.event_loop import HandlerLoop, LoopCall
@@ -42,6 +48,8 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from tests.simulation import batch_mutations, bucket_mutations
+from tests.simulation.history import LIMITS_FROM
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -135,7 +143,7 @@ SEEDS: dict[str, int] = {
     "do not count a failed attempt": 3,
     "do not count an attempt the dispatcher finds lost": 29,
     "count an attempt for want of a handler": 136,
-    "wait for a handler although its cancellation is asked for": 2001,
+    "wait for a handler although its cancellation is asked for": 5841,
     "leave a finished run in the index": 2,
     "give back an attempt that was made": 1,
     "never give up": 1,
@@ -265,6 +273,14 @@ SEEDS: dict[str, int] = {
     "keep the payload of a debounced run": 124,
     "debounce a run whatever it does": 1344,
     "count a key's time from the latest call": 454,
+    "store a run before its transaction": 1,
+    "commit a run over the one that is there": 54,
+    "send the message before the commit": 4,
+    "forget the message of a committed run": 4,
+    "send a committed run without its group": 4,
+    "take a repeated transaction for refused": 54,
+    "take another's run of the key for one's own": 718,
+    "take every canceled transaction for committed": 282,
 }
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
@@ -1174,4 +1190,312 @@ _mutation(
         "_still",
         lambda original: lambda asked, found: original(asked._replace(now_ms=asked.now_ms + 10_000), found),
     ),
+)
+
+# Runs of an application's own transactions
+
+
+def _put_at_once(original: Any) -> Mutant:
+    def mutant(store: Any, new_run: Any) -> Any:
+        pending = original(store, new_run)
+        store.table.put_new(run_key(pending.run_id), pending._attributes)
+        return pending
+
+    return mutant
+
+
+def _unconditional(original: Any) -> Mutant:
+    def mutant(*given: Any, **named: Any) -> Any:
+        entry = original(*given, **named)
+        del entry["Put"]["ConditionExpression"]
+        return entry
+
+    return mutant
+
+
+def _sent_first(original: Any) -> Mutant:
+    def mutant(self: Any) -> Any:
+        self.send()
+        return original(self)
+
+    return mutant
+
+
+_mutation("store a run before its transaction", (transactions, "pending_run", _put_at_once))
+_mutation("commit a run over the one that is there", (transactions, "put_new_entry", _unconditional))
+_mutation("send the message before the commit", (PendingRun, "__enter__", _sent_first))
+_mutation("forget the message of a committed run", (PendingRun, "send", lambda original: lambda self: None))
+_mutation(
+    "send a committed run without its group",
+    (
+        PendingRun,
+        "send",
+        lambda original: (
+            lambda self: (
+                setattr(self, "_new_run", self._new_run._replace(group=None if self._new_run.group else "another")),
+                original(self),
+            )[1]
+        ),
+    ),
+)
+_mutation(
+    "take a repeated transaction for refused", (PendingRun, "_is_own", lambda original: lambda self, found: False)
+)
+_mutation(
+    "take another's run of the key for one's own", (PendingRun, "_is_own", lambda original: lambda self, found: True)
+)
+_mutation(
+    "take every canceled transaction for committed",
+    (
+        transactions,
+        "found_instead",
+        lambda original: lambda error, key: original(error, key) or (_Anything() if error is not None else None),
+    ),
+    (
+        PendingRun,
+        "_is_own",
+        lambda original: lambda self, found: isinstance(found, _Anything) or original(self, found),
+    ),
+)
+
+
+class _Anything(dict[str, Any]):
+    """What is found where nothing was."""
+
+
+# Batches
+
+SEEDS |= batch_mutations.SEEDS
+for _what, _patches in batch_mutations.MISTAKES.items():
+    _mutation(_what, *_patches)
+
+# Large values
+
+SEEDS.update(bucket_mutations.SEEDS)
+for _what, _patches in bucket_mutations.PATCHES.items():
+    _mutation(_what, *_patches)
+
+# Steps
+
+_mutation(
+    "keep nothing of a step",
+    (Steps, "_put", lambda original: lambda self, key, attributes: None),
+)
+
+
+def _put_over(original: Any) -> Mutant:
+    def mutant(self: Any, key: Any, attributes: Any) -> Any:
+        self._store.table.put(key, attributes)
+
+    return mutant
+
+
+_mutation("keep the latest result of a step", (Steps, "_put", _put_over))
+_mutation(
+    "go on with one's own result where another was faster",
+    (Steps, "_put", lambda original: lambda self, key, attributes: original(self, key, attributes) and None),
+)
+_mutation(
+    "read no step that an earlier attempt has kept",
+    (Steps, "_load", lambda original: lambda self: setattr(self, "_is_loaded", True)),
+)
+_mutation(
+    "keep steps for a run that is created again under its key",
+    (run_item.StoredRun, "incarnation", lambda original: property(lambda self: "0" * 12)),
+)
+_mutation(
+    "forget the steps of a run that a person retries",
+    (run_writes, "retry", lambda original: lambda *given, **named: original(*given, **{**named, "from_start": True})),
+)
+_mutation("count a suspended attempt", _changed(run_writes, "suspend", increments=lambda names: (*names, "attempt")))
+_mutation(
+    "suspend a run although its cancellation is asked for",
+    _changed(run_writes, "suspend", not_exists=_without("cancel_requested_at")),
+)
+_mutation(
+    "wait although a signal has come meanwhile",
+    _changed(run_writes, "suspend", not_exists=_without("signals"), equals=_without("signals")),
+    (Steps, "_read_signal", lambda original: lambda self, name: None),
+)
+_mutation(
+    "tell no run of a signal that it does not wait for yet",
+    (run_writes, "note_signal", lambda original: lambda *given: _with(original(*given), increments=())),
+)
+_mutation(
+    "tell a run of a signal whatever it does meanwhile",
+    _changed(run_writes, "note_signal", source=_any_status, equals=_none, not_exists=_none),
+)
+_mutation(
+    "wake no run that waits for its signal",
+    (
+        run_writes,
+        "wake",
+        lambda original: (
+            lambda token, *, waits_for, now_ms: run_writes.Transition(
+                source=(RunStatus.SCHEDULED,),
+                equals={"waits_for": waits_for},
+                sets={"sent_by": token},
+                write_token=("sent_by", token),
+            )
+        ),
+    ),
+)
+_mutation(
+    "say of every signal that it was taken",
+    (signals, "signal", lambda original: lambda *given: original(*given) or True),
+)
+
+
+def _over_the_one_there(original: Any) -> Mutant:
+    def mutant(self: Any, key: Any, attributes: Any) -> Any:
+        if "#signal#" not in key.part:
+            return original(self, key, attributes)
+        self.put(key, attributes)
+        return dynamodb.Answer(True, None)
+
+    return mutant
+
+
+_mutation("let the latest signal win", (dynamodb.Table, "put_new", _over_the_one_there))
+_mutation(
+    "give up whatever signal has come",
+    (Steps, "_read_signal", lambda original: lambda self, name: None),
+    (
+        Steps,
+        "_give_up",
+        lambda original: lambda self, name: original(self, name)._replace(value=None),
+    ),
+)
+_mutation(
+    "count a sleep from each call",
+    (Steps, "_record", lambda original: lambda self, call: None if call.kind == "sleep" else original(self, call)),
+    (Steps, "_put", _put_over),
+)
+_mutation(
+    "sleep for half as long",
+    (Steps, "_until", lambda original: lambda self, length_ms: original(self, length_ms // 2)),
+)
+_mutation("delete a run and leave its steps", (signals, "delete_incarnation", lambda original: lambda *given: None))
+
+
+# Limits
+
+
+def _any_condition(what: str, instead: str = "") -> Callable[[Any], Mutant]:
+    """Return a change of the requests to limits' items that leaves out a part of their condition."""
+
+    def mutate(original: Any) -> Mutant:
+        def mutant(self: Any, item_id: str, update: str, condition: str, *given: Any) -> Any:
+            return original(self, item_id, update, condition.replace(what, instead), *given)
+
+        return mutant
+
+    return mutate
+
+
+LIMIT_SEEDS = {
+    "take a place that the run has": 3,
+    "free the slot of a later attempt": 465,
+    "forget to send the run that has a slot now": 6,
+    "forget the runs that wait outside": 6,
+    "forget a canceled run that had its turn": 32,
+    "put a run aside without another look": 6,
+    "send a run before its turn": 6,
+    "free a slot while its run waits for another": 6,
+    "keep a slot after the attempt": 6,
+    "admit a run that waits for nothing": 10,
+    "let a run wait on that is given another time": 10,
+    "let a new run overtake those that wait outside": 303,
+}
+
+
+def _limit_mutation(what: str, *patches: Patch) -> None:
+    MUTATIONS[what] = Mutation(patches, LIMITS_FROM + LIMIT_SEEDS.get(what, 0))
+
+
+_limit_mutation("give a slot to whoever asks", (Slots, "_turn", lambda original: lambda *given: None))
+_limit_mutation(
+    "take a place that the run has",
+    (LimitItems, "_update", _any_condition("attribute_not_exists(#ticket) AND ")),
+)
+_limit_mutation(
+    "free the slot of a later attempt",
+    (
+        LimitItems,
+        "leave",
+        lambda original: lambda self, *given, latest, now_ms: original(self, *given, latest=10**30, now_ms=now_ms),
+    ),
+)
+_limit_mutation(
+    "free a slot whose lease has ended, without a look at its run",
+    (Line, "_is_needed", lambda original: lambda self, item_id, entry: entry.waits),
+)
+_limit_mutation(
+    "let an earlier attempt hold a place",
+    (LimitItems, "renew", lambda original: lambda self, *given, hold, **named: original(self, *given, hold=1, **named)),
+    (LimitItems, "_update", _any_condition("#hold < :hold", "#hold <> :hold")),
+)
+_limit_mutation(
+    "forget to send the run that has a slot now", (Line, "after_leaving", lambda original: lambda *given: None)
+)
+_limit_mutation(
+    "forget the runs that wait outside",
+    (Line, "refill", lambda original: lambda self, item_id, slots, state: (state, False)),
+)
+_limit_mutation("forget a canceled run that had its turn", (Line, "collect", lambda original: lambda *given: None))
+_limit_mutation(
+    "put a run aside without another look",
+    (Slots, "waits", lambda original: lambda self, turn: setattr(self, "_waiting", True)),
+)
+_limit_mutation(
+    "send a run before its turn",
+    (
+        Line,
+        "after_leaving",
+        lambda original: lambda self, item_id, slots, state: original(self, item_id, slots + 1, state),
+    ),
+)
+_limit_mutation(
+    "let a new run overtake those that wait outside",
+    (
+        LimitItems,
+        "enter",
+        lambda original: (
+            lambda self, *given, past_overflow, **named: original(self, *given, past_overflow=True, **named)
+        ),
+    ),
+)
+_limit_mutation("free a slot while its run waits for another", (Slots, "waits", lambda original: lambda *given: None))
+_limit_mutation("keep a slot after the attempt", (Slots, "leave", lambda original: lambda self: None))
+_limit_mutation(
+    "count an attempt of a run that waits for a slot",
+    (
+        run_writes,
+        "await_slot",
+        lambda original: (
+            lambda claimed, **given: _with(
+                (write := original(claimed, **given)), sets={**write.sets, "attempt": claimed.attempt + 1}
+            )
+        ),
+    ),
+)
+_limit_mutation(
+    "give another time to a run that waits for a slot",
+    (
+        run_writes,
+        "await_slot",
+        lambda original: (
+            lambda claimed, *, now_ms, **given: _with(
+                (write := original(claimed, now_ms=now_ms, **given)), sets={**write.sets, "scheduled_for": now_ms}
+            )
+        ),
+    ),
+)
+_limit_mutation("admit a run that waits for nothing", _changed(run_writes, "admit", equals=_none))
+_limit_mutation(
+    "look at a run that waits only after a day", (run_writes, "FIRST_LIMIT_LOOK_MS", lambda original: 86_400_000)
+)
+_limit_mutation(
+    "let a run wait on that is given another time",
+    _changed(run_writes, "move", removes=_without("limited", "awaits_slot")),
 )

@@ -73,8 +73,11 @@ class Pausing:
 
     def end(self) -> None:
         """Let a person resume all jobs, once faults have stopped."""
-        if not self.exists:
-            return
+        if self.exists:
+            self._resume_all()
+            self._world.run(self._world.now + 1_000)
+
+    def _resume_all(self) -> None:
         process = self._play.person()
 
         def resume() -> None:
@@ -83,7 +86,6 @@ class Pausing:
                     self._world.violate("a pause that holds can be ended", f"{pause}")
 
         self._play._do(process, "resumes all jobs", resume)
-        self._world.run(self._world.now + 1_000)
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         if key != PAUSES or new is None:
@@ -93,8 +95,11 @@ class Pausing:
             world.violate("a change of the pauses keeps the others", f"{old['version']} -> {new['version']}")
         content = json.loads(new["pauses"])
         found = {name: until for name, _, until, _ in content["paused"]}
-        for name in found.keys() - self.since.keys():
+        begun = found.keys() - self.since.keys()
+        for name in begun:
             self.since[name] = world.now
+        if begun and self._play.settling:  # a request that was under way when the faults stopped
+            world.at(world.now + 1_000, self._resume_all)
         for name in self.since.keys() - found.keys():
             del self.since[name]
             self._ended[name] = world.now

@@ -27,7 +27,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import (
+    batch_looks,
+    batch_marks,
     batch_writes,
+    batches,
     consumer,
     counts,
     dispatcher,
@@ -36,6 +39,7 @@ from kumofire_core.engine import (
     run_store,
     schedules,
 )
+from kumofire_core.engine import steps as engine_steps
 from kumofire_core.engine.counts import CountTeller
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedule_firing import occurrence_run_id
@@ -48,20 +52,27 @@ from kumofire_core.errors import (
 )
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
-from kumofire_core.handlers import handler_pool
-from kumofire_core.model import encrypted_text, run
+from kumofire_core.handlers import handler_pool, step_calls
+from kumofire_core.handlers.context import Suspension
+from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
+from kumofire_core.rules import batch_items, limits
 from tests.simulation.appointments import Appointments
+from tests.simulation.batching import FAN_OUT, FEW, Batching
+from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants, group_asked_for
 from tests.simulation.keys import Keys
+from tests.simulation.limits import SLOTS_TOGETHER, WAITING_ROOM, Limiting
 from tests.simulation.pausing import Pausing
 from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
+from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
+from tests.simulation.transactions import Transactions
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -109,6 +120,8 @@ class Variant:
     """Succeeded runs are listed, too."""
     counts: bool = False
     """What becomes of messages is counted in the table."""
+    large: bool = False
+    """Payloads, and some outputs, are kept in a bucket."""
 
 
 ONE_BY_ONE = (
@@ -130,6 +143,9 @@ VARIANTS = (
     replace(ONE_BY_ONE[2], list_succeeded=True),
     replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True),
 )
+LARGE_VARIANTS = {variant: replace(variant, large=True) for variant in VARIANTS}
+ONE_IN = 6
+"""One in so many histories has a bucket."""
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
 ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
@@ -181,6 +197,7 @@ def decrypted(ciphertext: bytes) -> bytes:
 
 def opened_text(stored: str) -> str:
     """Return the JSON text of a stored payload or output."""
+    stored = whole(STAGE.world, stored)
     if not stored.startswith(encrypted_text.PREFIX):
         return stored
     text: str = json.loads(decrypted(base64.b64decode(stored.removeprefix(encrypted_text.PREFIX))))[1]
@@ -201,11 +218,12 @@ class Stage:
         self._jobs: dict[tuple[str, Variant], Jobs] = {}
         self.dynamodb = DynamoDB()
         self.sqs = SQS()
+        self.s3 = S3()
 
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
-        self.dynamodb.world = self.sqs.world = history.world
+        self.dynamodb.world = self.sqs.world = self.s3.world = history.world
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
         """Return the engine of a process, made on first use and as new in each history."""
@@ -254,6 +272,7 @@ class Stage:
             counts=variant.counts,
             allow_unknown_jobs=True,
             missing_handler="retry" if variant.rolling else "fail",
+            **({"bucket": "bucket", "large_from": LARGE_FROM, "s3": self.s3} if variant.large else {}),
         )
         if not is_person:
             most = variant.max_attempts
@@ -264,6 +283,7 @@ class Stage:
                 self._handle
             )
             Steering.register(jobs, self._handle, most)
+            Limiting.register(jobs, self._handle, most)
         if variant.rolling and process.name.startswith("consumer"):
             self._deploy_slowly(jobs, process)
         return jobs
@@ -288,11 +308,26 @@ CIPHER = SimulatedCipher()
 
 
 @contextmanager
-def _simulated_locks() -> Iterator[None]:
-    """Let the engine's locks that are held during requests be waited for in the simulation."""
+def _small_buckets() -> Iterator[None]:
+    """Let a few members need several levels of buckets, and waits pass in the simulation."""
     with ExitStack() as stack:
-        for module in (dispatcher, progress, pause_reader, counts):
+        for module in (batch, batch_marks, batch_looks, batch_items):
+            stack.enter_context(patch.object(module, "FAN_OUT", FAN_OUT))
+        stack.enter_context(patch.object(batch_looks, "FEW", FEW))
+        waits = SimpleNamespace(sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000)))
+        stack.enter_context(patch.object(batches, "time", waits))
+        yield
+
+
+@contextmanager
+def _simulated_locks(time: object) -> Iterator[None]:
+    """Let the engine's locks that are held during requests be waited for in the simulation, and steps take its time."""
+    with ExitStack() as stack:
+        for module in (dispatcher, progress, pause_reader, counts, engine_steps):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
+        stack.enter_context(_small_buckets())
+        for module in (step_calls, engine_steps):
+            stack.enter_context(patch.object(module, "time", time))
         yield
 
 
@@ -319,16 +354,16 @@ def simulated_engine() -> Iterator[None]:
         patch.object(handler_context, "time", time),
         patch.object(handler_deadline, "time", time),
         patch.object(handler_pool, "time", time),
-        patch.object(schedules, "time", time),
-        patch.object(schedules, "random", random),
-        patch.object(schedules, "uuid", SimpleNamespace(uuid4=uuid4)),
+        patch.multiple(schedules, time=time, random=random, uuid=SimpleNamespace(uuid4=uuid4)),
         patch.object(run_store, "os", SimpleNamespace(urandom=urandom)),
         # So that a few partitions are more than a dispatcher reads anyway.
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
-        _simulated_locks(),
+        _simulated_locks(time),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
+        patch.multiple(limits, WAITING_ROOM=WAITING_ROOM, SLOTS_TOGETHER=SLOTS_TOGETHER),
+        simulated_cleaning(urandom),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
         patch.object(log, "disabled", True),
         simulated_event_loops(),
@@ -356,6 +391,8 @@ class Play:
         self.invariants = Invariants(
             self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
         )
+        self.world.bucket = SimulatedBucket(self.world)
+        self.large = self.invariants.large = LargeValues(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.after_write = self._after_write
         self.invariants.retention_ms = duration_ms(self.variant.retention)
         self.invariants.decrypted = opened_text
@@ -381,8 +418,15 @@ class Play:
         self.disasters: Disasters
         self.steering = Steering(self, lambda process: STAGE.jobs(process, self.variant), GiveUpError)
         self.pausing = self.invariants.pausing = Pausing(self, lambda process: STAGE.jobs(process, self.variant))
+        self.limiting = self.invariants.limiting = Limiting(self, lambda process: STAGE.jobs(process, self.variant))
+        self.transactions = Transactions(self, lambda process: STAGE.jobs(process, self.variant))
+        self.stepping = self.invariants.stepping = Stepping(
+            self, lambda process: STAGE.jobs(process, self.variant), GiveUpError
+        )
+        self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
+        self.batching = Batching(self, lambda process: STAGE.jobs(process, self.variant))
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -398,6 +442,8 @@ class Play:
             world.run(START_MS + max(self.lasts_ms, self.choices.of((3, 1, 6)) * MINUTE_MS))
             self._settle()
             self.invariants.at_the_end()
+            self.batching.at_the_end()
+            self.transactions.at_the_end()
             if (left := unfinished(self.consumers)) is not None:
                 world.violate(*left)
             if world.violation is not None:
@@ -409,7 +455,7 @@ class Play:
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
-        probability = choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
+        probability = 0.0 if self.limiting.orderly else choices.of((0.0, 0.03, 0.06, 0.1, 0.2, 0.2))
         self.calm = not probability
         if probability:
             kinds = tuple(fault for fault in FAULTS if choices.below(2)) or FAULTS
@@ -428,14 +474,18 @@ class Play:
         if what in (1, 2, 3) and self.variant.batch_writes:
             what = 5  # messages that come together
         self.keys = Keys(self, lambda process: STAGE.jobs(process, self.variant))
-        if what == 4:
+        if what == 4 and not self.limiting.exists:
             self.keys.plan()
         if self.keys.mode is not None:
             pass
+        elif self.limiting.exists:
+            self.limiting.plan()
         elif what > 5:
             Appointments(self, lambda process: STAGE.jobs(process, self.variant)).plan()
         elif what == 5:
             self._create_many()
+        elif what == 3:
+            self.transactions.plan()
         else:
             for number in range(choices.of((1, 1, 1, 2, 3)) + (self.variant.batch_writes and 1 + choices.below(2))):
                 self._create(f"key-{number % 2}" if what == 4 else None)
@@ -457,9 +507,17 @@ class Play:
             world.queue.eternal = 10
         if choices.below(4) == 3:
             self._jump_at(START_MS + choices.of((500, 8_000, 60_000)))
-        self.pausing.plan()
+        if not self.limiting.orderly:
+            self.pausing.plan()
+            self.batching.plan()
         self.disasters = Disasters(self)
-        self.disasters.plan()
+        if not self.limiting.orderly:
+            self.disasters.plan()
+        # Not a choice of its own: so all other histories stay as they are.
+        if not self.limiting.exists and sum(choices.taken) % ONE_IN == ONE_IN - 1:
+            self.variant = LARGE_VARIANTS[self.variant]
+            self.large.plan()
+        self.stepping.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -556,11 +614,15 @@ class Play:
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
                 if (next_ms := world.next_event_ms()) is None:
+                    if self.limiting.again():
+                        continue
                     self._read_one()
                     self.steering.list_all()
+                    self.large.end()
                     return
                 world.run(max(next_ms, world.now + 400 * MINUTE_MS))
                 continue
+            self.stepping.signal_all()
             if self.pausing.some_wait():
                 due = world.now + MINUTE_MS
             else:
@@ -663,9 +725,10 @@ class Play:
 
     def _after_write(self, run_id: str, old: Attributes | None, new: Attributes) -> None:
         """Let things happen just when they hurt: around the end of a lease, while a handler runs, after an end."""
-        if self.settling:
+        if self.settling or self.limiting.orderly:
             return
         self.steering.after_write(run_id, old, new)
+        self.stepping.after_write(run_id, old, new)
         if self.interventions >= 6:
             return
         choices, world, status = self.choices, self.world, new["status"]
@@ -728,7 +791,10 @@ class Play:
 
         def retry() -> None:
             self.invariants.retrying.add(process)
-            done = STAGE.jobs(process, self.variant).retry(run_id)
+            from_start = self.stepping.on and self.choices.below(4) == 3
+            if from_start:
+                self.stepping.restarting.add(process)
+            done = STAGE.jobs(process, self.variant).retry(run_id, from_start=from_start)
             self._know_again("retry", done)
             if done and not running().sends:
                 self.world.violate("a message follows its run", f"{run_id} was retried, and not sent")
@@ -751,7 +817,8 @@ class Play:
         run_id = run_id_in(body)
         # A run that a restored table did not have may be made again, while its first message still waits. Who gives a
         # run another time sends its message again, and so does who puts it back after an attempt.
-        known = self.calm and not self.invariants.restored_at
+        # Where nobody consumes for days, each message is sent again for its age.
+        known = self.calm and not self.invariants.restored_at and self.disasters.kind != "messages expire"
         item = self.world.table.items.get((f"run#{run_id}", "run"), {})
         moved = "changed_by" in item or item.get("claims", 0)
         if known and not moved and self.world.queue.undelivered[body] and running().process in self.dispatchers:
@@ -835,7 +902,7 @@ class Play:
         except (ClientError, BotoCoreError, DeadlineTooCloseError, DecryptionError, KeyOutOfReachError) as error:
             if world.lines is not None:
                 world.tell(process, f"has not consumed {run_id_in(body)}: {type(error).__name__}")
-            if isinstance(error, DecryptionError):
+            if isinstance(error, DecryptionError) or hasattr(error, "of_s3"):
                 self.invariants.not_opened(process, run_id_in(body))
             return []
         except Exception as error:
@@ -913,10 +980,12 @@ class Play:
         """Do what a handler may do."""
         process = running().process
         attempt = self.invariants.started(context, process)
+        self.batching.started(context)
         if context.run.job_name in self.asynchronous:
             return AsyncHandler(self, context, attempt)
         state, value = "raised", None
         try:
+            self.stepping.go_through(context, attempt)
             value = self._behave(context, process, attempt)
             try:
                 json.dumps(value)
@@ -924,6 +993,9 @@ class Play:
             except TypeError:
                 state = "returned no JSON"
             return value
+        except Suspension:
+            state = "suspended"
+            raise
         except DiedError:
             state = "cut" if running().abandoned else "died"
             raise
@@ -932,6 +1004,8 @@ class Play:
 
     def _behave(self, context: Any, process: Process, attempt: Attempt) -> Any:
         world, choices, lease_until = self.world, self.choices, attempt.lease_until
+        if self.limiting.orderly:
+            return self.limiting.handle()
         if self.settling:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")

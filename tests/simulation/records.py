@@ -40,12 +40,24 @@ CREATE_CLAIM_SUCCEED = 3
 BRIEF_MS = 20_000
 """How long after its time a run of the job ``brief`` may start."""
 
-ANOTHER_TIME = frozenset({"scheduled_for", "sends", "wake_at", "no_handler_since", "parked", "list_shard", "list_at"})
+ANOTHER_TIME = frozenset(
+    {
+        "scheduled_for",
+        "sends",
+        "wake_at",
+        "no_handler_since",
+        "parked",
+        "list_shard",
+        "list_at",
+        "limited",
+        "awaits_slot",
+    }
+)
 CHANGES = {
     "runs now": ANOTHER_TIME,
     "reschedules": ANOTHER_TIME,
-    "updates": frozenset({"payload"}),
-    "debounces": ANOTHER_TIME | {"payload", "group"},
+    "updates": frozenset({"payload", "schema"}),
+    "debounces": ANOTHER_TIME | {"payload", "schema", "group"},
 }
 """What a person's request changes, besides the status, the token and the time of the change."""
 RETRIES_LATER = "retries later"
@@ -140,6 +152,9 @@ class Records:
                 self._broken("what has ended is listed by when it ended", f"{run_id}: {at}")
             if "parked" in new:
                 self._broken("what has ended is not put aside", f"{run_id} is {status}")
+        elif status in ("scheduled", "running") and "awaits_slot" in new:
+            if shard is not None and shard != f"limit#{new['awaits_slot']}":
+                self._broken("a run that waits for a slot is listed so", f"{run_id} is {status}, and listed {shard}")
         elif status == "succeeded" or "parked" not in new:
             if shard is not None or at is not None:
                 self._broken("no other run is listed", f"{run_id} is {status}, and listed {shard}")
@@ -221,7 +236,7 @@ class Records:
         self.same_attempts(run_id, old, new)
         self.fits(run_id, new)
         task, due_ms = self._world.writer_task, new["scheduled_for"]
-        if new["status"] == "queued" and due_ms > self._world.now + self._writer_skew_ms():
+        if new["status"] == "queued" and due_ms > self._world.now + self.writer_skew_ms():
             self._broken("a run is queued when it is due", run_id)
         if task is not None and task.asks == RETRIES_LATER and due_ms < task.begun + task.asks_for_ms - SKEW_MS:
             self._broken("a run waits for the time that was asked for", f"{run_id}: {due_ms}")
@@ -257,7 +272,7 @@ class Records:
             self._moved(run_id, old, new, task, asks)
 
     def _moved(self, run_id: str, old: Attributes, new: Attributes, task: Task | None, asks: str) -> None:
-        due_ms, now = new["scheduled_for"], self._world.now + self._writer_skew_ms()
+        due_ms, now = new["scheduled_for"], self._world.now + self.writer_skew_ms()
         if new["status"] == "queued" and due_ms > now:
             self._broken("a run is queued when it is due", f"{run_id} is for {due_ms}")
         if task is None:
@@ -270,7 +285,8 @@ class Records:
         elif asks == "reschedules" and due_ms != task.asks_for_ms and not task.asks_for_ms < due_ms <= now:
             self._broken("a run waits for the time that was asked for", f"{run_id}: {due_ms}")
 
-    def _writer_skew_ms(self) -> int:
+    def writer_skew_ms(self) -> int:
+        """Return how far the clock of who writes may be ahead."""
         writer = self._world.writer
         return max(SKEW_MS, 0 if writer is None else writer.skew_ms)
 

@@ -199,6 +199,8 @@ class Steering:
             self._world.counts[f"a person deletes: {done}"] += 1
             if done and run_id not in self._play.invariants.gone:
                 self._world.violate("what was deleted is gone", run_id)
+            if done:
+                self._play.stepping.deleted(run_id)
             if done and key is not None and again and not self._play.settling:
                 self._create_again(self._jobs(process), key, found["job_name"])
 

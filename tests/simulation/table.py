@@ -34,7 +34,12 @@ INDEXES = {
 }
 INDEX_TYPES = {"wake_shard": int, "wake_at": int, "list_shard": str, "list_at": int}
 PROJECTION = ("ProjectionExpression", "ExpressionAttributeNames")
+PAGE = 3
+"""How many items beside one come in one page: few, as DynamoDB may always answer for some only."""
 MOST_ITEM_BYTES = 400 * 1024
+MOST_ACTIONS = 100
+TOKEN_MS = 10 * 60_000
+"""How long a transaction's ``ClientRequestToken`` is known."""
 _NOTHING: dict[str, Any] = {}
 
 
@@ -48,6 +53,8 @@ class SimulatedTable:
         self.versions: dict[Key, list[tuple[int, Attributes | None]]] = {}
         self.refuses: Callable[[Key, Attributes | None, Attributes | None], bool] | None = None
         """Says of a change whether it is refused at present, because something that it writes to is throttled."""
+        self._tokens: dict[str, tuple[int, str]] = {}
+        """When the transaction with a token was committed, and what it was."""
 
     def put_item(
         self,
@@ -70,6 +77,55 @@ class SimulatedTable:
             raise refusal("PutItem", old, ReturnValuesOnConditionCheckFailure)
         self._write("PutItem", key, old, new)
         return {}
+
+    def transact_write_items(
+        self, *, TransactItems: Sequence[Mapping[str, Any]], ClientRequestToken: str | None = None
+    ) -> dict[str, Any]:
+        """Make all of these puts or none, and check conditions; a repeat that its token shows changes nothing."""
+        name, what = "TransactWriteItems", repr(TransactItems)
+        if ClientRequestToken in self._tokens:
+            at, before = self._tokens[ClientRequestToken]
+            if self._now() - at <= TOKEN_MS:
+                if before != what:
+                    raise ClientError({"Error": {"Code": "IdempotentParameterMismatchException"}}, name)
+                return {}
+        if not 1 <= len(TransactItems) <= MOST_ACTIONS:
+            raise _invalid(name, f"a transaction has 1 to {MOST_ACTIONS} actions")
+        tried = [self._tried(kind, action) for each in TransactItems for kind, action in each.items()]
+        if len({key for key, *_ in tried}) < len(tried):
+            raise _invalid(name, "Transaction request cannot include multiple operations on one item")
+        if any(reason["Code"] != "None" for *_, reason in tried):
+            raise canceled([reason for *_, reason in tried])
+        if ClientRequestToken is not None:
+            self._tokens[ClientRequestToken] = (self._now(), what)
+        made = [(key, old, new) for key, old, new, _ in tried if new is not None]
+        for key, _, new in made:
+            self.items[key] = new
+            self.versions.setdefault(key, []).append((self._now(), new))
+        for key, old, new in made:  # when all of it is there
+            self._observe(key, old, new)
+        return {}
+
+    def _tried(
+        self, kind: str, action: Mapping[str, Any]
+    ) -> tuple[Key, Attributes | None, Attributes | None, dict[str, Any]]:
+        """Return an action's item, before and after it, and the reason for which it cancels its transaction."""
+        identity = native(action["Item"] if kind == "Put" else action["Key"])
+        key = (identity["pk"], identity["sk"])
+        old, new = self.items.get(key), identity if kind == "Put" else None
+        condition, names = action.get("ConditionExpression"), action.get("ExpressionAttributeNames")
+        parsed, values = _parsed("TransactWriteItems", None, condition, names, action.get("ExpressionAttributeValues"))
+        if new is not None:
+            try:
+                _require_index_types("TransactWriteItems", new)
+            except ClientError:
+                return key, old, new, {"Code": "ValidationError"}
+        if not parsed.holds(old or _NOTHING, values):
+            shown = old is not None and action.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
+            return key, old, new, {"Code": "ConditionalCheckFailed", **({"Item": typed(old or {})} if shown else {})}
+        if new is not None and self.refuses is not None and self.refuses(key, old, new):
+            return key, old, new, {"Code": "ThrottlingError"}
+        return key, old, new, {"Code": "None"}
 
     def update_item(
         self,
@@ -207,17 +263,32 @@ class SimulatedTable:
         self,
         *,
         TableName: str,
-        IndexName: str,
         KeyConditionExpression: str,
         ExpressionAttributeValues: Mapping[str, Any],
-        Limit: int,
+        IndexName: str | None = None,
+        Limit: int = 1_000,
+        ConsistentRead: bool = False,
+        ProjectionExpression: str | None = None,
         ExpressionAttributeNames: Mapping[str, str] | None = None,
         FilterExpression: str | None = None,
         ScanIndexForward: bool = True,
         ExclusiveStartKey: Mapping[str, Any] | None = None,
         lag_ms: int = 0,
     ) -> dict[str, Any]:
-        """Read an index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there."""
+        """Read an index as it was ``lag_ms`` ago: what was written since is missing, what has gone is still there.
+
+        Or the items beside one, as they are now.
+        """
+        if IndexName is None:
+            if KeyConditionExpression != "pk = :pk AND begins_with(sk, :prefix)" or not ConsistentRead:
+                raise _invalid("Query", KeyConditionExpression)
+            return self._beside(
+                *native(ExpressionAttributeValues).values(),
+                shown=[
+                    (ExpressionAttributeNames or {})[each] for each in (ProjectionExpression or "").split(", ") if each
+                ],
+                after=None if ExclusiveStartKey is None else native(ExclusiveStartKey)["sk"],
+            )
         index, names = INDEXES[IndexName], ExpressionAttributeNames or _NOTHING
         partition, sort = index.partition, index.sort
         holds = expressions(None, KeyConditionExpression, names).holds
@@ -246,6 +317,15 @@ class SimulatedTable:
         items = [typed({name: item[name] for name in shown if name in item}) for item in page]
         return {"Items": items, "Count": len(items), **reply}
 
+    def _beside(self, pk: str, prefix: str, *, shown: list[str], after: str | None) -> dict[str, Any]:
+        """Return up to three items of a partition whose sort keys begin with ``prefix``, in the order of these."""
+        keys = sorted((key for key in self.items if key[0] == pk and key[1].startswith(prefix)), key=_in_bytes)
+        keys = [key for key in keys if after is None or key[1].encode() > after.encode()]
+        items = [self.items[key] for key in keys[:PAGE]]
+        page = [{name: item[name] for name in shown if name in item} if shown else item for item in items]
+        last = {"LastEvaluatedKey": typed({"pk": pk, "sk": keys[PAGE - 1][1]})} if len(keys) > PAGE else {}
+        return {"Items": [typed(item) for item in page], "Count": len(page), **last}
+
     def shows_wake_up(self, *, until_ms: int, lag_ms: int) -> bool:
         """Say whether the index, as it is or as it was up to ``lag_ms`` ago, has an entry up to ``until_ms``."""
         since = self._now() - lag_ms
@@ -273,6 +353,7 @@ class SimulatedTable:
         DynamoDB restores into a new table. So the processes that use it are started anew, and each stores its number of
         index partitions before its next run. Here the processes go on, so what they have stored stays.
         """
+        self._tokens.clear()
         for key, versions in self.versions.items():
             if key[1] == "settings":
                 continue
@@ -302,12 +383,22 @@ class SimulatedTable:
 
 def native(attributes: Mapping[str, Any]) -> Attributes:
     """Return attributes in DynamoDB's typed form as Python values."""
-    return {name: str(value["S"]) if "S" in value else int(value["N"]) for name, value in attributes.items()}
+    return {
+        name: str(value["S"]) if "S" in value else int(value["N"]) if "N" in value else frozenset(map(int, value["NS"]))
+        for name, value in attributes.items()
+    }
 
 
 def typed(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return Python values in DynamoDB's typed form."""
-    return {name: {"N": str(value)} if type(value) is int else {"S": value} for name, value in attributes.items()}
+    return {
+        name: {"N": str(value)}
+        if type(value) is int
+        else {"S": value}
+        if type(value) is str
+        else {"NS": [str(number) for number in sorted(value)]}
+        for name, value in attributes.items()
+    }
 
 
 def refusal(operation: str, old: Attributes | None, show: str) -> ClientError:
@@ -320,10 +411,20 @@ def refusal(operation: str, old: Attributes | None, show: str) -> ClientError:
     return ClientError(response, operation)  # type: ignore[arg-type]
 
 
+def canceled(reasons: list[dict[str, Any]]) -> ClientError:
+    """Return the error of a transaction that is canceled, with the reason of each of its actions."""
+    response: Any = {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons}
+    return ClientError(response, "TransactWriteItems")
+
+
 def throttled(operation: str) -> ClientError:
     """Return the error of a table or an index whose capacity is used up."""
     code = "ProvisionedThroughputExceededException"
     return ClientError({"Error": {"Code": code, "Message": "too fast"}}, operation)
+
+
+def _in_bytes(key: Key) -> tuple[bytes, bytes]:
+    return key[0].encode(), key[1].encode()
 
 
 def _invalid(operation: str, problem: object) -> ClientError:

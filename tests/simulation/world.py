@@ -17,7 +17,7 @@ import greenlet
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
 from tests.simulation.history import Choices, Violation
-from tests.simulation.table import Attributes, Key, SimulatedTable
+from tests.simulation.table import Attributes, Key, SimulatedTable, canceled
 
 Count = str | tuple[str, str]
 """What is counted: that something happened, or a step from one status to another."""
@@ -194,9 +194,13 @@ class World:
         self.table = SimulatedTable(lambda: self.now, self._wrote)
         self.queue = SimulatedQueue(self)
         self.statements = SimulatedStatements(self)
+        self.bucket: Any = None
+        """The bucket of large values (``bucket.SimulatedBucket``)."""
         self.refuses: Callable[[str], None] | None = None
         """Raises where a service refuses all requests of an operation for a while."""
         self.steps = 0
+        self.tokens = 0
+        """How many transactions were asked for."""
         self.tasks: dict[Task, None] = {}
         self._events: list[tuple[int, int, Task | Callable[[], object]]] = []
         self._number = 0
@@ -361,6 +365,7 @@ class World:
                     reply = call(**parameters)
                 except ClientError as error:
                     self._refused(process, operation, parameters, error)
+                    error.response["ResponseMetadata"] = {"RetryAttempts": attempt}  # type: ignore[typeddict-item]
                     raise
                 if self.lines is not None:
                     self.tell(process, f"{operation} {_what(parameters)}{_result(operation, reply)}")
@@ -389,6 +394,7 @@ class World:
                 reply = call(**parameters)
             except ClientError as error:
                 self._refused(process, operation, parameters, error)
+                error.response["ResponseMetadata"] = {"RetryAttempts": attempt}  # type: ignore[typeddict-item]
                 if fault not in ("reply lost", "dies after"):
                     if fault == "slow reply":
                         self.pause(choices.of(SLOW_MS))
@@ -411,6 +417,15 @@ class World:
             raise ReadTimeoutError(endpoint_url=ENDPOINT)
         raise ConnectionClosedError(endpoint_url=ENDPOINT)
 
+    def transact(self, **parameters: Any) -> Any:
+        """Commit a transaction, or cancel it because another request is at one of its items."""
+        if self.choices.chance(self.faults.probability):
+            self.counts["transactions in conflict"] += 1
+            raise canceled(
+                [{"Code": "TransactionConflict"}, *({"Code": "None"} for _ in parameters["TransactItems"][1:])]
+            )
+        return self.table.transact_write_items(**parameters)
+
     def _refused(self, process: Process, operation: str, parameters: dict[str, Any], error: ClientError) -> None:
         if error.response["Error"]["Code"] in INVALID:
             self.violate("every request is valid", f"{operation}: {error}")
@@ -427,7 +442,7 @@ class World:
             self.tell(process, f"{operation} {_what(parameters)}, late copy: done")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
-        if self.writer_task is not None and not key[0].startswith("settings#"):
+        if self.writer_task is not None and not key[0].startswith(("settings#", "bucket#", "batch#")):
             self.writer_task.written = (key, new)
         if self.lines is not None:
             self.tell(self.writer, f"  {key[0]}: {_difference(old, new)}")
@@ -444,6 +459,12 @@ class DynamoDB:
     def put_item(self, **parameters: Any) -> Any:
         world = self.world
         return world.request("put_item", world.table.put_item, parameters)
+
+    def transact_write_items(self, **parameters: Any) -> Any:
+        world = self.world
+        world.tokens += 1  # as boto3 does: each call has a token of its own, which its repeats share
+        parameters.setdefault("ClientRequestToken", f"token-{world.tokens}")
+        return world.request("transact_write_items", world.transact, parameters)
 
     def update_item(self, **parameters: Any) -> Any:
         world = self.world
@@ -469,7 +490,7 @@ class DynamoDB:
 
     def query(self, **parameters: Any) -> Any:
         world = self.world
-        if world.faults.probability:
+        if world.faults.probability and not parameters.get("ConsistentRead"):
             parameters["lag_ms"] = world.choices.of(INDEX_LAGS_MS)
         return world.request("query", world.table.query, parameters)
 
@@ -757,9 +778,15 @@ def _send_problem(body: str, delay_seconds: object, group: object = None) -> str
 
 
 def _what(parameters: dict[str, Any]) -> str:
+    if isinstance(parameters.get("Key"), str):
+        return str(parameters["Key"])
+    if "Delete" in parameters:
+        return ", ".join(each["Key"] for each in parameters["Delete"]["Objects"])
     for name in ("Key", "Item"):
         if name in parameters:
             return str(parameters[name]["pk"]["S"])
+    if "TransactItems" in parameters:
+        return ", ".join(each["Put"]["Item"]["pk"]["S"] for each in parameters["TransactItems"])
     if "MessageBody" in parameters:
         return f"{parameters['MessageBody']} in {parameters['DelaySeconds']} s"
     if "Entries" in parameters and "VisibilityTimeout" in parameters["Entries"][0]:
@@ -770,13 +797,15 @@ def _what(parameters: dict[str, Any]) -> str:
         return f"{len(parameters['Statements'])} statements"
     if "ExpressionAttributeValues" in parameters:
         values = parameters["ExpressionAttributeValues"]
+        if ":pk" in values:
+            return str(values[":pk"]["S"])
         return f"shard {next(iter((values.get(':shard') or values[':partition']).values()))}"
     return ""
 
 
 def _result(operation: str, reply: dict[str, Any]) -> str:
     if operation == "query":
-        return f": {', '.join(item['pk']['S'] for item in reply['Items']) or 'nothing'}"
+        return f": {', '.join(item.get('pk', item.get('sk'))['S'] for item in reply['Items']) or 'nothing'}"
     return f": failed {reply['Failed']}" if "Failed" in reply else ""
 
 

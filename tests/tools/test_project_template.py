@@ -42,6 +42,16 @@ def without_texts(value: Any) -> Any:
     return value
 
 
+def test_a_project_has_every_function_that_its_stack_names() -> None:
+    [place] = PROJECT_TEMPLATE.glob("*/template.yaml")
+    resources = load_template(place)["Resources"].values()
+    handlers = [found["Properties"]["Handler"] for found in resources if found["Type"] == "AWS::Serverless::Function"]
+
+    assert "handler.consumer.handler" in handlers
+    for handler in handlers:
+        assert (place.parent / "src" / f"{handler.removesuffix('.handler').replace('.', '/')}.py").is_file()
+
+
 def test_the_table_that_no_stack_makes_is_that_of_the_template() -> None:
     assert table_definition() == DEFINITION
 
@@ -89,16 +99,17 @@ def test_a_template_without_what_is_replaced_is_refused_rather_than_written_half
         stack(text + "    CodeUri: .\n", "0.1.0")
 
 
-def test_the_tool_writes_both_files_and_takes_no_arguments(
+def test_the_tool_writes_its_files_and_takes_no_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "src").mkdir()
+    (tmp_path / "src/handler").mkdir(parents=True)
     monkeypatch.setattr(project_template, "PROJECT_TEMPLATE", tmp_path)
 
     assert main([]) == 0
     assert main(["--help"]) == 2
 
-    assert {path.read_text() for path in (tmp_path / "template.yaml", tmp_path / "src/requirements.txt")} == {
-        *files().values()
-    }
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"template.yaml", "src/requirements.txt", "src/handler/consumer.py", "src/handler/dispatcher.py"} <= written
+    assert "src/handler/jobs.py" not in written
+    assert all(path.read_text() == text for path, text in files().items())
     assert "takes no arguments" in capsys.readouterr().err

@@ -131,6 +131,8 @@ def _make_table_and_queues(address: str, timeout: int) -> str:
         "VisibilityTimeout": str(timeout + 10),
         "RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 200}),
     }
+    if bucket := os.environ.get("KUMOFIRE_BUCKET"):
+        clients.client("s3").create_bucket(Bucket=bucket)
     return str(sqs.create_queue(QueueName=NAME, Attributes=attributes)["QueueUrl"])
 
 

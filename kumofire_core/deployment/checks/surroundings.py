@@ -1,4 +1,4 @@
-"""Checks of what a deployment depends on: the payload key and the clock."""
+"""Checks of what a deployment depends on: the payload key, the bucket of large payloads, and the clock."""
 
 from __future__ import annotations
 
@@ -47,6 +47,38 @@ def _kms(look: Examination, arn: str, operation: str, **request: Any) -> Any:
     region = arn.split(":")[3]
     with look.asking("kms"):
         return getattr(look.deployment.clients.client("kms", region=region), operation)(**request)
+
+
+def bucket(look: Examination) -> list[Finding]:
+    """A bucket that is there, and that the consumer has as well."""
+    named, has = look.deployment.bucket, look.setting(look.consumer(), "KUMOFIRE_BUCKET")
+    found = []
+    if (named or "") != has and (named or look.deployment.stack_name):
+        found.append(
+            warning(
+                "bucket",
+                f"The consumer keeps large payloads in {has or 'no bucket'}, and here {named or 'none'} is named.",
+                "Give both the same KUMOFIRE_BUCKET: without it such a payload can't be read, and its run waits.",
+            )
+        )
+    name = named or has
+    if not name:
+        return found
+    with look.asking("s3") as s3:
+        try:
+            s3.list_objects_v2(Bucket=name, MaxKeys=1)
+        except ClientError as failure:
+            if code_of(failure) != "NoSuchBucket":
+                raise
+            found.append(
+                error(
+                    "bucket",
+                    f"There is no bucket {name}: large payloads can't be read, so their runs wait.",
+                    "Check the name and the account. If it was deleted, its payloads are lost: make it again, and the "
+                    "runs that need them fail and say so.",
+                )
+            )
+    return found
 
 
 def clock(look: Examination) -> list[Finding]:
