@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 60
 JOBS = """
 import os
 import time
-from kumofire_core import JobContext, Jobs
+from kumofire_core import JobContext, Jobs, Snooze
 
 jobs = Jobs.from_env()
 
@@ -44,6 +44,12 @@ def greet(ctx: JobContext):
 @jobs.handler("environment")
 def environment(ctx: JobContext):
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+@jobs.handler("snooze")
+def snooze(ctx: JobContext):
+    if ctx.payload == "wait":
+        ctx.wait_for("go")
+    raise Snooze(3600)
 
 @jobs.handler("slow")
 def slow(ctx: JobContext):
@@ -188,9 +194,15 @@ def test_runs_are_executed_shown_and_follow_the_file_that_they_are_in(tmp_path: 
         dev.says(rf"greet {fails} failed: KeyError: 'name'")
         assert TOLD_LATER not in dev.said()
 
+        snoozes, waits = jobs.create("snooze"), jobs.create("snooze", "wait")
+        dev.says(f"snooze {snoozes} snoozed, the next attempt is in (1h|59m|60m)")
+        dev.says(f"snooze {waits} the run is suspended")
+        assert f"{snoozes} attempt" not in dev.said()
+        assert f"{waits} attempt" not in dev.said()
+
         dev.change("Hello", "Goodbye")
         dev.says("src/handler/jobs.py changed")
-        dev.says("are ready: environment, greet, slow", times=2)
+        dev.says("are ready: environment, greet, slow, snooze", times=2)
         assert dev.ended(jobs.create("greet", {"name": "Ada"})).output == "Goodbye, Ada!"
 
         every_second = jobs.create_schedule(

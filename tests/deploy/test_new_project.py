@@ -99,11 +99,14 @@ def test_the_sam_cli_writes_the_same_project_from_the_repository(
     for name in filter(None, shipped.split("\0")):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_bytes((PROJECT / name).read_bytes())
+    author = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"]
+    for words in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "all"]):
+        call(["git", *words], repository, {})
     (tmp_path / "by-sam").mkdir()
     (tmp_path / "by-kumofire").mkdir()
 
     extra = f'{{"runtime": "{RUNTIME}"}}'
-    options = ["--location", repository, "--name", "my-app", "--no-input", "--extra-context", extra]
+    options = ["--location", f"git+file://{repository}", "--name", "my-app", "--no-input", "--extra-context", extra]
     call([sam, "init", *options], tmp_path / "by-sam", {})
     new_project(tmp_path / "by-kumofire", monkeypatch)
 

@@ -177,18 +177,22 @@ class Worker:
                 self._jobs.sqs_client.delete_message(
                     QueueUrl=self._jobs.queue_url, ReceiptHandle=record["receiptHandle"]
                 )
-            for each in report.records:
-                self._tell(each)
             if report.stray_handlers:
                 log.warning("a handler goes on although its time is over; on AWS its process would end now")
         except Exception as error:
             log.warning("a message could not be handled, and comes again: %s", error)
+            return
         finally:
             self._free.release()
+        try:
+            for each in report.records:
+                self._tell(each)
+        except Exception as error:
+            log.warning("what became of a run could not be read: %s", error)
 
     def _tell(self, report: RecordReport) -> None:
         """Show how an attempt ended. What else there is to tell, the consumer has logged."""
-        from kumofire_core.model.run import Outcome
+        from kumofire_core.model.run import AttemptEnding, Outcome
 
         result = report.result
         if result is None or result.outcome is Outcome.IGNORED:
@@ -199,17 +203,24 @@ class Worker:
             self._terminal.line(name, run_id, f"succeeded{took}", GREEN)
             return
         run = self._jobs.get_status(run_id)
+        last = run.attempts[-1] if run and run.attempts else None
         error = (run.last_error if run else None) or result.reason or ""
         first, _, rest = error.partition("\n")
         if result.outcome is Outcome.RETRIED:
-            wait = 0.0 if run is None else (run.scheduled_for - datetime.now(UTC)).total_seconds()
-            again = f"attempt {result.attempt} failed, the next one is in {length(max(0.0, wait))}"
-            self._terminal.line(name, run_id, f"{again}: {first}", YELLOW)
+            if run is None or last is None or last.number != result.attempt:
+                return  # it was suspended or put back, and the consumer has logged why
+            due = length(max(0.0, (run.scheduled_for - datetime.now(UTC)).total_seconds()))
+            if last.ended is AttemptEnding.SNOOZED:
+                self._terminal.line(name, run_id, f"snoozed, the next attempt is in {due}", YELLOW)
+                return
+            self._terminal.line(
+                name, run_id, f"attempt {last.number} failed, the next one is in {due}: {first}", YELLOW
+            )
         elif result.outcome is Outcome.FAILED:
             self._terminal.line(name, run_id, f"failed: {first}", RED)
         else:
             self._terminal.line(name, run_id, f"{result.outcome.value}: {first}", YELLOW)
-        self._terminal.block((run.attempts[-1].traceback if run and run.attempts else None) or rest)
+        self._terminal.block((last.traceback if last else None) or rest)
 
     def _tick(self) -> None:
         """Make the dispatcher's passes."""
