@@ -17,6 +17,7 @@ TITLES = {
     "create": "Creating runs",
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
+    "steps": "Steps",
     "large": "Large payloads",
     "console": "The console",
 }

@@ -171,6 +171,7 @@ class Jobs:
             large_from=large_from,
             clients=clients,
         )
+        self._store.allow_unknown_jobs = allow_unknown_jobs
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
         self._count_teller = CountTeller(self._store) if counts else None
@@ -733,6 +734,19 @@ class Jobs:
         from kumofire_core.engine import run_control
 
         return exists and run_control.cancel(self._store, run_id, reason)
+
+    def cancel_tree(self, run_id: str, reason: str | None = None) -> int:
+        """Do what ``cancel`` does to a run and to all runs that descend from it; return how many this call changed.
+
+        Descendants are those that handlers created by ``ctx.create_child`` and ``ctx.create_children``
+        (docs/children.md), also where the run between has ended. A handler that is executing may create further
+        children until it ends; another call cancels these.
+        """
+        require_reason(reason)
+        exists = may_exist("a run id", run_id)
+        from kumofire_core.engine import children
+
+        return children.cancel_tree(self._store, self._consumer.pool, run_id, reason) if exists else 0
 
     def run_now(self, run_id: str) -> bool:
         """Let a run that is ``scheduled`` start now; return whether this call changed it.

@@ -20,7 +20,7 @@ except ModuleNotFoundError as missing:
 
 import kumofire_core
 from kumofire_core.errors import ConfigurationError
-from kumofire_core.handlers.context import JobContext
+from kumofire_core.handlers.context import JobContext, Suspension
 from kumofire_core.handlers.middleware import CallNext
 from kumofire_core.jobs import Jobs
 from kumofire_core.model.error_text import type_name
@@ -111,7 +111,7 @@ class _Spans:
         ) as span:
             try:
                 yield span
-            except (Cancel, Snooze):  # what the handler decided, and no error
+            except (Cancel, Snooze, Suspension):  # what the handler decided, and no error
                 raise
             except BaseException as error:
                 span.set_status(Status(StatusCode.ERROR))

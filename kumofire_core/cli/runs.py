@@ -150,6 +150,9 @@ def cancel(
     *run_ids: RunIds,
     which: Filter = NO_FILTER,
     reason: Annotated[str | None, Parameter(help="Stored with the runs.")] = None,
+    tree: Annotated[
+        bool, Parameter(negative=(), help="Cancel the children of the runs that you name too, and theirs.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     here: Here,
@@ -158,7 +161,12 @@ def cancel(
 
     Name them, or give a filter: then they are counted first.
     """
-    if not _by_filter(run_ids, which, dry_run, "canceled"):
+    by_filter = _by_filter(run_ids, which, dry_run, "canceled")
+    if tree and by_filter:
+        raise UsageError("--tree is for runs that you name; a filter means each run by itself")
+    if tree:
+        return _cancel_trees(here, run_ids, reason)
+    if not by_filter:
         return _each(here, run_ids, lambda run_id: here.jobs.cancel(run_id, reason), "canceled")
     return change_many(here, "cancel", which, dry_run=dry_run, yes=yes, reason=reason)
 
@@ -295,6 +303,17 @@ def watch(
         here.say(counts(found))
     succeeded = all(run.status.value == "succeeded" for run in found)
     return Exit.DONE if succeeded and not missing else Exit.NOT_DONE
+
+
+def _cancel_trees(here: Invocation, run_ids: tuple[str, ...], reason: str | None) -> int:
+    """Cancel runs with all that descend from them, and tell how many were changed."""
+    counts = {run_id: here.jobs.cancel_tree(run_id, reason) for run_id in dict.fromkeys(run_ids)}
+    if here.as_json:
+        here.emit({"changed": counts})
+    else:
+        for run_id, count in counts.items():
+            here.show(f"{run_id}: {number(count, 'run')} canceled")
+    return Exit.DONE if any(counts.values()) else Exit.NOT_DONE
 
 
 def _found(here: Invocation, run_id: str | None, dedupe_key: str | None, *, payloads: bool = False) -> Run:

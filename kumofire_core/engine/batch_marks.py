@@ -141,6 +141,8 @@ def complete(store: RunStore, batch_id: str) -> bool:
     if sum(counts) < batch.total:
         return False  # the table was restored to an earlier time; the dispatcher's looks count what is missing
     canceled = _put_followers(store, batch, counts)
+    if batch.signal is not None:
+        _give_signal(store, *batch.signal, counts)
     finish(store, batch, counts)
     if canceled is not None:
         mark_ended(store, canceled, canceled.status)
@@ -179,6 +181,13 @@ def _put_followers(store: RunStore, batch: StoredBatch, counts: Counts) -> Store
     return canceled
 
 
+def _give_signal(store: RunStore, run_id: str, name: str, counts: Counts) -> None:
+    """Tell the parent of a batch's members that all have ended; the first of several calls counts."""
+    from kumofire_core.engine.signals import require_signal, signal
+
+    signal(store, run_id, name, require_signal(name, counts._asdict()))
+
+
 def _put_next_batch(store: RunStore, batch: StoredBatch) -> None:
     """Put the batch that a chain's callback is the only member of, where it is in one; it is complete with it."""
     if not batch.then or batch.then[0].batch_id is None:
@@ -195,6 +204,7 @@ def _put_next_batch(store: RunStore, batch: StoredBatch) -> None:
         now_ms=store.now_ms(),
         shards=store.shards_to_write(),
         sealed=True,
+        listed_too=False,
     )
     store.table.put_new(batch_key(batch_id), attributes)
 

@@ -71,6 +71,9 @@ from kumofire_core.rules.validation import (
 )
 from kumofire_core.rules.wake_ups import message_delay_seconds
 
+Signal = tuple[str, str]
+"""A run, and the name of a signal for it."""
+
 WINDOW = 10_000
 """How many members are put before it is recorded how far a creation has come."""
 
@@ -163,11 +166,37 @@ class Batches:
             self._seal(batch)
         return run_ids
 
+    def create_children(
+        self,
+        requests: Iterable[RunRequest],
+        *,
+        batch_id: str,
+        signal: Signal,
+        parent_id: str,
+        call: str,
+    ) -> None:
+        """Create the children of a run, or go on with that; the parent gets the signal when all have ended."""
+        wanted = _requests(call, requests)
+        total = len(wanted)
+        if total > MOST_MEMBERS:
+            raise InvalidArgumentError(f"{call} takes at most {MOST_MEMBERS} requests, not {total}")
+        prepared = None
+        if total <= WINDOW:
+            prepared = [self._member(batch_id, total, index, wanted[index], call) for index in range(total)]
+            prepared = [each._replace(parent_id=parent_id) for each in prepared]
+        else:
+            for index, request in enumerate(wanted):
+                self._member(batch_id, total, index, request, call)
+        batch = self._begin(batch_id, total, (), "ended", None, signal=signal, parent_id=parent_id)
+        if not batch.sealed:
+            self._put_members(batch, wanted, prepared)
+            self._seal(batch)
+
     def _member(self, batch_id: str, total: int, index: int, request: RunRequest, call: str = "create_batch") -> NewRun:
         if isinstance(request, Mapping) and (request.get("dedupe_key"), request.get("dedupe")) != (None, None):
             raise InvalidArgumentError(
-                f"run {index} of {call}: it has a dedupe_key, which no run of a {call[7:]} can have; its id follows "
-                f"from the {call[7:]}'s, so give {call} a key"
+                f"run {index} of {call}: it has a dedupe_key, and all runs of {call} are made once in any case"
+                + ("" if call.startswith("create_child") else f"; give {call} a key")
             )
         run_id = member_run_id(batch_id, index)
         return self._creator.prepare_one(index, request, call=call, run_id=run_id)._replace(
@@ -207,7 +236,15 @@ class Batches:
         return Follower(run_id, given["name"], text, given.get("max_attempts"), given.get("group"), wait_ms, batch_id)
 
     def _begin(
-        self, batch_id: str, total: int, followers: tuple[Follower, ...], then_if: ThenIf, key: object
+        self,
+        batch_id: str,
+        total: int,
+        followers: tuple[Follower, ...],
+        then_if: ThenIf,
+        key: object,
+        *,
+        signal: Signal | None = None,
+        parent_id: str | None = None,
     ) -> StoredBatch:
         """Put a new batch, or return the one that its key has; ``BatchConflictError`` where that is another."""
         now_ms = self._store.now_ms()
@@ -218,9 +255,11 @@ class Batches:
             then=followers,
             then_if=then_if,
             key=None if key is None else str(key),
-            parent_id=run_under_way(),
+            parent_id=parent_id or run_under_way(),
             now_ms=now_ms,
             shards=self._store.shards_to_write(),
+            listed_too=signal is None,
+            signal=signal,
         )
         answer = self._store.table.put_new(batch_key(batch_id), attributes)
         if answer.applied or answer.item is None:
@@ -237,7 +276,7 @@ class Batches:
             if is_now != asked
         ]
         if differences:
-            raise BatchConflictError(str(key), batch_id, differences)
+            raise BatchConflictError("of the call" if key is None else str(key), batch_id, differences)
         return found
 
     def _put_members(self, batch: StoredBatch, wanted: Sequence[RunRequest], prepared: list[NewRun] | None) -> None:
@@ -246,12 +285,13 @@ class Batches:
         for start in range(put, batch.total, WINDOW):
             indexes = range(start, min(start + WINDOW, batch.total))
 
-            def member(index: int) -> NewRun:
+            def prepare(index: int) -> NewRun:
                 if prepared is not None:
                     return prepared[index]
-                return self._member(batch.id, batch.total, index, wanted[index])
+                member = self._member(batch.id, batch.total, index, wanted[index])
+                return member if batch.signal is None else member._replace(parent_id=batch.parent_id)
 
-            self._put_window(batch, indexes, member)
+            self._put_window(batch, indexes, prepare)
             if indexes.stop < batch.total:
                 now_ms, shards = self._store.now_ms(), self._store.shards_to_write()
                 write = batch_items.put_so_far(
@@ -386,6 +426,22 @@ class Batches:
         """Cancel all members that have not ended; see ``Jobs.cancel_batch``."""
         require_reason(reason)
         found = batch_marks.find_batch(self._store, batch_id) if may_exist("a batch id", batch_id) else None
+        found = None if found is None else self.request_cancel(found, reason)
+        if found is None or found.done:
+            return False
+        in_flight = BoundedPool(self._creator.pool, PUTS_IN_FLIGHT)
+        errors: list[Exception] = []
+        for index in batch_marks.unmarked(self._store, found):
+            in_flight.start(partial(self._cancel_member, found, index, reason, errors))
+        in_flight.finish()
+        if errors:
+            raise errors[0]
+        return True
+
+    def request_cancel(self, batch: StoredBatch, reason: str | None) -> StoredBatch | None:
+        """Record that all members are to be canceled, so that the dispatcher does it; return the batch as it is."""
+        batch_id = batch.id
+        found: StoredBatch | None = batch
         while found is not None and not found.done and not found.cancel_requested:
             write = batch_items.cancel(
                 found,
@@ -398,16 +454,7 @@ class Batches:
             if answer.applied:
                 break
             found = None if answer.item is None else read_batch(batch_id, answer.item)  # it was sealed, or canceled
-        if found is None or found.done:
-            return False
-        in_flight = BoundedPool(self._creator.pool, PUTS_IN_FLIGHT)
-        errors: list[Exception] = []
-        for index in batch_marks.unmarked(self._store, found):
-            in_flight.start(partial(self._cancel_member, found, index, reason, errors))
-        in_flight.finish()
-        if errors:
-            raise errors[0]
-        return True
+        return found
 
     def _cancel_member(self, batch: StoredBatch, index: int, reason: str | None, errors: list[Exception]) -> None:
         run_id = member_run_id(batch.id, index)

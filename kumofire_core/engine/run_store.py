@@ -122,6 +122,8 @@ class RunStore:
         self.list_succeeded = list_succeeded
         self._creator = creator
         self._retention_ms = None if retention is None else duration_ms(retention)
+        self.allow_unknown_jobs = False
+        """Whether handlers may create children of jobs that have no handler here."""
         self.hooks: Hooks | None = None
         self.creating: Callable[[Sequence[NewRun]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
         """In what new runs are put and sent: a span, where that is traced."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from kumofire_core.engine.run_store import RUN, RunStore, new_token, run_key, text_owner
 from kumofire_core.errors import (
@@ -26,6 +28,7 @@ from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.step_calls import Call, Kept, Waited
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import decrypt_text, encrypt_text
+from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.steps import (
     LONGEST_WAIT,
@@ -71,7 +74,10 @@ class Steps:
         self._calls: dict[str, Call] = {}
         self._failed: set[str] = set()
         self._under_way = 0
-        self._sleeps = 0
+        self._unnamed: dict[str, int] = {}
+        """How many sleeps, and calls that create children, have no name of their own."""
+        self._children: list[str] = []
+        """The batches of children that the handler has not waited for."""
         self._in_order = True
         self._executed = 0
         self._longest = 0.0
@@ -84,13 +90,13 @@ class Steps:
 
     def begin(self, kind: StepKind, name: object) -> Call:
         """Take the next position. Makes no request; raises where the name is wrong or was used before."""
-        if (name is not None or kind is not StepKind.SLEEP) and (problem := step_name_problem(name)):
+        if (name is not None or kind not in (StepKind.SLEEP, StepKind.CHILD)) and (problem := step_name_problem(name)):
             raise InvalidArgumentError(problem)
         with self._lock:
             self._require_going_on()
             if name is None:
-                self._sleeps += 1
-                name = f"sleep-{self._sleeps}"
+                self._unnamed[kind] = number = self._unnamed.get(kind, 0) + 1
+                name = f"{kind}-{number}"
             assert isinstance(name, str)
             beside = self._under_way > 0
             before = self._calls.get(name)
@@ -140,6 +146,31 @@ class Steps:
     def keep_record(self, call: Call, *, until_ms: int | None = None) -> StepRecord:
         """Keep that a sleep, a wait, or something else of the engine's was begun; return what is kept."""
         return self._put_record(call, until_ms=until_ms)
+
+    def create_children(self, call: Call, requests: Any, what: str) -> str:
+        """Create the children of one call, or go on with that; return their batch's id."""
+        from kumofire_core.engine.children import create_children
+
+        return create_children(self._store, self.pool, self._claimed, call.name, requests, what)
+
+    def note_children(self, batch_id: str) -> None:
+        """Let ``take_children`` return these too."""
+        with self._lock:
+            self._children.append(batch_id)
+
+    def take_children(self) -> dict[str, str]:
+        """Return the batches of children that were not waited for, each with the name of its signal."""
+        from kumofire_core.engine.children import children_signal
+
+        with self._lock:
+            taken, self._children = self._children, []
+        return {batch_id: children_signal(batch_id) for batch_id in taken}
+
+    def read_children(self, batch_ids: Sequence[str]) -> list[Run]:
+        """Return children as they are now."""
+        from kumofire_core.engine.children import read_children
+
+        return read_children(self._store, batch_ids)
 
     def sleep(self, call: Call, delay: object) -> None:
         """Return where the sleep is over; raise ``Suspension`` otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
     from kumofire_core.model.batch import Batch
 else:  # so that annotations can be resolved at run time, and a cold start does not pay for the import
-    Batch = Any
+    AsyncStepCalls = Batch = Any
 
 JOB_LOGGER = "kumofire_core.job"
 
@@ -285,6 +285,50 @@ class JobContext:
         from kumofire_core.handlers import step_calls
 
         return step_calls.wait_for(self._steps.get(), name, timeout, default)
+
+    def create_child(
+        self,
+        job: str,
+        payload: Any = None,
+        *,
+        name: str | None = None,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        group: str | None = None,
+    ) -> str:
+        """Create a run of another job, once over all attempts of this one, and return its id.
+
+        The arguments are those of ``jobs.create``. It is kept like a step: ``name`` is ``child-1`` and so on, if left
+        out. The child runs at once; ``wait_for_children`` waits for it, and ``jobs.cancel_tree`` cancels it with this
+        run. Raises as ``step`` and ``create`` do, and ``BatchIncompleteError`` where the table refused it: the next
+        attempt goes on with it (docs/children.md).
+        """
+        from kumofire_core.handlers import step_calls
+
+        options: Any = {"run_at": run_at, "delay": delay, "max_attempts": max_attempts, "group": group}
+        request = step_calls.child_request(job, payload, options)
+        return step_calls.child_of(step_calls.create_children(self._steps.get(), [request], name, "create_child"))
+
+    def create_children(self, requests: Iterable[Mapping[str, object]], *, name: str | None = None) -> str:
+        """Create many runs, once over all attempts of this one; return the id of their batch.
+
+        ``requests`` are those of ``jobs.create_batch``. See ``create_child``.
+        """
+        from kumofire_core.handlers import step_calls
+
+        return step_calls.create_children(self._steps.get(), requests, name, "create_children")
+
+    def wait_for_children(self, timeout: timedelta | float | None = None) -> list[Run]:
+        """Wait until all children that were created before this call have ended, and return them in their order.
+
+        They have succeeded, failed or been canceled; their ``status`` and ``output`` say so. They are read as they are
+        now, those that are kept. Children that an earlier call has waited for are not among them. The run is suspended
+        meanwhile, as by ``wait_for``. After ``timeout`` it raises ``WaitTimeoutError``; the children go on.
+        """
+        from kumofire_core.handlers import step_calls
+
+        return step_calls.wait_for_children(self._steps.get(), timeout)
 
     @property
     def aio(self) -> AsyncStepCalls:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from kumofire_core.errors import InvalidArgumentError, WaitTimeoutError
 from kumofire_core.handlers.context import REQUIRED, Suspension
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.middleware import await_in_thread, is_async
+from kumofire_core.model.batch import member_run_id
+from kumofire_core.model.run import Run
 from kumofire_core.model.steps import StepKind
 from kumofire_core.model.times import from_ms
 
@@ -23,6 +25,15 @@ HIDDEN_IN_TRACEBACKS = True
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class ChildOptions(TypedDict, total=False):
+    """What ``ctx.create_child`` takes of ``create``."""
+
+    run_at: datetime | None
+    delay: timedelta | float | None
+    max_attempts: int | None
+    group: str | None
 
 
 class Call(NamedTuple):
@@ -84,6 +95,22 @@ class KeepsSteps(Protocol):
 
     def keep(self, call: Call, value: object, *, seconds: float) -> Kept:
         """Keep a result, and return the one that is kept: another attempt's, where that was faster."""
+        ...
+
+    def create_children(self, call: Call, requests: Any, what: str) -> str:
+        """Create the children of one call, or go on with that; return their batch's id."""
+        ...
+
+    def note_children(self, batch_id: str) -> None:
+        """Let ``take_children`` return these too."""
+        ...
+
+    def take_children(self) -> dict[str, str]:
+        """Return the batches of children that were not waited for, each with the name of its signal."""
+        ...
+
+    def read_children(self, batch_ids: Sequence[str]) -> list[Run]:
+        """Return children as they are now."""
         ...
 
     def sleep(self, call: Call, delay: object) -> None:
@@ -150,6 +177,47 @@ def wait_for(steps: KeepsSteps, name: str, timeout: timedelta | float | None, de
     return _outcome(name, waited, default)
 
 
+def create_children(steps: KeepsSteps, requests: Any, name: str | None, what: str) -> str:
+    """Do what ``ctx.create_children`` does."""
+    _require_no_loop(what)
+    return _create_children(steps, requests, name, what)
+
+
+def _create_children(steps: KeepsSteps, requests: Any, name: str | None, what: str) -> str:
+    call, kept = steps.begin(StepKind.CHILD, name), False
+    try:
+        found = steps.find(call)
+        if found is None:
+            steps.before_execution()
+            began = time.monotonic()
+            batch_id = steps.create_children(call, requests, what)
+            found = steps.keep(call, batch_id, seconds=time.monotonic() - began)
+        kept = True
+        steps.note_children(str(found.value))
+        return str(found.value)
+    finally:
+        steps.leave(call, kept=kept)
+
+
+def wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> list[Run]:
+    """Do what ``ctx.wait_for_children`` does."""
+    _require_no_loop("wait_for_children")
+    return _wait_for_children(steps, timeout)
+
+
+def _wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> list[Run]:
+    batches = steps.take_children()
+    for signal in batches.values():
+        call, kept = steps.begin(StepKind.WAIT, signal), False
+        try:
+            waited = steps.wait(call, timeout)
+            kept = True
+        finally:
+            steps.leave(call, kept=kept)
+        _outcome(signal, waited, REQUIRED)
+    return steps.read_children(list(batches))
+
+
 class AsyncStepCalls:
     """``ctx.aio``: steps of an ``async`` handler. Requests to the table run in a thread, and block no event loop."""
 
@@ -207,6 +275,37 @@ class AsyncStepCalls:
         finally:
             steps.leave(call, kept=kept)
         return _outcome(name, waited, default)
+
+    async def create_child(
+        self, job: str, payload: Any = None, *, name: str | None = None, **options: Unpack[ChildOptions]
+    ) -> str:
+        """Do what ``ctx.create_child`` does."""
+        return child_of(await self._create([child_request(job, payload, options)], name, "create_child"))
+
+    async def create_children(self, requests: Iterable[Any], *, name: str | None = None) -> str:
+        """Do what ``ctx.create_children`` does."""
+        return await self._create(requests, name, "create_children")
+
+    async def _create(self, requests: Iterable[Any], name: str | None, what: str) -> str:
+        steps = self._steps()
+        made: str = await await_in_thread(steps.pool, partial(_create_children, steps, requests, name, what))
+        return made
+
+    async def wait_for_children(self, timeout: timedelta | float | None = None) -> list[Run]:
+        """Do what ``ctx.wait_for_children`` does."""
+        steps = self._steps()
+        found: list[Run] = await await_in_thread(steps.pool, partial(_wait_for_children, steps, timeout))
+        return found
+
+
+def child_request(job: str, payload: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request of one child."""
+    return {"name": job, "payload": payload, **options}
+
+
+def child_of(batch_id: str) -> str:
+    """Return the id of the only run that a call created."""
+    return member_run_id(batch_id, 0)
 
 
 def _outcome(name: str, waited: Waited, default: Any) -> Any:

@@ -138,6 +138,8 @@ class StoredBatch(NamedTuple):
     renewed_ms: int
     key: str | None
     parent_id: str | None
+    signal: tuple[str, str] | None
+    """The run that is told when all members have ended, and the name of its signal, where they are its children."""
     item: Attributes
 
     def public(self, counts: Counts, *, as_of_ms: int, read_members: Any = None) -> Batch:
@@ -265,12 +267,18 @@ def read_batch(batch_id: str, item: Attributes) -> StoredBatch:
             renewed_ms=read_number(item, "renewed_at") or number(item, "created_at"),
             key=read_text(item, "batch_key"),
             parent_id=read_text(item, "parent_id"),
+            signal=_signal(item),
             item=item,
         )
     except KeyError as error:
         raise CorruptItemError(name, f"it has no attribute {error}") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CorruptItemError(name, f"an attribute holds a wrong value ({type(error).__name__})") from None
+
+
+def _signal(item: Attributes) -> tuple[str, str] | None:
+    run_id, name = read_text(item, "signal_run"), read_text(item, "signal")
+    return None if run_id is None or name is None else (run_id, name)
 
 
 def _follower(stored: Any) -> Follower:

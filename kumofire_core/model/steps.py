@@ -37,6 +37,8 @@ class StepKind(StrEnum):
     """The handler sleeps, or has slept, until a time."""
     WAIT = "wait"
     """The handler waits, or has waited, for a signal."""
+    CHILD = "child"
+    """Children were created; the result is the id of their batch, and that of the run where it is one."""
     SIGNAL = "signal"
     """A signal that the handler has not waited for so far."""
 

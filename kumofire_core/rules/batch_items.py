@@ -62,8 +62,13 @@ def create(
     now_ms: int,
     shards: int,
     sealed: bool = False,
+    listed_too: bool = True,
+    signal: tuple[str, str] | None = None,
 ) -> dict[str, Value]:
-    """Return the attributes of a new batch. ``sealed`` says that all its members are stored already."""
+    """Return the attributes of a new batch. ``sealed`` says that all its members are stored already.
+
+    ``listed_too`` puts it into the listing index. ``signal`` is the run that is told when all have ended, and how.
+    """
     first = then[0] if then else None
     return present(
         {
@@ -80,7 +85,9 @@ def create(
             "sealed_at": now_ms if sealed else None,
             "wake_shard": wake_shard(batch_id, shards),
             "wake_at": now_ms + (FIRST_LOOK_MS if sealed else ABANDONED_MS),
-            **listed(LISTED_BATCHES, batch_id, at_ms=now_ms),
+            "signal_run": None if signal is None else signal[0],
+            "signal": None if signal is None else signal[1],
+            **(listed(LISTED_BATCHES, batch_id, at_ms=now_ms) if listed_too else {}),
         }
     )
 

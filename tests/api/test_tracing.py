@@ -175,6 +175,13 @@ def test_what_a_handler_decides_about_its_run_is_no_error(aws: Aws, traced: Trac
     assert "error.type" not in (span.attributes or {})
 
 
+def test_a_suspension_is_no_error(aws: Aws, traced: Traced):
+    traced.jobs(aws, handlers={"email": lambda ctx: ctx.sleep(60)}).consume(message(aws.a_run()))
+
+    span = traced.span("process email")
+    assert span.status.status_code is StatusCode.UNSET
+
+
 def test_creating_that_fails_is_an_error_of_its_span(aws: Aws, traced: Traced):
     jobs = traced.jobs(aws, dynamodb=Refused("AccessDeniedException"))
 

@@ -97,3 +97,23 @@ def test_what_is_not_there_and_what_can_t_be_meant_end_differently(
     kumofire: Kumofire, words: list[str], code: int
 ) -> None:
     assert kumofire("batches", *words).code == code
+
+
+def test_a_tree_of_runs_is_canceled(kumofire: Kumofire, jobs: Jobs) -> None:
+    @jobs.handler("parent")
+    def parent(ctx: object) -> None:
+        ctx.create_children([{"name": "child"}] * 2)  # type: ignore[attr-defined]
+        ctx.wait_for_children()  # type: ignore[attr-defined]
+
+    @jobs.handler("child")
+    def child(ctx: object) -> None: ...
+
+    run_id = jobs.create("parent")
+    jobs.consume(message(run_id))
+
+    canceled = kumofire("runs", "cancel", run_id, "--tree", "--reason", "why")
+
+    assert (canceled.code, canceled.out) == (0, f"{run_id}: 3 runs canceled\n")
+    again = kumofire("runs", "cancel", run_id, "--tree", "--json")
+    assert (again.code, again.form) == (1, {"changed": {run_id: 0}})
+    assert kumofire("runs", "cancel", "--job", "parent", "--tree", "--dry-run").code == 2

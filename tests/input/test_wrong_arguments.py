@@ -157,6 +157,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "clean_bucket": ({}, {"records": [None, 5, "x", b"x", {"Records": []}]}),
     "sweep_bucket": ({}, {"deadline": TIME}),
     "cancel": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
+    "cancel_tree": ({"run_id": "x"}, {"run_id": TEXT, "reason": REASON}),
     "retry": ({"run_id": "x"}, {"run_id": TEXT, "run_at": TIME, "from_start": FLAG}),
     "signal": (
         {"run_id": "x", "name": "go"},

@@ -199,7 +199,9 @@ class LargeValues:
             if old is not None and any(key_in(old.get(name)) for name in NAMING):
                 self._tell_of(key, old)
             return
-        if new["status"] in FINAL and not self._play.settling and self._deletions < MOST_DELETIONS:
+        # A member that is deleted while its batch is made may be put again, and counted anew: that is another matter.
+        may_go = new["status"] in FINAL and "batch" not in new and not self._play.settling
+        if may_go and self._deletions < MOST_DELETIONS:
             self._deletions += 1
             # While a copy of the request that made it may still come.
             self._play.steering._delete_at(world.now + world.choices.of(DELETED_MS), key[0].removeprefix("run#"), new)

@@ -1,0 +1,173 @@
+"""What steps cost: CPU beside a loop that makes the same requests, and write units as DynamoDB Local reports them.
+
+The units need Java and DynamoDB Local (``dynamodb_local.py``). Without them only CPU is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.endpoint import Endpoint
+from benchmarks.material import Recorder, Requests, make_jobs, plain_client, run_ids
+from benchmarks.measure import Row, cpu_ms, ratio, rounds
+
+STEPS = 10
+
+
+def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
+    """Measure, on one core."""
+    ids = run_ids(2 if quick else 4)
+    requests: Requests = []
+
+    def stepping(client: Any) -> Any:
+        jobs = make_jobs(dynamodb=client)
+        jobs._registry._jobs.pop("email")  # the endpoint answers each claim with a run of this job
+        jobs.handler("email")(_ten_steps)
+        return jobs
+
+    def ours(jobs: Any) -> Any:
+        def work() -> None:
+            for run_id in ids:
+                jobs.consume({"version": 1, "kumofireJobRunId": run_id})
+
+        return work
+
+    ours(stepping(Recorder(plain_client(), requests)))()
+    made = [(operation, given) for operation, given in requests if operation in ("put_item", "update_item")]
+    client = plain_client()
+
+    def raw() -> None:
+        for operation, parameters in made:
+            getattr(client, operation)(**parameters)
+
+    works = {"raw": raw, "ours": ours(stepping(plain_client())), "ours, our client": ours(stepping(None))}
+    works["ours"]()
+    endpoint.counts()
+    works["ours"]()
+    puts = endpoint.counts().get("PutItem", 0)
+    samples = rounds({name: cpu_ms(work, len(ids) * STEPS) for name, work in works.items()}, 3 if quick else 41)
+    return [
+        Row(what="requests for a step", value=puts / len(ids) / STEPS, at_most=1, at_least=1),
+        ratio(samples, "ours", "raw", "a run of ten steps, on boto3's default client, over the raw loop", at_most=1.25),
+        ratio(samples, "ours, our client", "raw", "a run of ten steps as shipped, over the raw loop"),
+        *_units(),
+    ]
+
+
+def _units() -> list[Row]:
+    what = "write units of a run of ten steps and a sleep, from create to succeeded"
+    try:
+        units: dict[str, float] = json.loads(beside_dynamodb_local("benchmarks.steps"))
+    except NotMeasured as reason:
+        return [Row(what=what, value=None, detail=str(reason))]
+    return [
+        Row(what="write units of a run of ten steps", value=units["steps"]),
+        Row(what=what, value=units["steps and a sleep"], detail=f"and {units['read']:g} read units"),
+        Row(what="write units of a step", value=units["a step"], at_most=1, at_least=1),
+        Row(what="write units of a sleep, until the handler goes on", value=units["a sleep"]),
+        Row(what="write units of a wait and its signal", value=units["a wait"]),
+    ]
+
+
+def _ten_steps(ctx: Any) -> dict[str, Any]:
+    for number in range(STEPS):
+        ctx.step(f"step-{number}", dict, number=number)
+    return {"sent_to": "user@example.com"}
+
+
+class _Counting:
+    """A client that asks each request what it consumed, and adds it up."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.writes = self.reads = self.requests = 0.0
+
+    def __getattr__(self, operation: str) -> Any:
+        method = getattr(self._client, operation)
+
+        def request(**parameters: Any) -> Any:
+            self.requests += 1
+            reply = method(ReturnConsumedCapacity="INDEXES", **parameters)
+            units = reply["ConsumedCapacity"]["CapacityUnits"]
+            if operation in ("get_item", "query"):
+                self.reads += units
+            else:
+                self.writes += units
+            return reply
+
+        return request
+
+
+class _Queue:
+    def send_message(self, **parameters: Any) -> dict[str, str]:
+        return {}
+
+
+def main() -> None:
+    """Run DynamoDB Local, measure, and print the units as JSON."""
+    from examples.deployment import table_definition
+    from kumofire_core import Jobs
+
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    now = [datetime(2026, 3, 14, tzinfo=UTC)]
+    with running(sys.argv[1], Path(sys.argv[2])) as url:
+        os.environ["AWS_ENDPOINT_URL"] = url
+        client = plain_client()
+        client.create_table(TableName="bench", **table_definition())
+        counting = _Counting(client)
+        jobs = Jobs(
+            table="bench",
+            queue_url="queue",
+            dynamodb=counting,  # type: ignore[arg-type]  # it makes the requests that are measured
+            sqs=_Queue(),  # type: ignore[arg-type]  # it takes any message
+            clock=lambda: now[0],
+        )
+
+        @jobs.handler("steps")
+        def steps(ctx: Any) -> None:
+            for number in range(ctx.payload["steps"]):
+                ctx.step(f"step-{number}", dict, number=number)
+            if ctx.payload.get("sleeps"):
+                ctx.sleep(timedelta(minutes=10))
+            if ctx.payload.get("waits"):
+                ctx.wait_for("go")
+
+        jobs.consume({"version": 1, "kumofireJobRunId": "nobody"})  # the first one also reads what is paused
+
+        def units(**payload: Any) -> tuple[float, float, float]:
+            counting.writes = counting.reads = counting.requests = 0
+            run_id = jobs.create("steps", payload)
+            message = {"version": 1, "kumofireJobRunId": run_id}
+            jobs.consume(message)
+            if payload.get("waits"):
+                jobs.signal(run_id, "go", {"by": "Ann"})
+                jobs.consume(message)
+            if payload.get("sleeps"):
+                now[0] += timedelta(minutes=10)
+                jobs._consumer._pauses._read_ms = jobs._store.now_ms()
+                jobs.consume(message)
+            counted = counting.writes, counting.reads, counting.requests
+            assert str(jobs.get_status(run_id).status) == "succeeded"  # type: ignore[union-attr]
+            return counted
+
+        plain, ten = units(steps=0), units(steps=STEPS)
+        slept, slept_after_ten, waited = units(steps=0, sleeps=1), units(steps=STEPS, sleeps=1), units(steps=0, waits=1)
+        measured = {
+            "steps": ten[0],
+            "steps and a sleep": slept_after_ten[0],
+            "read": slept_after_ten[1],
+            "a step": (ten[0] - plain[0]) / STEPS,
+            "a sleep": slept[0] - plain[0],
+            "a wait": waited[0] - plain[0],
+        }
+        print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()
