@@ -17,6 +17,7 @@ TITLES = {
     "create": "Creating runs",
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
+    "batches": "Batches",
     "steps": "Steps",
     "large": "Large payloads",
     "console": "The console",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
+    from kumofire_core.engine.limit_views import LimitUse
     from kumofire_core.engine.pauses import Pause
     from kumofire_core.engine.queries import RunFilter, RunPage
     from kumofire_core.engine.schedules import ScheduleChanges, SchedulePage, ScheduleSettings
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.model.steps import Step, StepKind
-    from kumofire_core.rules.limits import Limit
+    from kumofire_core.rules.limits import Limit, Rate
     from kumofire_core.rules.retry import RetryPolicy
 
     # Names of release 0.1, kept for applications that use them.
@@ -142,6 +143,7 @@ __all__ = [
     "LargeValueError",
     "LeaseExpiredError",
     "Limit",
+    "LimitUse",
     "MalformedMessageError",
     "MemberStatus",
     "Middleware",
@@ -157,6 +159,7 @@ __all__ = [
     "Pause",
     "PendingRun",
     "QueueLengths",
+    "Rate",
     "RecordReport",
     "RetriedRun",
     "RetryAfter",
@@ -229,6 +232,7 @@ _PLACES = {
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",
     "Limit": "rules.limits",
+    "LimitUse": "engine.limit_views",
     "MemberStatus": "model.batch",
     "LargeValue": "model.large_value",
     "Middleware": "handlers.middleware",
@@ -239,6 +243,7 @@ _PLACES = {
     "Overlap": "model.schedule",
     "PartlyDispatchedError": "engine.dispatcher",
     "QueueLengths": "engine.stats",
+    "Rate": "rules.limits",
     "RecordReport": "engine.sqs_batch",
     "RetriedRun": "model.run",
     "RetryPolicy": "rules.retry",

@@ -292,6 +292,7 @@ class Jobs:
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
         concurrency: public.Limit | Sequence[public.Limit] | None = None,
+        rate: public.Rate | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
@@ -300,7 +301,8 @@ class Jobs:
         or a tuple: only after an error in ``retry_on`` there is another attempt, and never after one in ``fail_on``. A
         timeout and a lost worker are retried unless ``fail_on`` has ``AttemptTimeoutError`` or ``LeaseExpiredError``. A
         run that has not started ``expires_after`` its time is ``canceled`` instead, with that reason. ``concurrency``
-        limits how many of its runs execute at the same time, over all consumers (docs/limits.md).
+        limits how many of its runs execute at the same time, and ``rate`` how many start within a time, over all
+        consumers (docs/limits.md).
 
         Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
@@ -319,6 +321,7 @@ class Jobs:
                 fail_on=fail_on,
                 expires_after=expires_after,
                 concurrency=concurrency,
+                rate=rate,
             )
             return function
 
@@ -804,15 +807,17 @@ class Jobs:
         text = signals.require_signal(name, payload)
         return may_exist("a run id", run_id) and signals.signal(self._store, run_id, name, text)
 
-    def steps(self, run_id: str) -> tuple[public.Step, ...]:
+    def steps(self, run_id: str, *, results: bool = True) -> tuple[public.Step, ...]:
         """Return the kept steps, sleeps and waits of a run in the order of its handler's calls, and its other signals.
 
-        Two requests, and one more for each MB of results. Empty for an unknown id. A result that this process can't
+        Two requests, and one more for each MB of results. With ``results=False`` these are neither fetched nor
+        decrypted: they are ``NOT_READ``. Empty for an unknown id. A result that this process can't
         decrypt for want of a cipher is ``ENCRYPTED``; another failure of decrypting raises ``DecryptionError``.
         """
         from kumofire_core.engine import signals
 
-        return signals.steps(self._store, run_id) if may_exist("a run id", run_id) else ()
+        require_flag("results", results)
+        return signals.steps(self._store, run_id, results=results) if may_exist("a run id", run_id) else ()
 
     def retry(self, run_id: str, *, run_at: datetime | None = None, from_start: bool = False) -> bool:
         """Queue a failed or canceled run again with all its attempts; return whether this call changed it.
@@ -995,6 +1000,20 @@ class Jobs:
         from kumofire_core.engine import pauses
 
         return pauses.pauses(self._store)
+
+    def get_limit(self, job_name: str, *, key: str | int | None = None, name: str | None = None) -> public.LimitUse:
+        """Return who has the slots of a job's limit and who waits for one, and until when its rate is reserved.
+
+        ``key`` is what the limit's key returns, where it has one, and ``name`` the limit's name. Which jobs have limits
+        is not stored: for a limit that no run has needed there are no slots.
+        """
+        from kumofire_core.engine.limit_views import limit_use
+        from kumofire_core.rules.validation import require_job_name
+
+        require_job_name(job_name)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise InvalidArgumentError(f"name must be the name of a limit, or None, not {short_repr(name)}")
+        return limit_use(self._store, job_name, key=key, name=name)
 
     def dispatch(
         self,

@@ -175,7 +175,7 @@ class World:
                 assert "wake_shard" in item
                 assert item["wake_at"] == item.get("next_run_at", item["wake_at"]), item
                 assert item["wake_at"] > to_ms(self.clock.now) or item["enabled"], item
-            elif item["pk"].startswith(("progress#", "counts#")) or item["sk"].startswith("steps#"):
+            elif item["pk"].startswith(("progress#", "counts#", "limit#")) or item["sk"].startswith("steps#"):
                 assert not {"wake_at", "wake_shard"} & item.keys(), item
             elif item["status"] in UNFINISHED:
                 assert "wake_shard" in item, item

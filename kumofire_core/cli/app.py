@@ -36,6 +36,7 @@ app.command("kumofire_core.cli.counts:stats", name="stats", help="Count runs, me
 app.command("kumofire_core.cli.pausing:pause", name="pause", help="Let nothing of a job start, or of all.")
 app.command("kumofire_core.cli.pausing:resume", name="resume", help="Let a paused job go on.")
 app.command("kumofire_core.cli.pausing:pauses", name="pauses", help="List what is paused.")
+app.command("kumofire_core.cli.limits:limits", name="limits", help="Show who has the slots of a limit, and who waits.")
 app.command("kumofire_core.cli.bulk:app", name="bulk", help="Go on with changes of many runs.")
 app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead letters, and send them back.")
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")

@@ -33,6 +33,7 @@ def run_form(run: Run) -> dict[str, Any]:
         "error_type": run.error_type,
         "retries": run.retries,
         "paused": run.paused,
+        "waiting_for_limit": run.waiting_for_limit,
         "progress": None if run.progress is None else _progress_form(run.progress),
         "schedule_id": run.schedule_id,
         "dedupe_key": run.dedupe_key,

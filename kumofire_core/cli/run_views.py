@@ -38,7 +38,7 @@ def run_row(run: Run, now: datetime) -> list[Cell | str]:
     return [
         run.id,
         run.job_name,
-        status_cell("paused" if run.paused else run.status.value),
+        status_cell("paused" if run.paused else "limited" if run.waiting_for_limit else run.status.value),
         f"{run.failed_attempts}/{run.max_attempts}" if run.failed_attempts else "",
         when(run, now),
         progress_text(run) or (run.last_error or run.cancel_reason or "").split("\n", 1)[0],
@@ -74,6 +74,7 @@ def show_run(here: Invocation, run: Run, steps: Sequence[Step], *, payload: bool
             ("job", run.job_name),
             ("status", status_cell(run.status.value)),
             ("paused", "it waits until its job is resumed" if run.paused else None),
+            ("limited", "it waits for its turn, by its job's limit or rate" if run.waiting_for_limit else None),
             ("attempts", f"{run.failed_attempts} of {run.max_attempts} failed"),
             ("retries", f"{run.retries} by a person" if run.retries else None),
             ("progress", _progress(run, now)),

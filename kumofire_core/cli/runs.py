@@ -75,7 +75,7 @@ def show(
     run = _found(here, run_id, dedupe_key, payloads=payload or output)
     # One that has not been let go of so far may have kept steps as well.
     has_steps = run.kept_steps or run.waiting_for is not None or run.status.value == "running"
-    steps = here.jobs.steps(run.id) if has_steps else ()
+    steps = here.jobs.steps(run.id, results=output) if has_steps else ()
     if here.as_json:
         here.emit(whole_run_form(run, steps, payload=payload, output=output))
     else:

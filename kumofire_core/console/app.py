@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from kumofire_core import __version__
-from kumofire_core.console import bulk_pages, dead_letters, job_pages, overview, run_pages, runs, schedules
+from kumofire_core.console import batch_pages, bulk_pages, dead_letters, job_pages, overview, run_pages, runs, schedules
 from kumofire_core.console.access import Authorize
 from kumofire_core.console.guard import Guard
 from kumofire_core.console.visit import Desk, Page, Visit, endpoint, utc_now
@@ -49,6 +49,7 @@ def build(
         ("/", GET, overview.show),
         *overview.PAGES,
         *runs.PAGES,
+        *batch_pages.PAGES,
         *bulk_pages.PAGES,
         *run_pages.PAGES,
         *schedules.PAGES,

@@ -22,18 +22,15 @@ from kumofire_core.console.tree import exact as exact_json
 from kumofire_core.console.tree import readable, tree
 from kumofire_core.console.visit import Page, Visit
 from kumofire_core.console.words import exact
-from kumofire_core.errors import DecryptionError, InvalidArgumentError, InvalidJSONError
+from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
 from kumofire_core.model.encrypted_text import ENCRYPTED
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.large_value import LargeValue
 from kumofire_core.model.run import FINAL, Run, RunStatus
-from kumofire_core.model.steps import Step, StepKind
+from kumofire_core.model.steps import Step
 from kumofire_core.text import LENGTH_FORM, iso, parse_length, plain, relative
 
 log = logging.getLogger("kumofire_core")
-
-MOST_SHOWN = 200
-"""Characters of a step's result that the page shows."""
 
 MOST_COPIED = 20_000
 """Characters of JSON that a button copies. What is longer is downloaded."""
@@ -260,15 +257,6 @@ PAGES: list[tuple[str, list[str], Page]] = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepLine:
-    """A kept step as the page shows it."""
-
-    step: Step
-    result: str | None
-    """The beginning of its result as JSON; ``None`` where it has none, or is hidden from this person."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """A payload or an output as the page shows it."""
 
@@ -324,25 +312,15 @@ def _shown(visit: Visit, run: Run) -> dict[str, Any]:
     }
 
 
-def _steps(visit: Visit, run: Run) -> list[StepLine] | None:
-    """Return the kept steps of a run, read only where it has some; ``None`` where this process can't read them."""
+def _steps(visit: Visit, run: Run) -> tuple[Step, ...] | None:
+    """Return the kept steps of a run without their results, where it has some; ``None`` where they can't be read."""
     if not run.kept_steps and run.waiting_for is None:
-        return []
+        return ()
     try:
-        found = visit.jobs.steps(run.id)
-    except (*AWS_ERRORS, DecryptionError) as error:
+        return visit.jobs.steps(run.id, results=False)
+    except AWS_ERRORS as error:  # this person's rights may be those of an earlier release
         log.warning("the steps of run %s could not be read: %s", run.id, error_name(error))
         return None
-    return [_step_line(step, texts=visit.access.payloads) for step in found]
-
-
-def _step_line(step: Step, *, texts: bool) -> StepLine:
-    has_result = step.kind in (StepKind.STEP, StepKind.SIGNAL) or step.signaled_at is not None
-    result = None
-    if texts and has_result and step.result is not ENCRYPTED:
-        text = _file_text("result", step.result)
-        result = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
-    return StepLine(step=step, result=result)
 
 
 def _seconds(run: Run, now: datetime) -> int:

@@ -126,13 +126,13 @@ def count(buckets: Iterable[Marks]) -> Counts:
     return Counts(**counts)
 
 
-def complete(store: RunStore, batch_id: str) -> bool:
+def complete(store: RunStore, batch_id: str, found: StoredBatch | None = None) -> bool:
     """Put the callback of a batch whose members have all ended, send it, and mark the batch as done.
 
     Each step can be repeated: the callback's id follows from the batch's. Say whether the batch is done now; it is not
-    where members are still being created, or not all have ended.
+    where members are still being created, or not all have ended. ``found`` is the batch, where the caller knows it.
     """
-    batch = find_batch(store, batch_id)
+    batch = find_batch(store, batch_id) if found is None else found
     if batch is None or batch.done:
         return batch is not None
     if not batch.sealed:

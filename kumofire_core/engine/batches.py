@@ -11,6 +11,7 @@ import binascii
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -345,15 +346,16 @@ class Batches:
         if not answer.applied:
             found = None if answer.item is None else read_batch(batch.id, answer.item)
             if found is not None and found.cancel_requested:
-                for index in range(batch.total):
-                    run_control.cancel(self._store, member_run_id(batch.id, index), found.cancel_reason)
+                with suppress(*AWS_ERRORS):  # what this process can't or may not do, the dispatcher does
+                    for index in range(batch.total):
+                        run_control.cancel(self._store, member_run_id(batch.id, index), found.cancel_reason)
                 raise BatchCanceledError(batch.id)
             return
         level = len(widths(batch.total)) - 1
         root = bucket_key(batch.id, level, 0)
         marks = self._store.table.get_sets([root]).get(root, {}) if batch.total else {}
         if is_full(marks, total=batch.total, level=level, place=0):
-            batch_marks.complete(self._store, batch.id)
+            batch_marks.complete(self._store, batch.id, batch._replace(sealed=True))
 
     # Reading
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.limits import Slots
     from kumofire_core.engine.steps import Steps
     from kumofire_core.model.batch import Batch
+    from kumofire_core.rules.limits import Beat
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -64,7 +65,12 @@ MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
 LIMITED = "limited"
+MOMENTS_TRIED = 5
+"""How many moments a run reserves in one go, where it comes too late for each."""
 UNREADABLE_PAYLOAD = "unreadable payload"
+
+LONG_WAIT_MS = 10 * 24 * 60 * 60_000
+"""Before a run waits for longer, what it has kept is given more time."""
 
 LONGEST_REQUEST_SECONDS = 15.0
 """What the four tries of a request by this package's clients may take, with the waits between."""
@@ -110,6 +116,7 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self._busy_rates: dict[str, bool] = {}
         self._progress_lock = threading.Lock()
         self._progress_writer: ProgressWriter | None = None
 
@@ -226,7 +233,7 @@ class Consumer:
         self, claimed: StoredRun, deadline: Deadline | None, completer: BatchCompleter | None
     ) -> ConsumeResult:
         job = self._store.registry.get(claimed.job_name)
-        if not claimed.limited and (job is None or not job.concurrency):
+        if not claimed.limited and (job is None or not (job.concurrency or job.rate)):
             return self._prepared(claimed, deadline, completer, None)
         from kumofire_core.engine.limits import Slots  # other jobs do not pay for its import
 
@@ -293,19 +300,41 @@ class Consumer:
         slots.know(claimed)
         try:
             wanted = slots.wanted(job)
+            beat = None if job.rate is None else slots.beat(job)
         except Exception as error:  # of a key, which is the application's
             return self._failed(claimed, job, error, timedelta(0), deadline)
         try:
             turn = slots.take(wanted)
+            if turn is None:
+                return None if beat is None else self._await_moment(claimed, deadline, beat)
         except AWS_ERRORS as error:
             return self._release(claimed, error)
-        if turn is None:
-            return None
         answer = self._store.apply(claimed.id, slots.write_of(turn))
         if not answer.applied:
             return self._unattempted(claimed, answer)
         slots.waits(turn)
         log.debug("the run waits for a slot of its limit", extra=log_fields(claimed))
+        return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
+
+    def _await_moment(self, claimed: StoredRun, deadline: Deadline | None, beat: Beat) -> ConsumeResult | None:
+        """Wait until a run may start by its job's rate; where that is not soon, put it back and say so."""
+        from kumofire_core.engine.rates import MOST_WAIT_US, Moments
+
+        moments = Moments(self._store, claimed, beat, self._busy_rates)
+        most_us = MOST_WAIT_US if deadline is None else min(MOST_WAIT_US, int(deadline.seconds_to_run() * 500_000))
+        for _ in range(MOMENTS_TRIED):
+            left_us = moments.microseconds_left()
+            if left_us > most_us:
+                break
+            time.sleep(left_us / 1e6)
+            if not moments.is_missed():
+                return None
+        write, due_ms = moments.write_of(claimed)
+        answer = self._store.apply(claimed.id, write)
+        if not answer.applied:
+            return self._unattempted(claimed, answer)
+        log.debug("the run waits for its moment, by the rate of its job", extra=log_fields(claimed))
+        self._store.send_waiting(claimed.id, due_ms=due_ms, now_ms=self._store.now_ms(), group=claimed.group)
         return ConsumeResult(Outcome.IGNORED, claimed.id, claimed.job_name, reason=LIMITED)
 
     def _too_late(self, claimed: StoredRun, job: Job) -> str | None:
@@ -514,6 +543,10 @@ class Consumer:
         """Write how an attempt without success ends, log it, and send what is to come."""
         now_ms = self._store.now_ms()
         expires_at = self._store.expires_at(now_ms)
+        if end.due_ms is not None and end.due_ms - now_ms > LONG_WAIT_MS:
+            from kumofire_core.engine.step_expiry import keep_while_waiting
+
+            keep_while_waiting(self._store, claimed, due_ms=end.due_ms, pool=self.pool)
         answer = self._store.apply(claimed.id, end.write)
         if not answer.applied and _cancellation_came_between(claimed, answer):
             end = decisions.after_canceled_failure(claimed, end, now_ms=now_ms, expires_at=expires_at)

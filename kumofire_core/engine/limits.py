@@ -27,7 +27,7 @@ from kumofire_core.rules.listing import limit_shard
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.registry import Job
-    from kumofire_core.rules.limits import Place
+    from kumofire_core.rules.limits import Beat, Place
 
 log = logging.getLogger("kumofire_core")
 
@@ -70,6 +70,10 @@ class Slots:
     def wanted(self, job: Job) -> list[Place]:
         """Return the slots that the run needs. Raises what a key raises."""
         return limits.places_of(job.concurrency, job.name, self._claimed.payload)
+
+    def beat(self, job: Job) -> Beat | None:
+        """Return where the run reserves the moment of its start. Raises what a key raises."""
+        return None if job.rate is None else limits.beat_of(job.rate, job.name, self._claimed.payload, self._claimed.id)
 
     def take(self, wanted: list[Place]) -> Turn | None:
         """Take each of these slots, or a place in the line for one; say where the run has to wait.

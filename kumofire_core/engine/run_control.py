@@ -12,6 +12,7 @@ from kumofire_core.model.write import Attributes
 from kumofire_core.rules import run_writes
 from kumofire_core.rules.run_writes import Transition
 
+DAY_MS = 24 * 60 * 60_000
 TRIES = 10
 """How often a change is tried while the run moves on between two statuses; each round needs it to have moved again."""
 
@@ -139,6 +140,8 @@ def retry_unsent(
         require_latest(store, found)
     now_ms = store.now_ms()
     due_ms = now_ms + delay_ms if at_ms is None else at_ms
+    if not from_start:
+        _keep_steps(store, found, due_ms=due_ms, now_ms=now_ms)
     again = run_writes.retry(
         found,
         new_token(),
@@ -159,6 +162,7 @@ def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
         if due_ms is None and waiting.status is RunStatus.QUEUED:
             return None  # its message is under way already
         at_ms = now_ms if due_ms is None else due_ms
+        _keep_steps(store, waiting, due_ms=at_ms, now_ms=now_ms)
         return run_writes.move(waiting, new_token(), due_ms=at_ms, now_ms=now_ms, changed_ms=changed_ms)
 
     changed = _change(store, run_id, moved)
@@ -169,6 +173,14 @@ def move(store: RunStore, run_id: str, *, due_ms: int | None) -> bool:
         _give_up_places(store, changed.before)
     store.send_waiting(run_id, due_ms=now_ms if due_ms is None else max(due_ms, now_ms), now_ms=now_ms, group=group)
     return True
+
+
+def _keep_steps(store: RunStore, run: StoredRun, *, due_ms: int, now_ms: int) -> None:
+    """Let what a run has kept stay until the time that a person gives it; no request where it has kept nothing."""
+    if run.may_have_steps and due_ms - now_ms > DAY_MS:
+        from kumofire_core.engine.step_expiry import keep_while_waiting
+
+        keep_while_waiting(store, run, due_ms=due_ms)
 
 
 def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:

@@ -9,13 +9,15 @@ from typing import Any
 
 from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.run_store import RUN, RunStore, new_token, run_key, text_owner
+from kumofire_core.engine.step_expiry import signal_expires_at
 from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, KumofireError
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import ENCRYPTED, decrypt_text, encrypt_text, is_encrypted
-from kumofire_core.model.run import FINAL, RunStatus
+from kumofire_core.model.run import FINAL, NOT_READ, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.steps import (
     MAX_STEP_BYTES,
+    UNREAD_NAMES,
     SignalRecord,
     Step,
     StepKind,
@@ -29,7 +31,7 @@ from kumofire_core.model.steps import (
 from kumofire_core.model.times import from_ms
 from kumofire_core.model.write import Key, text_bytes
 from kumofire_core.rules import run_writes
-from kumofire_core.rules.steps import expiry_ms, step_name_problem
+from kumofire_core.rules.steps import step_name_problem
 
 log = logging.getLogger("kumofire_core")
 
@@ -68,9 +70,9 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
     now_ms = store.now_ms()
     stored = encrypt_text(store.cipher, payload, owner=_owner(found, f"signal {name}"))
     _require_room(stored)
-    record = SignalRecord(name, now_ms, stored, store.expires_at(expiry_ms(now_ms)))
+    record = SignalRecord(name, now_ms, stored, signal_expires_at(store, found, now_ms))
     answer = store.table.put_new(key, record.attributes(token))
-    if not answer.applied and answer.item is not None and read_signal(name, answer.item).value is None:
+    if not answer.applied and answer.item is not None and read_signal(name, answer.item).is_over:
         return False  # its time was over
     is_ours = answer.applied
     for _ in range(TRIES):
@@ -98,19 +100,24 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
     )
 
 
-def steps(store: RunStore, run_id: str) -> tuple[Step, ...]:
-    """Return what a run has kept, in the order of its handler's calls, and then the signals not waited for so far."""
+def steps(store: RunStore, run_id: str, *, results: bool) -> tuple[Step, ...]:
+    """Return what a run has kept, in the order of its handler's calls, and then the signals not waited for so far.
+
+    Without ``results`` these are neither fetched nor decrypted.
+    """
     found = store.find(run_id, payload_required=False)
     if found is None:
         return ()
-    kept = read_steps(store.table.parts(run_key(run_id), steps_prefix(found.incarnation)), found.incarnation)
+    names = () if results else UNREAD_NAMES
+    items = store.table.parts(run_key(run_id), steps_prefix(found.incarnation), names=names)
+    kept = read_steps(items, found.incarnation, values=results)
     records = sorted(kept.records.values(), key=lambda record: (record.position, record.at_ms, record.name))
-    listed = [_step(store, found, record, kept.signals.get(record.name)) for record in records]
+    listed = [_step(store, found, record, kept.signals.get(record.name), results=results) for record in records]
     early = sorted(
         (signal for name, signal in kept.signals.items() if name not in kept.records),
         key=lambda signal: (signal.at_ms, signal.name),
     )
-    return (*listed, *(_early(store, found, signal) for signal in early))
+    return (*listed, *(_early(store, found, signal, results=results) for signal in early))
 
 
 def delete_steps(store: RunStore, deleted: StoredRun) -> None:
@@ -126,13 +133,13 @@ def delete_incarnation(store: RunStore, run_id: str, incarnation: str) -> None:
         store.table.delete(Key(RUN, run_id, str(item["sk"])))
 
 
-def _step(store: RunStore, run: StoredRun, record: StepRecord, signal: SignalRecord | None) -> Step:
+def _step(store: RunStore, run: StoredRun, record: StepRecord, signal: SignalRecord | None, *, results: bool) -> Step:
     kind = StepKind(record.kind)
     result = _value(store, run, record.value, f"step {record.name}")
     signaled_at = None
     timed_out = False
     if kind is StepKind.WAIT and signal is not None:
-        timed_out = signal.value is None
+        timed_out = signal.is_over
         result = _value(store, run, signal.value, f"signal {record.name}")
         signaled_at = None if timed_out else from_ms(signal.at_ms)
     return Step(
@@ -140,7 +147,7 @@ def _step(store: RunStore, run: StoredRun, record: StepRecord, signal: SignalRec
         kind=kind,
         position=record.position,
         at=from_ms(record.at_ms),
-        result=result,
+        result=result if results else NOT_READ,
         duration=None if record.took_ms is None else timedelta(milliseconds=record.took_ms),
         until=None if record.until_ms is None else from_ms(record.until_ms),
         signaled_at=signaled_at,
@@ -148,9 +155,9 @@ def _step(store: RunStore, run: StoredRun, record: StepRecord, signal: SignalRec
     )
 
 
-def _early(store: RunStore, run: StoredRun, signal: SignalRecord) -> Step:
+def _early(store: RunStore, run: StoredRun, signal: SignalRecord, *, results: bool) -> Step:
     at = from_ms(signal.at_ms)
-    result = _value(store, run, signal.value, f"signal {signal.name}")
+    result = _value(store, run, signal.value, f"signal {signal.name}") if results else NOT_READ
     return Step(signal.name, StepKind.SIGNAL, None, at, result, signaled_at=at)
 
 

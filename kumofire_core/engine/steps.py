@@ -44,7 +44,7 @@ from kumofire_core.model.steps import (
     steps_prefix,
 )
 from kumofire_core.model.times import LAST_MS, delay_ms, duration_ms
-from kumofire_core.model.write import Attributes, Key, Write, text_bytes
+from kumofire_core.model.write import Attributes, Key, text_bytes
 from kumofire_core.rules.run_writes import CLOCK_SKEW_MS
 from kumofire_core.rules.steps import LOOK_MS, expiry_ms, goes_on_elsewhere, step_name_problem
 
@@ -307,7 +307,7 @@ class Steps:
 
     def _give_up(self, name: str) -> SignalRecord:
         """Put that no signal came in time; return the signal that did, where one was faster."""
-        over = SignalRecord(name, self._store.now_ms(), None, self._expires_at())
+        over = SignalRecord(name, self._store.now_ms(), None, self._expires_at(), is_over=True)
         key = signal_key(RUN, self._claimed.id, self._claimed.incarnation, name)
         found = self._put(key, over.attributes(new_token()))
         return self._note(over if found is None else read_signal(name, found))
@@ -319,7 +319,7 @@ class Steps:
         return signal
 
     def _waited(self, signal: SignalRecord) -> Waited:
-        if signal.value is None:
+        if signal.is_over or signal.value is None:
             return Waited(None, signal.at_ms)
         return Waited(self._decoded(signal.value, f"signal {signal.name}"), None)
 
@@ -366,15 +366,20 @@ class Steps:
         with self._lock:
             records, signals = tuple(self._records.values()), tuple(self._signals.values())
         run_id, incarnation = self._claimed.id, self._claimed.incarnation
-        for record in records:
-            if record.expires_at is not None and record.expires_at < least:
-                self._extend(step_key(RUN, run_id, incarnation, record.name), expires_at)
-        for signal in signals:
-            if signal.expires_at is not None and signal.expires_at < least:
-                self._extend(signal_key(RUN, run_id, incarnation, signal.name), expires_at)
+        near = [
+            step_key(RUN, run_id, incarnation, record.name)
+            for record in records
+            if record.expires_at is not None and record.expires_at < least
+        ]
+        near += [
+            signal_key(RUN, run_id, incarnation, signal.name)
+            for signal in signals
+            if signal.expires_at is not None and signal.expires_at < least
+        ]
+        if near:
+            from kumofire_core.engine.step_expiry import renew
 
-    def _extend(self, key: Key, expires_at: int) -> None:
-        self._store.table.apply(key, Write(sets={"expires_at": expires_at}, write_token=("expires_at", expires_at)))
+            renew(self._store, self.pool, near, expires_at)
 
 
 def _wait_ms(name: str, length: object) -> int:

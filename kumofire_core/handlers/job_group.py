@@ -13,9 +13,9 @@ from kumofire_core.rules.validation import name_problem
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
-    from kumofire_core.rules.limits import Limit
+    from kumofire_core.rules.limits import Limit, Rate
 else:  # so that annotations can be resolved at run time, and nobody pays for the import who has no limits
-    Limit = Any
+    Limit = Rate = Any
 
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
@@ -65,6 +65,7 @@ class JobGroup:
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
         concurrency: Limit | Sequence[Limit] | None = None,
+        rate: Rate | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Collect the decorated function as the handler of the job ``name``; takes the arguments of ``Jobs.handler``.
 
@@ -86,6 +87,7 @@ class JobGroup:
             "fail_on": fail_on,
             "expires_after": expires_after,
             "concurrency": concurrency,
+            "rate": rate,
         }
 
         def collect(function: AnyHandler) -> AnyHandler:

@@ -14,7 +14,7 @@ from kumofire_core.rules.validation import name_problem
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
-    from kumofire_core.rules.limits import Limit
+    from kumofire_core.rules.limits import Limit, Rate
 
     Concurrency = Limit | Sequence[Limit]
 
@@ -42,6 +42,8 @@ class Job(NamedTuple):
     """How long after its time a run is of use that has not started; ``None``: for ever."""
     concurrency: tuple[Limit, ...] = ()
     """How many of its runs may execute at the same time."""
+    rate: Rate | None = None
+    """How many of its runs may start within a time."""
 
 
 class Registry:
@@ -68,6 +70,7 @@ class Registry:
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
         concurrency: Concurrency | None = None,
+        rate: Rate | None = None,
     ) -> None:
         """Add a job; raises ``ConfigurationError``, which names every problem, for example a name that is taken."""
         if problems := self.problems(
@@ -80,6 +83,7 @@ class Registry:
             fail_on=fail_on,
             expires_after=expires_after,
             concurrency=concurrency,
+            rate=rate,
         ):
             raise ConfigurationError(problems)
         policy = retry or self.retry
@@ -93,6 +97,7 @@ class Registry:
             fail_on=() if fail_on is None else _types(fail_on),
             expires_after_ms=None if expires_after is None else duration_ms(expires_after),
             concurrency=() if concurrency is None else _as_tuple(concurrency),
+            rate=rate,
         )
         self._handlers[name] = handler
         self._wrap(name)
@@ -131,6 +136,7 @@ class Registry:
         fail_on: ErrorTypes | None = None,
         expires_after: timedelta | None = None,
         concurrency: Concurrency | None = None,
+        rate: Rate | None = None,
     ) -> list[str]:
         """Return one sentence for each reason why this job can't be added."""
         problems = [] if (problem := name_problem(name)) is None else [problem]
@@ -155,6 +161,10 @@ class Registry:
             )
         if concurrency is not None:
             problems += self._limit_problems(name, concurrency)
+        if rate is not None:
+            from kumofire_core.rules.limits import rate_problems
+
+            problems += rate_problems(name, rate)
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
         return problems

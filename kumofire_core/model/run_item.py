@@ -99,6 +99,7 @@ _TEXTS = (
     "group",
     "limited",
     "awaits_slot",
+    "reserved",
     "batch",
     "after",
     "waits_for",
@@ -119,6 +120,7 @@ _NUMBERS = (
     "list_at",
     "retries",
     "generation",
+    "rate_since",
     "steps",
     "signals",
     "suspensions",
@@ -225,7 +227,8 @@ class StoredRun:
                 parent_id=get("parent_id"),
                 created_by=get("created_by"),
                 group=self.group,
-                waiting_for_limit=self.awaits_slot is not None and self.status is RunStatus.SCHEDULED,
+                waiting_for_limit=self.status is RunStatus.SCHEDULED
+                and (self.awaits_slot is not None or self.reserved is not None),
                 batch_id=None if self.batch is None else self.batch[0],
                 batch_index=None if self.batch is None else self.batch[1],
                 callback_of=self.callback_of,
@@ -410,6 +413,22 @@ class StoredRun:
     def waits_for(self) -> str | None:
         """The item of the limit that it waits for. It may have been claimed since."""
         return self._item.get("waits_for")
+
+    @property
+    def reserved(self) -> tuple[str, int] | None:
+        """The item of a rate, and the moment that it has reserved there for its start, in epoch microseconds."""
+        item_id, _, moment = str(self._item.get("reserved", "")).partition(" ")
+        return (item_id, int(moment)) if moment.isdecimal() else None
+
+    @property
+    def rate_since(self) -> int | None:
+        """The time that it was for before it reserved a moment, in epoch milliseconds."""
+        return self._item.get("rate_since")
+
+    @property
+    def limit_attributes(self) -> tuple[str, ...]:
+        """The attributes that say how it waits for a limit or a rate."""
+        return tuple(name for name in ("limited", "awaits_slot", "reserved", "rate_since") if name in self._item)
 
     @property
     def list_at(self) -> int | None:

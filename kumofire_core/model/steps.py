@@ -79,12 +79,14 @@ class StepRecord(NamedTuple):
 
 
 class SignalRecord(NamedTuple):
-    """What was given for a name: a payload, or (``value`` is ``None``) that its time was over."""
+    """What was given for a name: a payload, or that its time was over."""
 
     name: str
     at_ms: int
     value: str | None
+    """``None`` where its time was over, and where it was read without values."""
     expires_at: int | None = None
+    is_over: bool = False
 
     def attributes(self, token: str) -> dict[str, Value]:
         """Return the item's attributes without its key; ``token`` is the put's evidence."""
@@ -94,6 +96,7 @@ class SignalRecord(NamedTuple):
                 "create_token": token,
                 "at": self.at_ms,
                 "value": self.value,
+                "over": 1 if self.is_over else None,
                 "expires_at": self.expires_at,
             }
         )
@@ -109,7 +112,7 @@ class Step(NamedTuple):
     at: datetime
     """When the result was kept, or the sleep or wait began, or the signal came."""
     result: Any = None
-    """A step's result, or a signal's payload; ``ENCRYPTED`` where this process has no cipher."""
+    """A step's result, or a signal's payload; ``ENCRYPTED`` where this process has no cipher, or ``NOT_READ``."""
     duration: timedelta | None = None
     """How long a step's function took."""
     until: datetime | None = None
@@ -151,20 +154,27 @@ def signal_key(kind: str, run_id: str, incarnation: str, name: str) -> Key:
     return Key(kind, run_id, f"{steps_prefix(incarnation)}signal#{name}")
 
 
-def read_steps(items: Iterable[Attributes], incarnation: str) -> KeptSteps:
-    """Return what the items of one incarnation hold; raises ``CorruptItemError``, ``NewerSchemaError``."""
+UNREAD_NAMES = ("sk", "schema", "kind", "position", "beside", "at", "took_ms", "until", "over", "expires_at")
+"""What is asked for of steps and signals that are read without their values."""
+
+
+def read_steps(items: Iterable[Attributes], incarnation: str, *, values: bool = True) -> KeptSteps:
+    """Return what the items of one incarnation hold; raises ``CorruptItemError``, ``NewerSchemaError``.
+
+    Without ``values`` the items were asked for without them.
+    """
     kept = KeptSteps({}, {})
     prefix = steps_prefix(incarnation)
     for item in items:
         kind, _, name = str(item["sk"]).removeprefix(prefix).partition("#")
         if kind == "step":
-            kept.records[name] = read_record(name, item)
+            kept.records[name] = read_record(name, item, values=values)
         elif kind == "signal":
-            kept.signals[name] = read_signal(name, item)
+            kept.signals[name] = read_signal(name, item, values=values)
     return kept
 
 
-def read_record(name: str, item: Attributes) -> StepRecord:
+def read_record(name: str, item: Attributes, *, values: bool = True) -> StepRecord:
     """Return the record that an item holds; raises ``CorruptItemError``, ``NewerSchemaError``."""
     try:
         _require_schema(name, item)
@@ -176,7 +186,7 @@ def read_record(name: str, item: Attributes) -> StepRecord:
         if kind == StepKind.SLEEP and until_ms is None:
             raise KeyError("until")
         value = read_text(item, "value")
-        if kind == StepKind.STEP and value is None:
+        if kind == StepKind.STEP and value is None and values:
             raise KeyError("value")
         return StepRecord(
             kind=kind,
@@ -196,12 +206,15 @@ def read_record(name: str, item: Attributes) -> StepRecord:
         raise CorruptItemError(_named(name, item), problem) from None
 
 
-def read_signal(name: str, item: Attributes) -> SignalRecord:
+def read_signal(name: str, item: Attributes, *, values: bool = True) -> SignalRecord:
     """Return the signal that an item holds; raises ``CorruptItemError``, ``NewerSchemaError``."""
     try:
         _require_schema(name, item)
         from_ms(number(item, "at"))
-        return SignalRecord(name, number(item, "at"), read_text(item, "value"), read_number(item, "expires_at"))
+        value, is_over = read_text(item, "value"), "over" in item
+        if value is None and values and not is_over:
+            raise KeyError("value")
+        return SignalRecord(name, number(item, "at"), value, read_number(item, "expires_at"), is_over)
     except KeyError as error:
         raise CorruptItemError(_named(name, item), f"it has no attribute {error}") from None
     except (TypeError, OverflowError) as error:

@@ -181,10 +181,10 @@ def expired_reason(claimed: StoredRun, expires_after_ms: int, *, now_ms: int) ->
     """Return why a run that has not started yet is too late to be of use, or ``None``.
 
     A run that its handler snoozed has started, although that attempt is not counted. Each wait for a consumer that has
-    the handler gives a run another time; it was due when a handler was first missing.
+    the handler gives a run another time; it was due when a handler was first missing. So does each wait for a rate.
     """
-    since_ms = claimed.no_handler_since
-    due_ms = claimed.due_ms if since_ms is None else min(claimed.due_ms, since_ms)
+    earlier = [each for each in (claimed.no_handler_since, claimed.rate_since) if each is not None]
+    due_ms = min([claimed.due_ms, *earlier])
     if claimed.has_started or now_ms <= due_ms + expires_after_ms:
         return None
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, short_repr
@@ -19,6 +20,18 @@ SLOTS_TOGETHER = 20
 
 WAITING_ROOM = 8
 """How many waiting runs an item holds beside its slots. Further ones wait in the listing index."""
+
+MOST_STARTS = 1_000_000
+SHORTEST_PER = timedelta(milliseconds=10)
+LONGEST_PER = timedelta(days=30)
+
+STARTS_TOGETHER = 400
+"""The most starts a second that one item gives moments to: each is a write, and an item takes 1,000 of them.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
+
+SLACK_SHARE = 20
+"""A run may start later than its moment by one part in so many of ``per``."""
+MOST_SLACK_US = 1_000_000
 
 Key = Callable[[Any], str | int | None]
 
@@ -46,6 +59,61 @@ class Limit:
 
     def __repr__(self) -> str:
         return f"Limit({self.count}, name={self.name!r}, key={'…' if self.key else None})"
+
+
+class Rate:
+    """How many runs may start within a time, over all consumers: at most ``count`` in any time of length ``per``.
+
+    The starts are spread evenly over it. ``key`` and ``name`` as for ``Limit``. Raises ``ConfigurationError``, which
+    names every wrong argument.
+    """
+
+    __slots__ = ("count", "key", "name", "per_us")
+
+    def __init__(self, count: int, *, per: timedelta, key: Key | None = None, name: str | None = None) -> None:
+        problems = []
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_STARTS:
+            problems.append(f"count of a Rate must be a whole number from 1 to {MOST_STARTS}, not {short_repr(count)}")
+        if not isinstance(per, timedelta) or not SHORTEST_PER <= per <= LONGEST_PER:
+            problems.append(f"per of a Rate must be a timedelta from 10 ms to 30 days, not {short_repr(per)}")
+        problems += _common_problems("Rate", key, name)
+        if problems:
+            raise ConfigurationError(problems)
+        self.count = count
+        self.per_us = per // timedelta(microseconds=1)
+        self.key = key
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Rate({self.count}, per={self.per_us / 1e6:g} s, name={self.name!r}, key={'…' if self.key else None})"
+
+
+class Beat(NamedTuple):
+    """A rate as one run meets it: the item in which it reserves the moment of its start."""
+
+    item_id: str
+    interval_us: int
+    """From one start to the next, in this item."""
+    slack_us: int
+    """How much later than its moment a run may start. The interval is longer by as much of it as is needed, so that no
+    time of length ``per`` sees one start more."""
+
+
+def beat_of(rate: Rate, job_name: str, payload: Any, run_id: str) -> Beat | None:
+    """Return where a run reserves the moment of its start; ``None`` for one that is not limited.
+
+    A rate of more than ``STARTS_TOGETHER`` a second is spread over several items, each with its share of the starts.
+    Raises as ``places_of`` does.
+    """
+    key = None if rate.key is None else key_text(rate.key(payload), f"the rate of job {job_name!r}")
+    if rate.key is not None and key is None:
+        return None
+    parts = min(rate.count, -(-rate.count * 1_000_000 // (rate.per_us * STARTS_TOGETHER)))
+    part = int.from_bytes(hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).digest()[:8]) % parts
+    share = rate.count // parts + (part < rate.count % parts)
+    base = digest("rate", rate.name, job_name, key)
+    slack_us = min(rate.per_us // SLACK_SHARE, MOST_SLACK_US)
+    return Beat(f"{base}.{part}" if part else base, -(-(rate.per_us + slack_us) // share), slack_us)
 
 
 class Place(NamedTuple):
@@ -123,6 +191,11 @@ def digest(kind: str, name: str | None, job_name: str, key: str | None) -> str:
     parts += [] if key is None else [key]
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def rate_problems(job_name: str, given: object) -> list[str]:
+    """Return one sentence for each reason why this can't be a job's rate."""
+    return [] if isinstance(given, Rate) else [f"rate of job {job_name!r} must be a Rate, not {short_repr(given)}"]
 
 
 def option_problems(option: str, job_name: str, given: object, kind: type[Limit]) -> list[str]:

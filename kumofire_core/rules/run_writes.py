@@ -42,7 +42,7 @@ _RUNNING = (RunStatus.RUNNING,)
 _UNINDEXED = ("wake_shard", "wake_at")
 _LEASE = ("lease_token", "lease_until")
 _PUT_ASIDE = ("parked", *LISTED)
-_LIMITED = ("limited", "awaits_slot")
+_LIMITED = ("limited", "awaits_slot", "reserved", "rate_since")
 
 
 PARKED_LOOK_MS = 24 * 60 * 60_000
@@ -394,6 +394,20 @@ def await_slot(
     sets: dict[str, Value] = {"limited": limited, "awaits_slot": item_id, "wake_at": now_ms + FIRST_LIMIT_LOOK_MS}
     if outside_since_ms is not None:
         sets |= {"list_shard": limit_shard(item_id), "list_at": outside_since_ms}
+    return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
+
+
+def await_moment(claimed: StoredRun, *, now_ms: int, due_ms: int, reserved: str) -> Transition:
+    """Put a run back to wait until ``due_ms``, shortly before the moment that it has reserved; no attempt is counted.
+
+    Refused, like ``release``, where the run is to be canceled.
+    """
+    sets: dict[str, Value] = {
+        "reserved": reserved,
+        "rate_since": claimed.due_ms if claimed.rate_since is None else claimed.rate_since,
+        "scheduled_for": due_ms,
+        "wake_at": waiting_wake_at(due_ms, now_ms),
+    }
     return _settle(claimed, RunStatus.SCHEDULED, now_ms, sets, not_exists=("cancel_requested_at",), decides_limit=False)
 
 
@@ -813,5 +827,5 @@ def _no_longer_aside(run: StoredRun, sets: dict[str, Value]) -> tuple[str, ...]:
     A release without the listing index leaves a run in it as well, when a person retries it there.
     """
     aside = (("parked",) if run.is_parked else ()) + (LISTED if run.list_shard is not None else ())
-    aside += _LIMITED if run.limited else ()
+    aside += run.limit_attributes
     return tuple(name for name in aside if name not in sets)

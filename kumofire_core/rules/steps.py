@@ -16,6 +16,9 @@ KEPT_MS = 35 * DAY_MS
 LEAST_KEPT_MS = 20 * DAY_MS
 """A run that goes on renews the records that have less than that left."""
 
+SIGNAL_KEPT_MS = 400 * DAY_MS
+"""How long a signal is kept beyond the retention of runs. A run may sleep for a year before it asks for it."""
+
 SHARE_OF_TIME = 0.1
 STEPS_AHEAD = 1.5
 

@@ -127,6 +127,7 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "error_type": None,
         "retries": 0,
         "paused": False,
+        "waiting_for_limit": False,
         "progress": None,
         "schedule_id": None,
         "dedupe_key": None,

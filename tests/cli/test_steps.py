@@ -10,7 +10,7 @@ from tests.cli.conftest import Kumofire
 def a_waiting_run(jobs: Jobs) -> str:
     @jobs.handler("order", max_attempts=1)
     def order(ctx: JobContext) -> None:
-        ctx.step("charge", lambda: {"card": "4242"})
+        ctx.step("charge", lambda: {"card": "of-a-secret-card"})
         ctx.wait_for("approved", timeout=7200, default=None)
         ctx.sleep(60)
 
@@ -53,8 +53,8 @@ def test_show_lists_the_steps_and_hides_their_results_until_output_is_asked_for(
     assert "the signal 'approved'" in shown
     assert "1  step  charge" in shown
     assert "2  wait  approved" in shown
-    assert "4242" not in shown
-    assert "4242" in kumofire("runs", "show", run_id, "--output").out
+    assert "of-a-secret-card" not in shown
+    assert "of-a-secret-card" in kumofire("runs", "show", run_id, "--output").out
 
     form = kumofire("runs", "show", run_id, "--json").form
     assert (form["waiting_for"], form["kept_steps"]) == ("approved", 2)
@@ -64,7 +64,7 @@ def test_show_lists_the_steps_and_hides_their_results_until_output_is_asked_for(
     ]
     assert "result" not in form["steps"][0]
     form = kumofire("runs", "show", run_id, "--json", "--output").form
-    assert form["steps"][0]["result"] == {"card": "4242"}
+    assert form["steps"][0]["result"] == {"card": "of-a-secret-card"}
 
     clock.advance(hours=3)
     jobs.consume(message(run_id))

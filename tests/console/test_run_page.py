@@ -217,6 +217,16 @@ def test_a_run_under_way_shows_its_progress_and_that_its_cancellation_is_asked_f
     assert "not needed" in page.text
 
 
+@pytest.mark.parametrize("waits", [{"awaits_slot": "abc", "limited": "abc"}, {"reserved": "abc 1773489600000000"}])
+def test_a_run_that_waits_for_its_turn_says_so(aws: Aws, console: Console, waits: dict[str, str]):
+    run_id = aws.a_run(status="scheduled", **waits)
+
+    page = console.page(f"/runs/{run_id}")
+
+    assert "limited" in page.text
+    assert "It waits for its turn" in page.text
+
+
 def test_a_run_that_waits_for_its_job_to_be_resumed_says_so_and_leads_to_the_jobs(
     jobs: Jobs, aws: Aws, console: Console
 ):

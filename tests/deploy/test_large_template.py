@@ -30,7 +30,7 @@ from tests.deploy.test_template import (
 
 __all__ = ["resources"]
 
-LARGE = "x" * 5_000
+LARGE = "x" * 6_000
 KEEPS = "KeepsLargePayloads"
 OF_THE_FEATURE = {
     "Bucket",

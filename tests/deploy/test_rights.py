@@ -126,6 +126,29 @@ def create_in_a_transaction(world: World) -> None:
         world.mine.client("dynamodb").transact_write_items(TransactItems=[pending.entry])
 
 
+def a_batch(world: World, *, mine: bool = False) -> str:
+    jobs = (world if mine else world.others).jobs(cipher=None)
+    return jobs.create_batch([{"name": "email", "delay": 3600}], then="email", payload={"to": "y"})
+
+
+def create_a_batch(world: World) -> None:
+    a_batch(world, mine=True)
+    world.jobs().create_batch([], then="email")
+
+
+def read_batches(world: World) -> None:
+    batch_id = a_batch(world)
+    assert world.jobs().get_batch(batch_id).pending == 1
+    assert len(list(world.jobs().batch_members(batch_id))) == 1
+    world.jobs().list_batches()
+
+
+def cancel_a_batch(world: World) -> None:
+    batch_id = a_batch(world)
+    assert world.jobs().cancel_batch(batch_id)
+    assert world.others.jobs(cipher=None).get_batch(batch_id).state == "done"
+
+
 def later() -> datetime:
     """Return a time after the end of a run that has failed."""
     return datetime.now(UTC) + timedelta(hours=3)
@@ -163,6 +186,7 @@ READS: dict[str, Call] = {
     "list_runs": read_lists,
     "stats": read_stats,
     "steps": lambda world: world.jobs().steps(world.a_run()),
+    "batches": read_batches,
     "get_bulk": lambda world: world.jobs().get_bulk(an_interrupted_operation(world)),
     "count for an operation": lambda world: world.jobs().retry_many(status="failed", dry_run=True),
     "schedules": read_schedules,
@@ -191,6 +215,7 @@ CREATES: dict[str, Call] = {
     "create one after another": create_one_after_another,
     "create in a transaction": create_in_a_transaction,
     "debounce": debounce,
+    "create a batch": create_a_batch,
     "create in many partitions": lambda world: world.jobs(wake_shards=64).create("email"),
 }
 
@@ -204,6 +229,8 @@ STEERS: dict[str, Call] = {
     "delete": lambda world: world.jobs().delete(world.a_run(failed=True)),
     "pause": pause_and_resume,
     "free keys": free_keys,
+    "cancel_batch": cancel_a_batch,
+    "cancel_tree": lambda world: world.jobs().cancel_tree(world.a_run()),
     "cancel_many": lambda world: world.jobs().cancel_many(run_ids=[world.a_run()]),
     "retry_many": lambda world: world.jobs(clock=later).retry_many(run_ids=[world.a_run(failed=True)]),
     "delete_many": lambda world: world.jobs(clock=later).delete_many(run_ids=[world.a_run(failed=True)]),

@@ -22,6 +22,7 @@ from samtranslator.translator.transform import transform
 from examples.deployment import PROJECT, load_template
 from kumofire_core import JobContext, Limit, jobs
 from kumofire_core.config import OPTIONAL, REQUIRED, settings_from
+from kumofire_core.model.batch import member_run_id
 from kumofire_core.rules.redelivery import seconds_until_redelivery
 from kumofire_core.rules.retry import DEFAULT_MAX_ATTEMPTS
 from tests.builders import NOW_MS, Aws, Clock, LambdaContext, event, failures, message
@@ -377,7 +378,7 @@ def calls_of(aws: Aws) -> Iterator[set[tuple[str, str]]]:
 def every_way_to_consume(aws: Aws, **settings: Any) -> None:
     """Succeed, retry, fail, take over, cancel, put aside, and have a handler look for a cancellation and create.
 
-    And keep steps, wait, and wait for a slot.
+    And keep steps, wait, wait for a slot, and end a batch.
     """
     jobs = aws.jobs(**settings)
     aws.jobs(allow_unknown_jobs=True).pause("paused")
@@ -404,7 +405,10 @@ def every_way_to_consume(aws: Aws, **settings: Any) -> None:
         ctx.step("charge", str)
         ctx.wait_for("approved")
 
+    batch_id = aws.jobs(allow_unknown_jobs=True).create_batch([{"name": "parent"}], then="parent")
+
     runs = [
+        member_run_id(batch_id, 0),
         aws.a_run(job_name="steps", claims=1),
         aws.a_run(job_name="parent"),
         aws.a_run(job_name="limited"),
@@ -438,6 +442,7 @@ def every_way_to_dispatch(aws: Aws) -> None:
     aws.a_run(status="scheduled", parked="pause", list_shard="parked#0", list_at=NOW_MS, wake_at=NOW_MS + 86_400_000)
     jobs.pause("email")
     assert jobs.resume("email")
+    jobs.create_batch([{"name": "email", "delay": timedelta(days=1)}])
     result = jobs.dispatch()
     assert (result.errors, result.dispatched, result.resent, result.recovered, result.failed) == (0, 2, 1, 1, 1)
     assert result.resumed == 1
@@ -608,7 +613,7 @@ def test_who_creates_runs_can_not_read_any(resources: dict[str, Any]) -> None:
     keys = statement(resources, "CreatorPolicy", "DedupeKeys")
 
     for writes, action, written in (
-        (runs, "dynamodb:PutItem", ["run#*", "dedupe#*"]),
+        (runs, "dynamodb:PutItem", ["run#*", "dedupe#*", "batch#*"]),
         (debounced, "dynamodb:UpdateItem", ["run#*"]),
     ):
         assert writes["Action"] == action

@@ -17,7 +17,7 @@ from kumofire_core.edge import cleaner_handler
 from kumofire_core.engine import cleaning
 from tests.builders import Aws, Clock, LambdaContext, message, raises
 
-LARGE = "x" * 5_000
+LARGE = "x" * 6_000
 
 
 class RealClock(Clock):

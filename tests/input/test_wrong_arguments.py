@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kumofire_core import Jobs, KumofireError, Limit, RetryPolicy
+from kumofire_core import Jobs, KumofireError, Limit, Rate, RetryPolicy
 from kumofire_core.engine.create import RunRequest
 from kumofire_core.engine.schedules import ScheduleChanges, ScheduleSettings
 from tests.builders import NOW, Aws
@@ -108,6 +108,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "fail_on": ERRORS,
             "expires_after": [5, "5", -timedelta(1)],
             "concurrency": [0, 5, "5", Limit, [], [5], [Limit(1), 5], {}, [Limit(1), Limit(2)], [Limit(1)] * 5],
+            "rate": [0, 5, "5", Rate, Limit(1), [], [Rate(1, per=timedelta(1))]],
         },
     ),
     "middleware": ({}, {"function": [None, 5, "x", Jobs, lambda ctx: None, lambda: None]}),
@@ -163,11 +164,19 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"run_id": "x", "name": "go"},
         {"run_id": TEXT, "name": [*TEXT, "", "x" * 101, "\n"], "payload": [*NOT_JSON[:-1], "x" * 401_500]},
     ),
-    "steps": ({}, {"run_id": TEXT}),
+    "steps": ({"run_id": "x"}, {"run_id": TEXT, "results": FLAG}),
     "run_now": ({}, {"run_id": TEXT}),
     "reschedule": ({"run_id": "x", "run_at": NOW}, {"run_id": TEXT, "run_at": [None, *TIME]}),
     "update": ({"run_id": "x", "payload": 1}, {"run_id": TEXT, "payload": NOT_JSON}),
     "delete": ({}, {"run_id": TEXT}),
+    "get_limit": (
+        {"job_name": "email"},
+        {
+            "job_name": [*TEXT, "", "x" * 256],
+            "key": [1.5, b"x", ["x"], True, "x" * 1_025],
+            "name": [5, b"x", "", ["x"]],
+        },
+    ),
     "pause": (
         {"job_name": "email"},
         {"job_name": [*TEXT[1:], "", "x" * 256], "reason": [5, b"x", ["x"], "x" * 10_000, "\ud800"], "until": TIME},

@@ -501,3 +501,29 @@ def test_a_signal_that_expired_fails_the_run_rather_than_changing_what_it_got(jo
     jobs.consume(message(run_id))
 
     assert jobs.get_status(run_id).error_type == "StepsLostError"
+
+
+def test_a_signal_that_comes_while_the_run_sleeps_for_a_year_is_there_afterwards(world: World):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> Any:
+        ctx.sleep(365 * DAY)
+        return ctx.wait_for("go")
+
+    run_id = world.jobs.create("order")
+    world.deliver()
+    world.clock.advance(days=1)
+
+    assert world.jobs.signal(run_id, "go", 1)
+
+    run = world.aws.item(run_id)
+    assert kept(world.aws, run_id)["signal#go"]["expires_at"] * 1000 > run["scheduled_for"] + 30 * 86_400_000
+
+
+def test_a_signal_to_a_run_that_is_due_in_many_years_is_kept_until_then(world: World):
+    waits(world.jobs)
+    run_id = world.jobs.create("order", delay=3_000 * DAY)
+
+    assert world.jobs.signal(run_id, "go", 1)
+
+    run = world.aws.item(run_id)
+    assert kept(world.aws, run_id)["signal#go"]["expires_at"] * 1000 > run["scheduled_for"] + 30 * 86_400_000

@@ -13,11 +13,14 @@ import pytest
 
 from kumofire_core import (
     ENCRYPTED,
+    NOT_READ,
     AttemptTimeoutError,
     DuplicateStepError,
     InvalidArgumentError,
     JobContext,
     Jobs,
+    Limit,
+    RetryAfter,
     RetryPolicy,
     Snooze,
     StepKind,
@@ -541,6 +544,11 @@ def test_what_is_kept_is_told_in_the_order_of_the_calls(jobs: Jobs, clock: Clock
     assert (wait.timed_out, wait.result) == (True, None)
     assert (sleep.name, sleep.kind, sleep.until) == ("sleep-1", "sleep", clock() + DAY)
     assert "Step(name='z'" in repr(step)
+    unread = jobs.steps(run_id, results=False)
+    assert [each.result for each in unread] == [NOT_READ] * 4
+    assert [each._replace(result=None) for each in unread] == [
+        each._replace(result=None) for each in jobs.steps(run_id)
+    ]
     assert jobs.steps("nobody") == ()
 
 
@@ -853,6 +861,42 @@ def test_a_step_longer_than_the_whole_time_is_begun_once_an_invocation(world: Wo
     assert world.jobs.get_status(run_id).status == "succeeded"
 
 
+def test_a_handler_that_is_slow_before_its_first_step_makes_one_in_each_invocation(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """Its process is near its deadline then. If the step were put off, the next invocation would come no further."""
+    seconds = Seconds()
+    monkeypatch.setattr(engine_steps, "time", seconds)
+    monkeypatch.setattr("kumofire_core.handlers.step_calls.time", seconds)
+    done: list[int] = []
+
+    @world.jobs.handler("import")
+    def import_rows(ctx: JobContext) -> None:
+        ctx.step("first", str)
+        seconds.now += 95
+        for number in range(2):
+            ctx.step(f"rows-{number}", done.append, number)
+
+    run_id = world.jobs.create("import")
+    for _ in range(4):
+        world.queue.due()
+        world.jobs.consume(message(run_id), deadline=world.clock() + timedelta(seconds=102))
+
+    assert done == [0, 1]
+    assert world.jobs.get_status(run_id).status == "succeeded"
+
+
+def test_a_consumer_whose_clock_is_a_little_behind_goes_on_all_the_same(world: World):
+    """A claim forgives a second. The sleep must do so as well, or the run would wait once more."""
+    world.jobs.handler("order")(lambda ctx: ctx.sleep(60))
+    run_id = world.jobs.create("order")
+    world.deliver()
+
+    world.clock.advance(seconds=59.2)
+
+    assert world.jobs.consume(message(run_id)).outcome == "succeeded"
+
+
 class Seconds:
     """The module ``time``, on a clock that is moved."""
 
@@ -938,3 +982,90 @@ def test_a_step_result_error_is_an_invalid_json_error():
     assert issubclass(DuplicateStepError, Exception)
     assert not issubclass(InvalidArgumentError, StepMismatchError)
     assert NOW_MS
+
+
+def test_a_run_that_sleeps_holds_no_slot_of_a_limit(world: World):
+    executed: list[str] = []
+
+    @world.jobs.handler("order", concurrency=Limit(1))
+    def order(ctx: JobContext) -> None:
+        executed.append(ctx.payload)
+        if ctx.payload == "sleeps":
+            ctx.sleep(DAY)
+
+    sleeps = world.jobs.create("order", "sleeps")
+    assert world.deliver()[0].reason == "sleeping"
+    other = world.jobs.create("order", "other")
+    world.deliver()
+
+    assert executed == ["sleeps", "other"]
+    world.settle()
+    assert {world.jobs.get_status(run_id).status for run_id in (sleeps, other)} == {"succeeded"}
+
+
+def stays(aws: Aws, run_id: str) -> bool:
+    """Say whether all that a run has kept stays for two weeks beyond the time at which it is due."""
+    until = aws.item(run_id)["scheduled_for"] + 14 * 86_400_000
+    return all(item["expires_at"] * 1000 >= until for item in kept(aws, run_id).values())
+
+
+@pytest.mark.parametrize("error", [Snooze(200 * DAY), RetryAfter(200 * DAY)], ids=["snooze", "retry after"])
+def test_what_is_kept_stays_where_a_handler_puts_its_run_off_for_long(world: World, work: Work, error: Exception):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> None:
+        for number in range(6):
+            ctx.step(f"step-{number}", work.do, number)
+        if world.clock() == NOW:
+            raise error
+
+    run_id = world.jobs.create("order")
+    assert world.deliver()[0].outcome == "retried"
+
+    assert world.aws.item(run_id)["scheduled_for"] == NOW_MS + 200 * 86_400_000
+    assert stays(world.aws, run_id)
+    world.settle()
+    assert (world.jobs.get_status(run_id).status, work.calls) == ("succeeded", [0, 1, 2, 3, 4, 5])
+
+
+def test_what_is_kept_stays_where_a_policy_puts_the_next_attempt_off_for_long(world: World, work: Work):
+    @world.jobs.handler("order", retry=RetryPolicy(2, base=100 * DAY, cap=100 * DAY))
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        raise ConnectionError
+
+    run_id = world.jobs.create("order")
+    world.deliver()
+
+    assert stays(world.aws, run_id)
+
+
+def test_what_is_kept_stays_where_a_person_gives_a_run_a_later_time(world: World, work: Work):
+    @world.jobs.handler("order", max_attempts=1)
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        if ctx.payload == "fails":
+            raise ValueError
+        ctx.sleep(60)
+
+    failed, sleeping = world.jobs.create("order", "fails"), world.jobs.create("order")
+    world.deliver()
+
+    assert world.jobs.retry(failed, run_at=NOW + 300 * DAY)
+    assert world.jobs.reschedule(sleeping, run_at=NOW + 300 * DAY)
+
+    assert stays(world.aws, failed)
+    assert stays(world.aws, sleeping)
+
+
+def test_an_attempt_that_is_due_again_soon_renews_nothing(world: World, work: Work):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        raise Snooze(9 * DAY)
+
+    world.jobs.create("order")
+    world.aws.dynamodb.requests.clear()
+    world.deliver()
+
+    requests = world.aws.dynamodb.count()
+    assert (requests["put_item"], requests["update_item"], "query" in requests) == (1, 2, False)

@@ -50,6 +50,10 @@ def differences(other: Any, name: str, *, seed: int, requests: int, strict: bool
 
 def answer(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
     """Return what a client answers, in a form that can be compared."""
+    if operation == "parts":
+        return Table(parameters["table"], lambda: client).parts(
+            parameters["key"], parameters["prefix"], names=parameters["names"]
+        )
     if operation == "query":
         return _all_pages(client, parameters)
     if operation == "batch_get_item":
@@ -92,7 +96,7 @@ def _all_items(client: Any, parameters: dict[str, Any]) -> Any:
 
 
 def _id(item: dict[str, Any]) -> str:
-    return str(item["pk"]["S"])
+    return f"{item['pk']['S']} {item['sk']['S']}"
 
 
 def random_requests(choices: Choices, name: str, count: int, *, strict: bool) -> Iterator[Request]:
@@ -100,8 +104,14 @@ def random_requests(choices: Choices, name: str, count: int, *, strict: bool) ->
     transactions = _transactions(choices, name)
     for _ in range(count):
         key = typed({"pk": f"run#{choices.of(IDS)}", "sk": "run"})
-        what = choices.below(15)
-        if what == 12:
+        what = choices.below(18)
+        if what == 15:
+            prefix, names = choices.of(("steps#", "steps#x#", "steps#x#b", "run")), choices.of(((), ("sk", "note")))
+            yield "parts", {"table": name, "key": Key("run", choices.of(IDS)), "prefix": prefix, "names": names}
+        elif what > 15:
+            part = typed({"sk": f"steps#{choices.of(('x', 'y'))}#{choices.of(('a', 'b', 'é', 'B', '😀'))}"})
+            yield "put_item", _put(choices, key | part) | {"TableName": name}
+        elif what == 12:
             yield "transact_write_items", next(transactions)
         elif what < 2:
             yield "put_item", _put(choices, key) | {"TableName": name}

@@ -166,7 +166,7 @@ class Disasters:
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         """Let DynamoDB delete a finished item some time after it may; persons and messages come just then."""
-        if key[1] == "limit":
+        if key[1] in ("limit", "rate"):
             return  # it is kept for longer than a history lasts
         if new is None or "expires_at" not in new or (old is not None and old.get("expires_at") == new["expires_at"]):
             return

@@ -529,7 +529,9 @@ class Invariants:
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")
         if status == "scheduled" and attempt.state == "claimed" and own and "parked" in new:
             self.pausing.put_aside(run_id, old, new)
-        elif status == "scheduled" and attempt.state == "claimed" and own and "awaits_slot" in new:
+        elif (
+            status == "scheduled" and attempt.state == "claimed" and own and ("awaits_slot" in new or "reserved" in new)
+        ):
             self.limiting.put_aside(run_id, old, new)
         elif status == "scheduled" and attempt.state == "claimed" and own:
             if new["job_name"] != "absent" or not new["scheduled_for"] > old["scheduled_for"]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kumofire_core import Jobs, Limit, RetryPolicy
+from kumofire_core import Jobs, Limit, Rate, RetryPolicy
 from kumofire_core.rules.limits import Place, places_of
 from tests.simulation.history import LIMITS
 from tests.simulation.table import Attributes, Key
@@ -43,7 +43,24 @@ SINGLE = (Limit(1, name="single"),)
 KEYED = (Limit(1, key=customer, name="keyed"),)
 SPREAD = (Limit(3, name="spread"),)
 BOTH = (Limit(2, name="all"), Limit(1, key=customer, name="each"))
+PACED = Rate(2, per=timedelta(seconds=10), name="paced")
+PACED_BY_KEY = Rate(3, per=timedelta(seconds=5), key=customer, name="paced by key")
+SLOW = Rate(1, per=timedelta(minutes=10), name="slow")
 LIMITS_OF: dict[str, tuple[Limit, ...]] = {"single": SINGLE, "keyed": KEYED, "spread": SPREAD, "both": BOTH}
+RATES_OF = {"paced": PACED, "paced by key": PACED_BY_KEY, "slow": SLOW, "paced single": PACED}
+LIMITS_OF["paced single"] = SINGLE
+ALL = (*LIMITS_OF, *(name for name in RATES_OF if name not in LIMITS_OF))
+KINDS = (
+    ("single",),
+    ("keyed",),
+    ("spread",),
+    ("both",),
+    ("single", "both"),
+    ("paced",),
+    ("paced by key",),
+    ("slow", "single"),
+    ("paced single", "paced"),
+)
 
 
 class Holding(NamedTuple):
@@ -63,19 +80,25 @@ class Limiting:
         self.exists = play.choices.what == LIMITS
         self.orderly = self.exists and play.choices.below(4) == 3
         """Nothing goes wrong in this history: each handler takes a second, and persons only cancel runs."""
+        self._names: tuple[str, ...] = ()
         self._second_wave = False
+        self._is_skewed = False
+        """Clocks have not agreed."""
+        self._starts: dict[tuple[str | None, int | None], list[int]] = {}
+        """When handlers were called, by rate and key."""
 
     @staticmethod
     def register(jobs: Jobs, handle: Callable[[Any], Any], max_attempts: int) -> None:
         """Give a process the jobs that have limits."""
-        for name, limits in LIMITS_OF.items():
+        for name in ALL:
             retry = RetryPolicy(max_attempts, base=timedelta(seconds=1))
-            jobs.handler(name, concurrency=list(limits), retry=retry)(handle)
+            limits = list(LIMITS_OF.get(name, ())) or None
+            jobs.handler(name, concurrency=limits, rate=RATES_OF.get(name), retry=retry)(handle)
 
     def plan(self) -> None:
         """Let persons create runs of one job with limits, or of two, at about the same time."""
         choices = self._play.choices
-        names = choices.of((("single",), ("keyed",), ("spread",), ("both",), ("single", "both")))
+        names = self._names = choices.of(KINDS)
         self._world.observers.append(self._wrote)
         for _ in range(choices.of((3, 2, 5, 8, 12))):
             self._create_at(START_MS + choices.of((0, 0, 1, 3, 40, 2_000)), choices.of(names))
@@ -103,12 +126,12 @@ class Limiting:
         play.do_at(when_ms, process, f"creates {job}", lambda: self._jobs(process).create(job, payload, group=group))
 
     def again(self) -> bool:
-        """Let runs of all limits be created once all has ended, as no slot is lost for good; ``False``: done before."""
+        """Let further runs be created once all has ended, because no slot is lost for good; ``False``: done before."""
         if not self.exists or self._second_wave:
             return False
         self._second_wave = True
-        for name in LIMITS_OF:
-            for _ in range(2):
+        for name in self._names:
+            for _ in range(3):
                 self._create_at(self._world.now, name)
         self._world.run(self._world.now + MINUTE_MS)
         return True
@@ -117,7 +140,11 @@ class Limiting:
 
     def started(self, attempt: Attempt, job: str, payload: Any) -> None:
         """Check that a handler which is called now has a slot of each of its limits, beside those that execute."""
-        if job not in LIMITS_OF or self._play.invariants.restored_at:
+        if self._play.invariants.restored_at:
+            return
+        if job in RATES_OF:
+            self._paced(attempt, job, payload)
+        if job not in LIMITS_OF:
             return
         for place in self._places(job, payload):
             at_once = [each for each in self._holding() if each.base == place.base]
@@ -127,6 +154,24 @@ class Limiting:
                 self._world.violate("never more run at once than the limit says", f"{attempt.run_id} beside {others}")
             if attempt.lease_until - SKEW_MS > self._world.now and not self._has_slot(attempt.run_id, place):
                 self._world.violate("a handler that is called has a slot", f"{attempt.run_id} has none of {place}")
+
+    def _paced(self, attempt: Attempt, job: str, payload: Any) -> None:
+        """Check that a time of the rate's length has seen no more starts, with this one, than the rate says."""
+        rate, world = RATES_OF[job], self._world
+        key = None if rate.key is None else rate.key(payload)
+        if rate.key is not None and key is None:
+            return
+        self._is_skewed = self._is_skewed or any(process.skew_ms for process in self._play.consumers)
+        length_ms = rate.per_us // 1_000 - (2 * SKEW_MS if self._is_skewed else 0)
+        starts = self._starts.setdefault((rate.name, key), [])
+        starts.append(world.now)
+        world.counts["started by a rate"] += 1
+        within = [each for each in starts if each > world.now - length_ms]
+        if len(within) > rate.count:
+            world.violate("never more start within a time than the rate says", f"{attempt.run_id}: {within}")
+        item = world.table.items[f"run#{attempt.run_id}", "run"]
+        if item["attempt"] == 0 and "reserved" in item:
+            world.counts["started at the moment that it was put back for"] += 1
 
     def _has_slot(self, run_id: str, place: Place) -> bool:
         """Say whether the items give a run one of the slots: fewer have an earlier ticket than there are slots."""
@@ -157,12 +202,24 @@ class Limiting:
         """Check a write that lets a run wait for a slot."""
         world = self._world
         world.counts["waits for a slot" + (" outside" if "list_at" in new else "")] += 1
-        if new["job_name"] not in LIMITS_OF:
+        if new["job_name"] not in ALL:
             world.violate("only a run of a job with limits waits for one", f"{run_id} of {new['job_name']}")
+        if "awaits_slot" not in new:
+            self._put_back(run_id, old, new)
+            return
         if new["attempt"] != old["attempt"] or new["scheduled_for"] != old["scheduled_for"]:
             world.violate("a run that waits for a slot is as it was", run_id)
         if new["awaits_slot"] not in new["limited"].split():
             world.violate("a run knows where it waits", f"{run_id}: {new['awaits_slot']} of {new['limited']}")
+
+    def _put_back(self, run_id: str, old: Attributes, new: Attributes) -> None:
+        """Check a write that lets a run wait for the moment that it has reserved."""
+        world, moment_ms = self._world, int(new["reserved"].split()[1]) // 1_000
+        world.counts["waits for its moment"] += 1
+        if new["attempt"] != old["attempt"]:
+            world.violate("a run that waits for its moment is as it was", run_id)
+        if not moment_ms - 2_000 <= new["scheduled_for"] <= max(moment_ms, world.now + SKEW_MS):
+            world.violate("a run is put back until shortly before its moment", f"{run_id}: {new['scheduled_for']}")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         if key[1] == "limit":
@@ -243,4 +300,4 @@ class Limiting:
         return 1_000_000  # its payload was changed meanwhile: it waits in another line
 
 
-__all__ = ["LIMITS_OF", "SLOTS_TOGETHER", "WAITING_ROOM", "Limiting"]
+__all__ = ["ALL", "SLOTS_TOGETHER", "WAITING_ROOM", "Limiting"]

@@ -16,6 +16,7 @@ from kumofire_core import Jobs
 from kumofire_core.aws import dynamodb
 from kumofire_core.aws.expressions import marshal, typed, typed_key
 from kumofire_core.aws.limit_items import LimitItems
+from kumofire_core.aws.rate_items import RateItems
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.engine import (
     batch_writes,
@@ -35,6 +36,7 @@ from kumofire_core.engine import (
 )
 from kumofire_core.engine.limits import Line, Slots
 from kumofire_core.engine.pause_reader import PauseReader
+from kumofire_core.engine.rates import Moments
 from kumofire_core.engine.resuming import Released, Resuming
 from kumofire_core.engine.run_store import RunStore, new_token, run_key
 from kumofire_core.engine.steps import Steps
@@ -47,7 +49,7 @@ from kumofire_core.model import attempts, run_item
 from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
-from kumofire_core.rules import decisions, occurrences, recurrence, run_writes, schedule_writes, wake_ups
+from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
 from tests.simulation import batch_mutations, bucket_mutations
 from tests.simulation.history import LIMITS_FROM
 
@@ -1394,18 +1396,19 @@ def _any_condition(what: str, instead: str = "") -> Callable[[Any], Mutant]:
 
 
 LIMIT_SEEDS = {
-    "take a place that the run has": 3,
-    "free the slot of a later attempt": 465,
-    "forget to send the run that has a slot now": 6,
-    "forget the runs that wait outside": 6,
-    "forget a canceled run that had its turn": 32,
-    "put a run aside without another look": 6,
-    "send a run before its turn": 6,
-    "free a slot while its run waits for another": 6,
-    "keep a slot after the attempt": 6,
-    "admit a run that waits for nothing": 10,
-    "let a run wait on that is given another time": 10,
+    "free the slot of a later attempt": 2,
+    "forget to send the run that has a slot now": 18,
+    "forget the runs that wait outside": 14,
+    "forget a canceled run that had its turn": 328,
+    "put a run aside without another look": 14,
+    "send a run before its turn": 7,
+    "free a slot while its run waits for another": 14,
+    "keep a slot after the attempt": 18,
+    "admit a run that waits for nothing": 45,
+    "let a run wait on that is given another time": 179,
     "let a new run overtake those that wait outside": 303,
+    "start too late for the moment that was reserved": 93,
+    "reserve moments that are too close": 6,
 }
 
 
@@ -1498,4 +1501,46 @@ _limit_mutation(
 _limit_mutation(
     "let a run wait on that is given another time",
     _changed(run_writes, "move", removes=_without("limited", "awaits_slot")),
+)
+_limit_mutation(
+    "start before the moment that was reserved",
+    (Moments, "microseconds_left", lambda original: lambda self: original(self) * 0),
+)
+_limit_mutation(
+    "start too late for the moment that was reserved",
+    (limits, "beat_of", lambda original: lambda *given: (beat := original(*given)) and beat._replace(slack_us=10**12)),
+)
+_limit_mutation(
+    "reserve a moment at once although others are before",
+    (RateItems, "_move", _any_condition("(attribute_not_exists(#next) OR #next < :now)", "#schema <> :now")),
+)
+_limit_mutation(
+    "reserve moments that are too close",
+    (
+        limits,
+        "beat_of",
+        lambda original: (
+            lambda *given: (beat := original(*given)) and beat._replace(interval_us=beat.interval_us * 2 // 3)
+        ),
+    ),
+)
+_limit_mutation(
+    "count an attempt of a run that waits for its moment",
+    (
+        run_writes,
+        "await_moment",
+        lambda original: (
+            lambda claimed, **given: _with(
+                (write := original(claimed, **given)), sets={**write.sets, "attempt": claimed.attempt + 1}
+            )
+        ),
+    ),
+)
+_limit_mutation(
+    "put a run back until after its moment",
+    (
+        run_writes,
+        "await_moment",
+        lambda original: lambda claimed, *, due_ms, **given: original(claimed, due_ms=due_ms + 3_000, **given),
+    ),
 )

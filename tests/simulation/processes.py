@@ -240,6 +240,7 @@ class Stage:
                 found._count_teller = counts.CountTeller(found._store)
             found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
+            found._consumer._busy_rates.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
         return found

@@ -51,6 +51,8 @@ ANOTHER_TIME = frozenset(
         "list_at",
         "limited",
         "awaits_slot",
+        "reserved",
+        "rate_since",
     }
 )
 CHANGES = {
