@@ -198,6 +198,7 @@ def _throughput(client: Any, *, quick: bool) -> dict[str, Any]:
     from kumofire_core import Limit, Rate
 
     found: dict[str, Any] = {}
+    _load(client, "warm", 1, 50, {"concurrency": Limit(SLOTS)}, 0.0)  # DynamoDB Local is slow at first
     for consumers in (1, 10):
         name = f"limit of {consumers}"
         starts = _load(client, name, consumers, 20 if quick else 75, {"concurrency": Limit(SLOTS)}, HANDLER_SECONDS)

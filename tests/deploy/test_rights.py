@@ -187,6 +187,7 @@ READS: dict[str, Call] = {
     "stats": read_stats,
     "steps": lambda world: world.jobs().steps(world.a_run()),
     "batches": read_batches,
+    "get_limit": lambda world: world.jobs().get_limit("email", key="customer"),
     "get_bulk": lambda world: world.jobs().get_bulk(an_interrupted_operation(world)),
     "count for an operation": lambda world: world.jobs().retry_many(status="failed", dry_run=True),
     "schedules": read_schedules,

@@ -30,6 +30,7 @@ from kumofire_core.model.run_item import (
     read_history,
 )
 from kumofire_core.model.steps import MAX_STEP_NAME_BYTES
+from kumofire_core.rules.limits import MOST_LIMITS
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises
 
 
@@ -139,6 +140,10 @@ def test_every_short_attribute_at_its_longest_fits_in_what_is_reserved_for_them(
         "batch": "f" * 40 + " 999999 1000000",
         "after": "f" * 40,
         "waits_for": "f" * MAX_STEP_NAME_BYTES,
+        "limited": " ".join(["f" * 24 + ".499"] * MOST_LIMITS),
+        "awaits_slot": "f" * 24 + ".499",
+        "reserved": f"{'f' * 24}.2499 {10**17}",
+        "rate_since": LONGEST_NUMBER,
         "steps_id": "f" * INCARNATION_LENGTH,
     }
     item |= {"pk": "run#" + "f" * 128, "sk": "run", "schedule_id": "f" * 128, "status": "succeeded"}

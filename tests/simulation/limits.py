@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SKEW_MS = 500
 MINUTE_MS = 60_000
-WAITING_ROOM = 2
+WAITING_ROOM = 4
 """How many runs wait in an item here, so that a few runs are more than that."""
 AWHILE_MS = 200
 """How long a run may have waited outside before others may not come in without it."""
@@ -100,10 +100,12 @@ class Limiting:
         choices = self._play.choices
         names = self._names = choices.of(KINDS)
         self._world.observers.append(self._wrote)
-        for _ in range(choices.of((3, 2, 5, 8, 12))):
+        for _ in range(choices.of((3, 2, 6, 10, 14))):
             self._create_at(START_MS + choices.of((0, 0, 1, 3, 40, 2_000)), choices.of(names))
         if self.orderly:
-            for _ in range(choices.below(3)):
+            for _ in range(choices.below(4)):
+                self._create_at(START_MS + choices.of((1_500, 2_600, 3_700)), choices.of(names))
+            for _ in range(choices.below(4)):
                 self._world.at(START_MS + choices.of((1_030, 500, 1_045, 2_060)), self._cancel_one)
 
     def _cancel_one(self) -> None:

@@ -1414,19 +1414,19 @@ def _any_condition(what: str, instead: str = "") -> Callable[[Any], Mutant]:
 
 
 LIMIT_SEEDS = {
-    "free the slot of a later attempt": 2,
+    "free the slot of a later attempt": 546,
     "forget to send the run that has a slot now": 18,
     "forget the runs that wait outside": 14,
-    "forget a canceled run that had its turn": 328,
+    "forget a canceled run that had its turn": 252,
     "put a run aside without another look": 14,
     "send a run before its turn": 7,
-    "free a slot while its run waits for another": 14,
+    "free a slot while its run waits for another": 18,
     "keep a slot after the attempt": 18,
-    "admit a run that waits for nothing": 45,
-    "let a run wait on that is given another time": 179,
-    "let a new run overtake those that wait outside": 303,
-    "start too late for the moment that was reserved": 93,
-    "reserve moments that are too close": 6,
+    "admit a run that waits for nothing": 2,
+    "let a run wait on that is given another time": 89,
+    "let a new run overtake those that wait outside": 20,
+    "start too late for the moment that was reserved": 16,
+    "reserve moments that are too close": 3,
 }
 
 
