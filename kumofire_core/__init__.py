@@ -56,12 +56,14 @@ if TYPE_CHECKING:
         ScheduleConflictError,
         ScheduleExistsError,
         StepError,
+        StepFailedError,
         StepMismatchError,
         StepResultError,
         StepsLostError,
         SupersededRunError,
         UnknownJobError,
         UnsupportedMessageVersionError,
+        WaitBesideError,
         WaitTimeoutError,
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext
@@ -186,6 +188,7 @@ __all__ = [
     "StatusCount",
     "Step",
     "StepError",
+    "StepFailedError",
     "StepKind",
     "StepMismatchError",
     "StepResultError",
@@ -195,6 +198,7 @@ __all__ = [
     "UnfinishedCount",
     "UnknownJobError",
     "UnsupportedMessageVersionError",
+    "WaitBesideError",
     "WaitTimeoutError",
 ]
 

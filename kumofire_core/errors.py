@@ -295,6 +295,32 @@ class StepsLostError(StepError):
         )
 
 
+class WaitBesideError(StepError):
+    """A handler sleeps or waits while another of its tasks or threads does so; a run waits for one thing at a time."""
+
+    def __init__(self, name: str, other: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name!r} was called while this run already sleeps or waits in {other!r}, and a run waits for one thing "
+            "at a time; wait for one signal whose payload says what happened, with the shortest time as its timeout, "
+            "or let one call follow the other (docs/steps.md)"
+        )
+
+
+class StepFailedError(StepError):
+    """A handler caught the error of a step and went on with another one; a later attempt could not follow it there."""
+
+    def __init__(self, name: str, failed: str) -> None:
+        self.name = name
+        self.failed = failed
+        """The step that failed before."""
+        super().__init__(
+            f"step {failed!r} failed in this attempt, and {name!r} was called after it: the next attempt calls "
+            f"{failed!r} again, and may go another way; return the failure as the step's value, and decide by that, or "
+            "let the error end the attempt (docs/steps.md)"
+        )
+
+
 class StepResultError(StepError, InvalidJSONError):
     """What a step's function returned is not JSON, or is too large to be kept. The function has had its effect."""
 

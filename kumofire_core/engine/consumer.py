@@ -39,7 +39,7 @@ from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
-from kumofire_core.model.error_text import error_causes, error_leaves, error_places, forget_frames
+from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Snooze
@@ -276,6 +276,8 @@ class Consumer:
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
+        except _KeyOutOfReach as late:
+            return self._release(claimed, late.error)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
         except Suspension as suspension:
@@ -430,14 +432,16 @@ class Consumer:
         progress = ToldProgress(partial(self._progress_of, claimed))
         # Until when steps are executed here: a job's own timeout limits one invocation, and no process.
         seconds = (lease_left if timeout is None else None) if deadline is None else deadline.seconds_to_run()
-        steps = AttemptSteps(partial(self._steps_of, claimed, seconds))
+        began = time.monotonic()
+        ends = began + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit)
+        steps = AttemptSteps(partial(self._steps_of, claimed, seconds, began, ends, threading.get_ident()))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
             tell_progress=progress.tell,
             read_batch=partial(self._batch_of, claimed),
             steps=steps,
-            ends=time.monotonic() + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit),
+            ends=ends,
         )
         try:
             if limit is None:
@@ -445,19 +449,20 @@ class Consumer:
             else:
                 value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
         except HandlerTimeoutError:
-            if (suspension := steps.end()) is not None:
-                raise suspension from None
+            if (ending := steps.end()) is not None:
+                raise self._left_by(None, ending, claimed) from None
             why = "its process was near its deadline" if deadline is not None else "its lease was about to end"
             raise AttemptTimeoutError(_cut_text(context.attempt, limit or 0.0, timeout, why)) from None
         except BaseException as error:
-            suspension = steps.end()
-            if suspension is None or suspension is error or _failed_beside(error):
+            if (ending := steps.end()) is None or ending is error:
                 raise
-            raise suspension from None
+            value = self._left_by(error, ending, claimed)
+        else:
+            value = value if (ending := steps.end()) is None else self._left_by(None, ending, claimed)
         finally:
             progress.end()
-        if (suspension := steps.end()) is not None:  # whatever its handler has made of the exception
-            raise suspension
+        if ending is not None:
+            raise value
         if value is None:
             return None
         try:
@@ -465,11 +470,19 @@ class Consumer:
         except InvalidJSONError as error:
             raise _UnusableOutput(error) from None
 
-    def _steps_of(self, claimed: StoredRun, seconds: float | None) -> Steps:
+    def _steps_of(self, claimed: StoredRun, seconds: float | None, began: float, ends: float, thread: int) -> Steps:
         """Return what keeps the steps of an attempt. A handler without steps does not pay for its import."""
         from kumofire_core.engine.steps import Steps
 
-        return Steps(self._store, self.pool, claimed, seconds=seconds)
+        return Steps(self._store, self.pool, claimed, seconds=seconds, began=began, ends=ends, thread=thread)
+
+    @staticmethod
+    def _left_by(error: BaseException | None, ending: BaseException, claimed: StoredRun) -> BaseException:
+        """Return as what an attempt ends that its steps have ended, whatever its handler has made of that."""
+        from kumofire_core.engine.suspending import left_by
+
+        decided = left_by(error, ending, claimed)
+        return _KeyOutOfReach(decided) if decided is ending and isinstance(decided, DecryptionError) else decided
 
     def _suspended(self, claimed: StoredRun, suspension: Suspension, taken: timedelta) -> ConsumeResult:
         """Put a run back that waits, sleeps or goes on in another invocation. No attempt is counted."""
@@ -687,11 +700,12 @@ class _NoTimeLeft(Exception):
         self.seconds_left = seconds_left
 
 
-def _failed_beside(error: BaseException) -> bool:
-    """Say whether a handler that was suspended has failed as well: a process is to end, or another task has raised."""
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return True
-    return isinstance(error, BaseExceptionGroup) and any(isinstance(leaf, Exception) for leaf in error_leaves(error))
+class _KeyOutOfReach(Exception):
+    """What a run has kept can't be decrypted now; the run is put back, and no attempt is counted."""
+
+    def __init__(self, error: DecryptionError) -> None:
+        super().__init__()
+        self.error = error
 
 
 def _whence(error: BaseException) -> dict[str, list[str]]:

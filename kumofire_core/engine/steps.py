@@ -6,27 +6,34 @@ promises.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from threading import get_ident
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.run_store import RUN, RunStore, new_token, run_key, text_owner
 from kumofire_core.errors import (
     AttemptTimeoutError,
+    BatchIncompleteError,
     DuplicateStepError,
     InvalidArgumentError,
     InvalidJSONError,
+    StepError,
+    StepFailedError,
     StepMismatchError,
     StepResultError,
     StepsLostError,
+    WaitBesideError,
     short_repr,
 )
-from kumofire_core.handlers.context import Suspension
-from kumofire_core.handlers.handler_pool import HandlerPool
-from kumofire_core.handlers.step_calls import Call, Kept, Waited
+from kumofire_core.handlers.context import StepsBroken, Suspension
+from kumofire_core.handlers.handler_pool import HandlerPool, is_pool_thread
+from kumofire_core.handlers.step_calls import LOOK_SECONDS, Call, Kept, Waited
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import decrypt_text, encrypt_text
 from kumofire_core.model.run import Run
@@ -49,22 +56,75 @@ from kumofire_core.model.write import Attributes, Key, text_bytes
 from kumofire_core.rules.run_writes import CLOCK_SKEW_MS
 from kumofire_core.rules.steps import LOOK_MS, expiry_ms, goes_on_elsewhere, step_name_problem
 
+HIDDEN_IN_TRACEBACKS = True
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 SLEEPING = "sleeping"
 WAITING = "waiting"
 GOING_ON = "going on"
 
 
-class Steps:
-    """The steps of one attempt; safe to call from many threads. Errors of the table leave as botocore raised them."""
+LEAST_LEFT_SECONDS = 0.5
+"""How long before its attempt is cut a suspended run waits no more for the steps beside."""
 
-    def __init__(self, store: RunStore, pool: HandlerPool, claimed: StoredRun, *, seconds: float | None) -> None:
-        """``seconds`` is how long this process can still execute attempts; ``None`` where that has no end."""
+
+def _uncatchable(
+    method: Callable[Concatenate[Steps, Parameters], Result],
+) -> Callable[Concatenate[Steps, Parameters], Result]:
+    """Let an error of the table or of a key leave as what no handler catches, and remember a ``StepError``.
+
+    So the attempt ends with it, whatever its handler makes of that.
+    """
+
+    @wraps(method)
+    def guarded(self: Steps, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return method(self, *args, **kwargs)
+        except StepError as error:
+            self.note_failure(error)
+            raise
+        except (InvalidArgumentError, AttemptTimeoutError):
+            raise
+        except Exception as error:
+            raise self.broken(error) from error
+
+    return guarded
+
+
+class Steps:
+    """The steps of one attempt; safe to call from many threads.
+
+    Errors of the table leave as ``StepsBroken``, which no handler catches by mistake.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        pool: HandlerPool,
+        claimed: StoredRun,
+        *,
+        seconds: float | None,
+        began: float | None = None,
+        ends: float | None = None,
+        thread: int | None = None,
+    ) -> None:
+        """``seconds`` is how long this process can execute attempts from ``began`` on; ``None``: without an end.
+
+        ``ends`` is when the attempt is cut; both on ``time.monotonic``'s scale. ``thread`` is the consumer's own.
+        """
         self.pool = pool
-        self.suspension: Suspension | None = None
+        self.slots: dict[Any, Any] = {}
+        self._suspension: Suspension | None = None
+        self._broken: StepsBroken | None = None
+        self._failure: Exception | None = None
         self._store = store
         self._claimed = claimed
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
         self._seconds = seconds
+        self._ends = ends
+        self._thread = thread
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         # Only an earlier claim, or a signal that the run was told of, can have put something there.
@@ -73,8 +133,20 @@ class Steps:
         self._at: dict[int, StepRecord] = {}
         self._signals: dict[str, SignalRecord] = {}
         self._calls: dict[str, Call] = {}
-        self._failed: set[str] = set()
-        self._under_way = 0
+        self._again: set[str] = set()
+        """Calls that have ended and kept nothing; their names may be used again."""
+        self._failed: dict[str, tuple[Call, BaseException]] = {}
+        """Steps whose functions have failed, and have not succeeded since."""
+        self._under_way: set[str] = set()
+        self._executing: set[str] = set()
+        self._beside: set[str] = set()
+        """Calls that others may have come before, the next time."""
+        self._waits: set[str] = set()
+        """The sleep or the wait that is under way."""
+        self._leaving = 0
+        """Calls that suspend the run, and wait for the steps beside them."""
+        self._puts: dict[str, bool] = {}
+        """Records whose put has not been answered, and whether it is under way."""
         self._unnamed: dict[str, int] = {}
         """How many sleeps, and calls that create children, have no name of their own."""
         self._children: list[str] = []
@@ -85,54 +157,124 @@ class Steps:
         self._ended = False
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether ``find`` makes no request."""
-        return self._is_loaded
+    def ending(self) -> BaseException | None:
+        """As what the steps have ended the attempt, whatever its handler makes of that."""
+        return self._failure or self._suspension
 
-    def begin(self, kind: StepKind, name: object) -> Call:
+    def begin_pass(self) -> None:
+        """Let the handler's calls begin anew, because it is called once more in this attempt."""
+        with self._lock:
+            self._calls.clear()
+            self._again.clear()
+            self._failed.clear()
+            self._unnamed.clear()
+            self._children.clear()
+
+    @_uncatchable
+    def begin(self, kind: StepKind, name: object, outer: tuple[str, ...] = ()) -> Call:
         """Take the next position. Makes no request; raises where the name is wrong or was used before."""
         if (name is not None or kind not in (StepKind.SLEEP, StepKind.CHILD)) and (problem := step_name_problem(name)):
             raise InvalidArgumentError(problem)
+        is_aside = self._is_aside()
         with self._lock:
+            waits = kind in (StepKind.SLEEP, StepKind.WAIT)
+            if waits and self._waits and (self._leaving or self._waits & self._under_way):
+                raise WaitBesideError(str(name or kind), next(iter(self._waits)))
             self._require_going_on()
             if name is None:
+                if is_aside:
+                    raise InvalidArgumentError(
+                        f"a {kind} in a task or a thread of its own needs a name, because these begin in no fixed order"
+                    )
                 self._unnamed[kind] = number = self._unnamed.get(kind, 0) + 1
                 name = f"{kind}-{number}"
             assert isinstance(name, str)
-            beside = self._under_way > 0
             before = self._calls.get(name)
-            if before is not None and (name not in self._failed or before.kind != kind):
+            if before is not None and (name not in self._again or before.kind != kind):
                 raise DuplicateStepError(name)
-            self._failed.discard(name)
-            call = before or Call(kind, name, len(self._calls) + 1, beside)
+            if self._failed and name not in self._failed:
+                failed, error = next(iter(self._failed.values()))
+                raise StepFailedError(name, failed.name) from error
+            self._again.discard(name)
+            call = before or Call(kind, name, len(self._calls) + 1, outer)
             self._calls[name] = call
-            self._under_way += 1
-            if beside:
+            if is_aside or self._under_way:
+                self._beside |= {name, *self._under_way}
                 self._in_order = False
+            self._under_way.add(name)
+            if waits:
+                self._waits = {name}
             return call
 
-    def leave(self, call: Call, *, kept: bool) -> None:
+    def leave(self, call: Call, error: BaseException | None) -> None:
         """Say that a call has ended; one that has kept nothing may be made again under its name."""
         with self._lock:
-            self._under_way -= 1
-            if not kept:
-                self._failed.add(call.name)
+            self._under_way.discard(call.name)
+            suspends = isinstance(error, Suspension | StepsBroken)
+            if not suspends:
+                self._waits.discard(call.name)
+            if error is None:
+                self._failed = {
+                    name: failed
+                    for name, failed in self._failed.items()
+                    if name != call.name and call.name not in failed[0].outer
+                }
+            else:
+                self._again.add(call.name)
+                if not suspends and call.kind is StepKind.STEP and call.name in self._executing:
+                    self._failed[call.name] = call, error
+            self._executing.discard(call.name)
 
+    def give_way(self, outer: tuple[str, ...]) -> None:
+        """Say that a call suspends the run, and with it the steps whose functions have made it."""
+        with self._lock:
+            self._leaving += 1
+            self._executing.difference_update(outer)
+
+    def awaits_others(self, outer: tuple[str, ...]) -> bool:
+        """Say whether the functions of other steps are executing, and there is time to wait for them."""
+        with self._lock:
+            others = bool(self._executing.difference(outer)) and not self._ended
+            waits = others and (self._ends is None or time.monotonic() < self._ends - LEAST_LEFT_SECONDS)
+            if not waits:
+                self._leaving -= 1
+            return waits
+
+    def finds_at_once(self, call: Call) -> bool:
+        """Say whether ``find`` makes no request and decrypts nothing."""
+        decrypts = self._store.cipher is not None and call.name in self._records
+        return self._is_loaded and not decrypts and call.name not in self._puts
+
+    @_uncatchable
     def find(self, call: Call) -> Kept | None:
-        """Return the result that an earlier attempt or invocation has kept."""
+        """Return the result that an earlier attempt or invocation has kept.
+
+        So is one that this attempt has tried to keep, where the answer was lost, or nobody waited for it.
+        """
         record = self._record(call)
+        if record is None and call.name in self._puts:
+            record = self._unanswered(call)
         return None if record is None else self._kept(record)
 
-    def before_execution(self) -> None:
+    def before_execution(self, call: Call) -> None:
         """Raise ``Suspension`` where the run is to go on in another invocation, and where it is suspended already."""
         with self._lock:
             self._require_going_on()
-            if self._seconds is None or not self._executed:
-                return
-            left, longest = self._began + self._seconds - time.monotonic(), self._longest
-        if goes_on_elsewhere(seconds_left=left, whole=self._seconds, longest_step=longest):
+            elsewhere = (
+                self._seconds is not None
+                and self._executed > 0
+                and goes_on_elsewhere(
+                    seconds_left=self._began + self._seconds - time.monotonic(),
+                    whole=self._seconds,
+                    longest_step=self._longest,
+                )
+            )
+            if not elsewhere:
+                self._executing.add(call.name)
+        if elsewhere:
             self._suspend(Suspension(GOING_ON, self._store.now_ms()))
 
+    @_uncatchable
     def keep(self, call: Call, value: object, *, seconds: float) -> Kept:
         """Keep a result, and return the one that is kept: another attempt's, where that was faster."""
         # Also where the attempt was cut meanwhile: the function has had its effect, which the next one is spared.
@@ -152,7 +294,10 @@ class Steps:
         """Create the children of one call, or go on with that; return their batch's id."""
         from kumofire_core.engine.children import create_children
 
-        return create_children(self._store, self.pool, self._claimed, call.name, requests, what)
+        try:
+            return create_children(self._store, self.pool, self._claimed, call.name, requests, what)
+        except (BatchIncompleteError, *AWS_ERRORS) as error:
+            raise self.broken(error) from error
 
     def note_children(self, batch_id: str) -> None:
         """Let ``take_children`` return these too."""
@@ -167,12 +312,14 @@ class Steps:
             taken, self._children = self._children, []
         return {batch_id: children_signal(batch_id) for batch_id in taken}
 
+    @_uncatchable
     def read_children(self, batch_ids: Sequence[str]) -> list[Run]:
         """Return children as they are now."""
         from kumofire_core.engine.children import read_children
 
         return read_children(self._store, batch_ids)
 
+    @_uncatchable
     def sleep(self, call: Call, delay: object) -> None:
         """Return where the sleep is over; raise ``Suspension`` otherwise."""
         length_ms = _wait_ms("delay", delay)
@@ -189,6 +336,7 @@ class Steps:
 
         return self.wait(call, timeout, is_given=partial(ended, self._store, batch_id))
 
+    @_uncatchable
     def wait(
         self, call: Call, timeout: object, *, is_given: Callable[[], dict[str, int] | None] | None = None
     ) -> Waited:
@@ -217,6 +365,19 @@ class Steps:
         """Let nothing more be kept: the attempt has ended."""
         with self._lock:
             self._ended = True
+            self._failed.clear()  # errors hold the frames of the handler
+
+    def note_failure(self, error: Exception) -> None:
+        """Let the attempt end with this, if it is the first."""
+        with self._lock:
+            self._failure = self._failure or error
+
+    def broken(self, error: Exception) -> StepsBroken:
+        """Return what leaves the handler in place of an error of the table, and let the attempt end with that."""
+        self.note_failure(error)
+        with self._lock:
+            self._broken = self._broken or StepsBroken(error)
+            return self._broken
 
     def _record(self, call: Call) -> StepRecord | None:
         """Return what is kept under a name; raises where it is not what the handler has called."""
@@ -254,11 +415,14 @@ class Steps:
         self, call: Call, *, value: str | None = None, took_ms: int | None = None, until_ms: int | None = None
     ) -> StepRecord:
         """Put a record unless there is one; return the one that is there, which is the same for every attempt."""
+        with self._lock:
+            beside = call.name in self._beside
+            self._puts[call.name] = True
         record = StepRecord(
             kind=call.kind,
             name=call.name,
             position=call.position,
-            beside=call.beside,
+            beside=beside,
             at_ms=self._store.now_ms(),
             value=value,
             took_ms=took_ms,
@@ -266,12 +430,32 @@ class Steps:
             expires_at=self._expires_at(),
         )
         key = step_key(RUN, self._claimed.id, self._claimed.incarnation, call.name)
-        found = self._put(key, record.attributes(new_token()))
+        try:
+            found = self._put(key, record.attributes(new_token()))
+        except BaseException:
+            with self._lock:
+                self._puts[call.name] = False
+            raise
         if found is not None:
             record = read_record(call.name, found)
         with self._lock:
+            del self._puts[call.name]
             self._require_same(call, record)
             self._records[call.name] = self._at[record.position] = record
+            self._count()
+        return record
+
+    def _unanswered(self, call: Call) -> StepRecord | None:
+        """Return what a put of this attempt has kept, once it has ended; a later call made it, or nobody waited."""
+        while self._puts.get(call.name) and not self._ended:
+            time.sleep(LOOK_SECONDS)
+        if (record := self._records.get(call.name)) is not None:
+            return record
+        found = self._store.table.get(step_key(RUN, self._claimed.id, self._claimed.incarnation, call.name))
+        if found is None:
+            return None
+        with self._lock:
+            self._records[call.name] = record = read_record(call.name, found)
             self._count()
         return record
 
@@ -293,9 +477,22 @@ class Steps:
                 found=f"{call.kind} {call.name!r}",
             )
 
+    def _is_aside(self) -> bool:
+        """Say whether a task or a thread calls that the handler has made: these come in no fixed order."""
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None and asyncio._get_running_loop() is not None:
+            from kumofire_core.handlers.event_loop import is_main_task
+
+            return not is_main_task()
+        return self._thread is not None and get_ident() != self._thread and not is_pool_thread()
+
     def _require_going_on(self) -> None:
-        if self.suspension is not None:
-            raise self.suspension
+        if self._broken is not None:
+            raise self._broken
+        if self._failure is not None:
+            raise self._failure
+        if self._suspension is not None:
+            raise self._suspension
         self._require_not_ended()
 
     def _require_not_ended(self) -> None:
@@ -307,8 +504,8 @@ class Steps:
             self._renew(suspension.due_ms)
         with self._lock:
             self._require_not_ended()
-            self.suspension = self.suspension or suspension
-        raise self.suspension
+            self._suspension = self._suspension or suspension
+            raise self._suspension
 
     def _count(self) -> None:
         """Note how many results are kept, for the write that ends this attempt."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
 from kumofire_core.engine.run_store import RUN, RunStore
+from kumofire_core.errors import StepFailedError
 from kumofire_core.handlers.context import Suspension, log_fields
+from kumofire_core.model.error_text import error_chain, error_leaves, error_name
 from kumofire_core.model.run import Outcome
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.steps import signal_key
@@ -55,6 +58,58 @@ def suspend(store: RunStore, claimed: StoredRun, suspension: Suspension) -> Susp
         if store.table.get(signal_key(RUN, claimed.id, claimed.incarnation, waits_for), names=("pk",)) is not None:
             waits_for, due_ms = None, store.now_ms()
     return None
+
+
+def left_by(error: BaseException | None, ending: BaseException, claimed: StoredRun) -> BaseException:
+    """Return as what an attempt ends whose steps have ended it, and whose handler raised ``error``, or returned.
+
+    ``ending`` is a suspension, a ``StepError``, or an error of the table. A failure of steps stands. A suspension
+    stands unless something else has failed as well: what a ``with`` block or an ``except`` raises because of it is
+    logged by its type.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return error
+    if not isinstance(ending, Suspension):
+        if isinstance(ending, StepFailedError) and error is not None and _is_of(error, ending):
+            return error  # a step beside was not to be begun any more
+        return ending
+    if error is None:
+        return ending
+    others = [leaf for leaf in error_leaves(error) if not _only_leaves(leaf)]
+    if not all(_leads_to(leaf, ending) for leaf in others):
+        return _without_suspensions(error)
+    if others:
+        log.warning(
+            "the handler raised %s when its run was suspended; the run is suspended all the same",
+            ", ".join(error_name(leaf) for leaf in others),
+            extra=log_fields(claimed),
+        )
+    return ending
+
+
+def _is_of(error: BaseException, refusal: StepFailedError) -> bool:
+    """Say whether a handler was left by the error of the very step after which another one was refused."""
+    failed = refusal.__cause__
+    return error is not refusal and any(_leads_to(leaf, failed) for leaf in error_leaves(error))
+
+
+def _leads_to(error: BaseException, cause: BaseException | None) -> bool:
+    return any(each is cause for each in error_chain(error))
+
+
+def _only_leaves(leaf: BaseException) -> bool:
+    """Say whether this is how a task is left whose run is suspended, and no failure."""
+    asyncio = sys.modules.get("asyncio")
+    return isinstance(leaf, Suspension) or (asyncio is not None and isinstance(leaf, asyncio.CancelledError))
+
+
+def _without_suspensions(error: BaseException) -> BaseException:
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    try:
+        return error.split(_only_leaves)[1] or error
+    except Exception:  # a group's class may make anything of that
+        return error
 
 
 def _cancel(store: RunStore, claimed: StoredRun) -> Suspended | None:

@@ -110,6 +110,17 @@ class Suspension(BaseException):
         """The name of the signal that it waits for."""
 
 
+class StepsBroken(BaseException):
+    """Leaves a handler whose steps can't be read or kept now. Private to the engine; ``error`` is why.
+
+    It is no ``Exception``, so that handlers do not take what happened to the table for what their functions did.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("the steps of this run can't be read or kept now")
+        self.error = error
+
+
 class AttemptSteps:
     """The steps of one attempt; ``begin`` is called when it uses the first one."""
 
@@ -130,14 +141,22 @@ class AttemptSteps:
                     self._target.end()
         return self._target
 
-    def end(self) -> Suspension | None:
-        """Let nothing more be kept; return why the handler was suspended, if it was."""
+    def begin_pass(self) -> None:
+        """Let a handler be called again in the same attempt: its calls begin anew, and what is kept stays."""
+        if self._target is not None:
+            self._target.begin_pass()
+
+    def end(self) -> BaseException | None:
+        """Let nothing more be kept; return as what the steps have ended the attempt, if they have.
+
+        That is a ``Suspension``, a ``StepError``, or an error of the table.
+        """
         with self._lock:
             self._ended = True
         if self._target is None:
             return None
         self._target.end()
-        return self._target.suspension
+        return self._target.ending
 
 
 class JobContext:

@@ -48,6 +48,12 @@ def leave() -> None:
     _inside.set(None)
 
 
+def is_main_task() -> bool:
+    """Say whether a coroutine is a handler's own one, and not that of a task which the handler has made."""
+    inside, task = _inside.get(), asyncio.current_task()
+    return inside is not None and any(call.task is task for call in tuple(inside.calls))
+
+
 class HandlerLoop:
     """An event loop in a daemon thread of its own. ``serves`` is whose code runs in it: ``handler`` or ``hook``."""
 

@@ -199,6 +199,11 @@ def calling_pool() -> HandlerPool | None:
     return None if call is None or call.thread is None else call.thread.owner
 
 
+def is_pool_thread() -> bool:
+    """Say whether this thread makes a call of a pool's, and is none of somebody else's."""
+    return getattr(_current, "call", None) is not None
+
+
 def is_abandoned() -> bool:
     """Say whether the caller's own call was given up: nobody waits for what it does."""
     call: HandlerCall | None = getattr(_current, "call", None)

@@ -67,7 +67,7 @@ class HandlerChain:
         """Return a step as a function of the context alone."""
         step = self._steps[index]
         if index == len(self._steps) - 1:
-            return step
+            return partial(_call_anew, step)
         return partial(_call_middleware, step, self._next(index + 1, pool, awaited=self._is_async[index]))
 
     def _next(self, index: int, pool: HandlerPool | None, *, awaited: bool) -> CallNext:
@@ -76,12 +76,19 @@ class HandlerChain:
         if not awaited:
             return partial(_go_on, step)
         if self._is_async[index]:
-            return step
+            return step  # calling it makes the coroutine
         return partial(_await_in_thread, pool or _threads, step)
 
 
 def _call_middleware(middleware: Middleware, call_next: CallNext, ctx: JobContext) -> Any:
     return middleware(ctx, call_next)
+
+
+def _call_anew(handler: Callable[[JobContext], Any], ctx: JobContext) -> Any:
+    """Call the handler, perhaps once more in the same attempt: then its steps are gone through from the first one."""
+    if (steps := getattr(ctx, "_steps", None)) is not None:
+        steps.begin_pass()
+    return handler(ctx)
 
 
 def _go_on(step: Callable[[JobContext], Any], ctx: JobContext) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
@@ -22,6 +23,13 @@ from kumofire_core.model.steps import StepKind
 from kumofire_core.model.times import from_ms
 
 HIDDEN_IN_TRACEBACKS = True
+
+LOOK_SECONDS = 0.02
+"""How often a call that suspends the run looks whether the steps beside it have ended."""
+
+MOST_REQUESTS = 32
+MOST_FUNCTIONS = 64
+"""How many threads one ``async`` handler uses at a time, for requests and for the plain functions of steps."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,8 +51,8 @@ class Call(NamedTuple):
     name: str
     position: int
     """1 for the handler's first call."""
-    beside: bool
-    """Whether it began while another was under way."""
+    outer: tuple[str, ...] = ()
+    """The steps whose functions have made it."""
 
 
 class Kept(NamedTuple):
@@ -64,33 +72,52 @@ class Waited(NamedTuple):
 class KeepsSteps(Protocol):
     """Keeps the steps of one attempt; safe to call from many threads."""
 
-    suspension: Suspension | None
-    """Why the handler was suspended, if it was."""
+    slots: dict[Any, Any]
+    """The semaphores that bound the threads of an ``async`` handler."""
+
+    @property
+    def ending(self) -> BaseException | None:
+        """As what the steps have ended the attempt, whatever its handler makes of that."""
+        ...
 
     @property
     def pool(self) -> HandlerPool:
         """The threads for what must not block an event loop."""
         ...
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether ``find`` makes no request."""
+    def begin_pass(self) -> None:
+        """Let the handler's calls begin anew."""
         ...
 
-    def begin(self, kind: StepKind, name: object) -> Call:
-        """Take the next position. Makes no request; raises where the name is wrong or was used before."""
+    def begin(self, kind: StepKind, name: object, outer: tuple[str, ...] = ()) -> Call:
+        """Take the next position. Makes no request; raises where the name is wrong or was used before.
+
+        ``outer`` are the steps whose functions make this call.
+        """
         ...
 
-    def leave(self, call: Call, *, kept: bool) -> None:
+    def leave(self, call: Call, error: BaseException | None) -> None:
         """Say that a call has ended; one that has kept nothing may be made again under its name."""
+        ...
+
+    def give_way(self, outer: tuple[str, ...]) -> None:
+        """Say that a call suspends the run, and with it the steps whose functions have made it."""
+        ...
+
+    def awaits_others(self, outer: tuple[str, ...]) -> bool:
+        """Say whether the functions of other steps are executing, and there is time to wait for them."""
+        ...
+
+    def finds_at_once(self, call: Call) -> bool:
+        """Say whether ``find`` makes no request and decrypts nothing."""
         ...
 
     def find(self, call: Call) -> Kept | None:
         """Return the result that an earlier attempt or invocation has kept."""
         ...
 
-    def before_execution(self) -> None:
-        """Raise ``Suspension`` where the run is to go on in another invocation."""
+    def before_execution(self, call: Call) -> None:
+        """Raise ``Suspension`` where the run is to go on in another invocation. Makes no request."""
         ...
 
     def keep(self, call: Call, value: object, *, seconds: float) -> Kept:
@@ -130,6 +157,64 @@ class KeepsSteps(Protocol):
         ...
 
 
+inside: ContextVar[tuple[str, ...]] = ContextVar("kumofire_steps", default=())
+"""The steps whose functions are executing here, the outermost first."""
+
+
+class Turn:
+    """What is around a call: one that suspends the run waits first until the steps beside it have ended and are kept.
+
+    Otherwise what they do would be done again, and a thread of theirs would go on alone.
+    """
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: KeepsSteps) -> None:
+        self._steps = steps
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Suspension):
+            outer = inside.get()
+            self._steps.give_way(outer)
+            while self._steps.awaits_others(outer):
+                time.sleep(LOOK_SECONDS)
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Suspension):
+            import asyncio
+
+            outer = inside.get()
+            self._steps.give_way(outer)
+            while self._steps.awaits_others(outer):
+                await asyncio.sleep(LOOK_SECONDS)
+
+
+class Under:
+    """A call from its beginning to its end."""
+
+    __slots__ = ("_call", "_kind", "_name", "_steps")
+
+    def __init__(self, steps: KeepsSteps, kind: StepKind, name: object) -> None:
+        self._steps = steps
+        self._kind = kind
+        self._name = name
+        self._call: Call | None = None
+
+    def __enter__(self) -> Call:
+        self._call = self._steps.begin(self._kind, self._name, inside.get())
+        return self._call
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        assert self._call is not None
+        self._steps.leave(self._call, error)
+
+
 def step(steps: KeepsSteps, name: str, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
     """Do what ``ctx.step`` does."""
     _require_no_loop("step")
@@ -138,13 +223,12 @@ def step(steps: KeepsSteps, name: str, fn: Callable[..., T], args: tuple[Any, ..
         raise InvalidArgumentError(
             f"ctx.step({name!r}, …) got a coroutine function; write await ctx.aio.step({name!r}, …) in an async handler"
         )
-    call, kept = steps.begin(StepKind.STEP, name), False
-    try:
+    with Turn(steps), Under(steps, StepKind.STEP, name) as call:
         found = steps.find(call)
         if found is None:
-            steps.before_execution()
+            steps.before_execution(call)
             began = time.monotonic()
-            value = fn(*args, **kwargs)
+            value = _execute(call, partial(fn, *args, **kwargs))
             if hasattr(value, "__await__"):
                 if (close := getattr(value, "close", None)) is not None:
                     close()
@@ -152,72 +236,57 @@ def step(steps: KeepsSteps, name: str, fn: Callable[..., T], args: tuple[Any, ..
                     f"the function of ctx.step({name!r}, …) returned an awaitable; write await ctx.aio.step(…)"
                 )
             found = steps.keep(call, value, seconds=time.monotonic() - began)
-        kept = True
         return found.value  # type: ignore[no-any-return]
+
+
+def _execute(call: Call, function: Callable[[], Any]) -> Any:
+    token = inside.set((*inside.get(), call.name))
+    try:
+        return function()
     finally:
-        steps.leave(call, kept=kept)
+        inside.reset(token)
 
 
 def sleep(steps: KeepsSteps, delay: timedelta | float, name: str | None) -> None:
     """Do what ``ctx.sleep`` does."""
     _require_no_loop("sleep")
-    call, kept = steps.begin(StepKind.SLEEP, name), False
-    try:
+    with Turn(steps), Under(steps, StepKind.SLEEP, name) as call:
         steps.sleep(call, delay)
-        kept = True
-    finally:
-        steps.leave(call, kept=kept)
 
 
 def wait_for(steps: KeepsSteps, name: str, timeout: timedelta | float | None, default: Any) -> Any:
     """Do what ``ctx.wait_for`` does."""
     _require_no_loop("wait_for")
-    call, kept = steps.begin(StepKind.WAIT, name), False
-    try:
+    with Turn(steps), Under(steps, StepKind.WAIT, name) as call:
         waited = steps.wait(call, timeout)
-        kept = True
-    finally:
-        steps.leave(call, kept=kept)
     return _outcome(name, waited, default)
 
 
 def create_children(steps: KeepsSteps, requests: Any, name: str | None, what: str) -> str:
     """Do what ``ctx.create_children`` does."""
     _require_no_loop(what)
-    return _create_children(steps, requests, name, what)
+    with Turn(steps), Under(steps, StepKind.CHILD, name) as call:
+        return _create_children(steps, call, requests, what)
 
 
-def _create_children(steps: KeepsSteps, requests: Any, name: str | None, what: str) -> str:
-    call, kept = steps.begin(StepKind.CHILD, name), False
-    try:
-        found = steps.find(call)
-        if found is None:
-            steps.before_execution()
-            began = time.monotonic()
-            batch_id = steps.create_children(call, requests, what)
-            found = steps.keep(call, batch_id, seconds=time.monotonic() - began)
-        kept = True
-        steps.note_children(str(found.value))
-        return str(found.value)
-    finally:
-        steps.leave(call, kept=kept)
+def _create_children(steps: KeepsSteps, call: Call, requests: Any, what: str) -> str:
+    found = steps.find(call)
+    if found is None:
+        steps.before_execution(call)
+        began = time.monotonic()
+        batch_id = steps.create_children(call, requests, what)
+        found = steps.keep(call, batch_id, seconds=time.monotonic() - began)
+    steps.note_children(str(found.value))
+    return str(found.value)
 
 
 def wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> list[Run]:
     """Do what ``ctx.wait_for_children`` does."""
     _require_no_loop("wait_for_children")
-    return _wait_for_children(steps, timeout)
-
-
-def _wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> list[Run]:
     batches = steps.take_children()
     for batch_id, signal in batches.items():
-        call, kept = steps.begin(StepKind.WAIT, signal), False
-        try:
+        with Turn(steps), Under(steps, StepKind.WAIT, signal) as call:
             waited = steps.wait_for_children(call, batch_id, timeout)
-            kept = True
-        finally:
-            steps.leave(call, kept=kept)
         _outcome(signal, waited, REQUIRED)
     return steps.read_children(list(batches))
 
@@ -240,45 +309,36 @@ class AsyncStepCalls:
         """Do what ``ctx.step`` does. ``fn`` may be ``async``; a plain function runs in a thread."""
         _require_callable("aio.step", fn)
         steps = self._steps()
-        call, kept = steps.begin(StepKind.STEP, name), False
-        try:
-            found = (
-                steps.find(call) if steps.is_loaded else await await_in_thread(steps.pool, partial(steps.find, call))
-            )
-            if found is None:
-                steps.before_execution()
-                began = time.monotonic()
-                bound = partial(fn, *args, **kwargs)
-                value = bound() if is_async(fn) else await await_in_thread(steps.pool, bound)
-                if hasattr(value, "__await__"):
-                    value = await value
-                keep = partial(steps.keep, call, value, seconds=time.monotonic() - began)
-                found = await await_in_thread(steps.pool, keep)
-            kept = True
-            return found.value
-        finally:
-            steps.leave(call, kept=kept)
+        async with Turn(steps):
+            with Under(steps, StepKind.STEP, name) as call:
+                find = partial(steps.find, call)
+                found = find() if steps.finds_at_once(call) else await _request(steps, find)
+                if found is None:
+                    steps.before_execution(call)
+                    began = time.monotonic()
+                    value = await _await_execution(steps, call, partial(fn, *args, **kwargs), is_async=is_async(fn))
+                    keep = partial(steps.keep, call, value, seconds=time.monotonic() - began)
+                    found = await _request(steps, keep)
+                return found.value
 
     async def sleep(self, delay: timedelta | float, name: str | None = None) -> None:
         """Do what ``ctx.sleep`` does."""
         steps = self._steps()
-        call, kept = steps.begin(StepKind.SLEEP, name), False
-        try:
-            await await_in_thread(steps.pool, partial(steps.sleep, call, delay))
-            kept = True
-        finally:
-            steps.leave(call, kept=kept)
+        async with Turn(steps):
+            with Under(steps, StepKind.SLEEP, name) as call:
+                await await_in_thread(steps.pool, partial(steps.sleep, call, delay))
 
     async def wait_for(self, name: str, timeout: timedelta | float | None = None, default: Any = REQUIRED) -> Any:
         """Do what ``ctx.wait_for`` does."""
+        wait = partial(self._steps().wait, timeout=timeout)
+        return _outcome(name, await self._wait(name, wait), default)
+
+    async def _wait(self, name: str, wait: Callable[[Call], Waited]) -> Waited:
         steps = self._steps()
-        call, kept = steps.begin(StepKind.WAIT, name), False
-        try:
-            waited = await await_in_thread(steps.pool, partial(steps.wait, call, timeout))
-            kept = True
-        finally:
-            steps.leave(call, kept=kept)
-        return _outcome(name, waited, default)
+        async with Turn(steps):
+            with Under(steps, StepKind.WAIT, name) as call:
+                waited: Waited = await await_in_thread(steps.pool, partial(wait, call))
+        return waited
 
     async def create_child(
         self, job: str, payload: Any = None, *, name: str | None = None, **options: Unpack[ChildOptions]
@@ -292,14 +352,45 @@ class AsyncStepCalls:
 
     async def _create(self, requests: Iterable[Any], name: str | None, what: str) -> str:
         steps = self._steps()
-        made: str = await await_in_thread(steps.pool, partial(_create_children, steps, requests, name, what))
+        async with Turn(steps):
+            with Under(steps, StepKind.CHILD, name) as call:
+                made: str = await _request(steps, partial(_create_children, steps, call, requests, what))
         return made
 
     async def wait_for_children(self, timeout: timedelta | float | None = None) -> list[Run]:
         """Do what ``ctx.wait_for_children`` does."""
         steps = self._steps()
-        found: list[Run] = await await_in_thread(steps.pool, partial(_wait_for_children, steps, timeout))
+        batches = steps.take_children()
+        for batch_id, signal in batches.items():
+            wait = partial(steps.wait_for_children, batch_id=batch_id, timeout=timeout)
+            _outcome(signal, await self._wait(signal, wait), REQUIRED)
+        found: list[Run] = await _request(steps, partial(steps.read_children, list(batches)))
         return found
+
+
+async def _await_execution(steps: KeepsSteps, call: Call, function: Callable[[], Any], *, is_async: bool) -> Any:
+    """Await a step's function, which is ``async`` or makes an awaitable, or plain: then it is called in a thread."""
+    token = inside.set((*inside.get(), call.name))
+    try:
+        value = function() if is_async else await _in_thread(steps, "functions", MOST_FUNCTIONS, function)
+        return await value if hasattr(value, "__await__") else value
+    finally:
+        inside.reset(token)
+
+
+async def _request(steps: KeepsSteps, request: Callable[[], Any]) -> Any:
+    return await _in_thread(steps, "requests", MOST_REQUESTS, request)
+
+
+async def _in_thread(steps: KeepsSteps, what: str, most: int, function: Callable[[], Any]) -> Any:
+    """Await a function in one of a bounded number of threads: a process may have no more than its system allows."""
+    import asyncio
+
+    place = what, asyncio.get_running_loop()
+    if (slots := steps.slots.get(place)) is None:
+        slots = steps.slots.setdefault(place, asyncio.Semaphore(most))
+    async with slots:
+        return await await_in_thread(steps.pool, function)
 
 
 def child_request(job: str, payload: Any, options: Mapping[str, Any]) -> dict[str, Any]:

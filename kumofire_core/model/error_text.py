@@ -129,6 +129,19 @@ def error_leaves(error: BaseException) -> list[BaseException]:
     return list(_leaves(error, {id(error)})) or [error]
 
 
+def error_chain(error: BaseException) -> list[BaseException]:
+    """Return an error and all that led to it, also what a ``from None`` hides; without the members of groups."""
+    chain: list[BaseException] = []
+    seen, pending = set[int](), [error]
+    while pending and len(seen) < _MOST_LINKS:
+        each = pending.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            chain.append(each)
+            pending += [linked for linked in (each.__cause__, each.__context__) if linked is not None]
+    return chain
+
+
 def _members(error: BaseException) -> list[BaseException]:
     try:
         return list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []

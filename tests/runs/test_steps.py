@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -15,6 +16,8 @@ from kumofire_core import (
     ENCRYPTED,
     NOT_READ,
     AttemptTimeoutError,
+    Cancel,
+    DecryptionError,
     DuplicateStepError,
     InvalidArgumentError,
     JobContext,
@@ -26,7 +29,9 @@ from kumofire_core import (
     StepKind,
     StepMismatchError,
     StepResultError,
+    WaitTimeoutError,
 )
+from kumofire_core.engine import consumer
 from kumofire_core.engine import steps as engine_steps
 from kumofire_core.model.steps import MAX_STEP_BYTES
 from tests.builders import NOW, NOW_MS, Aws, Clock, message
@@ -197,6 +202,164 @@ def test_a_step_whose_result_could_not_be_stored_fails_the_attempt_and_is_done_a
 
     assert (run.status, run.output) == ("succeeded", 5)
     assert work.calls == ["charge", "charge"]
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_no_handler_takes_an_error_of_the_table_for_the_error_of_its_step(
+    aws: Aws, clock: Clock, work: Work, applied: bool
+):
+    jobs = aws.jobs(clock=clock, dynamodb=Outage(3, applied=applied).wrap(aws.dynamodb))
+
+    @jobs.handler("order")
+    def order(ctx: JobContext) -> Any:
+        try:
+            return ctx.step("charge", work.do, "charge", 5)
+        except Exception:
+            raise Cancel("card declined") from None
+
+    run_id = aws.a_run(job_name="order")
+    assert jobs.consume(message(run_id)).reason == "ConnectionClosedError"
+    assert jobs.get_status(run_id).status == "scheduled"
+
+    run = retried(jobs, run_id, clock)
+
+    assert (run.status, run.output, run.failed_attempts) == ("succeeded", 5, 1)
+    assert work.calls == ["charge"] * (1 if applied else 2)
+
+
+def test_a_step_whose_put_was_not_answered_is_not_executed_again_in_the_same_attempt(
+    aws: Aws, clock: Clock, work: Work
+):
+    jobs = aws.jobs(clock=clock, dynamodb=Outage(3, applied=True).wrap(aws.dynamodb))
+
+    @jobs.handler("order")
+    def order(ctx: JobContext) -> Any:
+        for _ in range(2):
+            with contextlib.suppress(BaseException):
+                return ctx.step("charge", work.do, "charge", 5)
+        return "gave up"
+
+    run_id = aws.a_run(job_name="order")
+
+    assert jobs.consume(message(run_id)).reason == "ConnectionClosedError"
+    assert work.calls == ["charge"]
+
+
+def test_a_handler_that_swallows_a_mismatch_fails_all_the_same_and_executes_nothing_more(
+    aws: Aws, clock: Clock, work: Work
+):
+    def handler(name: str) -> Any:
+        def order(ctx: JobContext) -> str:
+            with contextlib.suppress(Exception):
+                ctx.step(name, work.do, name)
+            with contextlib.suppress(Exception):
+                ctx.step("pack", work.do, "pack")
+            if name == "charge":
+                raise ConnectionError
+            return "ok"
+
+        return order
+
+    earlier, later = (aws.jobs(clock=clock, handlers={"order": handler(name)}) for name in ("charge", "bill"))
+    run_id = earlier.create("order")
+    earlier.consume(message(run_id))
+    clock.advance(hours=1)
+
+    assert later.consume(message(run_id)).outcome == "failed"
+    assert later.get_status(run_id).error_type == "StepMismatchError"
+    assert work.calls == ["charge", "pack"]
+
+
+def test_a_handler_that_swallows_the_end_of_a_wait_goes_on(world: World, work: Work):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> str:
+        try:
+            ctx.wait_for("go", timeout=60)
+        except WaitTimeoutError:
+            return ctx.step("refund", work.do, "refund", "refunded")
+        return "shipped"
+
+    run_id = world.jobs.create("order")
+    world.settle()
+
+    assert world.jobs.get_status(run_id).output == "refunded"
+
+
+def test_a_handler_that_goes_on_after_a_step_has_failed_is_told_what_to_do(world: World, work: Work):
+    """The next invocation would call the failed step again, and the steps behind it would not fit."""
+
+    @world.jobs.handler("order", max_attempts=5)
+    def order(ctx: JobContext) -> None:
+        try:
+            ctx.step("charge", work.fail_once, "charge")
+        except ConnectionError:
+            ctx.step("tell", work.do, "tell")
+        ctx.sleep(60)
+
+    run_id = world.jobs.create("order")
+
+    assert world.deliver()[0].outcome == "failed"
+    run = world.jobs.get_status(run_id)
+    assert run.error_type == "StepFailedError"
+    assert "step 'charge' failed in this attempt, and 'tell' was called after it" in run.last_error
+    assert work.calls == ["charge"]
+
+
+@pytest.mark.parametrize("call", ["sleep", "wait_for"])
+def test_a_handler_that_swallows_the_refusal_after_a_failed_step_fails_all_the_same(
+    world: World, work: Work, call: str
+):
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> str:
+        with contextlib.suppress(Exception):
+            ctx.step("charge", work.fail_once, "charge")
+        with contextlib.suppress(Exception):
+            ctx.sleep(60) if call == "sleep" else ctx.wait_for("go")
+        return "ok"
+
+    run_id = world.jobs.create("order")
+
+    assert world.deliver()[0].outcome == "failed"
+    assert world.jobs.get_status(run_id).error_type == "StepFailedError"
+    assert kept(world.aws, run_id) == {}
+
+
+def test_a_failure_that_is_returned_as_a_value_is_the_same_in_every_attempt(world: World, work: Work):
+    def charge() -> str | None:
+        try:
+            return work.fail_once("charge")
+        except ConnectionError:
+            return None
+
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> str:
+        if ctx.step("charge", charge) is None:
+            ctx.step("tell", work.do, "tell")
+            ctx.sleep(60)
+            return "told"
+        return "charged"
+
+    run_id = world.jobs.create("order")
+    world.settle()
+
+    assert world.jobs.get_status(run_id).output == "told"
+    assert work.calls == ["charge", "tell"]
+
+
+def test_a_step_inside_one_that_is_kept_may_have_failed(jobs: Jobs, work: Work):
+    @jobs.handler("order")
+    def order(ctx: JobContext) -> str:
+        def outer() -> str:
+            with contextlib.suppress(ConnectionError):
+                ctx.step("inner", work.fail_once, "inner")
+            return "outer"
+
+        return ctx.step("outer", outer) + ctx.step("last", work.do, "last", "!")
+
+    run_id = jobs.create("order")
+    jobs.consume(message(run_id))
+
+    assert jobs.get_status(run_id).output == "outer!"
 
 
 def test_a_result_that_is_not_json_fails_the_run_at_once(jobs: Jobs, work: Work):
@@ -516,9 +679,11 @@ def test_one_step_s_encrypted_result_is_not_read_as_another_s(aws: Aws, clock: C
     aws.dynamodb.client.put_item(TableName=aws.table, Item=typed)
     clock.advance(hours=1)
 
-    jobs.consume(message(run_id))
+    with pytest.raises(DecryptionError, match="it was sealed for another item"):
+        jobs.consume(message(run_id))
 
-    assert jobs.get_status(run_id).error_type == "DecryptionError"
+    run = jobs.get_status(run_id)
+    assert (run.status, run.failed_attempts) == ("queued", 1)
 
 
 def test_what_is_kept_is_told_in_the_order_of_the_calls(jobs: Jobs, clock: Clock):
@@ -739,6 +904,51 @@ def test_a_handler_that_makes_another_error_of_its_suspension_is_suspended(world
     assert world.deliver()[0].reason == "sleeping"
 
 
+def test_what_a_with_block_raises_because_of_a_suspension_is_logged_by_its_type(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    @contextlib.contextmanager
+    def transaction() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("secret")
+
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> None:
+        with transaction():
+            ctx.sleep(60)
+
+    world.jobs.create("order")
+
+    assert world.deliver()[0].reason == "sleeping"
+    assert "the handler raised RuntimeError when its run was suspended" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_middleware_that_calls_the_handler_again_goes_through_its_steps_again(world: World, work: Work):
+    @world.jobs.middleware
+    def twice(ctx: JobContext, call_next: Any) -> Any:
+        try:
+            return call_next(ctx)
+        except ConnectionError:
+            return call_next(ctx)
+
+    @world.jobs.handler("order")
+    def order(ctx: JobContext) -> list[Any]:
+        done = [ctx.step("a", work.do, "a", 1), ctx.step("b", work.fail_once, "b")]
+        ctx.sleep(0)
+        return done
+
+    run_id = world.jobs.create("order")
+    world.deliver()
+
+    run = world.jobs.get_status(run_id)
+    assert (run.status, run.output, run.failed_attempts) == ("succeeded", [1, "b"], 0)
+    assert work.calls == ["a", "b", "b"]
+    assert [step.name for step in world.jobs.steps(run_id)] == ["a", "b", "sleep-1"]
+
+
 def test_no_except_exception_catches_a_suspension_and_finally_is_executed(world: World, work: Work):
     @world.jobs.handler("order")
     def order(ctx: JobContext) -> None:
@@ -807,6 +1017,7 @@ def test_a_process_near_its_deadline_goes_on_in_another_invocation_and_counts_no
 ):
     seconds = Seconds()
     monkeypatch.setattr(engine_steps, "time", seconds)
+    monkeypatch.setattr(consumer, "time", seconds)
     done: list[str] = []
 
     @world.jobs.handler("import", max_attempts=1)
@@ -836,10 +1047,34 @@ def test_a_process_near_its_deadline_goes_on_in_another_invocation_and_counts_no
     assert (run.status, run.output, run.failed_attempts) == ("succeeded", 10, 0)
 
 
+def test_the_time_before_the_first_step_counts_too(world: World, monkeypatch: pytest.MonkeyPatch):
+    seconds = Seconds()
+    monkeypatch.setattr(engine_steps, "time", seconds)
+    monkeypatch.setattr(consumer, "time", seconds)
+    monkeypatch.setattr("kumofire_core.handlers.step_calls.time", seconds)
+    done: list[int] = []
+
+    @world.jobs.handler("import")
+    def import_rows(ctx: JobContext) -> None:
+        seconds.now += 70
+        for number in range(3):
+            ctx.step(f"rows-{number}", rows, number)
+
+    def rows(number: int) -> None:
+        seconds.now += 20
+        done.append(number)
+
+    run_id = world.jobs.create("import")
+    result = world.jobs.consume(message(run_id), deadline=world.clock() + timedelta(seconds=102))
+
+    assert (result.reason, done) == ("going on", [0])
+
+
 def test_a_step_longer_than_the_whole_time_is_begun_once_an_invocation(world: World, monkeypatch: pytest.MonkeyPatch):
     """It would never get anywhere if it were put off for ever."""
     seconds = Seconds()
     monkeypatch.setattr(engine_steps, "time", seconds)
+    monkeypatch.setattr(consumer, "time", seconds)
     monkeypatch.setattr("kumofire_core.handlers.step_calls.time", seconds)
     done: list[int] = []
 
