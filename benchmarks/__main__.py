@@ -28,6 +28,7 @@ BENCHMARKS = {
     "batches": (1,),
     "steps": (1,),
     "large": (1,),
+    "limits": (2,),
     "console": (2,),
 }
 """Which there are, and on how many cores each is run."""

@@ -20,6 +20,7 @@ TITLES = {
     "batches": "Batches",
     "steps": "Steps",
     "large": "Large payloads",
+    "limits": "Limits and rates",
     "console": "The console",
 }
 

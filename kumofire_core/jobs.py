@@ -1053,7 +1053,7 @@ class Jobs:
         """Delete the objects of runs that are gone, as these records of the table's stream tell.
 
         The stack's cleaner function does this. A record has the form that Lambda gets, with the old image. Records of
-        anything else than the deletion of a run are ignored. Objects that were put within the last hour are left to
+        anything else than the deletion of a run are ignored. Objects that were put in the hour before it are left to
         ``sweep_bucket`` (docs/large-payloads.md). Raises ``InvalidArgumentError`` without a ``bucket``, and
         botocore's errors of S3 unchanged; calling again is safe.
         """
@@ -1061,7 +1061,7 @@ class Jobs:
 
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise InvalidArgumentError(f"records must be a list of stream records, not {type(records).__name__}")
-        return cleaning.clean_removed(self._bucket, records, now_ms=self._store.now_ms())
+        return cleaning.clean_removed(self._bucket, records)
 
     def sweep_bucket(self, *, deadline: datetime | None = None) -> public.CleaningResult:
         """Delete the objects older than two days that no run of this table names; the cleaner does so once a week.

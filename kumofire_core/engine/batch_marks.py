@@ -141,9 +141,12 @@ def complete(store: RunStore, batch_id: str, found: StoredBatch | None = None) -
     if sum(counts) < batch.total:
         return False  # the table was restored to an earlier time; the dispatcher's looks count what is missing
     canceled = _put_followers(store, batch, counts)
-    if batch.signal is not None:
-        _give_signal(store, *batch.signal, counts)
+    told = batch.signal is None or _give_signal(store, *batch.signal, counts)
     finish(store, batch, counts)
+    if not told and batch.signal is not None:
+        _give_signal(
+            store, *batch.signal, counts
+        )  # its run had ended, and may have been retried before the batch was done
     if canceled is not None:
         mark_ended(store, canceled, canceled.status)
     return True
@@ -181,11 +184,14 @@ def _put_followers(store: RunStore, batch: StoredBatch, counts: Counts) -> Store
     return canceled
 
 
-def _give_signal(store: RunStore, run_id: str, name: str, counts: Counts) -> None:
-    """Tell the parent of a batch's members that all have ended; the first of several calls counts."""
+def _give_signal(store: RunStore, run_id: str, name: str, counts: Counts) -> bool:
+    """Tell the parent of a batch's members that all have ended; the first of several calls counts.
+
+    Return ``False`` where it was told before, or has ended. If it is retried later, it looks at the batch itself.
+    """
     from kumofire_core.engine.signals import require_signal, signal
 
-    signal(store, run_id, name, require_signal(name, counts._asdict()))
+    return signal(store, run_id, name, require_signal(name, counts._asdict()))
 
 
 def _put_next_batch(store: RunStore, batch: StoredBatch) -> None:

@@ -57,6 +57,17 @@ def read_children(store: RunStore, batch_ids: Sequence[str]) -> list[Run]:
     return found
 
 
+def ended(store: RunStore, batch_id: str) -> dict[str, int] | None:
+    """Return how the children of a call have ended, once all have; ``None`` before.
+
+    A parent that had ended when they did got no signal. When a person retries it, it finds out by this.
+    """
+    batch = batch_marks.find_batch(store, batch_id)
+    if batch is None:  # it is kept for longer than they are
+        return {}
+    return batch.stored_counts._asdict() if batch.done else None
+
+
 def cancel_tree(store: RunStore, pool: HandlerPool, run_id: str, reason: str | None) -> int:
     """Cancel a run, its children, and theirs; return how many runs this call changed.
 

@@ -47,17 +47,23 @@ class CleaningResult:
     """Whether the sweep came through the whole bucket."""
 
 
-def clean_removed(bucket: Bucket, records: Iterable[Any], *, now_ms: int) -> CleaningResult:
+def clean_removed(bucket: Bucket, records: Iterable[Any]) -> CleaningResult:
     """Delete the objects that the items named which these records of the table's stream tell the deletion of.
 
-    An object is left to the sweep that was put a short while ago: a copy of the request that made its run may still
-    come, and put the run again. Raises botocore's errors, and ``RuntimeError`` where S3 could not delete some objects.
-    Lambda then gives the records again.
+    An object is left to the sweep that was put a short while before its run was deleted: a copy of the request that
+    made the run could still come then, and put the run again, with the same object. When the record comes does not
+    matter. Raises botocore's errors, and ``RuntimeError`` where S3 could not delete some objects. Lambda then gives the
+    records again.
     """
-    named = [value for record in records for value in _named_by(record)]
-    keys = [value.key for value in named if now_ms - value.put_ms > LEFT_ALONE_MS]
+    keys, left = [], 0
+    for record in records:
+        named = _named_by(record)
+        deleted_ms = _deleted_ms(record) if named else 0
+        old = [value.key for value in named if deleted_ms - value.put_ms > LEFT_ALONE_MS]
+        keys += old
+        left += len(named) - len(old)
     _delete(bucket, keys)
-    return CleaningResult(deleted=len(keys), left=len(named) - len(keys))
+    return CleaningResult(deleted=len(keys), left=left)
 
 
 def sweep(
@@ -113,6 +119,15 @@ def _named_by(record: Any) -> list[LargeValue]:
     found = [large_in((image.get(name) or {}).get("S")) for name in NAMING]
     # A key that names another run was not written by this library. Whoever can write items must not delete by them.
     return [value for value in found if value is not None and run_of(value.key) == run_id]
+
+
+def _deleted_ms(record: Mapping[str, Any]) -> int:
+    """Return when the deletion was made that a record tells of, in epoch milliseconds; 0 where it does not say so.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_streams_StreamRecord.html (in seconds)
+    """
+    at = record["dynamodb"].get("ApproximateCreationDateTime")
+    return int(at * 1000) if isinstance(at, int | float) else 0
 
 
 def _delete(bucket: Bucket, keys: list[str]) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import wraps
+from functools import partial, wraps
 from threading import get_ident
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -330,9 +330,20 @@ class Steps:
         if until_ms - self._store.now_ms() > early_ms:
             self._suspend(Suspension(SLEEPING, until_ms))
 
+    def wait_for_children(self, call: Call, batch_id: str, timeout: object) -> Waited:
+        """Return that the children have ended, or that the time is over; raise ``Suspension`` otherwise."""
+        from kumofire_core.engine.children import ended
+
+        return self.wait(call, timeout, is_given=partial(ended, self._store, batch_id))
+
     @_uncatchable
-    def wait(self, call: Call, timeout: object) -> Waited:
-        """Return the signal, or that its time is over; raise ``Suspension`` otherwise."""
+    def wait(
+        self, call: Call, timeout: object, *, is_given: Callable[[], dict[str, int] | None] | None = None
+    ) -> Waited:
+        """Return the signal, or that its time is over; raise ``Suspension`` otherwise.
+
+        ``is_given`` returns what the signal holds where it should be there, and nobody could give it.
+        """
         timeout_ms = None if timeout is None else _wait_ms("timeout", timeout)
         record, early_ms = self._record(call), CLOCK_SKEW_MS
         if record is None:
@@ -340,6 +351,8 @@ class Steps:
             record, early_ms = self.keep_record(call, until_ms=until_ms), 0
         until_ms = record.until_ms
         signal = self._signals.get(call.name) or self._read_signal(call.name)
+        if signal is None and is_given is not None and (given := is_given()) is not None:
+            signal = self._give(call.name, given)
         if signal is None and until_ms is not None and until_ms - self._store.now_ms() <= early_ms:
             signal = self._give_up(call.name)
         if signal is not None:
@@ -509,6 +522,14 @@ class Steps:
         key = signal_key(RUN, self._claimed.id, self._claimed.incarnation, name)
         found = self._put(key, over.attributes(new_token()))
         return self._note(over if found is None else read_signal(name, found))
+
+    def _give(self, name: str, value: object) -> SignalRecord:
+        """Give the run a signal by itself; return the one that is there."""
+        stored = self._encrypted(self._text(f"signal {name!r}", value), f"signal {name}")
+        given = SignalRecord(name, self._store.now_ms(), stored, self._expires_at())
+        key = signal_key(RUN, self._claimed.id, self._claimed.incarnation, name)
+        found = self._put(key, given.attributes(new_token()))
+        return self._note(given if found is None else read_signal(name, found))
 
     def _note(self, signal: SignalRecord) -> SignalRecord:
         with self._lock:

@@ -148,6 +148,10 @@ class KeepsSteps(Protocol):
         """Return the signal, or that its time is over; raise ``Suspension`` otherwise."""
         ...
 
+    def wait_for_children(self, call: Call, batch_id: str, timeout: object) -> Waited:
+        """Return that the children have ended, or that the time is over; raise ``Suspension`` otherwise."""
+        ...
+
     def end(self) -> None:
         """Let nothing more be kept: the attempt has ended."""
         ...
@@ -280,9 +284,9 @@ def wait_for_children(steps: KeepsSteps, timeout: timedelta | float | None) -> l
     """Do what ``ctx.wait_for_children`` does."""
     _require_no_loop("wait_for_children")
     batches = steps.take_children()
-    for signal in batches.values():
+    for batch_id, signal in batches.items():
         with Turn(steps), Under(steps, StepKind.WAIT, signal) as call:
-            waited = steps.wait(call, timeout)
+            waited = steps.wait_for_children(call, batch_id, timeout)
         _outcome(signal, waited, REQUIRED)
     return steps.read_children(list(batches))
 
@@ -326,13 +330,14 @@ class AsyncStepCalls:
 
     async def wait_for(self, name: str, timeout: timedelta | float | None = None, default: Any = REQUIRED) -> Any:
         """Do what ``ctx.wait_for`` does."""
-        return _outcome(name, await self._wait(name, timeout), default)
+        wait = partial(self._steps().wait, timeout=timeout)
+        return _outcome(name, await self._wait(name, wait), default)
 
-    async def _wait(self, name: str, timeout: timedelta | float | None) -> Waited:
+    async def _wait(self, name: str, wait: Callable[[Call], Waited]) -> Waited:
         steps = self._steps()
         async with Turn(steps):
             with Under(steps, StepKind.WAIT, name) as call:
-                waited: Waited = await await_in_thread(steps.pool, partial(steps.wait, call, timeout))
+                waited: Waited = await await_in_thread(steps.pool, partial(wait, call))
         return waited
 
     async def create_child(
@@ -356,8 +361,9 @@ class AsyncStepCalls:
         """Do what ``ctx.wait_for_children`` does."""
         steps = self._steps()
         batches = steps.take_children()
-        for signal in batches.values():
-            _outcome(signal, await self._wait(signal, timeout), REQUIRED)
+        for batch_id, signal in batches.items():
+            wait = partial(steps.wait_for_children, batch_id=batch_id, timeout=timeout)
+            _outcome(signal, await self._wait(signal, wait), REQUIRED)
         found: list[Run] = await _request(steps, partial(steps.read_children, list(batches)))
         return found
 

@@ -209,7 +209,8 @@ def test_the_cleaner_may_do_what_it_does_and_nothing_else(
     with calls_of(s3) as needed:
         clock.now = put_at + timedelta(days=3)
         assert keeper.sweep_bucket().deleted == 1
-        assert keeper.clean_bucket([{"eventName": "REMOVE", "dynamodb": {"OldImage": image["Item"]}}]).deleted == 1
+        told = {"OldImage": image["Item"], "ApproximateCreationDateTime": put_at.timestamp()}
+        assert keeper.clean_bucket([{"eventName": "REMOVE", "dynamodb": told}]).deleted == 1
 
     assert set(aws.dynamodb.count()) == {"batch_get_item"}
     stream = {"DescribeStream", "GetRecords", "GetShardIterator", "ListStreams"}

@@ -284,13 +284,13 @@ def test_steps_of_tasks_fit_whichever_begins_first_the_next_time(world: World):
 
 
 def test_both_records_of_an_overlap_say_that_their_order_means_nothing(world: World):
-    begun = threading.Event()
+    both = threading.Barrier(2, timeout=20)
 
     @world.jobs.handler("order")
     def order(ctx: JobContext) -> None:
         with ThreadPoolExecutor() as pool:
-            other = pool.submit(ctx.step, "other", begun.set)
-            ctx.step("first", begun.wait, 20)
+            other = pool.submit(ctx.step, "other", both.wait)
+            ctx.step("first", both.wait)
             other.result()
 
     run_id = world.jobs.create("order")

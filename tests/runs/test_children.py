@@ -140,6 +140,17 @@ def test_a_lost_signal_is_given_by_the_dispatcher(
     assert family.get_status(parent_id).status == "succeeded"
 
 
+def test_a_parent_that_had_ended_when_its_children_did_goes_on_when_it_is_retried(family: Jobs, aws: Aws) -> None:
+    parent_id = family.create("parent", [])
+    family.consume(message(parent_id))
+    family.cancel(parent_id)
+    family.consume(message(all_sent(aws)[1][0]))
+    family.retry(parent_id)
+    family.consume(message(parent_id))
+
+    assert family.get_status(parent_id).output == [["a", "succeeded", "did a"]]
+
+
 def test_a_second_wait_is_for_later_children(jobs: Jobs, aws: Aws) -> None:
     @jobs.handler("parent")
     def parent(ctx: JobContext) -> Any:

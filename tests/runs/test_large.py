@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.exceptions import ClientError, ConnectionClosedError, UnknownServiceError
 
 from kumofire_core import (
     ENCRYPTED,
@@ -28,8 +29,8 @@ from kumofire_core import (
 from kumofire_core.handlers.deadline import Deadline
 from kumofire_core.model.encrypted_text import IN_S3
 from kumofire_core.model.large_value import read_large
-from tests.builders import Aws, Clock, LambdaContext, event, failures, message, raises
-from tests.faults import Outage, Recorded, Refused, Repeated
+from tests.builders import NOW, Aws, Clock, LambdaContext, event, failures, message, raises
+from tests.faults import Interrupted, Outage, Recorded, Refused, Repeated
 
 BUCKET = "large-values"
 LARGE = {"text": "ä" * 3_000}
@@ -508,6 +509,20 @@ def test_a_bucket_that_can_t_be_used_is_told_at_once(make: Callable[..., Jobs], 
     assert advice in raised.value.__notes__[0]
 
 
+def test_a_function_that_was_built_without_s3_is_told_how_to_build_it(aws: Aws):
+    def create_client(service: str, **settings: Any) -> Any:
+        raise UnknownServiceError(service_name=service, known_service_names="dynamodb, sqs")
+
+    jobs = aws.jobs(bucket=BUCKET)
+    jobs._clients.__dict__["_session"] = SimpleNamespace(create_client=create_client)
+
+    with pytest.raises(UnknownServiceError) as raised:
+        jobs.create("email", LARGE)
+
+    assert any("build with it among BOTO3_SERVICES" in note for note in raised.value.__notes__)
+    assert aws.items() == []
+
+
 def test_a_run_whose_payload_can_t_be_reached_is_given_back(make: Callable[..., Jobs], aws: Aws, clock: Clock):
     run_id = make().create("email", LARGE)
     jobs = make(s3=Refused("SlowDown"), handlers={"email": raises(AssertionError("it was called"))})
@@ -550,6 +565,18 @@ def test_a_call_that_hangs_is_not_waited_for(make: Callable[..., Jobs]):
     assert consumer._in_time(lambda: ends.wait(30), 0.01) == (False, None)
     ends.set()
     assert consumer._in_time(lambda: "done", 30) == (True, "done")
+
+
+def test_a_run_that_expires_while_its_payload_is_loaded_is_not_started(
+    make: Callable[..., Jobs], aws: Aws, clock: Clock, objects: Objects
+):
+    s3 = Interrupted(objects.s3, lambda: clock.advance(seconds=20), at=1)
+    run_id = make().create("email", LARGE)
+    jobs = make(s3=s3)
+    jobs.handler("email", expires_after=timedelta(seconds=10))(raises(AssertionError("it was called")))
+
+    assert jobs.consume(message(run_id)).reason == "expired"
+    assert aws.item(run_id)["status"] == "canceled"
 
 
 @pytest.mark.parametrize("how", ["gone", "changed", "cut", "no JSON"])
@@ -637,11 +664,15 @@ def test_a_release_that_does_not_know_of_s3_leaves_the_run_to_others(jobs: Jobs,
 # What is removed
 
 
-def removed(aws: Aws, run_id: str, *, name: str = "REMOVE", **changes: Any) -> dict[str, Any]:
+def removed(
+    aws: Aws, run_id: str, *, after: timedelta = timedelta(hours=2), name: str = "REMOVE", **changes: Any
+) -> dict[str, Any]:
     """The record of the stream that tells of a run's deletion, made from the item before it is deleted."""
+    at = (NOW + after).timestamp()
     key = {"pk": {"S": f"run#{run_id}"}, "sk": {"S": "run"}}
     image = aws.dynamodb.client.get_item(TableName=aws.table, Key=key)["Item"]
-    return {"eventName": name, "dynamodb": {"Keys": key, "OldImage": image | changes}}
+    told = {"Keys": key, "OldImage": image | changes, "ApproximateCreationDateTime": at}
+    return {"eventName": name, "dynamodb": told}
 
 
 def ended(jobs: Jobs, payload: Any = LARGE, **arguments: Any) -> str:
@@ -693,8 +724,19 @@ def test_an_object_that_a_late_copy_of_its_create_may_still_name_is_left_to_the_
     with_output: Jobs, aws: Aws, objects: Objects, clock: Clock
 ):
     run_id = ended(with_output)
-    clock.advance(minutes=50)
-    record = removed(aws, run_id)
+    record = removed(aws, run_id, after=timedelta(minutes=50))
+    clock.advance(hours=20)  # the stream may tell of it much later, and the copy has come long before
+
+    result = with_output.clean_bucket([record])
+
+    assert (result.deleted, result.left, len(objects.listed())) == (0, 2, 2)
+
+
+def test_a_record_that_does_not_say_when_the_run_was_deleted_is_left_to_the_sweep(
+    with_output: Jobs, aws: Aws, objects: Objects
+):
+    record = removed(aws, ended(with_output))
+    del record["dynamodb"]["ApproximateCreationDateTime"]
 
     assert (with_output.clean_bucket([record]).deleted, len(objects.listed())) == (0, 2)
 

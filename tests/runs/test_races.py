@@ -15,6 +15,7 @@ import pytest
 
 from examples.local_aws import LocalAws
 from kumofire_core import BulkOperation, JobContext, Jobs, RetryPolicy
+from kumofire_core.model.batch import member_run_id
 from tests.builders import Clock, LambdaContext, event, failures, make_aws, message
 
 RACERS = 16
@@ -207,3 +208,24 @@ def test_a_retry_and_its_repeated_deliveries_count_each_attempt_once(race: Race)
         {"ignored": 8},
     ]
     assert jobs.get_status(run_id).attempt == 3
+
+
+def test_members_that_end_at_once_call_back_once_and_creators_at_once_make_one_batch(race: Race):
+    called: Counter[str] = Counter()
+    jobs = race.jobs(handlers={"part": lambda ctx: ctx.payload, "gather": lambda ctx: ctx.batch.succeeded})
+    jobs.on("created")(lambda event: called.update([event.job_name]))
+    requests = [{"name": "part", "payload": number} for number in range(RACERS)]
+
+    for round in range(3):
+        made = at_once(lambda: jobs.create_batch(requests, then="gather", key=f"k-{round}"), times=4)  # noqa: B023
+        assert len(set(made)) == 1
+        members = iter([member_run_id(made[0], index) for index in range(RACERS)])
+        at_once(lambda: jobs.consume(message(next(members))))  # noqa: B023
+        batch = jobs.get_batch(made[0])
+        assert (batch.state, batch.succeeded) == ("done", RACERS)
+        assert jobs.consume(message(batch.then_run_id)).outcome == "succeeded"
+        assert jobs.get_status(batch.then_run_id).output == RACERS
+
+    assert jobs.wait_for_hooks(timedelta(seconds=10))
+    assert called == {"part": 3 * RACERS, "gather": 3}
+    assert Counter(race.receive()).most_common(1)[0][1] == 1  # no message was sent twice

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from kumofire_core.engine import batch_looks, batch_marks, batches, consumer
+from kumofire_core.engine import batch_looks, batch_marks, batches, children, consumer
 from kumofire_core.engine.batches import Batches
 from kumofire_core.model.batch import Counts
 from kumofire_core.model.run import new_run_id
@@ -127,6 +127,11 @@ MISTAKES: dict[str, tuple[Patch, ...]] = {
                 )
             ),
         ),
+    ),
+    "create the children of a call anew in each attempt": ((children, "children_batch_id", _under_another_id),),
+    "do not tell a parent that its children have ended": (
+        (batch_marks, "_give_signal", lambda original: lambda *given: True),
+        (children, "ended", lambda original: lambda *given: None),
     ),
     "let a chain end after its second run": ((batch_marks, "_put_followers", _alone),),
 }

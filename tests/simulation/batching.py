@@ -69,6 +69,8 @@ class Batching:
         self._jobs = jobs
         self._batches: dict[str, KnownBatch] = {}
         self._members: dict[str, KnownMember] = {}
+        self._children: dict[str, set[str]] = {}
+        """The batches of each run's children."""
         self._gone_at: dict[str, int] = {}
         """When a callback was deleted."""
 
@@ -77,14 +79,14 @@ class Batching:
         play, choices = self._play, self._play.choices
         if choices.below(ONE_IN) < ONE_IN - 1:
             return
-        self._world.observers.append(self._wrote)
+        self.watch()
         self._world.counts["a history with a batch"] += 1
         total = choices.of((2, 1, 3, 5, 0))
         is_chain = choices.below(4) == 3
         key = choices.of((None, "b", "b"))
         then_if = choices.of(("ended", "succeeded"))
-        requests = [self._request() for _ in range(max(total, 2 if is_chain else 0))]
-        then = None if choices.below(8) == 7 else self._request(delays=False)
+        requests = [self.request() for _ in range(max(total, 2 if is_chain else 0))]
+        then = None if choices.below(8) == 7 else self.request(delays=False)
 
         def create(process: Process) -> Callable[[], None]:
             if is_chain:
@@ -103,7 +105,13 @@ class Batching:
                 other = play.person()
                 play.do_at(when, other, "cancels the batch", lambda: self._cancel(other, batch_id_of("b")))
 
-    def _request(self, *, delays: bool = True) -> RunRequest:
+    def watch(self) -> None:
+        """Check what is written of batches."""
+        if self._wrote not in self._world.observers:
+            self._world.observers.append(self._wrote)
+
+    def request(self, *, delays: bool = True) -> RunRequest:
+        """Return a request for a run that no other has."""
         choices = self._play.choices
         job, payload = self._play.ask(choices.of(JOBS))
         delay = timedelta(milliseconds=choices.of((0, 0, 0, 3_000, 20 * MINUTE_MS) if delays else (0, 0, 1_000)))
@@ -147,6 +155,16 @@ class Batching:
         self._world.counts[f"a person cancels a batch: {done}"] += 1
 
     # What must hold
+
+    def waited(self, batch_id: str) -> None:
+        """Check that a parent which has waited for its children goes on when all have ended."""
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.canceled or self._play.invariants.restored_at:
+            return
+        for member_id in batch.members:
+            member = self._members.get(member_id)
+            if member is None or not (member.ends or member.deleted):
+                self._broken("a parent goes on when its children have ended", f"{member_id} has not")
 
     def _wrote(self, key: Key, old: Attributes | None, new: Attributes | None) -> None:
         kind, _, id = key[0].partition("#")
@@ -211,6 +229,8 @@ class Batching:
             members = tuple(member_run_id(batch_id, index) for index in range(total))
             batch = KnownBatch(total, new.get("then_run_id"), new["then_if"], members, put_at=self._world.now)
             self._batches[batch_id] = batch
+            if "signal_run" in new:
+                self._children.setdefault(new["signal_run"], set()).add(batch_id)
         batch.canceled = "cancel_requested_at" in new
         over = "done_at" in new or "abandoned_at" in new
         if over and "wake_at" in new:
@@ -278,6 +298,9 @@ class Batching:
         for run_key, item in items.items():
             if "batch" in item and item["batch"].split()[0] not in self._batches and not restored:
                 self._broken("a member has a batch", f"{run_key[0]}: there never was {item['batch']}")
+        for run_id, batches in self._children.items():
+            if len(batches) > self._play.stepping.families_of(run_id) and not restored:
+                self._broken("children are created once", f"{run_id} has {batches}")
         for batch_id in self._batches:
             found = items.get((f"batch#{batch_id}", "batch"))
             if found is None:

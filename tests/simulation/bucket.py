@@ -35,6 +35,8 @@ MOST_AHEAD_MS = 260_000
 """How far a creator's clock is ahead at most."""
 DELETED_MS = (1, 400, 2_500, 9_000, 70_000)
 MOST_DELETIONS = 3
+COPIES = ("late copy", "reply lost", "late copy", "slow")
+"""The faults that leave a request under way whose sender has given it up."""
 FINAL = frozenset({"succeeded", "failed", "canceled"})
 DAYS_MS = 3 * 24 * 3_600_000
 LARGE_FROM = 7
@@ -157,6 +159,8 @@ class LargeValues:
         world.bucket.deleted = self._deleted
         for _ in range(play.choices.below(3)):
             play.do_at(world.now + play.choices.of(SWEEPS_MS), self._cleaner, "sweeps", self._sweep)
+        if world.faults.probability and play.choices.below(2):
+            world.faults.kinds = COPIES
         if play.choices.below(2):  # of two creators one puts an object in vain
             for _ in range(2):
                 play._create("key-again")
@@ -225,14 +229,16 @@ class LargeValues:
     def _tell_of(self, key: Key, old: Attributes) -> None:
         play, image = self._play, typed({"pk": key[0], "sk": key[1], **old})
         self._to_go |= {named for name in NAMING if (named := key_in(old.get(name))) is not None}
-        record = {"eventName": "REMOVE", "dynamodb": {"Keys": {}, "OldImage": image}}
+        told = {"Keys": {}, "OldImage": image, "ApproximateCreationDateTime": self._world.now / 1000}
+        record = {"eventName": "REMOVE", "dynamodb": told}
+        deleted_ms = self._world.now
         when = self._world.now + (0 if play.settling else play.choices.of(STREAM_MS))
-        play.do_at(when, self._cleaner, "cleans", lambda: self._clean(record, old))
+        play.do_at(when, self._cleaner, "cleans", lambda: self._clean(record, old, deleted_ms))
 
-    def _clean(self, record: dict[str, Any], old: Attributes) -> None:
+    def _clean(self, record: dict[str, Any], old: Attributes, deleted_ms: int) -> None:
         """Remove the objects of a run that is gone, and check that they are."""
         world = self._world
-        latest = world.now - LEFT_ALONE_MS - MOST_AHEAD_MS
+        latest = deleted_ms - LEFT_ALONE_MS - MOST_AHEAD_MS
         self._jobs(self._cleaner).clean_bucket([record])
         for name in NAMING:
             key = key_in(old.get(name))

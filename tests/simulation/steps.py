@@ -19,6 +19,8 @@ SKEW_MS = 500
 EARLY_MS = 1_000
 MOST_SIGNALS = 8
 """How many signals persons give in a history before its faults stop."""
+MOST_FAMILIES = 2
+"""How many calls for children a history has."""
 OVER = "over"
 SAME = "a step's value never changes"
 ONCE = "what was kept is not done again"
@@ -59,12 +61,17 @@ class Stepping:
         """Processes in which a person lets a run start over."""
         self._left: dict[str, str] = {}
         """The incarnation of each run that was deleted."""
+        self._families = 0
+        """How many calls for children there are in scripts."""
+        self._requests: dict[tuple[str, str, str], list[Any]] = {}
+        """The children that each call asks for."""
 
     def plan(self) -> None:
         """Decide whether handlers have steps."""
         self.on = self._play.choices.below(4) == 3
         if self.on:
             self._world.observers.append(self._wrote)
+            self._play.batching.watch()
             self._play.lasts_ms = max(self._play.lasts_ms, self._play.choices.of((0, 2, 25)) * MINUTE_MS)
 
     # Handlers
@@ -74,23 +81,31 @@ class Stepping:
         run_id, incarnation = context.run.id, context._claimed.incarnation
         if not self.on or context.run.job_name in self._play.asynchronous:
             return
-        script = self._scripts.setdefault((run_id, incarnation), []) or self._write_script(run_id, incarnation)
+        script = self._scripts.setdefault((run_id, incarnation), []) or self._write_script(
+            run_id, incarnation, may_have_children=context.run.parent_id is None
+        )
         began = self._world.now
         try:
             for number, act in enumerate(script):
                 self._do(context, attempt, act, (run_id, incarnation, f"{act.kind}-{number}"), began)
         except StepsLostError:
-            if not self._play.invariants.restored_at and not self._expires_soon():
+            item = self._world.table.items.get((f"run#{run_id}", "run"), {})
+            is_held = item.get("lease_token") == attempt.token  # or the run was deleted since, and its steps with it
+            if is_held and not self._play.invariants.restored_at and not self._expires_soon():
                 self._world.violate("what is kept is there", run_id)
             raise
         except StepError as error:
             self._world.violate("steps that did not change fit", f"{run_id}: {error}")
             raise
 
-    def _write_script(self, run_id: str, incarnation: str) -> list[Act]:
+    def _write_script(self, run_id: str, incarnation: str, *, may_have_children: bool) -> list[Act]:
         choices, script = self._play.choices, self._scripts[run_id, incarnation]
         for _ in range(1 + choices.below(4)):
-            kind = choices.of(("step", "step", "wait", "sleep"))
+            kind = choices.of(("step", "step", "wait", "sleep", "children"))
+            if kind == "children":
+                self._families += 1
+                if not may_have_children or self._families > MOST_FAMILIES or self._play.settling:
+                    kind = "step"
             length = None
             if kind == "sleep":
                 length = choices.of((3_000, 400, 0, 62_000, 20 * MINUTE_MS))
@@ -112,6 +127,8 @@ class Stepping:
             value = None
             if self._world.now < asked + (act.length_ms or 0) - EARLY_MS - 2 * SKEW_MS and not self._is_restored():
                 self._world.violate(LENGTH, f"{place}: {self._world.now - asked} ms of {act.length_ms}")
+        elif act.kind == "children":
+            value = self._have_children(context, place)
         else:
             asked = self._asked_at.setdefault(place, now)
             timeout = None if act.length_ms is None else act.length_ms / 1000
@@ -121,6 +138,21 @@ class Stepping:
                 self._world.violate(LENGTH, f"{place} was over after {self._world.now - asked} ms of {act.length_ms}")
         if self._used.setdefault(place, value) != value and not self._is_restored():
             self._world.violate(SAME, f"{place}: {value}, and {self._used[place]} before")
+
+    def _have_children(self, context: Any, place: tuple[str, str, str]) -> str:
+        """Create children, the same each time, and wait for them; return their batch's id."""
+        requests = self._requests.setdefault(place, [])
+        if not requests:
+            requests += [self._play.batching.request(delays=False) for _ in range(1 + self._play.choices.below(2))]
+        batch_id: str = context.create_children(requests, name=place[2])
+        context.wait_for_children()
+        self._play.batching.waited(batch_id)
+        return batch_id
+
+    def families_of(self, run_id: str) -> int:
+        """Return how many calls for children the scripts of a run have."""
+        scripts = [script for (of, _), script in self._scripts.items() if of == run_id]
+        return sum(act.kind == "children" for script in scripts for act in script)
 
     def _execute(self, context: Any, attempt: Attempt, place: tuple[str, str, str], began: int) -> int:
         """Do what a step does: once more is too much where an earlier result was kept before this attempt began."""
@@ -133,6 +165,8 @@ class Stepping:
         if self._play.settling:
             return number
         match choices.below(12):
+            case 5:  # so long that the next step is left to another invocation
+                world.pause(int(context.time_left().total_seconds() * 600))
             case 6 | 7:
                 world.pause(choices.of((100, 1_500, 5_000)))
             case 8:
@@ -155,6 +189,8 @@ class Stepping:
         if not self.on or self._play.settling or self._signals >= MOST_SIGNALS:
             return
         choices, name = self._play.choices, new.get("waits_for")
+        if name is not None and name.startswith("children-"):
+            return  # that is for its children to give
         if name is not None and new["status"] == "scheduled" and (old is None or old["status"] != "scheduled"):
             if choices.below(3):
                 self._signal_at(self._world.now + choices.of((1, 3, 900, 3_000, 62_000)), run_id, name)
@@ -201,7 +237,8 @@ class Stepping:
         if not self.on:
             return
         for (pk, sk), item in list(self._world.table.items.items()):
-            if sk == "run" and item["status"] == "scheduled" and "waits_for" in item:
+            waits_for = item.get("waits_for", "children-")
+            if sk == "run" and item["status"] == "scheduled" and not waits_for.startswith("children-"):
                 self._signal_at(self._world.now + 1, pk.removeprefix("run#"), item["waits_for"])
 
     # What must hold
