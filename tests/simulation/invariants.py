@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation import typed
 from tests.simulation.bucket import LargeValues
 from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
@@ -149,6 +150,8 @@ class Invariants:
         """How long a finished run is kept."""
         self.deleted: set[str] = set()
         """Schedules that were deleted."""
+        self.has_typed_job = False
+        """Whether a payload may not fit the type of its job."""
         self.payloads: dict[int, Any] = {}
         """What persons asked for, by the number that is in it."""
         self.decrypted: Callable[[str], str] = lambda text: text
@@ -540,6 +543,13 @@ class Invariants:
             if new.get("max_attempts") != old.get("max_attempts"):
                 self._broken("who has no handler decides nothing", f"{run_id}: {new.get('max_attempts')} attempts")
         unattempted = status in ("failed", "canceled", "scheduled") and attempt.state == "claimed" and own
+        is_unfit = (
+            self.has_typed_job
+            and new.get("error_type") == typed.REASON
+            and typed.is_unfit(new["job_name"], json.loads(self.decrypted(new["payload"])))
+        )
+        if new.get("error_type") == typed.REASON != old.get("error_type") and not (is_unfit and status == "failed"):
+            self._broken("only a payload that does not fit fails for that", f"{run_id} became {status}")
         if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
             self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")
         if (
@@ -547,6 +557,7 @@ class Invariants:
             and status == "failed"
             and new["attempt"] == old["attempt"]
             and new["job_name"] != "absent"
+            and not is_unfit
             and new["attempt"] < new["max_attempts"]
             and not self.large.may_be_unreadable(new)
         ):

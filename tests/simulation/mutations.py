@@ -50,7 +50,7 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations, bucket_mutations
+from tests.simulation import batch_mutations, bucket_mutations, typed_mutations
 from tests.simulation.history import LIMITS_FROM
 
 Mutant = Callable[..., Any]
@@ -1285,8 +1285,8 @@ class _Anything(dict[str, Any]):
 
 # Batches
 
-SEEDS |= batch_mutations.SEEDS
-for _what, _patches in batch_mutations.MISTAKES.items():
+SEEDS |= batch_mutations.SEEDS | typed_mutations.SEEDS
+for _what, _patches in (batch_mutations.MISTAKES | typed_mutations.MISTAKES).items():
     _mutation(_what, *_patches)
 
 # Large values
