@@ -115,12 +115,12 @@ def retry_found(
     due_ms = retry_unsent(store, found, delay_ms=delay_ms, at_ms=at_ms, bulk=bulk, from_start=from_start)
     if due_ms is None:
         return False
-    if from_start and found.may_have_steps:
+    now_ms = due_ms - delay_ms if at_ms is None else store.now_ms()
+    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms, group=found.group)
+    if from_start and found.may_have_steps:  # the run asks for them no more, so this must not keep its message back
         from kumofire_core.engine.signals import delete_steps
 
         delete_steps(store, found)
-    now_ms = due_ms - delay_ms if at_ms is None else store.now_ms()
-    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms, group=found.group)
     return True
 
 

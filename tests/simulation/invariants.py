@@ -54,8 +54,8 @@ class Attempt:
     claims: int
     invocation: int
     state: str = "claimed"
-    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``suspended``, ``cut``, ``died`` or
-    ``given back``."""
+    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``suspended``, ``cut``, ``died``,
+    ``out of reach`` (the key of what it had kept) or ``given back``."""
     output: Any = None
     """What its handler returned."""
     recorded: str | None = None
@@ -475,12 +475,13 @@ class Invariants:
 
     def _given_back(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         attempt = ledger.attempts.get(old.get("lease_token", ""))
-        if attempt is None or not self._is_own(attempt) or attempt.state != "claimed":
+        if attempt is None or not self._is_own(attempt) or attempt.state not in ("claimed", "out of reach"):
             state = None if attempt is None else attempt.state
             self._broken("only an attempt that was not begun is given back", f"{run_id}: {state}")
             return
         if new["attempt"] != old["attempt"] or "cancel_requested_at" in old:
             self._broken("what is given back is as it was", run_id)
+        ledger.calls -= attempt.state == "out of reach"
         attempt.state = "given back"
 
     def _is_own(self, attempt: Attempt) -> bool:
@@ -512,7 +513,7 @@ class Invariants:
                 self._broken("a success counts no attempt", run_id)
             self.records.same_attempts(run_id, old, new)
             return
-        if own and attempt.state == "suspended" and new.get("settled_by") == attempt.token:
+        if own and attempt.state in ("suspended", "out of reach") and new.get("settled_by") == attempt.token:
             self.stepping.suspended(run_id, old, new)
             self.records.same_attempts(run_id, old, new)
             if "cancel_requested_at" in old and status != "canceled":
@@ -749,6 +750,7 @@ class Invariants:
         else:
             attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
             if state == "raised" and (error := sys.exception()) is not None:
+                error = getattr(error, "error", error)  # of the table, in what keeps handlers from catching it
                 attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)
         self._world.counts["handler", state] += 1
         if self._world.lines is not None:

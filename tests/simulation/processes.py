@@ -53,7 +53,7 @@ from kumofire_core.errors import (
 from kumofire_core.handlers import context as handler_context
 from kumofire_core.handlers import deadline as handler_deadline
 from kumofire_core.handlers import handler_pool, step_calls
-from kumofire_core.handlers.context import Suspension
+from kumofire_core.handlers.context import StepsBroken, Suspension
 from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from kumofire_core.rules import batch_items, limits
@@ -979,6 +979,8 @@ class Play:
         if failure.startswith(f"run#{run_id} payload is encrypted") and self.variant.sealed:
             if alone:
                 self.invariants.not_opened(process, run_id)
+        elif self.variant.sealed and failure.startswith(f"run#{run_id} ") and " is encrypted and can't" in failure:
+            pass  # what it has kept; see ``_given_back``
         elif not failure.removeprefix(f"run#{run_id}: ").startswith(UNDONE):
             self.world.violate("a record fails for what could not be done", failure)
 
@@ -1003,6 +1005,9 @@ class Play:
             return value
         except Suspension:
             state = "suspended"
+            raise
+        except StepsBroken as broken:
+            state = "out of reach" if isinstance(broken.error, DecryptionError) else "raised"
             raise
         except DiedError:
             state = "cut" if running().abandoned else "died"
