@@ -40,10 +40,10 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
-	deploy-local local-invoke test-container test-browser screenshots lock clean build-Consumer build-Dispatcher build-Cleaner
+	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 python-3.11:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -137,6 +137,9 @@ build-Consumer build-Dispatcher build-Cleaner: python-3.11
 
 lock: python-3.11 ## Remake the locks in requirements/ (LOCK_ARGS=--upgrade for newer versions)
 	@"$(PYTHON)" -m tools.lock $(LOCK_ARGS)
+
+project-template: python-3.11 ## Bring what `kumofire init` writes up to date with template.yaml and the version
+	@"$(PYTHON)" -m tools.project_template
 
 clean: python-3.11 ## Remove the environments, caches and builds
 	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" $(wildcard .venv .venv-*)

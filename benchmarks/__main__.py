@@ -22,6 +22,7 @@ BENCHMARKS = {
     "consume": (1,),
     "batch": (1, 2),
     "cold": (1,),
+    "aio": (1,),
     "create": (1,),
     "dispatch": (1,),
     "write_units": (1,),

@@ -15,6 +15,7 @@ TITLES = {
     "batch": "A batch of ten, 4 ms to the services",
     "cold": "Cold start and memory",
     "create": "Creating runs",
+    "aio": "Creating runs from an event loop",
     "dispatch": "One pass of the dispatcher",
     "write_units": "Write units",
     "batches": "Batches",

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kumofire_core.async_jobs import AsyncJobs
     from kumofire_core.engine.batches import BatchPage
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.cleaning import CleaningResult
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         DuplicateStepError,
         InvalidArgumentError,
         InvalidJSONError,
+        InvalidPayloadError,
         InvalidScheduleError,
         KumofireError,
         LargeValueError,
@@ -66,8 +68,9 @@ if TYPE_CHECKING:
         WaitBesideError,
         WaitTimeoutError,
     )
-    from kumofire_core.handlers.context import AttemptLogFilter, JobContext
+    from kumofire_core.handlers.context import AttemptLogFilter, JobContext, JobContextForTest
     from kumofire_core.handlers.deadline import LambdaContext
+    from kumofire_core.handlers.job_function import JobFunction
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
@@ -102,6 +105,7 @@ __all__ = [
     "ENCRYPTED",
     "NOT_READ",
     "SEALED",
+    "AsyncJobs",
     "Attempt",
     "AttemptEnding",
     "AttemptLogFilter",
@@ -135,8 +139,11 @@ __all__ = [
     "FailureCount",
     "InvalidArgumentError",
     "InvalidJSONError",
+    "InvalidPayloadError",
     "InvalidScheduleError",
     "JobContext",
+    "JobContextForTest",
+    "JobFunction",
     "JobGroup",
     "Jobs",
     "KumofireError",
@@ -204,6 +211,7 @@ __all__ = [
 
 _ERRORS = "errors"
 _PLACES = {
+    "AsyncJobs": "async_jobs",
     "Attempt": "model.run",
     "AttemptEnding": "model.run",
     "Batch": "model.batch",
@@ -232,6 +240,8 @@ _PLACES = {
     "DueRun": "engine.stats",
     "FailureCount": "engine.stats",
     "JobContext": "handlers.context",
+    "JobContextForTest": "handlers.context",
+    "JobFunction": "handlers.job_function",
     "JobGroup": "handlers.job_group",
     "Jobs": "jobs",
     "LambdaContext": "handlers.deadline",

@@ -101,6 +101,18 @@ class InvalidJSONError(KumofireError, TypeError, ValueError):
     """A payload or an output is not JSON, or is too large to be stored."""
 
 
+class InvalidPayloadError(InvalidArgumentError):
+    """A payload does not fit the type that its job's handler declares (docs/typed-jobs.md); nothing was written."""
+
+    def __init__(self, job_name: str, type_name: str, problems: list[str]) -> None:
+        self.job_name = job_name
+        self.problems = tuple(problems)
+        """Sentences that begin with the path of what is wrong, ``payload.items[3].price`` for example."""
+        self.summary = f"the payload of job {job_name!r} does not fit {type_name}"
+        """The text without the problems, which can quote the payload."""
+        super().__init__(f"{self.summary}: {'; '.join(problems)}")
+
+
 class InvalidScheduleError(KumofireError, ValueError):
     """A schedule's type, expression, time zone or option can't be used; nothing was written."""
 

@@ -34,6 +34,7 @@ from kumofire_core.engine.run_store import RunStore
 from kumofire_core.engine.sqs_batch import SqsBatchReport, run_batch
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError, LargeValueError, short_repr
 from kumofire_core.handlers.deadline import Deadline, LambdaContext
+from kumofire_core.handlers.job_function import HandlerDecorator, JobFunction, plain_function
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
 from kumofire_core.model.message import parse_message
@@ -46,7 +47,6 @@ from kumofire_core.rules.validation import (
     may_be_key,
     may_exist,
     name_problem,
-    payload_text,
     require_flag,
     require_most_bytes,
     require_reason,
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 else:  # so that annotations can be resolved at run time, where the stubs need not be installed
     DynamoDBClient = SQSClient = Any
 
-AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
 AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
 EventName = Literal["created", "succeeded", "retried", "failed", "canceled", "lease_lost"]
@@ -198,6 +197,15 @@ class Jobs:
 
     # These are imported on first use: a consumer does not need them, and every cold start would pay for the imports.
 
+    @property
+    def aio(self) -> public.AsyncJobs:
+        """The calls that make requests, to be awaited: ``await jobs.aio.create("email", payload)`` (docs/async.md)."""
+        from kumofire_core.async_jobs import AsyncJobs
+
+        # Whoever asks at once must get the same one, which counts the calls under way.
+        found: AsyncJobs = self.__dict__.get("_aio") or self.__dict__.setdefault("_aio", AsyncJobs(self))
+        return found
+
     @cached_property
     def _creator(self) -> RunCreator:
         from kumofire_core.engine.create import RunCreator
@@ -293,7 +301,7 @@ class Jobs:
         expires_after: timedelta | None = None,
         concurrency: public.Limit | Sequence[public.Limit] | None = None,
         rate: public.Rate | None = None,
-    ) -> Callable[[AnyHandler], AnyHandler]:
+    ) -> HandlerDecorator:
         """Register the decorated function, plain or ``async``, as the handler of the job ``name``.
 
         ``max_attempts`` and ``retry`` override the policy of this ``Jobs``. ``timeout`` limits each attempt: when it
@@ -304,13 +312,18 @@ class Jobs:
         limits how many of its runs execute at the same time, and ``rate`` how many start within a time, over all
         consumers (docs/limits.md).
 
+        What the decorator returns can be called as the function can, and creates runs: ``send_email.create(payload)``.
+        A handler whose argument is a ``JobContext[Email]`` gets payloads of that type, and others are refused
+        (docs/typed-jobs.md).
+
         Raises ``ConfigurationError`` for a wrong argument, or a name that has a handler already.
         """
 
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
             raise ConfigurationError([f"{name_problem(name)}; write @jobs.handler('a name')"])
 
-        def register(function: AnyHandler) -> AnyHandler:
+        def register(function: Any) -> JobFunction[Any, Any]:
+            function = plain_function(function)
             self._registry.register(
                 name,
                 function,
@@ -323,7 +336,7 @@ class Jobs:
                 concurrency=concurrency,
                 rate=rate,
             )
-            return function
+            return JobFunction(name, function, [self])
 
         return register
 
@@ -403,7 +416,7 @@ class Jobs:
 
         if not isinstance(group, JobGroup):
             raise ConfigurationError([f"include takes a group of handlers (JobGroup), not {type(group).__name__}"])
-        group.register_in(self._registry)
+        group.register_in(self._registry, self)
 
     def create(
         self,
@@ -439,9 +452,10 @@ class Jobs:
 
         Once this returns, the run is stored and will be executed. If its message could not be sent, that is logged, and
         the dispatcher sends the message. Raises ``UnknownJobError``, ``InvalidJSONError`` or ``InvalidArgumentError``
-        before anything is written. Raises botocore's errors of the table unchanged: the run may then be stored or not,
-        so calling again is safe only with a ``dedupe_key``. A payload that is kept in S3 costs one request more, before
-        that to the table; botocore's errors of S3 mean that nothing is stored.
+        (``InvalidPayloadError`` for a payload that does not fit its job's type) before anything is written. Raises
+        botocore's errors of the table unchanged: the run may then be stored or not, so calling again is safe only with
+        a ``dedupe_key``. A payload that is kept in S3 costs one request more, before that to the table; botocore's
+        errors of S3 mean that nothing is stored.
         """
         return self._creator.create(
             self._creator.prepare(
@@ -776,9 +790,10 @@ class Jobs:
         """Replace the payload of a run that waits; return whether this call changed it.
 
         A run that waits for another attempt makes it with the new payload. Returns ``False`` for a run that executes or
-        has ended, and for an unknown id. Raises ``InvalidJSONError`` before anything is written.
+        has ended, and for an unknown id. Raises ``InvalidJSONError`` or ``InvalidPayloadError`` before anything is
+        written.
         """
-        text = payload_text(payload, self._store.most_payload_bytes)
+        text = self._registry.untyped_text(payload, self._store.most_payload_bytes)
         exists = may_exist("a run id", run_id)
         from kumofire_core.engine import run_control
 
@@ -826,7 +841,8 @@ class Jobs:
         Its kept steps stay, and it goes on behind them; ``from_start`` forgets them and its signals (docs/steps.md).
         The run's ``history`` keeps how it had ended (the last ten times, in at most 4 KB). Returns ``False`` for any
         other status and for an unknown id. Raises ``SupersededRunError`` for a run that was created with
-        ``dedupe="unfinished"`` and is not the latest of its key.
+        ``dedupe="unfinished"`` and is not the latest of its key, and ``InvalidPayloadError`` for a payload that its
+        handler here would refuse.
         """
         require_flag("from_start", from_start)
         at_ms = None if run_at is None else to_ms(require_aware("run_at", run_at))

@@ -7,6 +7,7 @@ https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,10 +21,10 @@ except ModuleNotFoundError as missing:
 
 import kumofire_core
 from kumofire_core.errors import ConfigurationError
-from kumofire_core.handlers.context import JobContext, Suspension
+from kumofire_core.handlers.context import JobContext, StepsBroken, Suspension
 from kumofire_core.handlers.middleware import CallNext
 from kumofire_core.jobs import Jobs
-from kumofire_core.model.error_text import type_name
+from kumofire_core.model.error_text import error_leaves, type_name
 from kumofire_core.model.run import NewRun
 from kumofire_core.model.steering import Cancel, Snooze
 
@@ -111,12 +112,18 @@ class _Spans:
         ) as span:
             try:
                 yield span
-            except (Cancel, Snooze, Suspension):  # what the handler decided, and no error
-                raise
             except BaseException as error:
-                span.set_status(Status(StatusCode.ERROR))
-                span.set_attribute("error.type", type_name(error))
+                if not _is_decided(error):
+                    error = error.error if isinstance(error, StepsBroken) else error
+                    span.set_status(Status(StatusCode.ERROR))
+                    span.set_attribute("error.type", type_name(error))
                 raise
+
+
+def _is_decided(error: BaseException) -> bool:
+    """Say whether this is what a handler decided about its run, and no error; also in a group of tasks."""
+    leaves = [leaf for leaf in error_leaves(error) if not isinstance(leaf, asyncio.CancelledError)]
+    return bool(leaves) and all(isinstance(leaf, Cancel | Snooze | Suspension) for leaf in leaves)
 
 
 def _of_run(run_id: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ second client on the same session, 76 ms on a new one).
 from __future__ import annotations
 
 import json
+import os
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,20 +34,37 @@ class Clients:
         self._given: dict[str, Any] = {"dynamodb": dynamodb, "sqs": sqs, "s3": s3}
         self._connections = connections
         self._lock = threading.Lock()
+        self._made: tuple[int, list[str]] = os.getpid(), []
+        """In which process clients were made, and which."""
 
     def dynamodb(self) -> DynamoDBClient:
         """Return the DynamoDB client."""
-        client: DynamoDBClient = self._given["dynamodb"] or self._make("dynamodb")
+        client: DynamoDBClient = self._known("dynamodb") or self._make("dynamodb")
         return client
 
     def sqs(self) -> SQSClient:
         """Return the SQS client."""
-        client: SQSClient = self._given["sqs"] or self._make("sqs")
+        client: SQSClient = self._known("sqs") or self._make("sqs")
         return client
 
     def s3(self) -> Any:
         """Return the S3 client. A process without large payloads does not make it."""
-        return self._given["s3"] or self._make("s3")
+        return self._known("s3") or self._make("s3")
+
+    def _known(self, service: str) -> Any:
+        """Return the client that was given or made. After a fork, those that the parent made are forgotten.
+
+        Parent and child would write into one connection, and get each other's answers. The child has one thread then,
+        and a lock that another thread of the parent held at that moment is never given back here.
+        """
+        process, made = self._made
+        if process != os.getpid():
+            for each in made:
+                self._given[each] = None
+            self.__dict__.pop("_session", None)
+            self._lock = threading.Lock()
+            self._made = os.getpid(), []
+        return self._given[service]
 
     def described(self) -> str:
         """Return what a note says of these clients."""
@@ -60,6 +78,7 @@ class Clients:
                 if service == "dynamodb":
                     client.meta.events.register("before-parse.dynamodb", read_as_sent)
                 self._given[service] = client
+                self._made[1].append(service)
             return self._given[service]
 
     @cached_property

@@ -42,6 +42,9 @@ app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")
 app.command("kumofire_core.cli.checkup:doctor", name="doctor", help="Say what is wrong with a deployment.")
 app.command("kumofire_core.cli.console:console", name="console", help="Serve the console, a web page, to this machine.")
+app.command("kumofire_core.cli.new_project:init", name="init", help="Write a new project, with a job and its tests.")
+app.command("kumofire_core.cli.dev.command:dev", name="dev", help="Execute your jobs on a local AWS, while you write.")
+app.command("kumofire_core.cli.new_project:template", name="template", help="Print this release's template.yaml.")
 app.command("kumofire_core.cli.completion:install", name="--install-completion", help="Install completion for a shell.")
 app.command("kumofire_core.cli.completion:show", name="--show-completion", help="Print a shell's completion script.")
 

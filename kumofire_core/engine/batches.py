@@ -63,7 +63,6 @@ from kumofire_core.rules import batch_items
 from kumofire_core.rules.listing import list_shards
 from kumofire_core.rules.validation import (
     may_exist,
-    payload_text,
     require_group,
     require_key,
     require_max_attempts,
@@ -229,7 +228,9 @@ class Batches:
             wait_ms = 0 if wait is None else delay_ms("delay", wait)
             if self._store.now_ms() + wait_ms > LAST_MS:
                 raise InvalidArgumentError(f"a delay of {short_repr(wait)} ends after the year 9999")
-            text = payload_text(given.get("payload"), self._store.most_payload_bytes)
+            text = self._store.registry.payload_text(
+                given["name"], given.get("payload"), self._store.most_payload_bytes
+            )
             text = self._store.encrypted_payload(run_id, text)
         except KumofireError as error:
             error.args = (f"{what}: {error}",)

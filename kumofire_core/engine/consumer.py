@@ -24,6 +24,7 @@ from kumofire_core.errors import (
     DeadlineTooCloseError,
     DecryptionError,
     InvalidJSONError,
+    InvalidPayloadError,
     LargeValueError,
 )
 from kumofire_core.handlers.context import (
@@ -64,6 +65,7 @@ log = logging.getLogger("kumofire_core")
 MISSING_HANDLER = "missing handler"
 EXPIRED = "expired"
 PAUSED = "paused"
+UNFIT = "payload does not fit"
 LIMITED = "limited"
 MOMENTS_TRIED = 5
 """How many moments a run reserves in one go, where it comes too late for each."""
@@ -276,6 +278,9 @@ class Consumer:
         begun = time.monotonic()
         try:
             output = self._call(job, claimed, deadline)
+        except _UnfitPayload as unfit:
+            # What its problems are can quote the payload.
+            return self._refuse(claimed, str(unfit.error) if self._store.cipher is None else unfit.error.summary, UNFIT)
         except _KeyOutOfReach as late:
             return self._release(claimed, late.error)
         except _NoTimeLeft as late:
@@ -443,11 +448,9 @@ class Consumer:
             steps=steps,
             ends=ends,
         )
+        call = partial(call_handler if job.payload_type is None else partial(_call_typed, job), job.handler, context)
         try:
-            if limit is None:
-                value = contextvars.copy_context().run(call_handler, job.handler, context)
-            else:
-                value = self.pool.run(partial(call_handler, job.handler, context), seconds=limit)
+            value = contextvars.copy_context().run(call) if limit is None else self.pool.run(call, seconds=limit)
         except HandlerTimeoutError:
             if (ending := steps.end()) is not None:
                 raise self._left_by(None, ending, claimed) from None
@@ -468,7 +471,12 @@ class Consumer:
         try:
             return json_codec.encode("the handler's return value", value)
         except InvalidJSONError as error:
-            raise _UnusableOutput(error) from None
+            refusal = error
+        try:
+            typed = self._store.registry.typed_output(job.name, value)
+            return json_codec.encode("the handler's return value", typed)
+        except InvalidJSONError:
+            raise _UnusableOutput(refusal) from None
 
     def _steps_of(self, claimed: StoredRun, seconds: float | None, began: float, ends: float, thread: int) -> Steps:
         """Return what keeps the steps of an attempt. A handler without steps does not pay for its import."""
@@ -690,6 +698,27 @@ class _UnusableOutput(Exception):
     def __init__(self, error: InvalidJSONError) -> None:
         super().__init__()
         self.error = error
+
+
+class _UnfitPayload(Exception):
+    """The payload does not fit its job's type. Private, so that it is never an error of the handler's own."""
+
+    def __init__(self, error: InvalidPayloadError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _call_typed(job: Job, handler: Callable[[Any], Any], context: JobContext) -> Any:
+    """Read the payload as its job's type, and call the handler.
+
+    Both are the application's code, so both happen in the attempt's thread and time.
+    """
+    assert job.payload_type is not None
+    try:
+        context.read_payload(job.payload_type.read)
+    except InvalidPayloadError as error:
+        raise _UnfitPayload(error) from None
+    return call_handler(handler, context)
 
 
 class _NoTimeLeft(Exception):

@@ -19,7 +19,6 @@ from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
 from kumofire_core.rules.validation import (
     dedupe_rule,
-    payload_text,
     require_group,
     require_job_name,
     require_key,
@@ -91,7 +90,7 @@ class RunCreator:
         now_ms = self.store.now_ms()
         if run_id is None:
             run_id = new_run_id() if dedupe_key is None else derived_run_id("dedupe_key", dedupe_key)
-        text = payload_text(payload, self.store.most_payload_bytes)
+        text = self.store.registry.payload_text(name, payload, self.store.most_payload_bytes)
         return NewRun(
             id=run_id,
             job_name=name,

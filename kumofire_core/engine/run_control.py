@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kumofire_core.engine.run_store import RunStore, new_token, run_key
+from kumofire_core.model import json_codec
 from kumofire_core.model.run import FINAL, RunStatus
 from kumofire_core.model.run_item import StoredRun, history_with
 from kumofire_core.model.write import Attributes
@@ -91,7 +92,8 @@ def retry(store: RunStore, run_id: str, *, at_ms: int | None = None, from_start:
     """Queue a failed or canceled run again, its attempts starting anew; say whether this call did so.
 
     Where ``at_ms`` is given and still to come, it waits until then. ``from_start`` forgets its kept steps. Raises
-    ``SupersededRunError`` where its ``dedupe_key`` allows one unfinished run, and has begun a newer one.
+    ``SupersededRunError`` where its ``dedupe_key`` allows one unfinished run, and has begun a newer one, and
+    ``InvalidPayloadError`` where its payload does not fit the type of its job.
     """
     found = store.find(run_id)
     return found is not None and retry_found(store, found, at_ms=at_ms, from_start=from_start)
@@ -113,12 +115,12 @@ def retry_found(
     due_ms = retry_unsent(store, found, delay_ms=delay_ms, at_ms=at_ms, bulk=bulk, from_start=from_start)
     if due_ms is None:
         return False
-    if from_start and found.may_have_steps:
+    now_ms = due_ms - delay_ms if at_ms is None else store.now_ms()
+    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms, group=found.group)
+    if from_start and found.may_have_steps:  # the run asks for them no more, so this must not keep its message back
         from kumofire_core.engine.signals import delete_steps
 
         delete_steps(store, found)
-    now_ms = due_ms - delay_ms if at_ms is None else store.now_ms()
-    store.send_waiting(found.id, due_ms=due_ms, now_ms=now_ms, group=found.group)
     return True
 
 
@@ -138,6 +140,7 @@ def retry_unsent(
         from kumofire_core.engine.dedupe import require_latest
 
         require_latest(store, found)
+    store.require_fit(found)
     now_ms = store.now_ms()
     due_ms = now_ms + delay_ms if at_ms is None else at_ms
     if not from_start:
@@ -184,12 +187,16 @@ def _keep_steps(store: RunStore, run: StoredRun, *, due_ms: int, now_ms: int) ->
 
 
 def change_payload(store: RunStore, run_id: str, *, payload: str) -> bool:
-    """Replace the payload of a run that waits; say whether this call did so."""
+    """Replace the payload of a run that waits; say whether this call did so.
+
+    Raises ``InvalidPayloadError`` where it does not fit the type of the run's job.
+    """
     stored = store.encrypted_payload(run_id, payload)
     replaced: list[str] = []
 
     def changed(waiting: StoredRun, now_ms: int, changed_ms: int) -> Transition:
         nonlocal stored
+        store.registry.require_fit(waiting.job_name, json_codec.decode(payload))
         stored = store.apart(run_id, stored)  # once, and only for a run that waits
         replaced[:] = [waiting.payload_text]
         return run_writes.change_payload(waiting, new_token(), payload=stored, changed_ms=changed_ms)

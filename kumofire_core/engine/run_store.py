@@ -29,7 +29,7 @@ from kumofire_core.model.error_text import (
     type_name,
 )
 from kumofire_core.model.json_codec import decode
-from kumofire_core.model.run import NewRun, RunStatus
+from kumofire_core.model.run import NOT_READ, NewRun, RunStatus
 from kumofire_core.model.run_item import (
     ATTEMPTS_BYTES,
     ERROR_TYPE_BYTES,
@@ -229,6 +229,20 @@ class RunStore:
             for what, text in (("payload", stored.payload_text), ("output", stored.output_text))
         )
         return stored.decrypted(payload=payload, output=output)
+
+    def require_fit(self, found: StoredRun) -> None:
+        """Raise ``InvalidPayloadError`` where a run's job has a type here and its payload does not fit.
+
+        A payload that was not read, that is in S3, or that this process can't decrypt, is not looked at.
+        """
+        job = self.registry.get(found.job_name)
+        if job is None or job.payload_type is None or found.payload is NOT_READ or found.payload is UNREADABLE:
+            return
+        if is_apart(found.payload_text):
+            return
+        readable = self.decrypted(found, required=False)
+        if readable.payload is not ENCRYPTED:
+            job.payload_type.read(readable.payload)
 
     def _loaded(self, stored: StoredRun, *, required: bool, most_bytes: int | None) -> StoredRun:
         values: list[Any] = []

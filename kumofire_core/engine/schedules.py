@@ -35,7 +35,6 @@ from kumofire_core.rules.validation import (
     UNCHANGED,
     may_be_key,
     may_exist,
-    payload_text,
     require_group,
     require_key,
     require_max_attempts,
@@ -117,6 +116,7 @@ class Schedules:
     def __init__(self, schedules: ScheduleStore, creator: RunCreator, now_ms: Callable[[], int]) -> None:
         self._schedules = schedules
         self._creator = creator
+        self._registry = creator.store.registry
         self._now_ms = now_ms
 
     def create(
@@ -140,7 +140,7 @@ class Schedules:
         self._creator.require_job(name)
         require_max_attempts(max_attempts)
         require_group(group)
-        text = payload_text(payload)
+        text = self._registry.payload_text(name, payload)
         if schedule_key is not None:
             require_key("schedule_key", schedule_key)
         now = from_ms(self._now_ms())
@@ -265,7 +265,10 @@ class Schedules:
         if "name" in changes:
             wanted["job_name"] = changes["name"]
         if "payload" in changes:
-            wanted["payload"] = payload_text(changes["payload"])
+            name = changes.get("name", schedule.job_name)
+            wanted["payload"] = self._registry.payload_text(name, changes["payload"])
+        elif "name" in changes and changes["name"] != schedule.job_name:
+            self._registry.require_fit(changes["name"], json_codec.decode(self._schedules.payload_text(stored)))
         if "max_attempts" in changes:
             wanted["max_attempts"] = changes["max_attempts"]
         if "group" in changes:

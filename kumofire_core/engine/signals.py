@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine.run_store import RUN, RunStore, new_token, run_key, text_owner
-from kumofire_core.engine.step_expiry import signal_expires_at
-from kumofire_core.errors import InvalidArgumentError, InvalidJSONError, KumofireError
+from kumofire_core.engine.step_expiry import at_once, signal_expires_at
+from kumofire_core.errors import DecryptionError, InvalidArgumentError, InvalidJSONError, KumofireError
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import ENCRYPTED, decrypt_text, encrypt_text, is_encrypted
+from kumofire_core.model.error_text import error_name
 from kumofire_core.model.run import FINAL, NOT_READ, RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.steps import (
@@ -72,9 +74,12 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
     _require_room(stored)
     record = SignalRecord(name, now_ms, stored, signal_expires_at(store, found, now_ms))
     answer = store.table.put_new(key, record.attributes(token))
-    if not answer.applied and answer.item is not None and read_signal(name, answer.item).is_over:
-        return False  # its time was over
     is_ours = answer.applied
+    if not answer.applied and answer.item is not None:
+        there = read_signal(name, answer.item)
+        if there.is_over:
+            return False
+        is_ours = _is_same(store, found, there, payload)  # an earlier call may have put it, and raised then
     for _ in range(TRIES):
         if found is None or found.incarnation != incarnation:
             if is_ours:  # the run was deleted, or starts over: nobody will ask for this
@@ -88,7 +93,10 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
         told = new_token()
         now_ms = store.now_ms()
         waits = found.status is RunStatus.SCHEDULED and found.waits_for == name
-        write = run_writes.wake(told, waits_for=name, now_ms=now_ms) if waits else run_writes.note_signal(found, told)
+        if waits:
+            write = run_writes.wake(found, told, waits_for=name, now_ms=now_ms)
+        else:
+            write = run_writes.note_signal(found, told)
         told_run = store.apply(run_id, write)
         if told_run.applied:
             if waits:
@@ -98,6 +106,15 @@ def signal(store: RunStore, run_id: str, name: str, payload: str) -> bool:
     raise KumofireError(
         f"run {run_id} was claimed or suspended {TRIES} times while this call gave it the signal {name!r}; call again"
     )
+
+
+def _is_same(store: RunStore, run: StoredRun, there: SignalRecord, payload: str) -> bool:
+    """Say whether a signal that was there before has the same payload."""
+    try:
+        text = decrypt_text(store.cipher, there.value or "", owner=_owner(run, f"signal {there.name}"))
+        return bool(json_codec.decode(text) == json_codec.decode(payload))
+    except (DecryptionError, ValueError):
+        return False
 
 
 def steps(store: RunStore, run_id: str, *, results: bool) -> tuple[Step, ...]:
@@ -127,10 +144,19 @@ def delete_steps(store: RunStore, deleted: StoredRun) -> None:
 
 
 def delete_incarnation(store: RunStore, run_id: str, incarnation: str) -> None:
-    """Delete the items of one incarnation of a run."""
-    prefix = steps_prefix(incarnation)
-    for item in store.table.parts(run_key(run_id), prefix, names=("sk",)):
-        store.table.delete(Key(RUN, run_id, str(item["sk"])))
+    """Delete the items of one incarnation of a run, several at a time.
+
+    Nobody asks for them any more, and they expire by themselves. So an error of the table is logged, and no more.
+    """
+    try:
+        items = store.table.parts(run_key(run_id), steps_prefix(incarnation), names=("sk",))
+        at_once([partial(store.table.delete, Key(RUN, run_id, str(item["sk"]))) for item in items])
+    except AWS_ERRORS as error:
+        log.warning(
+            "the steps of a run could not all be deleted (%s); they expire by themselves",
+            error_name(error),
+            extra={"job_run_id": run_id},
+        )
 
 
 def _step(store: RunStore, run: StoredRun, record: StepRecord, signal: SignalRecord | None, *, results: bool) -> Step:

@@ -9,17 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
 
 if TYPE_CHECKING:
+    import typing_extensions
+
     from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
     from kumofire_core.model.batch import Batch
-else:  # so that annotations can be resolved at run time, and a cold start does not pay for the import
-    AsyncStepCalls = Batch = Any
+
+    # A JobContext without a parameter has a payload of any type.
+    Payload_co = typing_extensions.TypeVar("Payload_co", covariant=True, default=Any)
+else:
+    # So that annotations can be resolved at run time, and a cold start does not pay for the import.
+    Batch = AsyncStepCalls = Any
+    Payload_co = TypeVar("Payload_co", covariant=True)  # Python 3.11 has no defaults
+TestPayload = TypeVar("TestPayload")
 
 JOB_LOGGER = "kumofire_core.job"
 
@@ -159,19 +168,28 @@ class AttemptSteps:
         return self._target.ending
 
 
-class JobContext:
-    """The argument of a handler: one attempt of a run."""
+class JobContext(Generic[Payload_co]):
+    """The argument of a handler: one attempt of a run.
+
+    ``JobContext[Email]`` says that the payload is an ``Email``: it is checked, and ``payload`` is one
+    (docs/typed-jobs.md).
+    """
 
     __slots__ = (
         "_batch",
         "_cancellation",
         "_claimed",
         "_ends",
+        "_payload",
         "_read_batch",
         "_read_cancellation",
         "_steps",
         "_tell_progress",
     )
+
+    if not TYPE_CHECKING:
+        # Generic's own keeps what it returned, and takes A | B for the same as B | A, of which the first counts.
+        __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(
         self,
@@ -184,6 +202,7 @@ class JobContext:
         read_batch: Callable[[], Batch | None] | None = None,
     ) -> None:
         self._claimed = claimed
+        self._payload: Any = claimed.payload
         self._read_batch = read_batch
         self._batch: Batch | None = None
         self._steps = steps
@@ -196,15 +215,58 @@ class JobContext:
     def __repr__(self) -> str:
         return f"JobContext(run={self.run!r}, attempt={self.attempt}, fencing_token={self.fencing_token})"
 
+    @staticmethod
+    def for_test(
+        payload: TestPayload = None,  # type: ignore[assignment]
+        *,
+        attempt: int = 1,
+        max_attempts: int = 3,
+        run_id: str = "test-run",
+        job_name: str = "test",
+        fencing_token: int = 1,
+        now: datetime | None = None,
+        time_left: timedelta = timedelta(seconds=60),
+        cancel_requested: bool = False,
+        signals: Mapping[str, Any] | None = None,
+    ) -> JobContextForTest[TestPayload]:
+        """Return a context to call a handler with in a test; it needs no AWS.
+
+        The payload is what the handler gets; it is not checked. ``now`` is an aware datetime, by default the current
+        time. Steps are executed, and sleeps are over at once. A wait gets what ``signals`` has under its name; without
+        that, its time is over. Raises ``InvalidArgumentError`` for a wrong argument.
+        """
+        from kumofire_core.handlers.context_for_test import run_for_test
+
+        stored = run_for_test(
+            payload,
+            attempt=attempt,
+            max_attempts=max_attempts,
+            run_id=run_id,
+            job_name=job_name,
+            fencing_token=fencing_token,
+            now=now,
+            time_left=time_left,
+            cancel_requested=cancel_requested,
+            signals=signals,
+        )
+        return JobContextForTest(
+            stored, time_left=time_left, cancel_requested=cancel_requested, signals={} if signals is None else signals
+        )
+
     @property
     def run(self) -> Run:
         """The run as it was when this attempt claimed it."""
         return self._claimed.run
 
     @property
-    def payload(self) -> Any:
-        """The run's payload, equal to the value that ``create`` got (tuples became lists)."""
-        return self._claimed.payload
+    def payload(self) -> Payload_co:
+        """The run's payload: of the declared type, or else equal to what ``create`` got (tuples became lists)."""
+        payload: Payload_co = self._payload
+        return payload
+
+    def read_payload(self, read: Callable[[Any], Any]) -> None:
+        """Let the payload be what ``read`` makes of its JSON value."""
+        self._payload = read(self._claimed.payload)
 
     @property
     def attempt(self) -> int:
@@ -359,6 +421,42 @@ class JobContext:
     def time_left(self) -> timedelta:
         """Return how long this attempt may still take; zero after its end."""
         return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
+
+
+class JobContextForTest(JobContext[Payload_co]):
+    """What ``JobContext.for_test`` returns: a ``JobContext`` that remembers what the handler told it."""
+
+    __slots__ = ("_requested", "steps", "told")
+
+    def __init__(
+        self, stored: StoredRun, *, time_left: timedelta, cancel_requested: bool, signals: Mapping[str, Any]
+    ) -> None:
+        self.told: list[tuple[float, str | None]] = []
+        """What the handler told by ``progress``: each fraction and note, in order."""
+        self.steps: dict[str, Any] = {}
+        """What steps returned, how long sleeps are (timedeltas) and what waits got, by name and in order."""
+        self._requested = cancel_requested
+
+        def begin() -> KeepsSteps:
+            from kumofire_core.handlers.context_for_test import StepsForTest
+
+            return StepsForTest(self.steps, signals)
+
+        super().__init__(
+            stored,
+            read_cancellation=lambda run_id: self._requested,
+            steps=AttemptSteps(begin),
+            tell_progress=lambda fraction, note: self.told.append((fraction, note)),  # type: ignore[arg-type]
+            ends=time.monotonic() + time_left.total_seconds(),
+        )
+
+    def cancel_requested(self) -> bool:
+        """Return whether the run's cancellation was requested: at once, where a real run may notice 3 seconds late."""
+        return self._requested
+
+    def request_cancel(self) -> None:
+        """Let ``cancel_requested`` return ``True`` from now on."""
+        self._requested = True
 
 
 def log_fields(run: Run | StoredRun) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kumofire_core.errors import ConfigurationError
+from kumofire_core.handlers.job_function import Creator, HandlerDecorator, JobFunction, plain_function
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.rules.retry import RetryPolicy
 from kumofire_core.rules.validation import name_problem
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 else:  # so that annotations can be resolved at run time, and nobody pays for the import who has no limits
     Limit = Rate = Any
 
-AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Callable[..., Any])
 
 
@@ -53,6 +53,7 @@ class JobGroup:
         self._collected: list[_Collected] = []
         self._middleware: list[Middleware] = []
         self._included = False
+        self._creators: list[Creator] = []
 
     def handler(
         self,
@@ -66,11 +67,11 @@ class JobGroup:
         expires_after: timedelta | None = None,
         concurrency: Limit | Sequence[Limit] | None = None,
         rate: Rate | None = None,
-    ) -> Callable[[AnyHandler], AnyHandler]:
+    ) -> HandlerDecorator:
         """Collect the decorated function as the handler of the job ``name``; takes the arguments of ``Jobs.handler``.
 
         Raises ``ConfigurationError`` if ``name`` is not a string, or a ``Jobs`` has included the group already.
-        ``Jobs.include`` checks the other arguments.
+        ``Jobs.include`` checks the other arguments. What the decorator returns can create runs from then on.
         """
         if not isinstance(name, str):  # most likely the function itself: the decorator without its parentheses
             raise ConfigurationError([f"{name_problem(name)}; write @group.handler('a name')"])
@@ -90,9 +91,10 @@ class JobGroup:
             "rate": rate,
         }
 
-        def collect(function: AnyHandler) -> AnyHandler:
+        def collect(function: Any) -> JobFunction[Any, Any]:
+            function = plain_function(function)
             self._collected.append(_Collected(name, function, options))
-            return function
+            return JobFunction(name, function, self._creators)
 
         return collect
 
@@ -113,8 +115,8 @@ class JobGroup:
         self._middleware.append(function)
         return function
 
-    def register_in(self, registry: Registry) -> None:
-        """Register all handlers, or none: ``ConfigurationError`` names every problem."""
+    def register_in(self, registry: Registry, creator: Creator) -> None:
+        """Register all handlers, or none: ``ConfigurationError`` names every problem. ``creator`` makes their runs."""
         names = [each.name for each in self._collected]
         problems = [
             f"job {name!r} has {names.count(name)} handlers in one group; give each another name"
@@ -130,3 +132,4 @@ class JobGroup:
         for middleware in self._middleware:
             registry.add_middleware(middleware, names)
         self._included = True
+        self._creators.append(creator)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.errors import ConfigurationError, UnknownJobError, short_repr
 from kumofire_core.handlers.context import JobContext
+from kumofire_core.handlers.job_function import plain_function
+from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES
 from kumofire_core.model.times import duration_ms
 from kumofire_core.rules.retry import RetryPolicy, is_attempt_count
-from kumofire_core.rules.validation import name_problem
+from kumofire_core.rules.validation import name_problem, payload_text
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.middleware import Middleware
+    from kumofire_core.handlers.payload_types import PayloadType
     from kumofire_core.rules.limits import Limit, Rate
 
     Concurrency = Limit | Sequence[Limit]
@@ -40,6 +44,8 @@ class Job(NamedTuple):
     """The errors after which there is no other attempt."""
     expires_after_ms: int | None = None
     """How long after its time a run is of use that has not started; ``None``: for ever."""
+    payload_type: PayloadType | None = None
+    """What its payloads have to be; ``None``: any JSON."""
     concurrency: tuple[Limit, ...] = ()
     """How many of its runs may execute at the same time."""
     rate: Rate | None = None
@@ -96,6 +102,7 @@ class Registry:
             retry_on=None if retry_on is None else _types(retry_on),
             fail_on=() if fail_on is None else _types(fail_on),
             expires_after_ms=None if expires_after is None else duration_ms(expires_after),
+            payload_type=_payload_type(name, handler),
             concurrency=() if concurrency is None else _as_tuple(concurrency),
             rate=rate,
         )
@@ -167,6 +174,11 @@ class Registry:
             problems += rate_problems(name, rate)
         if isinstance(name, str) and name in self._jobs:
             problems.append(f"job {name!r} has a handler already; give the second one another name")
+        if not problems:
+            try:
+                _payload_type(name, handler)
+            except ConfigurationError as error:
+                problems += error.problems
         return problems
 
     def _limit_problems(self, name: str, concurrency: object) -> list[str]:
@@ -182,7 +194,7 @@ class Registry:
         problems: list[str] = []
         for name, handler in (handlers or {}).items():
             try:
-                self.register(name, handler)
+                self.register(name, plain_function(handler))
             except ConfigurationError as error:
                 problems += error.problems
         return problems
@@ -205,6 +217,37 @@ class Registry:
         timeouts = [job.timeout_ms for job in self._jobs.values() if job.timeout_ms is not None]
         return bool(timeouts) and max(timeouts) < milliseconds
 
+    def payload_text(self, name: str, payload: object, most_bytes: int = MAX_PAYLOAD_BYTES) -> str:
+        """Return the JSON text of a payload for a job's run, checked against its type where it has one here.
+
+        Raises ``InvalidPayloadError`` or ``InvalidJSONError``.
+        """
+        job = self._jobs.get(name)
+        if job is None or job.payload_type is None:
+            return payload_text(payload, most_bytes)
+        return job.payload_type.text(payload, most_bytes)
+
+    def untyped_text(self, payload: object, most_bytes: int) -> str:
+        """Return the JSON text of a payload for a run whose job is not known yet; see ``require_fit``."""
+        if any(job.payload_type is not None for job in self._jobs.values()):
+            from kumofire_core.handlers.payload_types import json_value
+
+            payload = json_value(payload)
+        return payload_text(payload, most_bytes)
+
+    def require_fit(self, name: str, payload: object) -> None:
+        """Raise ``InvalidPayloadError`` where a job has a type here and a payload, a JSON value, does not fit it."""
+        job = self._jobs.get(name)
+        if job is not None and job.payload_type is not None:
+            job.payload_type.read(payload)
+
+    def typed_output(self, name: str, value: object) -> object:
+        """Return what a handler returned as JSON, where it declares a type; else ``value`` as it is."""
+        from kumofire_core.handlers.payload_types import declares_return, json_value
+
+        handler = self._handlers.get(name)
+        return json_value(value) if handler is not None and declares_return(handler) else value
+
     def rules(self, name: str) -> Job:
         """Return what a job says of its failures; the default policy if the job does not have a handler here."""
         job = self._jobs.get(name)
@@ -214,6 +257,28 @@ class Registry:
         """Return the ``max_attempts`` of a job's runs that were created without it."""
         job = self._jobs.get(name)
         return self.retry.max_attempts if job is None else job.max_attempts
+
+
+_UNTYPED = ("JobContext", "kumofire_core.JobContext", "Any", "typing.Any", "object")
+
+
+def _payload_type(name: str, handler: Handler) -> PayloadType | None:
+    """Return the type of a job's payloads. Only a handler that may name one pays for looking closer."""
+    function: Any = handler
+    while isinstance(function, partial):
+        function = function.func
+    if not hasattr(function, "__annotations__"):
+        function = getattr(type(function), "__call__", function)  # noqa: B004 - it is called
+    try:
+        annotations = getattr(function, "__annotations__", None) or {}
+    except NameError:  # Python 3.14 evaluates them here
+        annotations = {"ctx": None}
+    first = next((annotation for of, annotation in annotations.items() if of != "return"), JobContext)
+    if first is JobContext or first is Any or (isinstance(first, str) and first.strip("'\"") in _UNTYPED):
+        return None
+    from kumofire_core.handlers.payload_types import payload_type_of
+
+    return payload_type_of(name, handler)
 
 
 def _no_handler(ctx: JobContext) -> None:

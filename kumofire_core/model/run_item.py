@@ -319,6 +319,11 @@ class StoredRun:
         return str(self._item.get("steps_id") or self._item.get("create_token", ""))[-INCARNATION_LENGTH:]
 
     @property
+    def incarnation_tokens(self) -> dict[str, str]:
+        """The attributes that its incarnation is of, those that it has."""
+        return {name: str(self._item[name]) for name in ("create_token", "steps_id") if name in self._item}
+
+    @property
     def stored_steps(self) -> int:
         """How many results of steps it had kept when an attempt last ended."""
         return int(self._item.get("steps", 0))

@@ -257,12 +257,17 @@ def cancel_suspended(claimed: StoredRun, *, now_ms: int, expires_at: int | None)
     return _settle(claimed, RunStatus.CANCELED, now_ms, sets, _UNINDEXED)
 
 
-def wake(token: str, *, waits_for: str, now_ms: int) -> Transition:
-    """Queue a run whose signal has come; whoever applied this then sends its message."""
+def wake(found: StoredRun, token: str, *, waits_for: str, now_ms: int) -> Transition:
+    """Queue a run whose signal has come; whoever applied this then sends its message.
+
+    Refused where the run starts over, or was deleted and created again, since it was read: that one has no signal.
+    """
+    equals, not_exists = _same_incarnation(found)
     return Transition(
         source=(RunStatus.SCHEDULED,),
         target=RunStatus.QUEUED,
-        equals={"waits_for": waits_for},
+        equals={"waits_for": waits_for, **equals},
+        not_exists=not_exists,
         sets={
             "sent_by": token,
             "sends": 1,
@@ -279,12 +284,14 @@ def wake(token: str, *, waits_for: str, now_ms: int) -> Transition:
 def note_signal(found: StoredRun, token: str) -> Transition:
     """Tell a run that does not wait for a signal that one has come; it finds it before it waits.
 
-    Refused where the run was claimed or suspended since it was read: it may wait for this very signal now.
+    Refused where the run was claimed or suspended since it was read: it may wait for this very signal now. And refused,
+    like ``wake``, where it is another incarnation.
     """
+    equals, not_exists = _same_incarnation(found)
     return Transition(
         source=(found.status,),
-        equals={"claims": found.claims} if found.counts_claims else NOTHING,
-        not_exists=() if found.counts_claims else ("claims",),
+        equals={**equals, "claims": found.claims} if found.counts_claims else equals,
+        not_exists=not_exists if found.counts_claims else (*not_exists, "claims"),
         sets={"signaled_by": token},
         increments=("signals",),
         write_token=("signaled_by", token),
@@ -786,6 +793,12 @@ def _held_by(run: StoredRun) -> dict[str, Value]:
     if run.lease_token is None:
         raise ValueError(f"run {run.id} is not leased")
     return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
+
+
+def _same_incarnation(found: StoredRun) -> tuple[dict[str, Value], tuple[str, ...]]:
+    """Return what must equal, and what must not exist, in a run that keeps its steps where it did when it was read."""
+    tokens = found.incarnation_tokens
+    return {**tokens}, () if "steps_id" in tokens else ("steps_id",)
 
 
 def _value(name: str, stored: str) -> dict[str, Value]:

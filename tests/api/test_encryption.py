@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from kumofire_core import (
     ConfigurationError,
     DecryptionError,
     InvalidJSONError,
+    InvalidPayloadError,
     JobContext,
     RetryPolicy,
     Snooze,
@@ -403,3 +405,37 @@ def test_a_key_that_is_out_of_reach_is_asked_three_times_for_a_page_of_runs_and_
 
     assert [run.attempts[0].message for run in runs] == [None] * 6
     assert counting.asked == 3
+
+
+def test_a_typed_payload_is_decrypted_before_it_is_checked_and_its_problem_is_not_told(
+    aws: Aws, cipher: EnvelopeCipher
+):
+    payloads = []
+
+    @dataclass
+    class Payment:
+        card: str
+
+        def __post_init__(self) -> None:
+            if not self.card.isascii():
+                raise ValueError(f"{self.card} is no card")
+
+    def pay(ctx: Any) -> None:
+        payloads.append(ctx.payload)
+
+    pay.__annotations__["ctx"] = JobContext[Payment]
+    jobs, other = aws.jobs(cipher=cipher), aws.jobs(cipher=cipher)
+    job = jobs.handler("pay")(pay)
+
+    assert jobs.consume(message(job.create(Payment(SECRET)))).outcome == "succeeded"
+    run_id = other.create("pay", {"card": f"{SECRET}ä"})
+    assert jobs.consume(message(run_id)).reason == "payload does not fit"
+
+    assert payloads == [Payment(SECRET)]
+    item = aws.item(run_id)
+    assert item is not None
+    assert item["last_error"] == "the payload of job 'pay' does not fit Payment"
+    assert SECRET not in str(item)
+    with pytest.raises(InvalidPayloadError, match="is no card"):  # whoever can decrypt it is told
+        jobs.retry(run_id)
+    assert other.retry(run_id)

@@ -182,6 +182,17 @@ def test_a_suspension_is_no_error(aws: Aws, traced: Traced):
     assert span.status.status_code is StatusCode.UNSET
 
 
+def test_a_suspension_in_a_group_of_tasks_is_no_error(aws: Aws, traced: Traced):
+    async def handler(ctx: JobContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ctx.aio.wait_for("go"))
+
+    traced.jobs(aws, handlers={"email": handler}).consume(message(aws.a_run()))
+
+    span = traced.span("process email")
+    assert span.status.status_code is StatusCode.UNSET
+
+
 def test_creating_that_fails_is_an_error_of_its_span(aws: Aws, traced: Traced):
     jobs = traced.jobs(aws, dynamodb=Refused("AccessDeniedException"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -192,10 +193,13 @@ def test_a_callable_object_and_a_mapping_of_handlers_serve_as_well(aws: Aws):
     assert jobs.get_status(run_id).output == 5
 
 
-def test_the_decorator_gives_the_function_back(jobs: Jobs):
+def test_the_decorator_leaves_the_function_as_it_was(jobs: Jobs):
     def email(ctx: JobContext) -> None: ...
 
-    assert jobs.handler("email")(email) is email
+    job = jobs.handler("email")(email)
+
+    assert inspect.unwrap(job) is email
+    assert not vars(email)
 
 
 @pytest.mark.parametrize("output", [None, 0, False, "", [], {}, {"a": [1.5, "é", None]}], ids=repr)

@@ -210,6 +210,7 @@ def test_a_retry_and_its_repeated_deliveries_count_each_attempt_once(race: Race)
     assert jobs.get_status(run_id).attempt == 3
 
 
+@pytest.mark.long
 def test_members_that_end_at_once_call_back_once_and_creators_at_once_make_one_batch(race: Race):
     called: Counter[str] = Counter()
     jobs = race.jobs(handlers={"part": lambda ctx: ctx.payload, "gather": lambda ctx: ctx.batch.succeeded})

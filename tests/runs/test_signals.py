@@ -8,12 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from kumofire_core import InvalidArgumentError, InvalidJSONError, JobContext, Jobs
 from kumofire_core.model.steps import MAX_STEP_BYTES
 from kumofire_core.model.times import from_ms
 from tests.builders import NOW, Aws, Clock, message
-from tests.runs.test_steps import kept
+from tests.faults import Outage
+from tests.runs.test_steps import Reversing, kept
 from tests.worlds import Death, Died, World, a_world
 
 DAY = timedelta(days=1)
@@ -527,3 +529,71 @@ def test_a_signal_to_a_run_that_is_due_in_many_years_is_kept_until_then(world: W
 
     run = world.aws.item(run_id)
     assert kept(world.aws, run_id)["signal#go"]["expires_at"] * 1000 > run["scheduled_for"] + 30 * 86_400_000
+
+
+def test_a_signal_that_raised_and_is_given_again_says_that_its_payload_is_the_one(world: World):
+    run_id = a_waiting_run(world)
+    failing = world.another(dynamodb=Outage(3, applied=False).wrap(world.aws.dynamodb))
+    with pytest.raises(ConnectionClosedError):
+        failing.signal(run_id, "go", {"a": 1, "b": [2]})
+
+    assert not world.jobs.signal(run_id, "go", "another")
+    assert world.jobs.signal(run_id, "go", {"b": [2], "a": 1})
+    world.deliver()
+
+    assert world.jobs.get_status(run_id).output == {"a": 1, "b": [2]}
+
+
+def test_an_encrypted_signal_that_is_given_again_is_known(world: World):
+    world.settings["cipher"] = Reversing()
+    world.jobs = world.another()
+    run_id = a_waiting_run(world)
+
+    assert [world.jobs.signal(run_id, "go", payload) for payload in ("a", "b", "a")] == [True, False, True]
+    assert not world.another(cipher=None).signal(run_id, "go", "a")
+
+
+def is_told(operation: str, parameters: dict[str, Any]) -> bool:
+    return operation == "update_item" and "signals" in str(parameters["ExpressionAttributeNames"].values())
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_signal_is_none_to_a_run_that_starts_over_meanwhile(world: World, waiting: bool):
+    run_id = a_waiting_run(world) if waiting else a_new_run(world)
+
+    def start_over() -> None:
+        assert world.jobs.cancel(run_id)
+        assert world.jobs.retry(run_id, from_start=True)
+        if waiting:
+            world.deliver()
+
+    jobs = world.another(dynamodb=Between(world.aws.dynamodb, is_told, start_over))
+
+    assert not jobs.signal(run_id, "go", "for the earlier one")
+    world.deliver()
+    assert world.jobs.get_status(run_id).waiting_for == "go"
+    assert not [name for name in kept(world.aws, run_id) if name.startswith("signal#")]
+    assert world.jobs.signal(run_id, "go", "for this one")
+    world.settle()
+    assert world.jobs.get_status(run_id).output == "for this one"
+
+
+def a_new_run(world: World) -> str:
+    waits(world.jobs)
+    return world.jobs.create("order")
+
+
+def test_a_signal_is_none_to_a_run_that_was_deleted_and_created_again_meanwhile(world: World):
+    waits(world.jobs)
+    run_id = world.jobs.create("order", dedupe_key="k")
+
+    def create_again() -> None:
+        assert world.jobs.cancel(run_id)
+        assert world.jobs.delete(run_id)
+        assert world.jobs.create("order", dedupe_key="k") == run_id
+
+    jobs = world.another(dynamodb=Between(world.aws.dynamodb, is_told, create_again))
+
+    assert not jobs.signal(run_id, "go", "for the earlier one")
+    world.deliver()
+    assert world.jobs.get_status(run_id).waiting_for == "go"

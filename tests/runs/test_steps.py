@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from kumofire_core import (
     ENCRYPTED,
@@ -560,6 +562,53 @@ def test_a_retry_goes_on_behind_the_kept_steps_and_one_from_the_start_does_not(j
     assert jobs.consume(message(run_id)).outcome == "succeeded"
     assert work.calls == ["charge", "charge"]
     assert [step.name for step in jobs.steps(run_id)] == ["charge"]
+
+
+def test_a_retry_from_the_start_is_sent_although_the_earlier_steps_can_not_be_deleted(
+    world: World, work: Work, caplog: pytest.LogCaptureFixture
+):
+    class Failing:
+        def __getattr__(self, operation: str) -> Any:
+            if operation == "delete_item":
+                raise ConnectionClosedError(endpoint_url="https://dynamodb.invalid")
+            return getattr(world.aws.dynamodb, operation)
+
+    @world.jobs.handler("order", max_attempts=1)
+    def order(ctx: JobContext) -> None:
+        ctx.step("charge", work.do, "charge")
+        if len(work.calls) == 1:
+            raise ValueError
+
+    run_id = world.jobs.create("order")
+    world.deliver()
+
+    assert world.another(dynamodb=Failing()).retry(run_id, from_start=True)
+
+    assert "the steps of a run could not all be deleted (ConnectionClosedError)" in caplog.text
+    assert [result.outcome for result in world.deliver()] == ["succeeded"]
+    assert work.calls == ["charge", "charge"]
+
+
+def test_many_steps_are_deleted_several_at_a_time(world: World, work: Work):
+    together = threading.Barrier(4, timeout=20)
+
+    class Together:
+        def __getattr__(self, operation: str) -> Any:
+            if operation == "delete_item":
+                together.wait()
+            return getattr(world.aws.dynamodb, operation)
+
+    @world.jobs.handler("order", max_attempts=1)
+    def order(ctx: JobContext) -> None:
+        for number in range(8):
+            ctx.step(f"step-{number}", work.do, "step")
+        raise ValueError
+
+    run_id = world.jobs.create("order")
+    world.deliver()
+    assert world.another(dynamodb=Together()).retry(run_id, from_start=True)
+
+    assert kept(world.aws, run_id) == {}
 
 
 def test_a_deleted_run_leaves_nothing_and_one_created_again_under_its_key_sees_none_of_its_steps(

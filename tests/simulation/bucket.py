@@ -19,7 +19,7 @@ from kumofire_core import Jobs
 from kumofire_core.engine import cleaning, large
 from kumofire_core.model.times import from_ms
 from tests.simulation.table import Attributes, Key, typed
-from tests.simulation.world import Process, World
+from tests.simulation.world import Faults, Process, World
 
 if TYPE_CHECKING:
     from tests.simulation.processes import Play
@@ -33,10 +33,11 @@ LEFT_ALONE_MS = 5 * 60_000
 """Longer than a copy of a request is late here, and shorter than most histories."""
 MOST_AHEAD_MS = 260_000
 """How far a creator's clock is ahead at most."""
-DELETED_MS = (1, 400, 2_500, 9_000, 70_000)
+DELETED_MS = (1, 400, 2_500, 70_000)
 MOST_DELETIONS = 3
-COPIES = ("late copy", "reply lost", "late copy", "slow")
+COPIES = ("late copy", "late copy", "reply lost")
 """The faults that leave a request under way whose sender has given it up."""
+MANY_COPIES = 0.2
 FINAL = frozenset({"succeeded", "failed", "canceled"})
 DAYS_MS = 3 * 24 * 3_600_000
 LARGE_FROM = 7
@@ -159,11 +160,12 @@ class LargeValues:
         world.bucket.deleted = self._deleted
         for _ in range(play.choices.below(3)):
             play.do_at(world.now + play.choices.of(SWEEPS_MS), self._cleaner, "sweeps", self._sweep)
+        creators = 2 * play.choices.below(2)
         if world.faults.probability and play.choices.below(2):
-            world.faults.kinds = COPIES
-        if play.choices.below(2):  # of two creators one puts an object in vain
-            for _ in range(2):
-                play._create("key-again")
+            world.faults = Faults(MANY_COPIES, COPIES)
+            creators = 4
+        for _ in range(creators):  # all but one put an object in vain
+            play._create("key-again")
 
     def restored(self) -> None:
         """Take note that the table was restored to an earlier time, and the bucket was not.

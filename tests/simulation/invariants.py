@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.simulation import typed
 from tests.simulation.bucket import LargeValues
 from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
@@ -53,8 +54,8 @@ class Attempt:
     claims: int
     invocation: int
     state: str = "claimed"
-    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``suspended``, ``cut``, ``died`` or
-    ``given back``."""
+    """``claimed``, ``running``, ``returned``, ``returned no JSON``, ``raised``, ``suspended``, ``cut``, ``died``,
+    ``out of reach`` (the key of what it had kept) or ``given back``."""
     output: Any = None
     """What its handler returned."""
     recorded: str | None = None
@@ -149,6 +150,8 @@ class Invariants:
         """How long a finished run is kept."""
         self.deleted: set[str] = set()
         """Schedules that were deleted."""
+        self.has_typed_job = False
+        """Whether a payload may not fit the type of its job."""
         self.payloads: dict[int, Any] = {}
         """What persons asked for, by the number that is in it."""
         self.decrypted: Callable[[str], str] = lambda text: text
@@ -472,12 +475,13 @@ class Invariants:
 
     def _given_back(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         attempt = ledger.attempts.get(old.get("lease_token", ""))
-        if attempt is None or not self._is_own(attempt) or attempt.state != "claimed":
+        if attempt is None or not self._is_own(attempt) or attempt.state not in ("claimed", "out of reach"):
             state = None if attempt is None else attempt.state
             self._broken("only an attempt that was not begun is given back", f"{run_id}: {state}")
             return
         if new["attempt"] != old["attempt"] or "cancel_requested_at" in old:
             self._broken("what is given back is as it was", run_id)
+        ledger.calls -= attempt.state == "out of reach"
         attempt.state = "given back"
 
     def _is_own(self, attempt: Attempt) -> bool:
@@ -509,7 +513,7 @@ class Invariants:
                 self._broken("a success counts no attempt", run_id)
             self.records.same_attempts(run_id, old, new)
             return
-        if own and attempt.state == "suspended" and new.get("settled_by") == attempt.token:
+        if own and attempt.state in ("suspended", "out of reach") and new.get("settled_by") == attempt.token:
             self.stepping.suspended(run_id, old, new)
             self.records.same_attempts(run_id, old, new)
             if "cancel_requested_at" in old and status != "canceled":
@@ -539,6 +543,13 @@ class Invariants:
             if new.get("max_attempts") != old.get("max_attempts"):
                 self._broken("who has no handler decides nothing", f"{run_id}: {new.get('max_attempts')} attempts")
         unattempted = status in ("failed", "canceled", "scheduled") and attempt.state == "claimed" and own
+        is_unfit = (
+            self.has_typed_job
+            and new.get("error_type") == typed.REASON
+            and typed.is_unfit(new["job_name"], json.loads(self.decrypted(new["payload"])))
+        )
+        if new.get("error_type") == typed.REASON != old.get("error_type") and not (is_unfit and status == "failed"):
+            self._broken("only a payload that does not fit fails for that", f"{run_id} became {status}")
         if own and attempt.state == "claimed" and not self._is_over(old) and new["attempt"] != old["attempt"]:
             self._broken("what was not attempted counts no attempt", f"{run_id} became {status}")
         if (
@@ -546,6 +557,7 @@ class Invariants:
             and status == "failed"
             and new["attempt"] == old["attempt"]
             and new["job_name"] != "absent"
+            and not is_unfit
             and new["attempt"] < new["max_attempts"]
             and not self.large.may_be_unreadable(new)
         ):
@@ -738,6 +750,7 @@ class Invariants:
         else:
             attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
             if state == "raised" and (error := sys.exception()) is not None:
+                error = getattr(error, "error", error)  # of the table, in what keeps handlers from catching it
                 attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)
         self._world.counts["handler", state] += 1
         if self._world.lines is not None:

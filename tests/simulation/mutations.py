@@ -50,7 +50,7 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations, bucket_mutations
+from tests.simulation import batch_mutations, bucket_mutations, typed_mutations
 from tests.simulation.history import LIMITS_FROM
 
 Mutant = Callable[..., Any]
@@ -146,7 +146,7 @@ SEEDS: dict[str, int] = {
     "do not count an attempt the dispatcher finds lost": 29,
     "count an attempt for want of a handler": 136,
     "wait for a handler although its cancellation is asked for": 5841,
-    "leave a finished run in the index": 2,
+    "leave a finished run in the index": 3,
     "give back an attempt that was made": 1,
     "never give up": 1,
     "repeat an attempt whose return value can't be stored": 6,
@@ -1285,8 +1285,8 @@ class _Anything(dict[str, Any]):
 
 # Batches
 
-SEEDS |= batch_mutations.SEEDS
-for _what, _patches in batch_mutations.MISTAKES.items():
+SEEDS |= batch_mutations.SEEDS | typed_mutations.SEEDS
+for _what, _patches in (batch_mutations.MISTAKES | typed_mutations.MISTAKES).items():
     _mutation(_what, *_patches)
 
 # Large values

@@ -1,0 +1,1 @@
+"""The Lambda functions that AWS calls, and the jobs that they run."""
