@@ -434,6 +434,28 @@ def test_the_dispatcher_looks_less_and_less_often_at_a_run_that_waits(shop: Shop
     assert looks[-1] == LAST_LIMIT_LOOK_MS
 
 
+def test_a_run_that_is_put_aside_just_after_all_others_have_ended_goes_on_at_once(
+    shop: Shop, aws: Aws, monkeypatch: pytest.MonkeyPatch
+):
+    names = [shop.run(f"run-{number:02}") for number in range(WAITING_ROOM + 1)]
+    shop.while_one_executes(lambda: [shop.consume(name) for name in names])
+    apply = shop.jobs._store.apply
+
+    def others_end_first(run_id: str, write: Any, **options: Any) -> Any:
+        if run_id == "last" and "awaits_slot" in write.sets:
+            for number in range(len(names)):
+                assert shop.consume(sent(aws)[number]).outcome == "succeeded"
+        return apply(run_id, write, **options)
+
+    monkeypatch.setattr(shop.jobs._store, "apply", others_end_first)
+    shop.run("last")
+
+    assert shop.consume("last").reason == "limited"
+
+    assert sent(aws)[-1] == "last"
+    assert shop.consume("last").outcome == "succeeded"
+
+
 # Persons.
 
 
@@ -465,6 +487,24 @@ def test_a_run_that_is_canceled_when_it_is_its_turn_gives_it_to_the_next(shop: S
 
     assert sent(aws) == ["second", "third"]
     assert shop.consume("third").outcome == "succeeded"
+    assert places(aws) == []
+
+
+def test_a_canceled_run_also_gives_up_the_slot_that_it_held_while_it_waited_for_another(aws: Aws, jobs: Jobs):
+    shop = Shop(aws, jobs, [Limit(1, key=lambda payload: payload["customer"]), Limit(1)])
+    shop.run("holder", "bob")
+    for name in ("first", "second"):
+        shop.run(name, "ann")
+
+    def both_come() -> None:
+        shop.consume("first")  # has the slot of its customer, and waits for the job's
+        shop.consume("second")  # waits for the slot of its customer
+        assert jobs.cancel("first")
+        assert sent(aws) == ["second"]
+
+    shop.while_one_executes(both_come)
+
+    assert shop.consume("second").outcome == "succeeded"
     assert places(aws) == []
 
 
