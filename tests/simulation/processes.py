@@ -38,6 +38,7 @@ from kumofire_core.engine import (
     progress,
     run_store,
     schedules,
+    step_expiry,
 )
 from kumofire_core.engine import steps as engine_steps
 from kumofire_core.engine.counts import CountTeller
@@ -370,6 +371,7 @@ def simulated_engine() -> Iterator[None]:
         patch.multiple(limits, WAITING_ROOM=WAITING_ROOM, SLOTS_TOGETHER=SLOTS_TOGETHER),
         simulated_cleaning(urandom),
         patch.object(consumer, "HandlerPool", SimulatedThreads),
+        patch.object(step_expiry, "_threads", SimulatedThreads()),
         patch.object(log, "disabled", True),
         simulated_event_loops(),
         # Where a handler failed is for the log only, and costs as much as a request.
