@@ -50,6 +50,7 @@ def echo(ctx):
 @jobs.handler("parent", max_attempts=1)
 def parent(ctx):
     jobs.cancel(ctx.run.id)
+    ctx.step("once", str)
     return {"cancel requested": ctx.cancel_requested(), "child": jobs.create("greet")}
 
 @jobs.handler("fail", max_attempts=1)
@@ -514,25 +515,36 @@ def unread(guarded: Deployed) -> Iterator[Deployed]:
 
 
 def consumes(stack: Deployed) -> bool:
-    """Say whether the consumer can do all that it is for: its handler sees a cancellation, and creates another run."""
-    parent = stack.jobs().create("parent")
+    """Say whether the consumer can do all that it is for.
+
+    Its handler sees a cancellation, looks for kept steps, because the run was signaled, and creates another run; then
+    the consumer completes the batch that this was the only member of.
+    """
+    jobs = stack.jobs()
+    batch_id = jobs.create_batch([{"name": "parent"}], then="greet")
+    [member] = jobs.batch_members(batch_id)
+    parent = member.id
+    jobs.signal(parent, "early")
     stack.messages()
     answer = stack.invoke("ConsumerFunction", event(parent))
-    run = stack.jobs().get_status(parent)
+    run, batch = jobs.get_status(parent), jobs.get_batch(batch_id)
     if answer != {"batchItemFailures": []} or run is None or run.status != "succeeded":
         return False
-    return bool(run.output["cancel requested"]) and stack.messages() == [run.output["child"]]
+    assert batch is not None
+    return bool(run.output["cancel requested"]) and {*stack.messages()} == {run.output["child"], batch.then_run_id}
 
 
 def dispatches(stack: Deployed) -> bool:
-    """Say whether the dispatcher can do all that it is for: send a run that is due, and fire a schedule."""
+    """Say whether the dispatcher can do all that it is for: send what is due, fire a schedule, look at a batch."""
     past = an_hour_ago(stack)
+    batch_id = past.create_batch([{"name": "greet", "delay": timedelta(days=10)}])
     run_id = past.create("greet", delay=timedelta(minutes=30))
     schedule = past.create_schedule("greet", schedule_type="once", schedule_expr=past_moment())
     answer = stack.invoke("DispatcherFunction", {})
     sent = stack.messages()
     past.delete_schedule(schedule)
     past.cancel(run_id)
+    past.cancel_batch(batch_id)
     if "errorType" in answer:
         return False
     counts = (answer["dispatched"], answer["schedules"], answer["errors"], answer["unsent"])
