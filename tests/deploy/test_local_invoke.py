@@ -111,7 +111,9 @@ def a_project(folder: Path) -> Path:
     template = template.replace(
         "      Handler: handler.consumer", "      CodeUri: Consumer\n      Handler: handler.consumer"
     )
-    template = template.replace("      Handler: handler.disp", "      CodeUri: Dispatcher\n      Handler: handler.disp")
+    for name, module in (("Dispatcher", "disp"), ("Cleaner", "cleaner")):
+        handler = f"      Handler: handler.{module}"
+        template = template.replace(handler, f"      CodeUri: {name}\n{handler}")
     (folder / ".aws-sam/build/template.yaml").write_text(template)
     return folder
 

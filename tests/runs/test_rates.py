@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,8 @@ class Slept(Clock):
         super().__init__()
         self.slept: list[float] = []
         self.late = timedelta()
-        patch.setattr(consumer.time, "sleep", self._sleep)
+        # Of the consumer alone: threads that other tests have left behind may sleep, too.
+        patch.setattr(consumer, "time", SimpleNamespace(monotonic=time.monotonic, sleep=self._sleep))
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -1351,7 +1351,7 @@ _mutation(
         run_writes,
         "wake",
         lambda original: (
-            lambda token, *, waits_for, now_ms: run_writes.Transition(
+            lambda found, token, *, waits_for, now_ms: run_writes.Transition(
                 source=(RunStatus.SCHEDULED,),
                 equals={"waits_for": waits_for},
                 sets={"sent_by": token},
