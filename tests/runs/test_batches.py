@@ -92,7 +92,7 @@ def test_a_member_knows_its_batch_and_the_failed_ones_can_be_listed(jobs: Jobs, 
     assert [run.payload for run in jobs.batch_members(batch_id)] == ["fail", "b", "fail"]
 
 
-@pytest.mark.parametrize("total", [100, 101, 250])
+@pytest.mark.parametrize("total", [101, *(pytest.param(total, marks=pytest.mark.long) for total in (100, 250))])
 def test_a_batch_of_several_buckets_is_done_with_its_last_member(jobs: Jobs, made: list[Any], total: int) -> None:
     batch_id = jobs.create_batch(parts(*range(total)), then="gather")
     order = ids(batch_id, total)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ def simulated() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("simulated")
-@pytest.mark.parametrize("first", range(0, HISTORIES, HISTORIES // 2))
+@pytest.mark.parametrize("first", [0, pytest.param(HISTORIES // 2, marks=pytest.mark.long)])
 def test_no_history_violates_an_invariant(first: int) -> None:
     for seed in range(first, first + HISTORIES // 2):
         assert play(Choices(seed))[1] is None, f"replay with: make simulate SEED={seed}"
@@ -45,8 +45,15 @@ def test_no_history_about_limits_violates_an_invariant() -> None:
         assert play(Choices(seed))[1] is None, f"replay with: make simulate SEED={seed}"
 
 
+def _a_part_at_once(names: Iterable[str]) -> list[Any]:
+    """Return every fourth name for each run of the tests, and the others for the long ones."""
+    return [
+        name if number % 4 == 0 else pytest.param(name, marks=pytest.mark.long) for number, name in enumerate(names)
+    ]
+
+
 @pytest.mark.usefixtures("simulated")
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", _a_part_at_once(MUTATIONS))
 def test_a_deliberate_mistake_in_the_engine_is_caught(name: str) -> None:
     mutation = MUTATIONS[name]
     with mutation.made():

@@ -14,9 +14,9 @@ Mutant = Callable[..., Any]
 
 SEEDS = {
     "call a handler without reading its payload": 22,
-    "give a handler what does not fit": 103,
+    "give a handler what does not fit": 23,
     "refuse a payload that fits": 23,
-    "try again what does not fit": 103,
+    "try again what does not fit": 23,
 }
 
 
