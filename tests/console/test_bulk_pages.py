@@ -67,6 +67,7 @@ def begun(answer: Any) -> str:
     return found.group(1)
 
 
+@pytest.mark.long
 def test_all_that_fit_are_counted_retried_in_the_background_and_watched(browser: Browser, aws: Aws, jobs: Jobs):
     failed_runs(aws, 150)
     failed_runs(aws, 5, at_ms=NOW_MS - 2000, job_name="pay")

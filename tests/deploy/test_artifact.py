@@ -421,6 +421,7 @@ def test_the_build_ships_the_package_that_the_jobs_are_in_and_those_that_are_nam
     assert "both functions start with my_work.parts.mail:jobs" in capfd.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("added", "jobs", "told"),
     [

@@ -104,6 +104,7 @@ def test_a_run_of_the_largest_payload_keeps_within_its_item_however_often_it_fai
     assert newest.last_error.startswith("ValueError: ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
 def test_an_output_may_fill_the_room_that_the_payload_leaves_also_after_many_retries(aws: Aws, clock: Clock, text: str):
     jobs = aws.jobs(clock=clock)
@@ -174,6 +175,7 @@ FULL = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("state", "write", "status"),
     [

@@ -419,6 +419,7 @@ EVERY_RUN = {"retry": {("queued", 1)}, "cancel": {"canceled"}, "delete": {None}}
 STATUS = {"retry": "failed", "cancel": "queued", "delete": "failed"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("applied", [True, False], ids=["applied", "not applied"])
 @pytest.mark.parametrize("action", ["retry", "cancel", "delete"])
 def test_an_operation_killed_at_any_write_and_resumed_changes_each_run_once(

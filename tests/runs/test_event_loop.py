@@ -161,6 +161,7 @@ def test_a_handler_that_is_cut_leaves_the_loop_to_the_others(jobs: Jobs, aws: Aw
     assert jobs.run_batch({"Records": []}, LambdaContext()).stray_handlers == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", ["the handler", "a task of it"])
 def test_a_handler_that_blocks_the_loop_is_told_and_counted_and_holds_up_no_later_run(
     jobs: Jobs, aws: Aws, caplog: pytest.LogCaptureFixture, release: threading.Event, by: str

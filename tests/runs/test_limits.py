@@ -215,6 +215,7 @@ def test_a_run_needs_a_slot_of_each_limit_and_takes_that_of_its_key_first(aws: A
     assert (places(aws), shop.most) == ([], 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 3, SLOTS_TOGETHER + 1, 3 * SLOTS_TOGETHER + 7])
 def test_no_more_runs_execute_at_once_than_the_limit_says(aws: Aws, jobs: Jobs, count: int):
     shop = Shop(aws, jobs, Limit(count))
@@ -346,6 +347,7 @@ def test_a_late_worker_does_not_free_the_slot_of_its_successor(shop: Shop, aws: 
     assert seen[-1] == ["late"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", range(1, 9))
 @pytest.mark.parametrize("applied", [True, False])
 def test_whatever_request_breaks_every_run_goes_on_and_no_slot_is_lost(aws: Aws, clock: Clock, at: int, applied: bool):

@@ -163,6 +163,7 @@ def test_unfinished_runs_are_listed_by_their_status(jobs: Jobs, aws: Aws):
     assert listed(jobs)[-1] == run_ids["failed"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [2, 7, 30, 100])
 def test_the_pages_have_every_run_once_and_in_order_also_where_many_have_the_same_time(
     jobs: Jobs, aws: Aws, limit: int

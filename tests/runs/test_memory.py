@@ -76,6 +76,7 @@ def a_task_group(living: weakref.WeakSet[Large]) -> Any:
     return handler
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["direct", "with a timeout", "in a batch"])
 @pytest.mark.parametrize("make", [plain, keeping_its_error, asynchronous, a_task_group])
 def test_a_failed_attempt_keeps_nothing_of_its_handler_alive(jobs: Jobs, aws: Aws, make: Any, way: str):

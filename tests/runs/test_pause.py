@@ -939,6 +939,7 @@ def test_a_schedule_goes_on_making_runs_which_wait(world: World):
     assert waited == sorted(waited)
 
 
+@pytest.mark.long
 def test_many_runs_are_resumed_in_order_at_two_requests_for_ten_and_a_write_each(world: World):
     count = 250
     world.jobs.pause("work")

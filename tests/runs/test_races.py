@@ -126,6 +126,7 @@ def test_one_dedupe_key_makes_one_run_and_one_message_however_many_create_it(rac
     assert len(received) == len(set(received)) == 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["unfinished", "debounce", timedelta(hours=1)], ids=str)
 def test_a_key_makes_one_run_at_a_time_however_many_create_it(race: Race, mode: Any):
     clock = Clock()

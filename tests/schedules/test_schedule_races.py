@@ -110,6 +110,7 @@ def total(results: Sequence[DispatchResult], name: str) -> int:
     return sum(getattr(result, name) for result in results)
 
 
+@pytest.mark.long
 def test_dispatchers_that_race_send_each_run_once_and_each_is_executed_once(race: Race):
     due = [race.a_run() for _ in range(24)]
     lost = [race.a_run(status="queued") for _ in range(8)]

@@ -417,6 +417,7 @@ def test_help_says_that_a_payload_left_out_of_upsert_is_unchanged():
 OF_EARLIER_RELEASES = ["*/61 * * * *", "5/70 * * * *", "0-0 * * * *", "00000 * * * *", "*,5 * * * *", "0 0 * * 1/2"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("expr", OF_EARLIER_RELEASES)
 def test_an_expression_that_an_earlier_release_stored_fires_and_lets_the_rest_be_changed(world: World, expr: str):
     schedule_id = world.jobs.create_schedule("work", schedule_key="k", **HOURLY)

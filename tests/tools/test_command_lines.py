@@ -140,6 +140,7 @@ def ended(tool: Tool, arguments: list[str]) -> tuple[object, str]:
             return exit.code, said.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tool", TOOLS, indirect=True)
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
