@@ -163,9 +163,10 @@ def json_value(value: object) -> object:
 
 
 def declares_return(handler: Callable[..., Any]) -> bool:
-    """Say whether a handler declares the type of what it returns."""
+    """Say whether a handler declares the type of what it returns; ``object`` and ``Any`` say nothing of it."""
     try:
-        return "return" in getattr(_code_of(handler), "__annotations__", {})
+        declared = getattr(_code_of(handler), "__annotations__", {}).get("return", object)
+        return declared not in ("object", "Any", "typing.Any", object, Any)
     except NameError:  # Python 3.14 evaluates them here
         return True
 

@@ -484,6 +484,17 @@ def test_a_return_value_without_a_declared_type_stays_what_it_was(aws: Aws):
     assert jobs.consume(message(jobs.create("job"))).outcome is Outcome.FAILED
 
 
+@pytest.mark.parametrize("declared", [object, Any, "object", "Any"], ids=repr)
+def test_to_declare_any_object_is_to_declare_no_type(aws: Aws, declared: Any):
+    def handler(ctx: JobContext) -> object:
+        return {1, 2, 3}
+
+    handler.__annotations__["return"] = declared
+    jobs = aws.jobs(handlers={"job": handler})
+
+    assert jobs.consume(message(jobs.create("job"))).outcome is Outcome.FAILED
+
+
 def test_middleware_is_given_the_typed_payload_and_the_value_that_was_returned(aws: Aws):
     jobs = aws.jobs()
     seen: list[Any] = []

@@ -64,7 +64,7 @@ ENCRYPTION_PACKAGES = {
     "wrapt",
     "wrapt-stubs",
 }
-MAX_ZIPPED_BYTES_WITH_ENCRYPTION = 12_000_000
+MAX_ZIPPED_BYTES_WITH_ENCRYPTION = 12_500_000
 
 
 @pytest.fixture(scope="module")
