@@ -7,15 +7,12 @@ them, with clients that answer at once.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 import time
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.counted import AnyQueue, CountingClient, bench_table
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row, rounds
 
@@ -122,53 +119,14 @@ def _creating(members: int, count: int) -> Row:
     )
 
 
-class _Counting:
-    """A client that counts requests and what they consume, for each item."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.begin()
-
-    def begin(self) -> None:
-        self.units = 0.0
-        self.requests = 0
-        self.writes: Counter[str] = Counter()
-
-    def __getattr__(self, operation: str) -> Any:
-        def request(**parameters: Any) -> Any:
-            self.requests += 1
-            if operation not in ("put_item", "update_item"):
-                return getattr(self._client, operation)(**parameters)
-            reply = getattr(self._client, operation)(ReturnConsumedCapacity="INDEXES", **parameters)
-            self.units += reply["ConsumedCapacity"]["CapacityUnits"]
-            self.writes[(parameters.get("Key") or parameters["Item"])["pk"]["S"]] += 1
-            return reply
-
-        return request
-
-
-class _Queue:
-    def send_message(self, **parameters: Any) -> dict[str, str]:
-        return {}
-
-    def send_message_batch(self, **parameters: Any) -> dict[str, Any]:
-        return {}
-
-
 def main() -> None:
     """Run DynamoDB Local, measure, and print the counts as JSON."""
-    from benchmarks.material import plain_client
-    from examples.deployment import table_definition
     from kumofire_core import Jobs
     from kumofire_core.model.batch import member_run_id
 
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with running(sys.argv[1], Path(sys.argv[2])) as url:
-        os.environ["AWS_ENDPOINT_URL"] = url
-        client = plain_client()
-        client.create_table(TableName="bench", **table_definition())
-        counting: Any = _Counting(client)
-        queue: Any = _Queue()
+    with bench_table() as client:
+        counting: Any = CountingClient(client)
+        queue: Any = AnyQueue()
         jobs = Jobs(table="bench", queue_url="queue", dynamodb=counting, sqs=queue)
         jobs.handler("email")(lambda ctx: {"sent": True})
         jobs.handler("report")(lambda ctx: None)
@@ -187,15 +145,15 @@ def main() -> None:
             batch = jobs.get_batch(batch_id)
             assert batch is not None
             assert batch.state == "done", batch
-            return counting.units, counting.requests
+            return counting.writes, counting.requests
 
         consume(jobs.create_many(requests(1)))  # which reads what is paused
         counting.begin()
         consume(jobs.create_many(requests(MEMBERS)))
-        plain_units, plain_requests = counting.units, counting.requests
+        plain_units, plain_requests = counting.writes, counting.requests
         one_units, one_requests = of_a_batch(1)
         units, made = of_a_batch(MEMBERS)
-        hottest, writes = counting.writes.most_common(1)[0]
+        hottest, writes = counting.items.most_common(1)[0]
         own_units = one_units - plain_units / MEMBERS - 1
         own_requests = one_requests - plain_requests / MEMBERS - 1
         print(
@@ -206,7 +164,7 @@ def main() -> None:
                     "a batch": own_units,
                     "hottest": writes,
                     "hottest item": hottest.partition("#")[0],
-                    "of a run": counting.writes[next(pk for pk in counting.writes if pk.startswith("run#"))],
+                    "of a run": counting.items[next(pk for pk in counting.items if pk.startswith("run#"))],
                 }
             )
         )

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.counted import AnyQueue, bench_table
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
 
@@ -93,22 +91,11 @@ class _Bucket:
         self.counts["s3_bytes"] += len(body)
 
 
-class _Queue:
-    def send_message(self, **parameters: Any) -> dict[str, str]:
-        return {}
-
-
 def main() -> None:
     """Run DynamoDB Local, measure, and print what was counted as JSON."""
-    from benchmarks.material import plain_client
-    from examples.deployment import table_definition
     from kumofire_core import Jobs
 
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with running(sys.argv[1], Path(sys.argv[2])) as url:
-        os.environ["AWS_ENDPOINT_URL"] = url
-        client = plain_client()
-        client.create_table(TableName="bench", **table_definition())
+    with bench_table() as client:
 
         def counted(payload: Any, **settings: Any) -> dict[str, float]:
             table, bucket = _Table(client), _Bucket()
@@ -118,7 +105,7 @@ def main() -> None:
                 table="bench",
                 queue_url="queue",
                 dynamodb=table,  # type: ignore[arg-type]  # it counts, and passes on
-                sqs=_Queue(),  # type: ignore[arg-type]  # it takes any message
+                sqs=AnyQueue(),  # type: ignore[arg-type]  # it takes any message
                 handlers={"email": lambda ctx: {"sent": len(ctx.payload)}},
                 **settings,
             )

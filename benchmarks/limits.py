@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.counted import CountingClient, bench_table
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
 
@@ -215,21 +215,9 @@ def _throughput(client: Any, *, quick: bool) -> dict[str, Any]:
 
 
 def _units(client: Any) -> dict[str, Any]:
-    from benchmarks.write_units import _Counting
     from kumofire_core import Jobs, Limit, Rate
 
-    counting, queue = _Counting(client), _Queue()
-    counting.get_item = client.get_item  # type: ignore[attr-defined]
-    counting.query = client.query  # type: ignore[attr-defined]
-    requests = 0
-    add = counting._add
-
-    def counted(reply: Any) -> Any:
-        nonlocal requests
-        requests += 1
-        return add(reply)
-
-    counting._add = counted  # type: ignore[method-assign]
+    counting, queue = CountingClient(client), _Queue()
     jobs = Jobs(table="bench", queue_url="queue", dynamodb=counting, sqs=queue, counts=False)  # type: ignore[arg-type]
     meanwhile: list[Callable[[], object]] = []
     jobs.handler("plain")(lambda ctx: None)
@@ -243,26 +231,26 @@ def _units(client: Any) -> dict[str, Any]:
     consume(jobs.create("plain"))  # reads what is paused
     found: dict[str, Any] = {}
     for name in ("plain", "limit", "rate"):
-        counting.units, requests = 0, 0
+        counting.begin()
         consume(jobs.create(name))
-        found |= {name: counting.units, f"{name} requests": requests}
+        found |= {name: counting.writes, f"{name} requests": counting.requests}
     waiting: list[str] = []
     spent: list[float] = []
 
     def another_comes() -> None:
         meanwhile.clear()
-        counting.units = 0
+        counting.begin()
         waiting.append(jobs.create("waits"))
         consume(waiting[0])
-        spent.append(counting.units)
+        spent.append(counting.writes)
 
     holder = jobs.create("waits")
     meanwhile.append(another_comes)
     consume(holder)
-    counting.units = 0
+    counting.begin()
     consume(waiting[0])
-    found["waits"] = spent[0] + counting.units + 1 + 2  # and its ``admit`` by the one before, with the index
-    counting.units = 0
+    found["waits"] = spent[0] + counting.writes + 1 + 2  # and its ``admit`` by the one before, with the index
+    counting.begin()
     late = jobs.create("rate")
     consume(late)
     run = jobs.get_status(late)
@@ -270,20 +258,14 @@ def _units(client: Any) -> dict[str, Any]:
     assert run.waiting_for_limit, run
     time.sleep(max(0.0, run.scheduled_for.timestamp() - time.time()))
     consume(late)
-    found["put back"] = counting.units
+    found["put back"] = counting.writes
     return found
 
 
 def main() -> None:
     """Run DynamoDB Local, measure, and print what was found as JSON."""
-    from benchmarks.material import plain_client
-    from examples.deployment import table_definition
 
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with running(sys.argv[1], Path(sys.argv[2])) as url:
-        os.environ["AWS_ENDPOINT_URL"] = url
-        client = plain_client()
-        client.create_table(TableName="bench", **table_definition())
+    with bench_table() as client:
         print(json.dumps(_units(client) | _throughput(client, quick=sys.argv[3] == "quick")))
         sys.stdout.flush()
     os._exit(0)  # consumers' threads wait for messages still

@@ -6,13 +6,11 @@ The units need Java and DynamoDB Local (``dynamodb_local.py``). Without them onl
 from __future__ import annotations
 
 import json
-import os
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.counted import AnyQueue, CountingClient, bench_table
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.material import Recorder, Requests, make_jobs, plain_client, run_ids
 from benchmarks.measure import Row, cpu_ms, ratio, rounds
@@ -81,51 +79,18 @@ def _ten_steps(ctx: Any) -> dict[str, Any]:
     return {"sent_to": "user@example.com"}
 
 
-class _Counting:
-    """A client that asks each request what it consumed, and adds it up."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.writes = self.reads = self.requests = 0.0
-
-    def __getattr__(self, operation: str) -> Any:
-        method = getattr(self._client, operation)
-
-        def request(**parameters: Any) -> Any:
-            self.requests += 1
-            reply = method(ReturnConsumedCapacity="INDEXES", **parameters)
-            units = reply["ConsumedCapacity"]["CapacityUnits"]
-            if operation in ("get_item", "query"):
-                self.reads += units
-            else:
-                self.writes += units
-            return reply
-
-        return request
-
-
-class _Queue:
-    def send_message(self, **parameters: Any) -> dict[str, str]:
-        return {}
-
-
 def main() -> None:
     """Run DynamoDB Local, measure, and print the units as JSON."""
-    from examples.deployment import table_definition
     from kumofire_core import Jobs
 
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     now = [datetime(2026, 3, 14, tzinfo=UTC)]
-    with running(sys.argv[1], Path(sys.argv[2])) as url:
-        os.environ["AWS_ENDPOINT_URL"] = url
-        client = plain_client()
-        client.create_table(TableName="bench", **table_definition())
-        counting = _Counting(client)
+    with bench_table() as client:
+        counting = CountingClient(client)
         jobs = Jobs(
             table="bench",
             queue_url="queue",
             dynamodb=counting,  # type: ignore[arg-type]  # it makes the requests that are measured
-            sqs=_Queue(),  # type: ignore[arg-type]  # it takes any message
+            sqs=AnyQueue(),  # type: ignore[arg-type]  # it takes any message
             clock=lambda: now[0],
         )
 
@@ -141,7 +106,7 @@ def main() -> None:
         jobs.consume({"version": 1, "kumofireJobRunId": "nobody"})  # the first one also reads what is paused
 
         def units(**payload: Any) -> tuple[float, float, float]:
-            counting.writes = counting.reads = counting.requests = 0
+            counting.begin()
             run_id = jobs.create("steps", payload)
             message = {"version": 1, "kumofireJobRunId": run_id}
             jobs.consume(message)

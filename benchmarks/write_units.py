@@ -6,13 +6,11 @@ It needs Java and DynamoDB Local (``dynamodb_local.py``). Without them nothing i
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.counted import AnyQueue, CountingClient, bench_table
+from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
 
@@ -51,51 +49,17 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     ]
 
 
-class _Counting:
-    """A client that asks each write what it consumed, and adds it up."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.units = 0.0
-
-    def put_item(self, **parameters: Any) -> Any:
-        return self._add(self._client.put_item(ReturnConsumedCapacity="INDEXES", **parameters))
-
-    def update_item(self, **parameters: Any) -> Any:
-        return self._add(self._client.update_item(ReturnConsumedCapacity="INDEXES", **parameters))
-
-    def transact_write_items(self, **parameters: Any) -> Any:
-        reply = self._client.transact_write_items(ReturnConsumedCapacity="INDEXES", **parameters)
-        self.units += sum(each["CapacityUnits"] for each in reply["ConsumedCapacity"])
-        return reply
-
-    def _add(self, reply: Any) -> Any:
-        self.units += reply["ConsumedCapacity"]["CapacityUnits"]
-        return reply
-
-
-class _Queue:
-    def send_message(self, **parameters: Any) -> dict[str, str]:
-        return {}
-
-
 def main() -> None:
     """Run DynamoDB Local, measure, and print the units as JSON."""
-    from benchmarks.material import plain_client
-    from examples.deployment import table_definition
     from kumofire_core import Jobs, RetryPolicy
 
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with running(sys.argv[1], Path(sys.argv[2])) as url:
-        os.environ["AWS_ENDPOINT_URL"] = url
-        client = plain_client()
-        client.create_table(TableName="bench", **table_definition())
-        counting = _Counting(client)
+    with bench_table() as client:
+        counting = CountingClient(client)
         jobs = Jobs(
             table="bench",
             queue_url="queue",
             dynamodb=counting,  # type: ignore[arg-type]  # it makes the requests that are measured
-            sqs=_Queue(),  # type: ignore[arg-type]  # it takes any message
+            sqs=AnyQueue(),  # type: ignore[arg-type]  # it takes any message
             retry=RetryPolicy(next_run_at=lambda run, error, now: now),
         )
         jobs.handler("email")(lambda ctx: {"sent": True})
@@ -110,17 +74,15 @@ def main() -> None:
         def units(
             payload: Any, job: str = "email", attempts: int = 1, create: Callable[[str, Any], str] = jobs.create
         ) -> float:
-            counting.units = 0
+            counting.begin()
             run_id = create(job, payload)
             for _ in range(attempts):
                 jobs.consume({"version": 1, "kumofireJobRunId": run_id})
             run = jobs.get_status(run_id)
             assert run is not None
             assert run.status == "succeeded", run
-            return counting.units
+            return counting.writes
 
-        # get_status reads through the same client, and its reads are not counted.
-        counting.get_item = client.get_item  # type: ignore[attr-defined]
         measured = {"small": units({"to": "user@example.com"}), "retried": units(None, "second time", attempts=2)}
         measured["in a transaction"] = units({"to": "user@example.com"}, create=in_a_transaction)
         measured |= {f"{size} KB": units("x" * (size * 1024)) for size in PAYLOAD_KB}
@@ -128,9 +90,9 @@ def main() -> None:
             key = {"pk": {"S": f"run#payload of {size} KB in an item of its own"}, "sk": {"S": "payload"}}
             item = {**key, "payload": {"S": "x" * (size * 1024)}, "expires_at": {"N": "1790000000"}}
             run = units(None)
-            counting.units = 0
+            counting.begin()
             counting.put_item(TableName="bench", Item=item, ConditionExpression="attribute_not_exists(pk)")
-            measured[f"{size} KB beside"] = run + counting.units
+            measured[f"{size} KB beside"] = run + counting.writes
             read = client.get_item(TableName="bench", Key=key, ConsistentRead=True, ReturnConsumedCapacity="TOTAL")
             measured[f"{size} KB read"] = read["ConsumedCapacity"]["CapacityUnits"]
         print(json.dumps(measured))
