@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from kumofire_core.aws.errors import explained, where
+from kumofire_core.aws.errors import explained, require_failed_condition, where
 from kumofire_core.aws.expressions import (
+    KNOWN_SCHEMA,
     marshal,
     partiql_statement,
     typed,
@@ -115,11 +116,10 @@ class Table:
                 Key=typed_key(key),
                 UpdateExpression=f"SET #told_by = :token, {', '.join(f'#{name} = :{name}' for name in sets)} "
                 f"ADD {', '.join(f'#a{number} :a{number}' for number in range(len(amounts)))}",
-                ConditionExpression="(attribute_not_exists(#told_by) OR #told_by <> :token) "
-                "AND (attribute_not_exists(#schema) OR #schema <= :known)",
+                ConditionExpression=f"(attribute_not_exists(#told_by) OR #told_by <> :token) AND {KNOWN_SCHEMA}",
                 ExpressionAttributeNames={f"#{name}": name for name in ("schema", "told_by", *sets)} | added,
                 ExpressionAttributeValues=values
-                | {":token": typed(told_by), ":known": typed(SCHEMA)}
+                | {":token": typed(told_by), ":schema": typed(SCHEMA)}
                 | {f":{name}": typed(value) for name, value in sets.items()},
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
@@ -138,9 +138,9 @@ class Table:
         know.
         """
         names = {"#schema": "schema", "#into": into, "#number": f"r{number}", **{f"#{name}": name for name in sets}}
-        values: dict[str, Any] = {":number": {"NS": [str(number)]}, ":known": typed(SCHEMA)}
+        values: dict[str, Any] = {":number": {"NS": [str(number)]}, ":schema": typed(SCHEMA)}
         values |= {f":{name}": typed(value) for name, value in sets.items()}
-        changes = ["#schema = :known", *(f"#{name} = :{name}" for name in sets)]
+        changes = ["#schema = :schema", *(f"#{name} = :{name}" for name in sets)]
         condition = "attribute_not_exists(#number)"
         if retries:
             values[":retries"] = typed(retries)
@@ -155,13 +155,13 @@ class Table:
                 TableName=self.name,
                 Key=typed_key(key),
                 UpdateExpression=update,
-                ConditionExpression=f"{condition} AND (attribute_not_exists(#schema) OR #schema <= :known)",
+                ConditionExpression=f"{condition} AND {KNOWN_SCHEMA}",
                 ExpressionAttributeNames=names,
                 ExpressionAttributeValues=values,
                 ReturnValues="ALL_NEW",
             )
         except ClientError as refusal:
-            _require_failed_condition(refusal)
+            require_failed_condition(refusal)
             return None
         return unmarshal_sets(reply["Attributes"])
 
@@ -169,14 +169,16 @@ class Table:
     def get_sets(self, keys: Sequence[Key]) -> dict[Key, dict[str, frozenset[int]]]:
         """Read the sets of numbers of up to 100 items as they are now, of those that exist."""
         request: Any = {self.name: {"Keys": [typed_key(key) for key in keys], "ConsistentRead": True}} if keys else {}
-        found: dict[Key, dict[str, frozenset[int]]] = {}
+        return {key: unmarshal_sets(item) for key, item in self._batch_get(request)}
+
+    def _batch_get(self, request: Any) -> Iterator[tuple[Key, Any]]:
+        """Yield the items of a batch that exist, as the service returns them; what it leaves out is asked for again."""
         while request:
             reply = self._client().batch_get_item(RequestItems=request)
             for item in reply["Responses"].get(self.name, []):
                 kind, _, id = str(item["pk"]["S"]).partition("#")
-                found[Key(kind, id)] = unmarshal_sets(item)
+                yield Key(kind, id), item
             request = reply.get("UnprocessedKeys")
-        return found
 
     @explained
     def keep_until(self, key: Key, expires_at: int) -> bool:
@@ -191,7 +193,7 @@ class Table:
                 ExpressionAttributeValues={":expires_at": typed(expires_at)},
             )
         except ClientError as refusal:
-            _require_failed_condition(refusal)
+            require_failed_condition(refusal)
             return False
         return True
 
@@ -267,15 +269,7 @@ class Table:
         if names:
             wanted |= _projection(names)
         request: Any = {self.name: wanted} if keys else {}
-        found: dict[Key, Attributes] = {}
-        while request:
-            reply = self._client().batch_get_item(RequestItems=request)
-            for item in reply["Responses"].get(self.name, []):
-                attributes = unmarshal(item)
-                kind, _, id = str(attributes["pk"]).partition("#")
-                found[Key(kind, id)] = attributes
-            request = reply.get("UnprocessedKeys")
-        return found
+        return {key: unmarshal(item) for key, item in self._batch_get(request)}
 
     @explained
     def glance(self, keys: Sequence[Key], *, names: Sequence[str]) -> tuple[dict[Key, Attributes], float]:
@@ -330,7 +324,7 @@ class Table:
                 ExpressionAttributeValues={f":{name}": typed(value) for name, value in equals.items()},
             )
         except ClientError as refusal:
-            _require_failed_condition(refusal)
+            require_failed_condition(refusal)
             return False
         return True
 
@@ -454,15 +448,9 @@ def _wake_up(item: Mapping[str, Any]) -> WakeUp | None:
     return WakeUp(Key(kind, id), wake_at)
 
 
-def _require_failed_condition(refusal: ClientError) -> None:
-    """Raise an error that is not a failed condition."""
-    if refusal.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
-        raise refusal
-
-
 def _refused(refusal: ClientError, write_token: tuple[str, Value]) -> Answer:
     """Turn a failed condition into an answer; any other error goes on."""
-    _require_failed_condition(refusal)
+    require_failed_condition(refusal)
     item: Mapping[str, Any] | None = refusal.response.get("Item")  # type: ignore[assignment]  # absent from the stubs
     sent_once = refusal.response.get("ResponseMetadata", {}).get("RetryAttempts") == 0
     if not item:

@@ -84,5 +84,11 @@ def is_invalid(error: Exception) -> bool:
     return _code(error) == "ValidationException"
 
 
+def require_failed_condition(refusal: ClientError) -> None:
+    """Raise an error that is not a failed condition."""
+    if _code(refusal) != "ConditionalCheckFailedException":
+        raise refusal
+
+
 def _code(error: Exception) -> str | None:
     return error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None

@@ -18,6 +18,10 @@ def typed_key(key: Key) -> dict[str, Any]:
     return {"pk": {"S": f"{key.kind}#{key.id}"}, "sk": {"S": key.part or key.kind}}
 
 
+KNOWN_SCHEMA = "(attribute_not_exists(#schema) OR #schema <= :schema)"
+"""The condition that an item, if there is one, is of a schema that this release knows."""
+
+
 def marshal(attributes: Attributes) -> dict[str, Any]:
     """Return attributes in DynamoDB's typed form. By hand: boto3's TypeSerializer costs ten times as much."""
     return {name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in attributes.items()}

@@ -12,16 +12,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from kumofire_core.aws.dynamodb import Answer, Table, _require_failed_condition
-from kumofire_core.aws.errors import explained
-from kumofire_core.aws.expressions import typed, typed_key, unmarshal
+from kumofire_core.aws.dynamodb import Answer, Table
+from kumofire_core.aws.errors import explained, require_failed_condition
+from kumofire_core.aws.expressions import KNOWN_SCHEMA, typed, typed_key, unmarshal
 from kumofire_core.model.limits import HOLD, TICKET, WAITS, limit_key
 from kumofire_core.model.write import SCHEMA, Value
 
 KEPT_SECONDS = 90 * 86_400
 """How long an item is kept that nobody uses, before DynamoDB's TTL deletes it."""
-
-_KNOWN = "(attribute_not_exists(#schema) OR #schema <= :schema)"
 
 
 class LimitItems(Table):
@@ -140,14 +138,14 @@ class LimitItems(Table):
                 TableName=self.name,
                 Key=typed_key(limit_key(item_id)),
                 UpdateExpression=update,
-                ConditionExpression=f"{condition} AND {_KNOWN}",
+                ConditionExpression=f"{condition} AND {KNOWN_SCHEMA}",
                 ExpressionAttributeNames={"#schema": "schema", "#expires_at": "expires_at", **names},
                 ExpressionAttributeValues={name: typed(value) for name, value in given.items()},
                 ReturnValues="ALL_NEW",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as refusal:
-            _require_failed_condition(refusal)
+            require_failed_condition(refusal)
             item: Mapping[str, Any] | None = refusal.response.get("Item")  # type: ignore[assignment]
             return Answer(False, unmarshal(item) if item else None)
         return Answer(True, unmarshal(reply["Attributes"]))

@@ -10,9 +10,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from kumofire_core.aws.dynamodb import Table, _require_failed_condition
-from kumofire_core.aws.errors import explained
-from kumofire_core.aws.expressions import typed, typed_key, unmarshal
+from kumofire_core.aws.dynamodb import Table
+from kumofire_core.aws.errors import explained, require_failed_condition
+from kumofire_core.aws.expressions import KNOWN_SCHEMA, typed, typed_key, unmarshal
 from kumofire_core.model.write import SCHEMA, Key
 
 RATE = "rate"
@@ -21,7 +21,6 @@ RATE = "rate"
 KEPT_SECONDS = 86_400
 """How long an item is kept after its last reserved moment, before DynamoDB's TTL deletes it."""
 
-_KNOWN = "(attribute_not_exists(#schema) OR #schema <= :schema)"
 _NAMES = {"#next": "next", "#schema": "schema", "#expires_at": "expires_at"}
 
 
@@ -57,12 +56,12 @@ class RateItems(Table):
                 TableName=self.name,
                 Key=typed_key(Key(RATE, item_id)),
                 UpdateExpression=f"SET #next = {to}, #schema = :schema, #expires_at = :expires_at",
-                ConditionExpression=f"{condition} AND {_KNOWN}",
+                ConditionExpression=f"{condition} AND {KNOWN_SCHEMA}",
                 ExpressionAttributeNames=_NAMES,
                 ExpressionAttributeValues={name: typed(value) for name, value in values.items()},
                 ReturnValues="ALL_NEW",
             )
         except ClientError as refusal:
-            _require_failed_condition(refusal)
+            require_failed_condition(refusal)
             return None
         return int(unmarshal(reply["Attributes"])["next"])

@@ -378,6 +378,3 @@ class _told:  # it reads as what it does
             "%s of limit#%s could not be written (%s); it is done later", self._what, self._item_id, error_name(error)
         )
         return True
-
-
-__all__ = ["Line", "Slots", "Turn"]
