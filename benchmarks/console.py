@@ -1,6 +1,6 @@
 """The console's first paint with 100,000 failed runs in the table, in a real Chromium, on DynamoDB Local.
 
-It needs Java, DynamoDB Local (``dynamodb_local.py``) and a Chromium. The times are of this machine; each is shown
+It needs Java, DynamoDB Local (``tools.dynamodb_local``) and a Chromium. The times are of this machine; each is shown
 beside the same page's time with a hundred failed runs in the table.
 """
 
@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local, running
 
 FEW, MANY = 100, 100_000
 PAINT_MS = 200
@@ -33,7 +33,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     many, times = (1_000, 3) if quick else (MANY, 9)
     try:
         found = json.loads(beside_dynamodb_local("benchmarks.console", str(many), str(times)))
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what=what, value=None, detail=str(reason))]
     rows = []
     for name in PAGES:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import running
+from tools.dynamodb_local import running
 
 READS = ("get_item", "batch_get_item", "query")
 

@@ -1,6 +1,6 @@
 """Write units from ``create`` to ``succeeded``, as DynamoDB Local reports them for puts, updates and a transaction.
 
-It needs Java and DynamoDB Local (``dynamodb_local.py``). Without them nothing is measured.
+It needs Java and DynamoDB Local (``tools.dynamodb_local``). Without them nothing is measured.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.counted import AnyQueue, CountingClient, bench_table
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local
 
 SMALL = 5
 IN_A_TRANSACTION = 7
@@ -24,7 +24,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     what = "write units from create to succeeded, small payload"
     try:
         done = beside_dynamodb_local("benchmarks.write_units")
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what=what, value=None, detail=str(reason))]
     units: dict[str, float] = json.loads(done)
     return [
