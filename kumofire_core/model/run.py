@@ -193,7 +193,7 @@ class Run:
     kept_steps: int = 0
     """How many results of steps and signals it had kept when a consumer last let go of it; ``Jobs.steps`` has them."""
     occurrence: datetime | None = None
-    """The occurrence of its schedule that it is for, or when it was triggered. A retry moves ``scheduled_for``, not this.
+    """The occurrence of its schedule that it is for, or when it was triggered. No retry moves it.
 
     ``None`` for a run that no schedule made, and for one that a release before this attribute stored."""
 
