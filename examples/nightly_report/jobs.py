@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import boto3
 
 from kumofire_core import JobContext, Jobs, RetryPolicy
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_s3 import S3Client
 
 ORDERS = "orders"
 REPORTS = "reports"
@@ -90,10 +86,10 @@ def stored(moment: datetime) -> str:
 
 
 @cache
-def dynamodb() -> DynamoDBClient:
+def dynamodb() -> Any:
     return boto3.client("dynamodb")
 
 
 @cache
-def s3() -> S3Client:
+def s3() -> Any:
     return boto3.client("s3")

@@ -6,14 +6,11 @@ import io
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import boto3
 
 from kumofire_core import Cancel, Fail, JobContext, Jobs, Limit, RetryPolicy
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 SIDE = 200
 
@@ -72,5 +69,5 @@ def shrunk(image: bytes) -> tuple[bytes, int, int]:
 
 
 @cache
-def s3() -> S3Client:
+def s3() -> Any:
     return boto3.client("s3")
