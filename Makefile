@@ -39,8 +39,9 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
-	deploy-local local-invoke test-container test-browser test-dynamodb-local screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
+.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo example simulate bench \
+	build deploy-local local-invoke test-container test-browser test-dynamodb-local screenshots lock project-template clean \
+	build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +90,9 @@ demo: venv ## Run the demo on an embedded local AWS
 
 console-demo: venv ## Look at the console on an embedded local AWS with a morning's runs (PORT=…)
 	@exec $(offline) $(python) -m examples.console_demo $(if $(PORT),--port $(PORT))
+
+example: venv ## Run one of the examples on an embedded local AWS (NAME=email; see examples/README.md)
+	@exec $(offline) $(python) -m examples.on_local_aws $(NAME)
 
 simulate: venv ## Play simulated histories (SEED=… replays one, RUNS=… plays that many, WORKERS=… at once)
 	@$(offline) $(python) -m tests.simulation --workers $(or $(WORKERS),0) \

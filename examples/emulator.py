@@ -23,9 +23,9 @@ def main(descriptor: int, interpreters: Mapping[str, str]) -> None:
 
     ``interpreters`` names, by runtime, the interpreter that runs functions of this runtime.
     """
-    from ministack.core import lambda_runtime
-    from ministack.services import dynamodb, sqs
-    from ministack.services.cloudformation import provisioners
+    from ministack.core import lambda_runtime  # type: ignore[import-untyped]
+    from ministack.services import dynamodb, sqs  # type: ignore[import-untyped]
+    from ministack.services.cloudformation import provisioners  # type: ignore[import-untyped]
 
     isolate_functions(lambda_runtime, interpreters)
     read_numbers_of_mappings(provisioners)
