@@ -19,6 +19,7 @@ from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes, Key
+from tests.simulation.workers import Working
 from tests.simulation.world import Process, Task, World
 
 SKEW_MS = 500
@@ -174,6 +175,7 @@ class Invariants:
         self.limiting: Limiting
         self.large: LargeValues
         self.stepping: Stepping
+        self.working: Working
         world.observers.append(self.wrote)
 
     # Writes
@@ -456,10 +458,13 @@ class Invariants:
 
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
+            if self.working.renewed(run_id, ledger, old, new, self._is_own):
+                return
             changed = _changes(old, new)
             if not changed <= LOOKS and not changed <= CANCEL and not changed <= SIGNALED:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return
+        self.working.require_over(run_id, ledger, ledger.attempts.get(old.get("lease_token", "")))
         if (lost := ledger.attempts.get(old.get("lease_token", ""))) is not None:
             self.records.attempt_ended(run_id, ledger.record, old, new, lost, {"worker_lost"})
         if self.records.is_final(new["job_name"], LOST):
@@ -500,6 +505,8 @@ class Invariants:
         own = self._is_own(attempt)
         if own:
             attempt.recorded = status
+        else:
+            self.working.require_over(run_id, ledger, attempt)
         if status == "succeeded":
             ledger.output = attempt.output
             stored = new.get("output")
@@ -519,6 +526,12 @@ class Invariants:
             if "cancel_requested_at" in old and status != "canceled":
                 self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
             ledger.calls -= 1
+            return
+        if own and new.get("settled_by") == attempt.token and self.working.is_interrupted(run_id, attempt, old, new):
+            self.records.same_attempts(run_id, old, new)
+            if "cancel_requested_at" in old and status != "canceled":
+                self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
+            ledger.calls -= attempt.state == "cut"
             return
         # One that is still claimed was never begun: for want of a handler, or of time.
         ended = attempt.state in ("returned", "returned no JSON", "raised", "cut", "claimed")
