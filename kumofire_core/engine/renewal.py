@@ -32,6 +32,9 @@ RENEWALS_A_LEASE = 3
 TRIES_A_PERIOD = 4
 """How much sooner than the next renewal one that failed is tried again."""
 
+LEAST_WAIT = 0.001
+"""In seconds: no less is left between two looks, however clocks round."""
+
 INTERRUPTED_WAIT_MS = 5_000
 """How long an interrupted run waits: plain code goes on until its process has ended."""
 
@@ -102,7 +105,8 @@ class HeldAttempt:
         self._told_held = held_by_lease.get()
         self._lease_ms_until = (claimed.lease_until or 0) - run_writes.LEASE_MARGIN_MS
         self._lease_ends = time.monotonic() + (self._lease_ms_until - store.now_ms()) / 1000
-        self._next = time.monotonic() + renewal.period
+        # The reply to the claim may have come late.
+        self._next = self._lease_ends - renewal.period * (RENEWALS_A_LEASE - 1)
 
     def stops(self) -> bool:
         """Say whether the attempt is to stop soon, or was cut."""
@@ -118,7 +122,7 @@ class HeldAttempt:
         call = self._call = self._pool.start(function)
         self._renewal.begin(self)
         try:
-            while not call.wait(min(ends, self._next, self._lease_ends) - time.monotonic()):
+            while not call.wait(max(LEAST_WAIT, min(ends, self._next, self._lease_ends) - time.monotonic())):
                 now = time.monotonic()
                 if now >= ends:
                     if self._pool.abandon(call):

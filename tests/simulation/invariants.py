@@ -71,6 +71,10 @@ class Attempt:
     """What its handler's error means, where it raised one."""
     ended_ms: int = 0
     """When its handler ended."""
+    lease_before: int = 0
+    """Until when its lease lasted before its last renewal, of which it may not know yet; 0 where there was none."""
+    lease_when_ended: int = 0
+    """Until when its lease surely lasted then."""
 
 
 @dataclass
@@ -762,6 +766,7 @@ class Invariants:
             state = f"{state}, after it was cut"
         else:
             attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
+            attempt.lease_when_ended = attempt.lease_before or attempt.lease_until
             if state == "raised" and (error := sys.exception()) is not None:
                 error = getattr(error, "error", error)  # of the table, in what keeps handlers from catching it
                 attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)

@@ -115,7 +115,7 @@ class Working:
         elif new["wake_at"] != new["lease_until"] or new["lease_until"] == old["lease_until"]:
             broken("a renewal moves the lease and the wake-up", f"{run_id}: {sorted(changed)}")
         else:
-            attempt.lease_until = new["lease_until"]
+            attempt.lease_before, attempt.lease_until = old["lease_until"], new["lease_until"]
             world.counts["renewed"] += 1
         return True
 
@@ -137,7 +137,8 @@ class Working:
             return False
         process = attempt.process
         ends = not self.takes_messages(process)
-        ends = ends or (not self._play.calm and self._world.now >= old["lease_until"] - MARGIN_MS - SKEW_MS)
+        cut_ms, until = attempt.ended_ms or self._world.now, attempt.lease_when_ended or old["lease_until"]
+        ends = ends or (not self._play.calm and cut_ms >= until - MARGIN_MS - 2 * SKEW_MS)
         if not ends:
             self._world.violate("an attempt is interrupted where its process or its lease ends", run_id)
         if new["attempt"] != old["attempt"]:
