@@ -138,7 +138,7 @@ class Consumer:
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
-        if self._batch_writer is None or not self._has_time_for_two(deadline):
+        if self._batch_writer is None or self.renewal is not None or not self._has_time_for_two(deadline):
             return {}
         return self._batch_writer.try_claims(run_ids, longest_ms=self._longest_ms(deadline), logged=_log(deadline))
 
