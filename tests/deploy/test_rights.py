@@ -21,7 +21,7 @@ import pytest
 
 from examples import deployment as local
 from examples.local_aws import REGION, LocalAws
-from kumofire_core import BulkOperation, Jobs, Limit
+from kumofire_core import BulkOperation, Jobs
 from kumofire_core.deployment.dead_letters import DeadLetters
 from kumofire_core.deployment.discovery import AwsClients, Deployment, deployment_of_stack
 from kumofire_core.deployment.doctor import examine
@@ -289,20 +289,12 @@ def work_with_steps(world: World) -> None:
     assert world.others.jobs(cipher=None).get_status(run_id).status == "succeeded"
 
 
-def work_beside_a_full_limit(world: World) -> None:
-    """Execute runs of a limit so full that some wait outside of its item."""
-    others, jobs = world.others.jobs(cipher=None), world.jobs()
-    run_ids = others.create_many([{"name": "limited"} for _ in range(12)])
-    begun: list[str] = []
-
-    def limited(ctx: Any) -> None:
-        begun.append(ctx.run.id)
-        if len(begun) == 1:
-            for run_id in run_ids[1:]:
-                jobs.consume(json.loads(body(run_id)))
-
-    jobs.handler("limited", concurrency=Limit(1))(limited)
-    jobs.consume(json.loads(body(run_ids[0])))
+def dispatch_what_is_resumed(world: World) -> None:
+    """Make a pass that looks for the runs of a resumed job."""
+    others = world.others.jobs(cipher=None)
+    others.pause("aside")
+    others.resume("aside")
+    world.jobs().dispatch()
 
 
 def work_in_a_batch(world: World) -> None:
@@ -322,9 +314,9 @@ WORKS: dict[str, Call] = {
     "work on an encrypted run": partial(work, encrypted=True),
     "give a message back": give_back,
     "go on behind steps": work_with_steps,
-    "work beside a full limit": work_beside_a_full_limit,
     "work in a batch": work_in_a_batch,
     "dispatch": dispatch,
+    "dispatch what is resumed": dispatch_what_is_resumed,
     "see whether messages wait": lambda world: world.jobs()._store.queue.waiting(),
 }
 
