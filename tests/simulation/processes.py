@@ -380,9 +380,11 @@ def simulated_engine() -> Iterator[None]:
     ):
         threshold = gc.get_threshold()
         gc.set_threshold(200_000, 20, 20)
+        gc.freeze()  # what the collector need not look at: modules, and the data of botocore
         try:
             yield
         finally:
+            gc.unfreeze()
             gc.set_threshold(*threshold)
             STAGE._jobs = jobs
 
@@ -460,6 +462,18 @@ class Play:
             world.close()
             for process in self.consumers:
                 process.unwind()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what nobody looks at after a history, so that no cycles are left for the collector to look for."""
+        lasting = (self.world, self.choices, self.variant, self.dynamodb)
+        for part in [*vars(self).values(), *vars(self.world).values()]:
+            if type(part).__module__.startswith("tests.simulation.") and part not in lasting:
+                vars(part).clear()
+        for part, kept in ((self.world, ("steps", "lines", "violation")), (self, ("world", "choices", "variant"))):
+            left = {name: vars(part)[name] for name in kept}
+            vars(part).clear()
+            vars(part).update(left)
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices

@@ -94,7 +94,8 @@ class Task:
         except BaseException as error:
             self.error = error
         self.ended = True
-        self.worker = None
+        self.worker = self.call = None
+        del self.function  # which knows this task: a cycle less for the collector
         self.among.pop(self, None)
         self.world.tasks.pop(self, None)
         if self.waiter is not None:
