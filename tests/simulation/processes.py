@@ -25,6 +25,7 @@ import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
+from kumofire_core.aws import clients
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import (
     batch_looks,
@@ -159,6 +160,7 @@ UNDONE = (
     "not done before the deadline",
     str(DeadlineTooCloseError(0.0)).partition("0")[0],
     "ClientError ThrottlingException",
+    "ClientError ProvisionedThroughputExceededException",  # of all requests, in a disaster
     "ProvisionedThroughputExceededException",
     "EndpointConnectionError",
     "ReadTimeoutError",
@@ -334,6 +336,8 @@ def _simulated_locks(time: object) -> Iterator[None]:
         stack.enter_context(_small_buckets())
         for module in (step_calls, engine_steps):
             stack.enter_context(patch.object(module, "time", time))
+        # Nothing forks, and each request would ask.
+        stack.enter_context(patch.object(clients, "os", SimpleNamespace(getpid=lambda: 1)))
         yield
 
 
