@@ -741,6 +741,7 @@ class Play:
 
         def jump() -> None:
             process.skew_ms = self.choices.of((SKEW_MS, -SKEW_MS, 0))
+            process.clock_jumped = True
             self.world.tell(process, f"its clock jumps to {process.skew_ms:+} ms")
 
         self.world.at(when_ms, jump)
