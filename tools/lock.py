@@ -23,6 +23,7 @@ LOCKS = {
     ),
     "sam": ("--group", "sam"),
     "audit": ("--group", "audit"),
+    "docs": ("--group", "docs"),
 }
 
 # One lock for every platform and every Python that the project supports. No address of an index gets into it.
