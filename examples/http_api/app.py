@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, HTTPException, Query, Response, status
 
 from examples.http_api.jobs import Text, count_words, jobs
-from kumofire_core import Run
+from kumofire_core import InvalidJSONError, Run
 
 
 @dataclass
@@ -47,7 +47,10 @@ async def create(
 ) -> Count:
     """Count the words of a text, after a delay if you like. The same ``Idempotency-Key`` gets the same count."""
     key = None if idempotency_key is None else f"count-words/{idempotency_key}"
-    run = await find(await count_words.aio.create(text, delay=delay, dedupe_key=key))
+    try:
+        run = await find(await count_words.aio.create(text, delay=delay, dedupe_key=key))
+    except InvalidJSONError as refused:  # the text is too large, which FastAPI can't know
+        raise HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT, str(refused)) from None
     if run.payload != asdict(text):
         raise HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT, "this Idempotency-Key belongs to another text")
     response.headers["Location"] = app.url_path_for("read", run_id=run.id)
