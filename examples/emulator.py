@@ -29,10 +29,10 @@ def main(descriptor: int, interpreters: Mapping[str, str]) -> None:
 
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
-    from ministack.app import app
-    from ministack.core import lambda_runtime
-    from ministack.services import dynamodb, sqs
-    from ministack.services.cloudformation import provisioners
+    from ministack.app import app  # type: ignore[import-untyped]
+    from ministack.core import lambda_runtime  # type: ignore[import-untyped]
+    from ministack.services import dynamodb, sqs  # type: ignore[import-untyped]
+    from ministack.services.cloudformation import provisioners  # type: ignore[import-untyped]
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     isolate_functions(lambda_runtime, interpreters)

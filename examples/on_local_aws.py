@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent
 NAME = "example"
-PROGRAM_SECONDS = 60
-"""How long a program may take. On an idle machine each takes less than half of it."""
+PROGRAM_SECONDS = 120
+"""How long a program may take. On an idle machine none takes half a minute."""
 
-CONSUMERS = 4
+CONSUMERS = 2
 TICK_SECONDS = 1.0
 FINAL = ("succeeded", "failed", "canceled")
 
@@ -191,6 +191,7 @@ def show_logs() -> None:
     handler.addFilter(AttemptLogFilter())
     handler.setFormatter(Line())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # warns of each connection over the pool's size
     logging.getLogger("kumofire_core").setLevel(logging.INFO)
     logging.getLogger("examples").setLevel(logging.INFO)
 

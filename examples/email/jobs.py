@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import boto3
 
 from kumofire_core import Fail, JobContext, Jobs, RetryPolicy
-
-if TYPE_CHECKING:
-    from mypy_boto3_sesv2 import SESV2Client
 
 SENDER = "hello@example.com"
 
@@ -53,9 +50,9 @@ def send(to: str, subject: str, text: str) -> str:
         Destination={"ToAddresses": [to]},
         Content={"Simple": {"Subject": {"Data": subject}, "Body": {"Text": {"Data": text}}}},
     )
-    return answer["MessageId"]
+    return str(answer["MessageId"])
 
 
 @cache
-def ses() -> SESV2Client:
+def ses() -> Any:
     return boto3.client("sesv2")

@@ -811,9 +811,11 @@ def test_a_context_for_tests_tells_what_a_handler_asks_and_keeps_what_it_tells(c
         fencing_token=7,
         now=NOW,
         time_left=timedelta(seconds=9),
+        occurrence=NOW - timedelta(hours=2),
     )
 
     assert isinstance(ctx, JobContext)
+    assert ctx.run.occurrence == NOW - timedelta(hours=2)
     assert (ctx.payload, ctx.run.payload, ctx.attempt, ctx.fencing_token, ctx.now) == (
         Email("x"),
         Email("x"),
@@ -898,6 +900,7 @@ def test_a_context_for_tests_needs_nothing():
         ("time_left", 60),
         ("cancel_requested", "yes"),
         ("signals", ["approval"]),
+        ("occurrence", datetime(2026, 3, 14)),
     ],
 )
 def test_a_context_for_tests_refuses_what_no_run_can_have(argument: str, wrong: Any):
