@@ -7,12 +7,9 @@ import io
 import json
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import boto3
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 
 class NotReadyError(Exception):
@@ -42,5 +39,5 @@ def add_up(bucket: str, key: str) -> dict[str, str]:
 
 
 @cache
-def s3() -> S3Client:
+def s3() -> Any:
     return boto3.client("s3")

@@ -8,13 +8,10 @@ give it.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 TABLE = "shop"
 DECLINED_CARD = "4000000000000002"
@@ -57,12 +54,12 @@ def amount(counter: str) -> int:
 
 def _add_once(mark: str, counter: str, change: int) -> bool:
     """Add ``change`` to the counter unless the mark is there; return ``False`` where it would fall below zero."""
-    marking: Any = {
+    marking = {
         "TableName": TABLE,
         "Item": {"id": {"S": mark}},
         "ConditionExpression": "attribute_not_exists(id)",
     }
-    adding: Any = {
+    adding: dict[str, Any] = {
         "TableName": TABLE,
         "Key": {"id": {"S": counter}},
         "UpdateExpression": "ADD amount :change",
@@ -84,5 +81,5 @@ def _add_once(mark: str, counter: str, change: int) -> bool:
 
 
 @cache
-def dynamodb() -> DynamoDBClient:
+def dynamodb() -> Any:
     return boto3.client("dynamodb")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
 
 from kumofire_core import JobContext, Jobs
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 TABLE = "orders"
 TRIES = 3
@@ -34,7 +31,7 @@ class OrderExistsError(Exception):
 def place(order_id: str, customer: str) -> str:
     """Store an order together with the run that confirms it, and return the run's id. Raises ``OrderExistsError``."""
     confirmation = jobs.create_in_transaction("confirm", Confirmation(order_id))
-    order: Any = {
+    order = {
         "TableName": TABLE,
         "Item": {"id": {"S": order_id}, "customer": {"S": customer}, "run_id": {"S": confirmation.run_id}},
         "ConditionExpression": "attribute_not_exists(id)",
@@ -72,5 +69,5 @@ def confirm(ctx: JobContext[Confirmation]) -> str:
 
 
 @cache
-def dynamodb() -> DynamoDBClient:
+def dynamodb() -> Any:
     return boto3.client("dynamodb")
