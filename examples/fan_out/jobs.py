@@ -46,9 +46,8 @@ def sum_up(ctx: JobContext[str]) -> Risk:
 def estimate(portfolio: str, *, years: int = YEARS) -> str:
     """Begin an estimate and return its batch's id; a repeated call goes on with the same batch."""
     return jobs.create_batch(
-        [{"name": "play_year", "payload": Year(portfolio, number)} for number in range(years)],
-        then="sum_up",
-        payload=portfolio,
+        [play_year.request(Year(portfolio, number)) for number in range(years)],
+        then=sum_up.request(portfolio),
         then_if="succeeded",
         key=f"risk/{portfolio}",
     )
