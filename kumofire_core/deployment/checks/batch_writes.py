@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kumofire_core.aws.dynamodb import typed_key
-from kumofire_core.aws.expressions import partiql_statement, typed
+from kumofire_core.aws.expressions import partiql_statement, typed, typed_key
 from kumofire_core.deployment.examination import Examination
 from kumofire_core.deployment.findings import Finding, error, note, warning
 from kumofire_core.model.run import RunStatus
