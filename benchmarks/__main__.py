@@ -20,6 +20,7 @@ from benchmarks.measure import Row
 
 BENCHMARKS = {
     "consume": (1,),
+    "worker": (1,),
     "batch": (1, 2),
     "cold": (1,),
     "aio": (1,),

@@ -12,6 +12,7 @@ from benchmarks.plots import Bar, bars
 
 TITLES = {
     "consume": "CPU per record",
+    "worker": "A worker process",
     "batch": "A batch of ten, 4 ms to the services",
     "cold": "Cold start and memory",
     "create": "Creating runs",
