@@ -15,7 +15,13 @@ from kumofire_core import JobContext, Jobs, RetryPolicy, Run
 from tests.builders import NOW, Aws, Clock, message, raises
 
 PAGE = (PROJECT / "docs/retries.md").read_text()
-NAMES = {"JobContext": JobContext, "Jobs": Jobs, "RetryPolicy": RetryPolicy, "Run": Run, "timedelta": timedelta}
+NAMES: dict[str, Any] = {
+    "JobContext": JobContext,
+    "Jobs": Jobs,
+    "RetryPolicy": RetryPolicy,
+    "Run": Run,
+    "timedelta": timedelta,
+}
 NAMES |= {"datetime": datetime, "UTC": UTC}
 
 
