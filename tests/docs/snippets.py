@@ -55,24 +55,11 @@ GIVEN: dict[str, dict[str, str]] = {
     "docs/bulk.md": {"bulk_id": "'a-bulk'"},
     "docs/children.md": {"find_suppliers": ""},
     "docs/console.md": {"app": "Starlette()", "get_asgi_application": "Starlette"},
-    "docs/creating.md": {"users": "['ada@example.com']"},
     "docs/dedupe.md": {"doc_id": "7", "order": "{'id': 42}", "order_id": "42", "text": "'a text'"},
-    "docs/encryption.md": {"load_keys": "lambda: [b'A' * 43 + b'=']"},
     "docs/fairness.md": {"pages": "[1, 2]", "payload": "{'page': 1}"},
-    "docs/handlers.md": {"download": "", "import_page": ""},
-    "docs/idempotent-handlers.md": dict.fromkeys(
-        ("export_rows", "payments", "render_slowly", "send_email", "send_receipt"), ""
-    ),
     "docs/large-payloads.md": {"pixels": "'00' * 100"},
     "docs/observe.md": {"database": "", "sentry_sdk": ""},
-    "docs/retries.md": {"yesterday": "datetime.now(UTC) - timedelta(days=1)"},
     "docs/runs.md": {"CardRefusedError": "KeyError"},
-    "docs/stages.md": {
-        "PROD": "('prod', 'my-app', 'https://sqs.us-east-1.amazonaws.com/1/my-app')",
-        "TEST": "('test', 'my-app-test', 'https://sqs.us-east-1.amazonaws.com/1/my-app-test')",
-        "app": "Starlette()",
-        "authorize": "lambda request: True",
-    },
     "docs/steps.md": {
         **dict.fromkeys(
             ("CardDeclined", "charge_card", "check_stock", "fetch_sales", "fetch_users", "import_from"), ""
@@ -85,7 +72,7 @@ GIVEN: dict[str, dict[str, str]] = {
 }
 """By page, the names that its reader has, each with an expression for it; empty where executing the page needs none."""
 
-ELSEWHERE = ("my_app", "psycopg")
+ELSEWHERE = ("my_app",)
 """Packages that examples import and that are not installed here."""
 
 

@@ -38,10 +38,7 @@ VALUES = {"Starlette": Starlette, "make_dataclass": make_dataclass}
 
 NOT_EXECUTED = {
     ("docs/async.md", "from my_app"): "that is a module of the reader's application",
-    ("docs/encryption.md", "class Both"): "tests/api/test_encryption_page.py executes it",
-    ("docs/idempotent-handlers.md", "import psycopg"): "no test has a Postgres",
     ("docs/large-payloads.md", 'table="…"'): "the table's name is left out",
-    ("docs/stages.md", "profile_name"): "tests/api/test_stages_page.py executes it",
     ("docs/transactions.md", "for attempt in range(3)"): "tests/runs/test_transactions.py executes it",
     ("docs/transactions.md", "with bill, mail"): "tests/runs/test_transactions.py executes it",
 }
@@ -60,7 +57,6 @@ TOLERATED = {
     r'incompatible type "\*\*dict\[str, object\]"': "arguments that are kept in a dict",
     r'Invalid index type "str" for "Mapping\[RunStatus': "a status is a str",
     r'expected "TransactWriteItemTypeDef"': "boto3-stubs knows an item by its declared type",
-    r'Module "handler.jobs" has no attribute "send_welcome"': "the reader has added it",
     r'expected "MetricUnit"': "Powertools takes the unit's text, too",
     r": note: ": "explains an error",
 }
