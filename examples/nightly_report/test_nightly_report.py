@@ -110,9 +110,7 @@ def test_a_day_is_that_of_the_shops_clocks(
 
 
 @pytest.mark.kumofire(now=SPRING)
-def test_a_report_that_an_outage_held_up_for_a_day_is_about_its_own_day(
-    kumofire: InProcessAWS, bucket: Bucket
-) -> None:
+def test_a_report_that_an_outage_held_up_for_a_day_is_about_its_own_day(kumofire: InProcessAWS, bucket: Bucket) -> None:
     run_id = str(app.jobs.trigger_schedule(schedule(BERLIN)))
     bucket.is_down = True
     kumofire.drain(until=timedelta(hours=14))
