@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SAM_VENV ?= .venv-sam
 AUDIT_VENV ?= .venv-audit
+CELERY_VENV ?= .venv-celery
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
 RUNTIME ?= python3.13
@@ -35,11 +36,12 @@ offline := env $(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLE
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN=test AWS_DEFAULT_REGION=us-east-1 \
 	AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
-pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
+pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" CELERY_PYTHON="$(abspath $(CELERY_VENV))/bin/python" \
+	$(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo example simulate bench build \
+.PHONY: help python-3.11 venv sam-venv audit-venv celery-venv test test-long coverage lint format typecheck audit demo console-demo example simulate bench build \
 	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
@@ -59,10 +61,13 @@ sam-venv: python-3.11
 audit-venv: python-3.11
 	@"$(PYTHON)" -m tools.environment make "$(AUDIT_VENV)" requirements/audit.txt
 
+celery-venv: python-3.11
+	@"$(PYTHON)" -m tools.environment make "$(CELERY_VENV)" requirements/celery.txt
+
 test: lint typecheck sam-venv ## Lint, check types and run the tests but the long ones (PYTEST_ARGS="-k lease": a part)
 	@$(pytest)
 
-test-long: venv sam-venv ## Run what `make test` leaves out: whole stacks, kills, the benchmarks, wide sweeps
+test-long: venv sam-venv celery-venv ## Run what `make test` leaves out: whole stacks, kills, the benchmarks, wide sweeps
 	@$(pytest) -m long
 
 coverage: venv sam-venv ## Run the tests, and list the lines and branches that no test reaches
@@ -145,6 +150,6 @@ project-template: python-3.11 ## Bring what `kumofire init` writes up to date wi
 	@"$(PYTHON)" -m tools.project_template
 
 clean: python-3.11 ## Remove the environments, caches and builds
-	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" $(wildcard .venv .venv-*)
+	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" "$(CELERY_VENV)" $(wildcard .venv .venv-*)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -43,7 +43,7 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
-from kumofire_core.model.steering import Snooze
+from kumofire_core.model.steering import Cancel, Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
 from kumofire_core.rules import decisions, run_writes
@@ -579,6 +579,8 @@ class Consumer:
             return self._lost_lease(claimed, taken)
         if end.snoozed:
             log.info("the run was snoozed", extra={**log_fields(claimed), **_end_fields(end)})
+        elif isinstance(error, Cancel):
+            log.info("the handler canceled the run", extra={**log_fields(claimed), **_end_fields(end)})
         else:
             # The error's own text may quote the payload. It is in the table, for those who may read that.
             log.log(

@@ -37,7 +37,8 @@ PAUSE_SECONDS = 1.0
 """How long it waits after a request to the local AWS that failed."""
 
 TOLD_LATER = "attempt failed with"
-"""How a line of the consumer begins that ``Worker`` replaces by one with the error's text and traceback."""
+CANCELED = "the handler canceled the run"
+"""How lines of the consumer begin that ``Worker`` replaces by one with the error's text and traceback."""
 
 PROGRAM = "kumofire"
 PACKAGE = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ class _Lines(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, str) and record.msg.startswith(TOLD_LATER):
+        if isinstance(record.msg, str) and record.msg.startswith((TOLD_LATER, CANCELED)):
             return
         try:
             style = next((style for level, style in self.STYLES if record.levelno >= level), "")
