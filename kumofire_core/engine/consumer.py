@@ -118,6 +118,8 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self.sleeps_for_rates = True
+        """Whether an attempt that may start within two seconds, by the rate of its job, waits for that here."""
         self._busy_rates: dict[str, bool] = {}
         self._progress_lock = threading.Lock()
         self._progress_writer: ProgressWriter | None = None
@@ -325,10 +327,11 @@ class Consumer:
 
     def _await_moment(self, claimed: StoredRun, deadline: Deadline | None, beat: Beat) -> ConsumeResult | None:
         """Wait until a run may start by its job's rate; where that is not soon, put it back and say so."""
-        from kumofire_core.engine.rates import MOST_WAIT_US, Moments
+        from kumofire_core.engine.rates import EARLY_MS, MOST_WAIT_US, Moments
 
         moments = Moments(self._store, claimed, beat, self._busy_rates)
-        most_us = MOST_WAIT_US if deadline is None else min(MOST_WAIT_US, int(deadline.seconds_to_run() * 500_000))
+        longest_us = MOST_WAIT_US if self.sleeps_for_rates else 0
+        most_us = longest_us if deadline is None else min(longest_us, int(deadline.seconds_to_run() * 500_000))
         for _ in range(MOMENTS_TRIED):
             left_us = moments.microseconds_left()
             if left_us > most_us:
@@ -336,7 +339,7 @@ class Consumer:
             time.sleep(left_us / 1e6)
             if not moments.is_missed():
                 return None
-        write, due_ms = moments.write_of(claimed)
+        write, due_ms = moments.write_of(claimed, early_ms=EARLY_MS if self.sleeps_for_rates else 0)
         answer = self._store.apply(claimed.id, write)
         if not answer.applied:
             return self._unattempted(claimed, answer)

@@ -159,7 +159,7 @@ UNDONE = (
     "not done before the deadline",
     str(DeadlineTooCloseError(0.0)).partition("0")[0],
     "ClientError ThrottlingException",
-    "ClientError ProvisionedThroughputExceededException",
+    "ProvisionedThroughputExceededException",
     "EndpointConnectionError",
     "ReadTimeoutError",
     "ConnectionClosedError",
