@@ -28,6 +28,7 @@ SEEDS: dict[str, int] = {
     "never renew a lease": 31,
     "renew a lease when it is over": 31,
     "go on when the lease can't be renewed": 48,
+    "count an attempt that is interrupted": 46,
 }
 
 
