@@ -31,6 +31,8 @@ BENCHMARKS = {
     "steps": (1,),
     "large": (1,),
     "limits": (2,),
+    "listing": (1,),
+    "command_line": (1,),
     "console": (2,),
 }
 """Which there are, and on how many cores each is run."""

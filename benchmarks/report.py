@@ -23,6 +23,8 @@ TITLES = {
     "steps": "Steps",
     "large": "Large payloads",
     "limits": "Limits and rates",
+    "listing": "Lists and counts",
+    "command_line": "The command line",
     "console": "The console",
 }
 

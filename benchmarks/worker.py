@@ -1,7 +1,7 @@
 """CPU a run of a worker process, beside a loop that receives, makes the same two requests to the table, and deletes.
 
-The queue is in memory for both, so what SQS requests cost is not in it; they are counted. The worker executes ten runs at
-once, each in a thread, and the loop one after the other.
+The queue is in memory for both, so what SQS requests cost is not in it; they are counted. The worker executes ten runs
+at once, each in a thread, and the loop one after the other.
 """
 
 from __future__ import annotations

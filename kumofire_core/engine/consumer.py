@@ -44,7 +44,7 @@ from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
-from kumofire_core.model.steering import Snooze
+from kumofire_core.model.steering import Cancel, Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
 from kumofire_core.rules import decisions, run_writes
@@ -120,6 +120,8 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self.sleeps_for_rates = True
+        """Whether an attempt that may start within two seconds, by the rate of its job, waits for that here."""
         self.renewal: Renewal | None = None
         """How attempts without a deadline keep their leases, in a worker."""
         self._busy_rates: dict[str, bool] = {}
@@ -339,10 +341,11 @@ class Consumer:
 
     def _await_moment(self, claimed: StoredRun, deadline: Deadline | None, beat: Beat) -> ConsumeResult | None:
         """Wait until a run may start by its job's rate; where that is not soon, put it back and say so."""
-        from kumofire_core.engine.rates import MOST_WAIT_US, Moments
+        from kumofire_core.engine.rates import EARLY_MS, MOST_WAIT_US, Moments
 
         moments = Moments(self._store, claimed, beat, self._busy_rates)
-        most_us = MOST_WAIT_US if deadline is None else min(MOST_WAIT_US, int(deadline.seconds_to_run() * 500_000))
+        longest_us = MOST_WAIT_US if self.sleeps_for_rates else 0
+        most_us = longest_us if deadline is None else min(longest_us, int(deadline.seconds_to_run() * 500_000))
         for _ in range(MOMENTS_TRIED):
             left_us = moments.microseconds_left()
             if left_us > most_us:
@@ -350,7 +353,7 @@ class Consumer:
             time.sleep(left_us / 1e6)
             if not moments.is_missed():
                 return None
-        write, due_ms = moments.write_of(claimed)
+        write, due_ms = moments.write_of(claimed, early_ms=EARLY_MS if self.sleeps_for_rates else 0)
         answer = self._store.apply(claimed.id, write)
         if not answer.applied:
             return self._unattempted(claimed, answer)
@@ -629,6 +632,8 @@ class Consumer:
             return self._lost_lease(claimed, taken)
         if end.snoozed:
             log.info("the run was snoozed", extra={**log_fields(claimed), **_end_fields(end)})
+        elif isinstance(error, Cancel):
+            log.info("the handler canceled the run", extra={**log_fields(claimed), **_end_fields(end)})
         else:
             # The error's own text may quote the payload. It is in the table, for those who may read that.
             log.log(

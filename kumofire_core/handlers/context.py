@@ -232,12 +232,14 @@ class JobContext(Generic[Payload_co]):
         time_left: timedelta = timedelta(seconds=60),
         cancel_requested: bool = False,
         signals: Mapping[str, Any] | None = None,
+        occurrence: datetime | None = None,
     ) -> JobContextForTest[TestPayload]:
         """Return a context to call a handler with in a test; it needs no AWS.
 
         The payload is what the handler gets; it is not checked. ``now`` is an aware datetime, by default the current
         time. Steps are executed, and sleeps are over at once. A wait gets what ``signals`` has under its name; without
-        that, its time is over. Raises ``InvalidArgumentError`` for a wrong argument.
+        that, its time is over. ``occurrence`` is that of the schedule which made the run, an aware datetime. Raises
+        ``InvalidArgumentError`` for a wrong argument.
         """
         from kumofire_core.handlers.context_for_test import run_for_test
 
@@ -252,6 +254,7 @@ class JobContext(Generic[Payload_co]):
             time_left=time_left,
             cancel_requested=cancel_requested,
             signals=signals,
+            occurrence=occurrence,
         )
         return JobContextForTest(
             stored, time_left=time_left, cancel_requested=cancel_requested, signals={} if signals is None else signals

@@ -104,6 +104,7 @@ def create(
         "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
+        "occurrence": new_run.occurrence_ms,
         "dedupe_key": new_run.dedupe_key,
         "dedupe_mode": new_run.dedupe_mode,
         "generation": new_run.generation,

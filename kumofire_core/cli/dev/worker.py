@@ -34,7 +34,8 @@ GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.1
 TICK_SECONDS = 1.0
 TOLD_LATER = "attempt failed with"
-"""How a line of the consumer begins that ``DevelopmentWorker`` replaces by one with the error's text and traceback."""
+CANCELED = "the handler canceled the run"
+"""How lines of the consumer begin that ``DevelopmentWorker`` replaces by one with the error's text and traceback."""
 
 PROGRAM = "kumofire"
 PACKAGE = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ class _Lines(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, str) and record.msg.startswith(TOLD_LATER):
+        if isinstance(record.msg, str) and record.msg.startswith((TOLD_LATER, CANCELED)):
             return
         try:
             style = next((style for level, style in self.STYLES if record.levelno >= level), "")
