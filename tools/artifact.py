@@ -26,8 +26,8 @@ from tools.environment import PROJECT, pip_settings
 
 SOURCES = ("handler", "kumofire_core")
 
-NOT_SHIPPED = {"kumofire_core": ("cli", "console", "deployment", "text.py")}
-"""Parts of a source that no function imports: what people look at a deployment with."""
+NOT_SHIPPED = {"kumofire_core": ("cli", "console", "deployment", "testing", "text.py")}
+"""Parts of a source that no function imports: what people look at a deployment with, and what their tests use."""
 
 # Amazon Linux 2, under python3.11, has glibc 2.26; Amazon Linux 2023, under the later ones, has 2.34.
 PLATFORMS = {

@@ -55,11 +55,19 @@ GIVEN: dict[str, dict[str, str]] = {
     "docs/bulk.md": {"bulk_id": "'a-bulk'"},
     "docs/children.md": {"find_suppliers": ""},
     "docs/console.md": {"app": "Starlette()", "get_asgi_application": "Starlette"},
+    "docs/creating.md": {"users": "[]"},
     "docs/dedupe.md": {"doc_id": "7", "order": "{'id': 42}", "order_id": "42", "text": "'a text'"},
+    "docs/encryption.md": {"load_keys": ""},
     "docs/fairness.md": {"pages": "[1, 2]", "payload": "{'page': 1}"},
+    "docs/handlers.md": {"download": "", "import_page": ""},
+    "docs/idempotent-handlers.md": dict.fromkeys(
+        ("export_rows", "payments", "render_slowly", "send_email", "send_receipt"), ""
+    ),
     "docs/large-payloads.md": {"pixels": "'00' * 100"},
     "docs/observe.md": {"database": "", "sentry_sdk": ""},
+    "docs/retries.md": {"yesterday": "datetime.now(UTC) - timedelta(days=1)"},
     "docs/runs.md": {"CardRefusedError": "KeyError"},
+    "docs/stages.md": {"PROD": "'p'", "TEST": "'t'", "app": "Starlette()", "authorize": "bool"},
     "docs/steps.md": {
         **dict.fromkeys(
             ("CardDeclined", "charge_card", "check_stock", "fetch_sales", "fetch_users", "import_from"), ""

@@ -26,8 +26,8 @@ BETWEEN_COMMANDS = {"&&", "||", "|", ";", "&", "(", ")"}
 REDIRECTIONS = {">", ">>", "<"}
 
 SAM_OPTIONS = {
-    "build": set(),
-    "deploy": {"--guided", "--parameter-overrides"},
+    "build": {"--config-env"},
+    "deploy": {"--config-env", "--guided", "--parameter-overrides", "--profile"},
     "init": {"--location", "--name"},
 }
 """The commands of the SAM CLI that the documentation has, with the options that it has of each."""

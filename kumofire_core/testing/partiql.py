@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tests.simulation.expressions import ValidationError
+from kumofire_core.testing.expressions import ValidationError
 
 _UPDATE = re.compile(r'UPDATE "([^"]+)" ((?:SET|REMOVE) .+) WHERE (.+) RETURNING (ALL|MODIFIED) NEW \*')
 _CLAUSE = re.compile(r"\s*\b(SET|REMOVE) ")
