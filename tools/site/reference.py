@@ -83,7 +83,7 @@ TOPICS = (
                 "The context",
                 "JobContext JobContext.payload JobContext.run JobContext.attempt JobContext.fencing_token "
                 "JobContext.logger JobContext.now JobContext.time_left JobContext.progress JobContext.cancel_requested "
-                "JobContext.traceparent JobContext.batch AttemptLogFilter",
+                "JobContext.stop_requested JobContext.traceparent JobContext.batch AttemptLogFilter",
             ),
             part(
                 "Steps, waiting and children",
