@@ -47,11 +47,6 @@ USUAL = {"jobs": "jobs: Jobs", "ctx": "ctx: JobContext[Any]", "run_id": "run_id:
 PROVIDED = frozenset((*kumofire_core.__all__, *IMPORTS, *USUAL))
 
 GIVEN: dict[str, dict[str, str]] = {
-    "README.md": {
-        "Order": "make_dataclass('Order', [('number', int)])",
-        "Receipt": "make_dataclass('Receipt', [('number', int)])",
-        "yesterday": "datetime.now(UTC) - timedelta(days=1)",
-    },
     "docs/async.md": {"Email": ""},
     "docs/batches.md": {"url": "'https://example.com/7'"},
     "docs/bulk.md": {"bulk_id": "'a-bulk'"},

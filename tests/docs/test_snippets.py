@@ -11,7 +11,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import make_dataclass
 from pathlib import Path
 
 import boto3
@@ -37,7 +36,7 @@ from tests.docs.snippets import (
 )
 
 SNIPPETS = all_snippets()
-VALUES = {"Starlette": Starlette, "make_dataclass": make_dataclass}
+VALUES = {"Starlette": Starlette}
 """What the expressions in GIVEN use."""
 
 NOT_EXECUTED = {
