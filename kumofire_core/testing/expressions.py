@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from kumofire_core.testing.refusals import NotImitatedError
+from kumofire_core.testing.reserved import RESERVED
 from kumofire_core.testing.values import type_name, value_bytes
 
 Item = Mapping[str, Any]
@@ -45,6 +46,8 @@ class Expressions:
         self.placeholders: frozenset[str] = frozenset()
         self.changes: tuple[str, ...] = ()
         """The attributes that the update changes or removes."""
+        self.attributes: frozenset[str] = frozenset()
+        """The attributes that the condition looks at."""
         self.changed: Change = lambda item, values: dict(item)
         self.holds: Condition = lambda item, values: True
         if update is not None:
@@ -54,6 +57,7 @@ class Expressions:
             source = parser.disjunction()
             parser.require_end()
             self.placeholders |= parser.placeholders
+            self.attributes = frozenset(parser.attributes)
             self.holds = _function(f"return {source}")
         self.values_used = frozenset(each for each in self.placeholders if each[0] == ":")
         self.names_fit = names.keys() == self.placeholders - self.values_used
@@ -128,6 +132,7 @@ class _Parser:
             at = match.end()
         self._at = 0
         self.placeholders: set[str] = set()
+        self.attributes: set[str] = set()
 
     def done(self) -> bool:
         return self._at >= len(self._tokens)
@@ -212,6 +217,7 @@ class _Parser:
                 raise ValidationError(f"{index!r} is no index of a list")
             parts.append(int(index))
             self.expect("]")
+        self.attributes.add(str(parts[0]))
         return tuple(parts)
 
     def name(self) -> str:
@@ -220,7 +226,11 @@ class _Parser:
             raise ValidationError(f"{token!r} is no path")
         if token[0] == "#" and token not in self._names:
             raise ValidationError(f"{token!r} is not defined")
-        return self._names[token] if token[0] == "#" else token
+        if token[0] == "#":
+            return self._names[token]
+        if token.upper() in RESERVED:
+            raise ValidationError(f"Attribute name is a reserved keyword; reserved keyword: {token}")
+        return token
 
     def value(self) -> str:
         return f"values[{self.placeholder()!r}]"
@@ -394,7 +404,7 @@ def _accumulated(first: Any, second: Any) -> Any:
     if isinstance(second, frozenset):
         if first is not _MISSING and (not isinstance(first, frozenset) or type_name(first) != type_name(second)):
             raise ValidationError("a set is added to what is no set of its type")
-        return second if first is _MISSING else first | second
+        return second if first is _MISSING else frozenset(first | second)
     return _added(0 if first is _MISSING else first, second, 1)
 
 
@@ -484,7 +494,7 @@ class KeyCondition(NamedTuple):
 def key_condition(text: str, names: tuple[tuple[str, str], ...]) -> KeyCondition:
     """Return a query's key condition; ``ValidationError`` where it is none."""
     parser = _Parser(text, dict(names))
-    terms = []
+    terms: list[tuple[str, str, tuple[str, ...]]] = []
     while True:
         opened = 0
         while parser.accept("("):

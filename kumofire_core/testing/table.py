@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from kumofire_core.testing.expressions import (
     Expressions,
     KeyCondition,
+    Projection,
     ValidationError,
     expressions,
     key_condition,
@@ -341,6 +342,10 @@ class MemoryTable:
         if FilterExpression is not None:
             parsed = _read_expressions(operation, None, FilterExpression, names)
             used, holds = used | parsed.placeholders, parsed.holds
+            own = {index.partition, index.sort}
+            if operation == "Query" and (found_keys := parsed.attributes & own):
+                listed = ", ".join(sorted(filter(None, found_keys)))
+                raise invalid(operation, f"Filter Expression can only contain non-primary key attributes: {listed}")
         show = None
         if ProjectionExpression is not None:
             show = _projection(operation, ProjectionExpression, names)
@@ -549,7 +554,7 @@ def _shown(operation: str, item: Attributes, text: str | None, names: Mapping[st
     return show.of(item)
 
 
-def _projection(operation: str, text: str, names: Mapping[str, str]) -> Any:
+def _projection(operation: str, text: str, names: Mapping[str, str]) -> Projection:
     try:
         return projection(text, tuple(names.items()))
     except ValidationError as error:
