@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from kumofire_core.testing.refusals import NotImitatedError
 from kumofire_core.testing.reserved import RESERVED
-from kumofire_core.testing.values import type_name, value_bytes
+from kumofire_core.testing.values import type_name
 
 Item = Mapping[str, Any]
 Names = Mapping[str, str]
@@ -404,7 +404,7 @@ def _accumulated(first: Any, second: Any) -> Any:
     if isinstance(second, frozenset):
         if first is not _MISSING and (not isinstance(first, frozenset) or type_name(first) != type_name(second)):
             raise ValidationError("a set is added to what is no set of its type")
-        return second if first is _MISSING else frozenset(first | second)
+        return second if first is _MISSING else first.union(second)
     return _added(0 if first is _MISSING else first, second, 1)
 
 
@@ -447,9 +447,7 @@ def _contains(value: Any, part: Any) -> bool:
 
 
 def _size(value: Any) -> Any:
-    if isinstance(value, str):
-        return value_bytes(value)
-    return len(value) if isinstance(value, bytes | frozenset | list | dict) else _MISSING
+    return len(value) if isinstance(value, str | bytes | frozenset | list | dict) else _MISSING
 
 
 _PREDICATES = ("begins_with", "contains", "attribute_type")
