@@ -404,7 +404,7 @@ def _accumulated(first: Any, second: Any) -> Any:
     if isinstance(second, frozenset):
         if first is not _MISSING and (not isinstance(first, frozenset) or type_name(first) != type_name(second)):
             raise ValidationError("a set is added to what is no set of its type")
-        return second if first is _MISSING else first.union(second)
+        return second if not isinstance(first, frozenset) else first | second
     return _added(0 if first is _MISSING else first, second, 1)
 
 

@@ -413,7 +413,12 @@ class MemoryTable:
         )
         change = (key, old, old)
         if kind == "Put":
-            self._require_storable(operation, item)
+            if any(item.get(name) in ("", b"") for name in self.index_types):
+                self._require_keys(operation, item)  # which no transaction is even begun with
+            try:
+                self._require_storable(operation, item)
+            except ClientError as error:
+                return (key, old, item), {"Code": "ValidationError", "Message": str(error)}
         if not parsed.holds(old or _NOTHING, values):
             shown = old is not None and action.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
             return change, {

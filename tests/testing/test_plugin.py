@@ -183,7 +183,7 @@ def test_a_failed_test_with_chaos_tells_its_seed_and_what_was_done(session: Sess
 
 def without_ids(section: str) -> list[str]:
     """Return what was done, without the ids of the runs, which are new each time."""
-    return [" ".join(line.split()[:2] + line.split()[3:]) for line in section.splitlines() if " charge " in line]
+    return sorted(" ".join(line.split()[:2] + line.split()[3:]) for line in section.splitlines() if " charge " in line)
 
 
 def test_a_session_that_does_not_use_it_imports_nothing_of_it(session: Session) -> None:
