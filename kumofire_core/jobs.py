@@ -160,7 +160,7 @@ class Jobs:
         self._allow_unknown_jobs = allow_unknown_jobs
         self._store = RunStore(
             table=Table(table, clients.dynamodb),
-            queue=Queue(queue_url, clients.sqs),
+            queue=Queue(queue_url, clients.sqs, clients.receiver),
             registry=registry,
             retention=retention,
             wake_shards=wake_shards,

@@ -55,6 +55,9 @@ def create(store: RunStore, asked: NewRun) -> Created:
     key = str(asked.dedupe_key)
     generation = _begun(store, key)
     for _ in range(TRIES):
+        # The time after the number was read. Requests may have taken long since the call came, and whoever began this
+        # number did so when the period of the run before was over: its own period counts from then, not from the call.
+        asked = asked._replace(now_ms=max(asked.now_ms, store.now_ms()))
         new_run = _of_generation(store, asked, generation)
         if asked.dedupe_mode == "debounce":  # the run that is found gets it, where there is one
             new_run = new_run._replace(payload=store.apart(new_run.id, new_run.payload))

@@ -302,7 +302,7 @@ def _found(find_run: Callable[[], StoredRun]) -> Run | None:
         found = find_run()
         return None if found.payload is UNREADABLE else found.run
     except Exception as problem:
-        log.warning("a hook is told of a run without it: %s", error_name(problem))
+        log.warning("a run could not be read, so its hooks get event.run as None: %s", error_name(problem))
         return None
 
 

@@ -97,16 +97,24 @@ def _overlap(paths: list[Path]) -> bool:
     )
 
 
-_known: dict[tuple[str | None, str | None], Expressions] = {}
+_latest: dict[tuple[str | None, str | None], Expressions] = {}
+"""By their texts, those with the names of the latest request."""
+_known: dict[tuple[object, ...], Expressions] = {}
+"""By their texts and names."""
 
 
 def expressions(update: str | None, condition: str | None, names: Names) -> Expressions:
     """Return the expressions of a request; ``ValidationError`` where they can't be read."""
-    found = _known.get((update, condition))
+    found = _latest.get((update, condition))
     if found is None or (found.names is not names and found.names != names):
-        if len(_known) > 1_000:
-            _known.clear()
-        found = _known[update, condition] = Expressions(update, condition, names)
+        key = (update, condition, *names.items())
+        found = _known.get(key)
+        if found is None:
+            if len(_known) > 1_000:
+                _known.clear()
+                _latest.clear()
+            found = _known[key] = Expressions(update, condition, names)
+        _latest[update, condition] = found
     return found
 
 

@@ -411,6 +411,26 @@ def test_a_run_that_starts_in_the_moment_of_a_debounce_keeps_its_payload(aws: Aw
     assert [jobs.get_status(run_id).payload for run_id in (first, second)] == [1, 2]
 
 
+def test_the_period_of_a_run_counts_from_when_it_is_made_although_its_creator_was_slow(aws: Aws):
+    clock = Clock(NOW)
+    first = aws.jobs(clock=clock).create("email", 1, dedupe_key="k", dedupe=HOUR)
+
+    def begin_the_next_run_and_die() -> None:
+        clock.now = NOW + HOUR
+        death = Death(3, applied=False, beside=tuple(READS))
+        with contextlib.suppress(Died):
+            aws.jobs(clock=clock, dynamodb=death.wrap(aws.dynamodb)).create("email", 2, dedupe_key="k", dedupe=HOUR)
+
+    slow = Meanwhile(aws.dynamodb, begin_the_next_run_and_die, at=1)
+    clock.now = NOW + HOUR / 2
+    second = aws.jobs(clock=clock, dynamodb=slow).create("email", 3, dedupe_key="k", dedupe=HOUR)
+    clock.now = NOW + 1.75 * HOUR
+
+    assert second != first
+    assert aws.jobs(clock=clock).get_status(second).created_at == NOW + HOUR
+    assert aws.jobs(clock=clock).create("email", 4, dedupe_key="k", dedupe=HOUR) == second
+
+
 # Messages of a debounced run
 
 

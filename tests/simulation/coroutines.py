@@ -126,7 +126,8 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
 
     @contextmanager
     def blocked(self, by: AsyncHandler, *, in_a_task_of_it: bool) -> Iterator[None]:
-        """Let a coroutine wait without giving way to others."""
+        """Let a coroutine wait without giving way to others; nothing waits in a process that has died."""
+        must_live()
         task = asyncio.current_task(self)
         self.blocker, self.is_told = by, False
         # Before Python 3.12 a task that a handler has made does not tell whose it is.

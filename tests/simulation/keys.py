@@ -104,7 +104,8 @@ class Keys:
         if isinstance(self.mode, timedelta):
             since = [other["created_at"] for other in others if other["generation"] == generation - 1]
             # One creator whose clock is ahead may begin the next run, and another one put it.
-            clocks = [process.skew_ms for process in (*self._play.persons, self._play.consumers[0])]
+            creators = (*self._play.persons, self._play.consumers[0])
+            clocks = [skew_ms for process in creators for skew_ms in process.clocks()]
             apart_ms = max(clocks) - min(clocks)
             if any(new["created_at"] < each + duration_ms(self.mode) - apart_ms for each in since):
                 self._world.violate("one run of a key is made in its time", f"{run_id} at {new['created_at']}")

@@ -50,8 +50,8 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations, bucket_mutations, typed_mutations
-from tests.simulation.history import LIMITS_FROM
+from tests.simulation import batch_mutations, bucket_mutations, typed_mutations, worker_mutations
+from tests.simulation.history import LIMITS_FROM, WORKERS_FROM
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -1567,3 +1567,8 @@ _limit_mutation(
         lambda original: lambda claimed, *, due_ms, **given: original(claimed, due_ms=due_ms + 3_000, **given),
     ),
 )
+
+# Workers
+
+for _what, _patches in worker_mutations.MISTAKES.items():
+    MUTATIONS[_what] = Mutation(_patches, WORKERS_FROM + worker_mutations.SEEDS.get(_what, 0))

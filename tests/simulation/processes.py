@@ -25,6 +25,7 @@ import greenlet
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core import Jobs, RetryPolicy
+from kumofire_core.aws import clients
 from kumofire_core.config import DEFAULT_RETENTION
 from kumofire_core.engine import (
     batch_looks,
@@ -36,6 +37,7 @@ from kumofire_core.engine import (
     dispatcher,
     pause_reader,
     progress,
+    renewal,
     run_store,
     schedules,
     step_expiry,
@@ -75,6 +77,7 @@ from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.transactions import Transactions
 from tests.simulation.typed import typed
+from tests.simulation.workers import Working
 from tests.simulation.world import (
     FAULTS,
     INDEX_LAGS_MS,
@@ -148,6 +151,7 @@ VARIANTS = (
     replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True, typed=True),
 )
 LARGE_VARIANTS = {variant: replace(variant, large=True) for variant in VARIANTS}
+WORKER_VARIANTS = tuple(each for each in VARIANTS if each.remaining_ms is None and not each.batch_writes)
 ONE_IN = 6
 """One in so many histories has a bucket."""
 TIMEOUT = timedelta(seconds=4)
@@ -159,6 +163,7 @@ UNDONE = (
     "not done before the deadline",
     str(DeadlineTooCloseError(0.0)).partition("0")[0],
     "ClientError ThrottlingException",
+    "ClientError ProvisionedThroughputExceededException",  # of all requests, in a disaster
     "ProvisionedThroughputExceededException",
     "EndpointConnectionError",
     "ReadTimeoutError",
@@ -247,6 +252,7 @@ class Stage:
             found._consumer._busy_rates.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
+        self.play.working.set_up(found, process)
         return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
@@ -332,8 +338,10 @@ def _simulated_locks(time: object) -> Iterator[None]:
         for module in (dispatcher, progress, pause_reader, counts, engine_steps):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
         stack.enter_context(_small_buckets())
-        for module in (step_calls, engine_steps):
+        for module in (step_calls, engine_steps, renewal):
             stack.enter_context(patch.object(module, "time", time))
+        # Nothing forks, and each request would ask.
+        stack.enter_context(patch.object(clients, "os", SimpleNamespace(getpid=lambda: 1)))
         yield
 
 
@@ -380,9 +388,11 @@ def simulated_engine() -> Iterator[None]:
     ):
         threshold = gc.get_threshold()
         gc.set_threshold(200_000, 20, 20)
+        gc.freeze()  # what the collector need not look at: modules, and the data of botocore
         try:
             yield
         finally:
+            gc.unfreeze()
             gc.set_threshold(*threshold)
             STAGE._jobs = jobs
 
@@ -394,10 +404,13 @@ class Play:
         self.choices = choices
         self.world = World(choices, Counter() if counts is None else counts, record=record)
         STAGE.begin(self)
-        self.variant = choices.of(VARIANTS)
+        self.working = Working(self)
+        self.variant = choices.of(WORKER_VARIANTS if self.working.exists else VARIANTS)
         self.invariants = Invariants(
-            self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
+            self.world,
+            is_cut=lambda job: self.variant.remaining_ms is not None or self.working.exists or job == "timed",
         )
+        self.invariants.working = self.working
         self.world.bucket = SimulatedBucket(self.world)
         self.large = self.invariants.large = LargeValues(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.after_write = self._after_write
@@ -460,6 +473,17 @@ class Play:
             world.close()
             for process in self.consumers:
                 process.unwind()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what nobody looks at after a history, so that no cycles are left for the collector to look for."""
+        for part in [*vars(self).values(), *vars(self.world).values()]:
+            if "_world" in getattr(part, "__dict__", ()):  # one of those that watch this history, and know each other
+                vars(part).clear()
+        for part, kept in ((self.world, ("steps", "lines", "violation")), (self, ("world", "choices", "variant"))):
+            left = {name: vars(part)[name] for name in kept}
+            vars(part).clear()
+            vars(part).update(left)
 
     def _plan(self) -> None:
         world, choices = self.world, self.choices
@@ -473,7 +497,7 @@ class Play:
             if choices.below(4) == 3:
                 # A creator's clock is further ahead than a claim forgives, so that its messages come too early.
                 self.persons[1].skew_ms = choices.of(AHEAD_MS)
-        self.asynchronous = choices.of(ASYNC_JOBS)
+        self.asynchronous = () if self.working.exists else choices.of(ASYNC_JOBS)
         if self.variant.batch_writes:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
         if self.variant.sealed and probability:
@@ -526,6 +550,7 @@ class Play:
             self.variant = LARGE_VARIANTS[self.variant]
             self.large.plan()
         self.stepping.plan()
+        self.working.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -724,6 +749,7 @@ class Play:
 
         def jump() -> None:
             process.skew_ms = self.choices.of((SKEW_MS, -SKEW_MS, 0))
+            process.clock_jumped = True
             self.world.tell(process, f"its clock jumps to {process.skew_ms:+} ms")
 
         self.world.at(when_ms, jump)
@@ -850,7 +876,7 @@ class Play:
     def _poll(self) -> None:
         if not self.inbox:
             return
-        free = [process for process in self.consumers if not process.tasks]
+        free = [each for each in self.consumers if not each.tasks and self.working.takes_messages(each)]
         if not free:
             self.world.at(self.world.now + 500, self._poll)
             return
@@ -858,7 +884,7 @@ class Play:
         process = free[0] if self.settling else self.choices.of(free)
         # Some consumers are no functions of an event source mapping, and take each message by itself.
         direct = self.choices.below(4) == 3
-        size = 1 if direct else 3
+        size = 1 if direct or self.working.exists else 3
         batch, self.inbox = self.inbox[:size], self.inbox[size:]
         if self.inbox:
             self.world.at(self.world.now, self._poll)
@@ -887,13 +913,16 @@ class Play:
                     world.kill(process)
 
             world.at(ends, time_is_up)
+        if self.working.exists:
+            renewal.held_by_lease.set(lambda: world.queue.delete(receipts[0]))
         if direct and batch[0][0] not in NO_JSON:
             done = self._consume_alone(process, batch[0][0], ends)
         else:
             done = self._consume_batch(process, batch, receipts, ends)
         lives[0] = False
         for task in list(process.tasks):
-            if task is not running():
+            # A worker's process goes on, and with it a renewal that is under way.
+            if task is not running() and not self.working.exists:
                 world.end(task)
         for index in done:
             if not (world.faults.probability and self.choices.chance(0.1)):
@@ -1055,7 +1084,10 @@ class Play:
             if choices.below(2):
                 world.kill(process)
                 raise DiedError
-            world.suspend()
+            if self.working.exists and context.run.job_name != "timed":
+                world.pause(choices.of((30_000, 3 * self.working.lease_ms)))
+            else:
+                world.suspend()
         if choices.below(2):
             raise choices.of((RuntimeError, GiveUpError))("late boom")
         return {"late by": [attempt.claims]}

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from tests.simulation.history import LIMITS_FROM, Choices, Violation
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import play, simulated_engine
 from tests.simulation.table import SimulatedTable, typed
+from tests.simulation.world import START_MS, DiedError, Process, World
 
 HISTORIES = 1_500
 LIMIT_HISTORIES = 100
@@ -65,6 +68,26 @@ def test_a_deliberate_mistake_in_the_engine_is_caught(name: str) -> None:
 def first_violation(seed: int, count: int) -> Violation | None:
     found = (play(Choices(each))[1] for each in range(seed, seed + count))
     return next((violation for violation in found if violation is not None), None)
+
+
+def test_nothing_of_a_process_goes_on_after_it_died_although_a_task_has_caught_that() -> None:
+    world, process, caught = World(Choices(0), Counter()), Process("consumer-1"), list[int]()
+
+    def stubborn() -> None:
+        for length_ms in (50, 7_000):
+            with suppress(DiedError):
+                world.pause(length_ms)
+                continue
+            caught.append(world.now)
+
+    task = world.start(process, stubborn)
+    world.at(START_MS + 1, lambda: None)
+    world.at(START_MS + 20, lambda: (world.kill(process), caught.append(-1)))
+    world.run(START_MS + 60_000)
+
+    assert caught == [START_MS + 20, START_MS + 20, -1]
+    assert task.ended
+    assert not world.tasks
 
 
 def story(*seeds: int) -> list[str]:
@@ -148,18 +171,9 @@ def test_the_simulated_table_answers_as_ministack_does(ministack: LocalAws) -> N
         assert differences(client, name, seed=seed, requests=250, strict=False)[0] == []
 
 
-@pytest.mark.skipif("DYNAMODB_LOCAL_URL" not in os.environ, reason="DYNAMODB_LOCAL_URL names no DynamoDB Local")
-def test_the_simulated_table_answers_as_dynamodb_local_does(ministack: LocalAws) -> None:
-    import boto3
-
-    client = boto3.client(
-        "dynamodb",
-        endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+@pytest.mark.dynamodb_local
+def test_the_simulated_table_answers_as_dynamodb_local_does(dynamodb_local: Any, ministack: LocalAws) -> None:
     for seed in range(10):
         name = f"simulated-{uuid.uuid4().hex[:8]}"
-        make_aws(client, ministack.client("sqs"), name=name)
-        assert differences(client, name, seed=seed, requests=400, strict=True)[0] == []
+        make_aws(dynamodb_local, ministack.client("sqs"), name=name)
+        assert differences(dynamodb_local, name, seed=seed, requests=400, strict=True)[0] == []

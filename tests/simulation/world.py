@@ -25,6 +25,8 @@ Count = str | tuple[str, str]
 START_MS = 1_773_489_600_000
 """When every history begins: 2026-03-14 12:00 UTC."""
 
+SKEW_MS = 500
+"""How far a clock may be ahead or behind."""
 ENDPOINT = "https://aws.invalid"
 LATENCIES_MS = (2, 3, 5, 8, 13, 40)
 LATE_COPIES_MS = (20, 400, 3_000, 20_000)
@@ -36,6 +38,8 @@ RETENTION_MS = 4 * 86_400_000
 MOST_STEPS = 4_000
 """How many things may happen in a history."""
 
+ENDED = -1
+"""The incarnation of a task that was ended, which is none of its process's."""
 REPEATS = 3
 """How often the SDK repeats a request before it gives up: ``total_max_attempts`` is 4 in ``clients.py``."""
 
@@ -94,7 +98,8 @@ class Task:
         except BaseException as error:
             self.error = error
         self.ended = True
-        self.worker = None
+        self.worker = self.call = None
+        del self.function  # which knows this task: a cycle less for the collector
         self.among.pop(self, None)
         self.world.tasks.pop(self, None)
         if self.waiter is not None:
@@ -152,9 +157,14 @@ class Process:
         """All calls of ``async`` handlers that were made in it."""
         self.engine: Any = None
         self.passes_overlap = False
+        self.clock_jumped = False
 
     def __repr__(self) -> str:
         return self.name
+
+    def clocks(self) -> tuple[int, ...]:
+        """Return how far its clock is ahead, and how far it may have been before it jumped."""
+        return (self.skew_ms, *((-SKEW_MS, SKEW_MS) if self.clock_jumped else ()))
 
     def unwind(self) -> None:
         """End its event loops, and the coroutines in them."""
@@ -242,14 +252,18 @@ class World:
             self.steps += 1
             return
         task = running()
+        if task.incarnation == ENDED:
+            raise DiedError
         self._number += 1
         task.waiting = self._number
         heappush(events, (when, self._number, task))
         self._give_way(task)
 
     def suspend(self) -> None:
-        """Let the running task wait until it is woken."""
+        """Let the running task wait until it is woken. One that was ended, and has caught that, is ended again."""
         task = running()
+        if task.incarnation == ENDED:
+            raise DiedError
         task.waiting = 0
         self._give_way(task)
 
@@ -291,14 +305,16 @@ class World:
     def end(self, task: Task) -> None:
         """End one task in this instant."""
         task.waiting = -1
-        task.incarnation = -1
+        task.incarnation = ENDED
         task.waiter = None
         task.among.pop(task, None)
         self.tasks.pop(task, None)
         worker = task.worker
         if worker is not None:  # it has begun, and is not over
             worker.back = greenlet.getcurrent()
+            until, self._until = self._until, -1  # so that no time passes while it is unwound
             worker.throw(DiedError)
+            self._until = until
         task.ended = True
 
     def run(self, until_ms: int) -> bool:
