@@ -11,19 +11,23 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from itertools import chain
 from math import inf
 from pathlib import Path
 
+from tests.simulation import writes
 from tests.simulation.catching import MOST_TRIES, caught_all
-from tests.simulation.history import Choices, Replay, Violation
+from tests.simulation.history import LIMITS_FROM, Choices, Replay, Violation
 from tests.simulation.many import Played, chunks_of, play_all
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
+from tests.simulation.seeds import COVERING, SEEDS
 from tests.simulation.shrink import shrink
 
 SEEDS_FILE = Path(__file__).with_name("seeds.py")
 DOCS = Path(__file__).parents[2] / "docs" / "simulation.md"
-TABLE_HEAD = "| mistake | a seed that catches it | what it violates |\n|---|---|---|\n"
+MISTAKES_HEAD = "| mistake | a seed that catches it | what it violates |\n|---|---|---|\n"
+WRITES_HEAD = f"| write | {' | '.join(writes.OUTCOMES)} |\n|---|{'---:|' * len(writes.OUTCOMES)}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,13 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep-going", action="store_true", help="count violations, and show the first of each name")
     parser.add_argument("--mutations", action="store_true", help="find a seed that catches each deliberate mistake")
     parser.add_argument("--reseed", action="store_true", help="find them, and record them in code and documentation")
+    parser.add_argument("--writes", action="store_true", help="count what becomes of each write, and record it")
     given = parser.parse_args(arguments)
     shrink_seconds = 20.0 if given.seconds is None else given.seconds
     with simulated_engine():
         if given.mutations or given.reseed:
             return _catch_all(given.workers or os.cpu_count() or 1, record=given.reseed)
-        if given.seed is not None and given.runs is None and (given.seconds is None or given.shrink):
+        if given.seed is not None and not given.writes and given.runs is None and (given.seconds is None or given.shrink):
             return _replay(given.seed, shrink_seconds if given.shrink else 0.0)
+        if given.writes:
+            return _count_writes(given.seed or 0, given.runs or 6_000)
         first, workers = given.seed or 0, given.workers or os.cpu_count() or 1
         if given.runs is None and given.seconds is not None:
             chunks, shrink_seconds = chunks_of(first, None, given.seconds), 20.0
@@ -134,23 +141,42 @@ def _catch_all(workers: int, *, record: bool) -> int:
         rows[name] = f"| {name} | {seed} | {violated} |"
         print(rows[name], flush=True)
     if record:
-        _write_seeds(found)
-        _write_table([rows[name] for name in MUTATIONS if name in rows])
+        _record(found, COVERING)
+        _write_table(MISTAKES_HEAD, [rows[name] for name in MUTATIONS if name in rows])
     return int(len(found) < len(MUTATIONS))
 
 
-def _write_seeds(found: dict[str, int]) -> None:
+def _count_writes(first: int, runs: int) -> int:
+    """Count what becomes of each write, and record that and the seeds that show all of it."""
+    by_seed, seen = dict[int, writes.Seen](), writes.Seen()
+    limited = range(LIMITS_FROM + first, LIMITS_FROM + first + runs // 20)
+    for seed in chain(range(first, first + runs), limited):
+        by_seed[seed] = writes.seen_in([seed])
+        seen.update(by_seed[seed])
+    _record(SEEDS, writes.covering(by_seed))
+    rows = writes.table_of(seen)
+    _write_table(WRITES_HEAD, rows)
+    print("\n".join(rows))
+    return 0
+
+
+def _record(seeds: dict[str, int], shown: list[int]) -> None:
     """Replace the recorded seeds."""
     head, _, _ = SEEDS_FILE.read_text().partition("SEEDS: dict")
-    lines = [f"    {json.dumps(name)}: {found[name]:_},\n" for name in MUTATIONS if name in found]
-    SEEDS_FILE.write_text(f"{head}SEEDS: dict[str, int] = {{\n{''.join(lines)}}}\n")
+    lines = [f"    {json.dumps(name)}: {seeds[name]:_},\n" for name in MUTATIONS if name in seeds]
+    covering = [f"    {seed:_},\n" for seed in shown]
+    SEEDS_FILE.write_text(
+        f"{head}SEEDS: dict[str, int] = {{\n{''.join(lines)}}}\n\n"
+        f"COVERING: list[int] = [\n{''.join(covering)}]\n"
+        '"""Histories that have every write with each of its outcomes that was ever seen."""\n'
+    )
 
 
-def _write_table(rows: list[str]) -> None:
-    """Replace the table of deliberate mistakes in docs/simulation.md."""
-    before, head, after = DOCS.read_text().partition(TABLE_HEAD)
-    if not head:
-        raise ValueError(f"{DOCS} has no table that begins with {TABLE_HEAD!r}")
+def _write_table(head: str, rows: list[str]) -> None:
+    """Replace a table in docs/simulation.md."""
+    before, found, after = DOCS.read_text().partition(head)
+    if not found:
+        raise ValueError(f"{DOCS} has no table that begins with {head!r}")
     _, _, rest = after.partition("\n\n")
     DOCS.write_text(f"{before}{head}{chr(10).join(rows)}\n\n{rest}")
 

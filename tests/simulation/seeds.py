@@ -234,3 +234,6 @@ SEEDS: dict[str, int] = {
     "refuse a payload that fits": 23,
     "try again what does not fit": 23,
 }
+
+COVERING: list[int] = []
+"""Histories that have every write with each of its outcomes that was ever seen."""

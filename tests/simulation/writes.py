@@ -173,3 +173,39 @@ def seen_in(seeds: Sequence[int]) -> Seen:
         for seed in seeds:
             play(Choices(seed))
     return seen
+
+
+NOT_SIMULATED = {
+    "run_writes.tell_progress": "tests/runs/test_progress.py: a handler's progress, which nothing depends on",
+    "run_writes.make_room": "tests/input/test_item_size.py: an item of an earlier release that is too large",
+    "Table.put": "tests/runs/test_stats.py: the latest statistics, which are counted again at any time",
+}
+"""Writes that the simulation does not make, and which tests make them instead."""
+
+UNCONDITIONAL = frozenset({"Table.delete", "Table.put"})
+"""Methods whose writes DynamoDB never refuses."""
+
+
+def names_of(seen: Seen) -> set[str]:
+    """Return the rules and methods that were seen, without the kinds of items."""
+    found = {name for name, _ in seen}
+    return {name.split(" ")[0] for name in found} | {name.removeprefix("try_batch ") for name in found}
+
+
+def covering(by_seed: Mapping[int, Seen]) -> list[int]:
+    """Return few seeds whose histories have all writes with all outcomes that any of them has."""
+    left = {pair for seen in by_seed.values() for pair in seen}
+    chosen = []
+    while left:
+        best = max(by_seed, key=lambda seed: len(left & by_seed[seed].keys()))
+        chosen.append(best)
+        left -= by_seed[best].keys()
+    return sorted(chosen)
+
+
+def table_of(seen: Seen) -> list[str]:
+    """Return the rows of a table: each write, and how often it came to each outcome."""
+    return [
+        f"| {name} | {' | '.join(f'{seen[name, outcome]:,}' if seen[name, outcome] else '–' for outcome in OUTCOMES)} |"
+        for name in sorted({name for name, _ in seen})
+    ]
