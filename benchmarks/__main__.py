@@ -20,6 +20,7 @@ from benchmarks.measure import Row
 
 BENCHMARKS = {
     "consume": (1,),
+    "worker": (1,),
     "batch": (1, 2),
     "cold": (1,),
     "aio": (1,),
@@ -30,6 +31,8 @@ BENCHMARKS = {
     "steps": (1,),
     "large": (1,),
     "limits": (2,),
+    "listing": (1,),
+    "command_line": (1,),
     "console": (2,),
 }
 """Which there are, and on how many cores each is run."""

@@ -1,6 +1,6 @@
 """What a batch adds to its members: requests and write units as DynamoDB Local reports them, and the hottest item.
 
-It needs Java and DynamoDB Local (``dynamodb_local.py``) for the units. The time of creating runs is measured without
+It needs Java and DynamoDB Local (``tools.dynamodb_local``) for the units. The time of creating runs is measured without
 them, with clients that answer at once.
 """
 
@@ -12,9 +12,9 @@ import time
 from typing import Any
 
 from benchmarks.counted import AnyQueue, CountingClient, bench_table
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row, rounds
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local
 
 MEMBERS = 1_000
 MILLION = 1_000_000
@@ -31,7 +31,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     what = "write units that a member costs more than another run"
     try:
         done: dict[str, Any] = json.loads(beside_dynamodb_local("benchmarks.batches"))
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [*rows, Row(what=what, value=None, detail=str(reason))]
     rows += [
         Row(what=what, value=done["a member"], at_most=MOST_A_MEMBER, detail=f"of {MEMBERS:,} in one batch"),

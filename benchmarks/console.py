@@ -1,6 +1,6 @@
 """The console's first paint with 100,000 failed runs in the table, in a real Chromium, on DynamoDB Local.
 
-It needs Java, DynamoDB Local (``dynamodb_local.py``) and a Chromium. The times are of this machine; each is shown
+It needs Java, DynamoDB Local (``tools.dynamodb_local``) and a Chromium. The times are of this machine; each is shown
 beside the same page's time with a hundred failed runs in the table.
 """
 
@@ -10,19 +10,17 @@ import json
 import os
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local, running
+from benchmarks.counted import AnyQueue
 from benchmarks.endpoint import Endpoint
+from benchmarks.filled import FEW, MANY, fill
 from benchmarks.measure import Row
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local, running
 
-FEW, MANY = 100, 100_000
 PAINT_MS = 200
 PAGES = {"the overview": "/", "the list of failed runs": "/runs?status=failed", "a run": "/runs/failed-7"}
-SHARDS = 8
 
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
@@ -33,7 +31,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     many, times = (1_000, 3) if quick else (MANY, 9)
     try:
         found = json.loads(beside_dynamodb_local("benchmarks.console", str(many), str(times)))
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what=what, value=None, detail=str(reason))]
     rows = []
     for name in PAGES:
@@ -47,16 +45,6 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
             )
         )
     return rows
-
-
-class _Queue:
-    """An SQS that has one message waiting."""
-
-    def send_message(self, **parameters: Any) -> dict[str, str]:
-        return {}
-
-    def get_queue_attributes(self, **parameters: Any) -> dict[str, Any]:
-        return {"Attributes": {name: "1" for name in parameters["AttributeNames"] if name.startswith("Approximate")}}
 
 
 def main() -> None:
@@ -86,8 +74,8 @@ def _first_paints(browser: Any, count: int, times: int) -> dict[str, float]:
     from kumofire_core import Jobs
 
     table = f"console-{count}"
-    _fill(plain_client(), table, count)
-    jobs = Jobs(table=table, queue_url="queue", dynamodb=plain_client(), sqs=_Queue(), allow_unknown_jobs=True)  # type: ignore[arg-type]
+    fill(plain_client(), table, count)
+    jobs = Jobs(table=table, queue_url="queue", dynamodb=plain_client(), sqs=AnyQueue(), allow_unknown_jobs=True)  # type: ignore[arg-type]
     found: dict[str, float] = {}
     with serving(jobs) as served:
         context = browser.new_context(viewport={"width": 1280, "height": 800})
@@ -105,52 +93,6 @@ def _first_paints(browser: Any, count: int, times: int) -> dict[str, float]:
             found[name] = statistics.median(paints[1:])  # the first one finds nothing in the browser's cache
         context.close()
     return found
-
-
-def _fill(client: Any, table: str, count: int) -> None:
-    from examples.deployment import table_definition
-
-    client.create_table(TableName=table, **table_definition())
-    now_ms = int(datetime.now(UTC).timestamp() * 1000)
-
-    def put(start: int) -> None:
-        items = [_failed_run(number, now_ms) for number in range(start, min(start + 25, count))]
-        unwritten = {table: [{"PutRequest": {"Item": item}} for item in items]}
-        while unwritten:
-            unwritten = client.batch_write_item(RequestItems=unwritten).get("UnprocessedItems")
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, range(0, count, 25)))
-
-
-def _failed_run(number: int, now_ms: int) -> dict[str, Any]:
-    at_ms = now_ms - number * 37
-    texts = {
-        "pk": f"run#failed-{number}",
-        "sk": "run",
-        "status": "failed",
-        "job_name": f"job-{number % 7}",
-        "payload": '{"to": "user@example.com"}',
-        "last_error": "ValueError: no such address",
-        "error_type": "ValueError",
-        "list_shard": f"failed#{number % SHARDS}",
-    }
-    numbers = {
-        "schema": 1,
-        "attempt": 3,
-        "max_attempts": 3,
-        "claims": 3,
-        "scheduled_for": at_ms,
-        "created_at": at_ms,
-        "updated_at": at_ms,
-        "started_at": at_ms,
-        "finished_at": at_ms,
-        "list_at": at_ms,
-    }
-    return {
-        **{name: {"S": value} for name, value in texts.items()},
-        **{name: {"N": str(value)} for name, value in numbers.items()},
-    }
 
 
 if __name__ == "__main__":

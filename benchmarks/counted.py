@@ -10,21 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dynamodb_local import running
+from tools.dynamodb_local import running
 
 READS = ("get_item", "batch_get_item", "query")
 
 
 @contextmanager
-def bench_table() -> Iterator[Any]:
-    """Run DynamoDB Local as ``beside_dynamodb_local`` asks this process to, with the table ``bench``; give a client."""
+def bench_client() -> Iterator[Any]:
+    """Run DynamoDB Local as ``beside_dynamodb_local`` asks this process to, and give a client of it."""
     from benchmarks.material import plain_client
-    from examples.deployment import table_definition
 
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     with running(sys.argv[1], Path(sys.argv[2])) as url:
         os.environ["AWS_ENDPOINT_URL"] = url
-        client = plain_client()
+        yield plain_client()
+
+
+@contextmanager
+def bench_table() -> Iterator[Any]:
+    """Do the same, with the table ``bench``."""
+    from examples.deployment import table_definition
+
+    with bench_client() as client:
         client.create_table(TableName="bench", **table_definition())
         yield client
 
@@ -73,3 +80,7 @@ class AnyQueue:
     def send_message_batch(self, **parameters: Any) -> dict[str, Any]:
         """Take some messages."""
         return {}
+
+    def get_queue_attributes(self, **parameters: Any) -> dict[str, Any]:
+        """Say that one message waits."""
+        return {"Attributes": {name: "1" for name in parameters["AttributeNames"] if name.startswith("Approximate")}}

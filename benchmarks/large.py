@@ -1,7 +1,7 @@
 """Large payloads in the item and in S3: requests, write units and bytes from ``create`` to ``succeeded``.
 
-DynamoDB Local reports the units of the real requests (``dynamodb_local.py``). The bucket is a dictionary, because what
-is counted is the same for any.
+DynamoDB Local reports the units of the real requests (``tools.dynamodb_local``). The bucket is a dictionary, because
+what is counted is the same for any.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 from typing import Any
 
 from benchmarks.counted import AnyQueue, bench_table
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local
 
 PAYLOAD_KB = (1, 2, 3, 10, 100, 300)
 SMALL_UNITS = 5
@@ -23,7 +23,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     """Measure in a process of its own, without a network; the canned endpoint has no capacity to report."""
     try:
         done = beside_dynamodb_local("benchmarks.large")
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what="write units of a run with a payload in S3", value=None, detail=str(reason))]
     measured: dict[str, dict[str, float]] = json.loads(done)
     rows = []

@@ -1,7 +1,7 @@
 """What limits and rates cost a run, and how near to them a load of runs comes, on DynamoDB Local and in a model.
 
-It needs Java and DynamoDB Local (``dynamodb_local.py``); without them only the model is measured. The queue is one of
-this process, which hands out a message at once or after its delay.
+It needs Java and DynamoDB Local (``tools.dynamodb_local``); without them only the model is measured. The queue is one
+of this process, which hands out a message at once or after its delay.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from datetime import timedelta
 from typing import Any
 
 from benchmarks.counted import CountingClient, bench_table
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local
 
 PLAIN = 5
 SLOTS = 5
@@ -48,7 +48,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     ]
     try:
         done = beside_dynamodb_local("benchmarks.limits", "quick" if quick else "full")
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what="write units of a run with a limit", value=None, detail=str(reason)), *model]
     found: dict[str, Any] = json.loads(done)
     rows = [

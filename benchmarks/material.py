@@ -66,11 +66,14 @@ def own_clients() -> Clients:
     return Clients(dynamodb=None, sqs=None, connections=CONNECTIONS)
 
 
-def make_jobs(dynamodb: Any = None, sqs: Any = None, **settings: Any) -> Jobs:
-    """Return a ``Jobs`` with the job that is measured, on its own clients unless others are given."""
+def make_jobs(dynamodb: Any = None, sqs: Any = None, email: Any = None, **settings: Any) -> Jobs:
+    """Return a ``Jobs`` with the job that is measured, on its own clients unless others are given.
+
+    ``email`` is another handler for the job: the endpoint answers each claim with a run of it.
+    """
     given: dict[str, Any] = {"table": os.environ["KUMOFIRE_TABLE"], "queue_url": os.environ["KUMOFIRE_QUEUE_URL"]}
     jobs = Jobs(dynamodb=dynamodb, sqs=sqs, concurrency=10, **given, **settings)
-    jobs.handler("email")(lambda ctx: {"sent_to": ctx.payload["to"]})
+    jobs.handler("email")(email or (lambda ctx: {"sent_to": ctx.payload["to"]}))
     return jobs
 
 

@@ -12,6 +12,7 @@ from benchmarks.plots import Bar, bars
 
 TITLES = {
     "consume": "CPU per record",
+    "worker": "A worker process",
     "batch": "A batch of ten, 4 ms to the services",
     "cold": "Cold start and memory",
     "create": "Creating runs",
@@ -22,6 +23,8 @@ TITLES = {
     "steps": "Steps",
     "large": "Large payloads",
     "limits": "Limits and rates",
+    "listing": "Lists and counts",
+    "command_line": "The command line",
     "console": "The console",
 }
 

@@ -1,6 +1,6 @@
 """What steps cost: CPU beside a loop that makes the same requests, and write units as DynamoDB Local reports them.
 
-The units need Java and DynamoDB Local (``dynamodb_local.py``). Without them only CPU is measured.
+The units need Java and DynamoDB Local (``tools.dynamodb_local``). Without them only CPU is measured.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from benchmarks.counted import AnyQueue, CountingClient, bench_table
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.material import Recorder, Requests, make_jobs, plain_client, run_ids
 from benchmarks.measure import Row, cpu_ms, ratio, rounds
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local
 
 STEPS = 10
 
@@ -24,10 +24,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     requests: Requests = []
 
     def stepping(client: Any) -> Any:
-        jobs = make_jobs(dynamodb=client)
-        jobs._registry._jobs.pop("email")  # the endpoint answers each claim with a run of this job
-        jobs.handler("email")(_ten_steps)
-        return jobs
+        return make_jobs(dynamodb=client, email=_ten_steps)
 
     def ours(jobs: Any) -> Any:
         def work() -> None:
@@ -62,7 +59,7 @@ def _units() -> list[Row]:
     what = "write units of a run of ten steps and a sleep, from create to succeeded"
     try:
         units: dict[str, float] = json.loads(beside_dynamodb_local("benchmarks.steps"))
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what=what, value=None, detail=str(reason))]
     return [
         Row(what="write units of a run of ten steps", value=units["steps"]),

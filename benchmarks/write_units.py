@@ -1,6 +1,6 @@
 """Write units from ``create`` to ``succeeded``, as DynamoDB Local reports them for puts, updates and a transaction.
 
-It needs Java and DynamoDB Local (``dynamodb_local.py``). Without them nothing is measured.
+It needs Java and DynamoDB Local (``tools.dynamodb_local``). Without them nothing is measured.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.counted import AnyQueue, CountingClient, bench_table
-from benchmarks.dynamodb_local import NotMeasured, beside_dynamodb_local
 from benchmarks.endpoint import Endpoint
 from benchmarks.measure import Row
+from tools.dynamodb_local import NotThereError, beside_dynamodb_local
 
 SMALL = 5
 IN_A_TRANSACTION = 7
@@ -24,7 +24,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
     what = "write units from create to succeeded, small payload"
     try:
         done = beside_dynamodb_local("benchmarks.write_units")
-    except NotMeasured as reason:
+    except NotThereError as reason:
         return [Row(what=what, value=None, detail=str(reason))]
     units: dict[str, float] = json.loads(done)
     return [
@@ -36,6 +36,11 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
             at_most=IN_A_TRANSACTION,
             at_least=IN_A_TRANSACTION,
             detail="without the application's own items",
+        ),
+        Row(
+            what="the same, put aside while its job is paused",
+            value=units["paused"],
+            detail="without the pause itself",
         ),
         *(Row(what=f"the same with a payload of {size} KB", value=units[f"{size} KB"]) for size in PAYLOAD_KB),
         *(
@@ -83,8 +88,26 @@ def main() -> None:
             assert run.status == "succeeded", run
             return counting.writes
 
+        def paused() -> float:
+            """Return the units of a run whose message comes while its job is paused."""
+            jobs.pause("email")
+            jobs._consumer._pauses._read_ms = None
+            counting.begin()
+            run_id = jobs.create("email", None)
+            message = {"version": 1, "kumofireJobRunId": run_id}
+            jobs.consume(message)
+            written = counting.writes
+            jobs.resume("email")
+            jobs._consumer._pauses._read_ms = None
+            counting.begin()
+            jobs.dispatch()
+            jobs.consume(message)
+            assert str(jobs.get_status(run_id).status) == "succeeded"  # type: ignore[union-attr]
+            return written + counting.writes
+
         measured = {"small": units({"to": "user@example.com"}), "retried": units(None, "second time", attempts=2)}
         measured["in a transaction"] = units({"to": "user@example.com"}, create=in_a_transaction)
+        measured["paused"] = paused()
         measured |= {f"{size} KB": units("x" * (size * 1024)) for size in PAYLOAD_KB}
         for size in PAYLOAD_KB:
             key = {"pk": {"S": f"run#payload of {size} KB in an item of its own"}, "sk": {"S": "payload"}}

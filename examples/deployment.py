@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from botocore.exceptions import WaiterError
 
 from examples.local_aws import LocalAws
@@ -100,7 +100,8 @@ def artifact(sources: tuple[str, ...]) -> bytes:
 
 def load_template(path: Path = PROJECT / "template.yaml") -> dict[str, Any]:
     """Return a CloudFormation template with its short forms (``!Ref X``) in the long one (``{"Ref": "X"}``)."""
-    return yaml.load(path.read_text(), Loader=_TemplateLoader)
+    template: dict[str, Any] = yaml.load(path.read_text(), Loader=_TemplateLoader)
+    return template
 
 
 @cache
@@ -118,7 +119,7 @@ def _python_files(source: Path) -> Iterator[Path]:
         yield from sorted(source.rglob("*.py"))
 
 
-class _TemplateLoader(yaml.SafeLoader):
+class _TemplateLoader(yaml.SafeLoader):  # type: ignore[misc]
     pass
 
 

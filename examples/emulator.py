@@ -1,4 +1,4 @@
-"""The process of the local AWS: MiniStack, with corrections where it differs from AWS. Free of this project's code.
+"""The process of the local AWS: MiniStack, with corrections where it differs from AWS.
 
 ``examples.local_aws`` starts this file by its path, with MiniStack's environment. This file corrects the differences in
 the running emulator only, so neither the template nor the code of the functions has to allow for them.
@@ -7,17 +7,15 @@ the running emulator only, so neither the template nor the code of the functions
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from kumofire_core.cli.dev.emulator import serve_until_alone
 
 
 def main(descriptor: int, interpreters: Mapping[str, str]) -> None:
@@ -25,24 +23,15 @@ def main(descriptor: int, interpreters: Mapping[str, str]) -> None:
 
     ``interpreters`` names, by runtime, the interpreter that runs functions of this runtime.
     """
-    import asyncio
+    from ministack.core import lambda_runtime  # type: ignore[import-untyped]
+    from ministack.services import dynamodb, sqs  # type: ignore[import-untyped]
+    from ministack.services.cloudformation import provisioners  # type: ignore[import-untyped]
 
-    from hypercorn.asyncio import serve
-    from hypercorn.config import Config
-    from ministack.app import app
-    from ministack.core import lambda_runtime
-    from ministack.services import dynamodb, sqs
-    from ministack.services.cloudformation import provisioners
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     isolate_functions(lambda_runtime, interpreters)
     read_numbers_of_mappings(provisioners)
     apply_settings_of_tables(provisioners, dynamodb)
     add_message_move_tasks(sqs)
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.keep_alive_timeout = 75
-    asyncio.run(serve(app, config))
+    serve_until_alone(descriptor)
 
 
 def isolate_functions(lambda_runtime: Any, interpreters: Mapping[str, str]) -> None:
@@ -178,12 +167,6 @@ def add_message_move_tasks(sqs: Any) -> None:
         return {"Results": tasks.get(arn, [])[: int(data.get("MaxResults") or 1)]}
 
     sqs._HANDLERS.update({"StartMessageMoveTask": start, "ListMessageMoveTasks": listed})
-
-
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    shutil.rmtree(os.getcwd(), ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from examples.console_demo import played_morning, serving
 from examples.local_aws import local_aws
 from kumofire_core import Jobs
 
-SIZE = {"width": 1280, "height": 800}
-LOOKS = ("light", "dark")
+SIZE: ViewportSize = {"width": 1280, "height": 800}
+LOOKS: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def find_chromium() -> str | None:

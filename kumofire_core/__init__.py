@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from kumofire_core.engine.bulk import BulkOperation
     from kumofire_core.engine.cleaning import CleaningResult
     from kumofire_core.engine.consumer import ConsumeResult
-    from kumofire_core.engine.create import Dedupe, RunRequest
     from kumofire_core.engine.dispatcher import DispatchResult, PartlyDispatchedError
     from kumofire_core.engine.hooks import RunEvent
     from kumofire_core.engine.limit_views import LimitUse
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
     )
     from kumofire_core.handlers.context import AttemptLogFilter, JobContext, JobContextForTest
     from kumofire_core.handlers.deadline import LambdaContext
-    from kumofire_core.handlers.job_function import JobFunction
+    from kumofire_core.handlers.job_function import Dedupe, JobFunction, RunRequest
     from kumofire_core.handlers.job_group import JobGroup
     from kumofire_core.handlers.middleware import CallNext, Middleware
     from kumofire_core.jobs import Jobs
@@ -235,7 +234,7 @@ _PLACES = {
     "CleaningResult": "engine.cleaning",
     "ConsumeResult": "engine.consumer",
     "ConsumerProgress": "engine.stats",
-    "Dedupe": "engine.create",
+    "Dedupe": "handlers.job_function",
     "DispatchResult": "engine.dispatcher",
     "DueRun": "engine.stats",
     "FailureCount": "engine.stats",
@@ -263,7 +262,7 @@ _PLACES = {
     "RetryPolicy": "rules.retry",
     "Run": "model.run",
     "RunEvent": "engine.hooks",
-    "RunRequest": "engine.create",
+    "RunRequest": "handlers.job_function",
     "RunStatus": "model.run",
     "Schedule": "model.schedule",
     "ScheduleChanges": "engine.schedules",

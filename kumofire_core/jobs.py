@@ -123,34 +123,36 @@ class Jobs:
         large_from: int = DEFAULT_LARGE_FROM,
         s3: Any = None,
     ) -> None:
-        problems = argument_problems(
-            table=table,
-            queue_url=queue_url,
-            dynamodb=dynamodb,
-            sqs=sqs,
-            retry=retry,
-            lease=lease,
-            retention=retention,
-            clock=clock,
-            concurrency=concurrency,
-            wake_shards=wake_shards,
-            allow_unknown_jobs=allow_unknown_jobs,
-            batch_writes=batch_writes,
-            missing_handler=missing_handler,
-            list_succeeded=list_succeeded,
-            counts=counts,
-            cipher=cipher,
-            creator=creator,
-            bucket=bucket,
-            large_from=large_from,
-            s3=s3,
-        )
+        settings: dict[str, Any] = {
+            "table": table,
+            "queue_url": queue_url,
+            "dynamodb": dynamodb,
+            "sqs": sqs,
+            "retry": retry,
+            "lease": lease,
+            "retention": retention,
+            "clock": clock,
+            "concurrency": concurrency,
+            "wake_shards": wake_shards,
+            "allow_unknown_jobs": allow_unknown_jobs,
+            "batch_writes": batch_writes,
+            "missing_handler": missing_handler,
+            "list_succeeded": list_succeeded,
+            "counts": counts,
+            "cipher": cipher,
+            "creator": creator,
+            "bucket": bucket,
+            "large_from": large_from,
+            "s3": s3,
+        }
+        problems = argument_problems(**settings)
         registry = Registry(retry if isinstance(retry, RetryPolicy) else RetryPolicy())
         problems += registry.register_all(handlers)
         if problems:
             raise ConfigurationError(problems)
         # One connection for each thread of a batch, or each chunk of the dispatcher, and one or two more.
         clients = Clients(dynamodb=dynamodb, sqs=sqs, s3=s3, connections=max(20, concurrency + 2))
+        self._settings = settings
         self._clients = clients
         self._registry = registry
         self._clock = clock
@@ -158,7 +160,7 @@ class Jobs:
         self._allow_unknown_jobs = allow_unknown_jobs
         self._store = RunStore(
             table=Table(table, clients.dynamodb),
-            queue=Queue(queue_url, clients.sqs),
+            queue=Queue(queue_url, clients.sqs, clients.receiver),
             registry=registry,
             retention=retention,
             wake_shards=wake_shards,
@@ -174,6 +176,18 @@ class Jobs:
         self._consumer = Consumer(self._store, lease=lease, batch_writes=batch_writes, missing_handler=missing_handler)
         self._progress_teller = ProgressTeller(self._store)
         self._count_teller = CountTeller(self._store) if counts else None
+
+    def _state_with(self, **settings: Any) -> dict[str, Any]:
+        """Return the state of a ``Jobs`` with the same handlers, middleware and hooks, and with these settings.
+
+        Nothing that this process has found out is in it. ``kumofire_core.testing`` puts it in this one's place.
+        """
+        other = object.__new__(Jobs)
+        Jobs.__init__(other, **{**self._settings, **settings})
+        other._registry = other._store.registry = self._registry
+        other._store.creating, other._store.traceparent = self._store.creating, self._store.traceparent
+        other._store.hooks = None if self._store.hooks is None else self._store.hooks.anew()
+        return other.__dict__
 
     @property
     def table_name(self) -> str:

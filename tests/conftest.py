@@ -12,9 +12,9 @@ from moto import mock_aws
 from kumofire_core import Jobs
 from kumofire_core.engine import sqs_batch
 from tests.builders import Aws, Clock, make_aws
-from tests.emulators import ministack
+from tests.emulators import dynamodb_local, ministack
 
-__all__ = ["ministack"]
+__all__ = ["dynamodb_local", "ministack"]
 
 
 @pytest.fixture

@@ -23,6 +23,11 @@ LOCKS = {
     ),
     "sam": ("--group", "sam"),
     "audit": ("--group", "audit"),
+    "docs": ("--group", "docs"),
+    "celery": (
+        *("pyproject.toml", "--extra", "typed", "--group", "celery"),
+        *("--constraint", "requirements/dev.txt"),
+    ),
 }
 
 # One lock for every platform and every Python that the project supports. No address of an index gets into it.

@@ -29,7 +29,7 @@ REPLACED = (
     (" Build for the same one (ARCHITECTURE of the Makefile).", ""),
     (" Build with ENCRYPTION=true.", " It needs kumofire-jobs[lambda,encryption] in src/requirements.txt."),
     (" Build with s3 among BOTO3_SERVICES.", ""),
-    (" docs/deploy.md says what to do.", " `kumofire doctor` says what to do."),
+    (" docs/alarms.md says what to do.", " `kumofire doctor` says what to do."),
 )
 """What a project has in place of something here. Each of them is there exactly once."""
 

@@ -31,7 +31,7 @@ class Clients:
         connections: int,
         s3: Any = None,
     ) -> None:
-        self._given: dict[str, Any] = {"dynamodb": dynamodb, "sqs": sqs, "s3": s3}
+        self._given: dict[str, Any] = {"dynamodb": dynamodb, "sqs": sqs, "s3": s3, "receiver": None}
         self._connections = connections
         self._lock = threading.Lock()
         self._made: tuple[int, list[str]] = os.getpid(), []
@@ -45,6 +45,14 @@ class Clients:
     def sqs(self) -> SQSClient:
         """Return the SQS client."""
         client: SQSClient = self._known("sqs") or self._make("sqs")
+        return client
+
+    def receiver(self) -> SQSClient:
+        """Return a client of SQS for long polls: it waits longer for a reply, and leaves repeats to its caller."""
+        given: SQSClient | None = self._known("sqs")
+        if given is not None and "sqs" not in self._made[1]:  # the application's own
+            return given
+        client: SQSClient = self._known("receiver") or self._make("receiver")
         return client
 
     def s3(self) -> Any:
@@ -74,7 +82,8 @@ class Clients:
     def _make(self, service: str) -> Any:
         with self._lock:  # a session is not safe to make clients from in several threads
             if self._given[service] is None:
-                client = self._session.create_client(service, config=self._config_of(service))
+                name = "sqs" if service == "receiver" else service
+                client = self._session.create_client(name, config=self._config_of(service))
                 if service == "dynamodb":
                     client.meta.events.register("before-parse.dynamodb", read_as_sent)
                 self._given[service] = client
@@ -88,10 +97,13 @@ class Clients:
         return get_session()
 
     def _config_of(self, service: str) -> Any:
-        if service != "s3":
+        if service not in ("s3", "receiver"):
             return self._config
         from botocore.config import Config
 
+        if service == "receiver":
+            # A long poll takes up to 20 seconds.
+            return self._config.merge(Config(read_timeout=25, retries={"mode": "standard", "total_max_attempts": 1}))
         # The bytes of a large value take their time. Its checksum is made and checked by this package.
         return self._config.merge(
             Config(

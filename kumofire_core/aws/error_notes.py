@@ -7,6 +7,9 @@ from botocore.exceptions import ClientError
 _NO_TABLE = (
     "there is no such table in this account and region; check the name, AWS_DEFAULT_REGION and the credentials' account"
 )
+_NO_INDEX = (
+    "the table lacks the index that is asked for; update the stack: template.yaml has the indexes wake and listing"
+)
 _NO_QUEUE = (
     "there is no such queue in this account and region; check the URL, AWS_DEFAULT_REGION and the credentials' account"
 )
@@ -132,14 +135,14 @@ def advice(error: BaseException) -> str:
     """Return what an error means here and what to do."""
     code = code_of(error)
     if code == "Validation" and "index" in str(error):
-        return "the table has not the index that is asked for; it needs the index of template.yaml, wake"
+        return _NO_INDEX
     return advice_for(code)
 
 
 def advice_for(code: object) -> str:
     """Return what the error of this code means here and what to do."""
     known = _PERMANENT.get(_short(code)) or _PASSING.get(_short(code))
-    return known or "docs/deploy.md has no advice for this one; look it up in the service's API reference"
+    return known or "docs/errors.md has no advice for this error; look it up in the service's API reference"
 
 
 def _short(code: object) -> str:

@@ -32,9 +32,12 @@ _LENGTHS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisib
 class Queue:
     """One SQS queue. ``client`` makes the low-level client, on the first request."""
 
-    def __init__(self, url: str, client: Callable[[], SQSClient]) -> None:
+    def __init__(
+        self, url: str, client: Callable[[], SQSClient], receiver: Callable[[], SQSClient] | None = None
+    ) -> None:
         self.url = url
         self._client = client
+        self._receiver = receiver or client
         self._refused = 0
         self._lock = threading.Lock()
 
@@ -132,6 +135,49 @@ class Queue:
                 again.append(run_id)
         return again
 
+    def receive(self, most: int, *, wait_seconds: int, visibility_seconds: int | None = None) -> list[dict[str, Any]]:
+        """Receive up to ``most`` (at most 10) messages, as the records of a Lambda event.
+
+        It waits up to ``wait_seconds`` (at most 20) for the first. ``visibility_seconds`` is for how long they are
+        hidden from others, in place of the queue's own number. Errors of SQS leave as botocore raised them.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+        """
+        hidden = {} if visibility_seconds is None else {"VisibilityTimeout": visibility_seconds}
+        reply = self._receive({"MaxNumberOfMessages": most, "WaitTimeSeconds": wait_seconds, **hidden})
+        return [
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "attributes": message.get("Attributes", {}),
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+            }
+            for message in reply.get("Messages", ())
+        ]
+
+    def try_delete(self, receipts: Sequence[str]) -> list[str]:
+        """Delete received messages, by their receipt handles, ten in a request; return those that may be tried again.
+
+        What fails is logged. A message that is not deleted comes again, and its consumer ignores it.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessageBatch.html
+        """
+        left: list[str] = []
+        for start in range(0, len(receipts), BATCH_SIZE):
+            some = receipts[start : start + BATCH_SIZE]
+            try:
+                reply = self._delete([{"Id": str(index), "ReceiptHandle": each} for index, each in enumerate(some)])
+            except AWS_ERRORS as error:
+                log.warning("%d messages could not be deleted (%s). %s", len(some), error_name(error), note_of(error))
+                left += some
+                continue
+            failed = reply.get("Failed", ())
+            left += [some[int(entry["Id"])] for entry in failed if not entry.get("SenderFault")]
+            if failed:
+                codes = ", ".join(sorted({str(entry.get("Code")) for entry in failed}))
+                log.warning("%d messages could not be deleted (%s)", len(failed), codes)
+        return left
+
     def try_hide(self, seconds: Mapping[str, int]) -> None:
         """Let SQS deliver received messages again after these seconds, by their receipt handles; one request for ten.
 
@@ -195,6 +241,16 @@ class Queue:
     @explained
     def _attributes(self, names: Any, url: str | None = None) -> Any:
         return self._client().get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)
+
+    @explained
+    def _receive(self, parameters: Any) -> Any:
+        return self._receiver().receive_message(
+            QueueUrl=self.url, MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"], **parameters
+        )
+
+    @explained
+    def _delete(self, entries: Any) -> Any:
+        return self._client().delete_message_batch(QueueUrl=self.url, Entries=entries)
 
     @explained
     def _change_visibility(self, entries: Any) -> Any:

@@ -40,6 +40,7 @@ app.command("kumofire_core.cli.limits:limits", name="limits", help="Show who has
 app.command("kumofire_core.cli.bulk:app", name="bulk", help="Go on with changes of many runs.")
 app.command("kumofire_core.cli.dead_letters:app", name="dlq", help="Look at dead letters, and send them back.")
 app.command("kumofire_core.cli.dispatching:dispatch", name="dispatch", help="Make one pass of the dispatcher.")
+app.command("kumofire_core.cli.work:work", name="work", help="Execute the runs of a queue, in a container for example.")
 app.command("kumofire_core.cli.checkup:doctor", name="doctor", help="Say what is wrong with a deployment.")
 app.command("kumofire_core.cli.console:console", name="console", help="Serve the console, a web page, to this machine.")
 app.command("kumofire_core.cli.new_project:init", name="init", help="Write a new project, with a job and its tests.")

@@ -154,7 +154,7 @@ def _work(here: Invocation, work: Callable[[Callable[[Any], None]], Any], *, exp
             )
         raise
     if latest is None:
-        raise NotDoneError("it was removed meanwhile")
+        raise NotDoneError("this change of many runs was removed meanwhile; one is kept for a week")
     if here.as_json:
         here.emit(operation_form(latest))
     else:

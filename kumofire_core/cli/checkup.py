@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from kumofire_core.cli.display import BOLD, DIM, GREEN, RED, YELLOW, styled
 from kumofire_core.cli.exits import Exit
@@ -15,12 +18,19 @@ from kumofire_core.text import plain
 STYLES = {"error": RED, "warning": YELLOW, "note": DIM}
 
 
-def doctor(*, here: Here) -> int:
-    """Examine the deployment, and say what is wrong with it and what to do. Nothing is changed."""
+def doctor(
+    *,
+    try_batch_writes: Annotated[
+        bool,
+        Parameter(negative=(), help="Also try batched writes on the table, on items of its own that it deletes again."),
+    ] = False,
+    here: Here,
+) -> int:
+    """Examine the deployment, and say what is wrong with it and what to do. Nothing is changed without an option."""
     from kumofire_core.deployment.doctor import examine
 
     with _telling() as tell:
-        diagnosis = examine(here.deployment, clock=here.now, on_check=tell)
+        diagnosis = examine(here.deployment, clock=here.now, on_check=tell, try_batch_writes=try_batch_writes)
     if here.as_json:
         here.emit(
             {

@@ -17,6 +17,8 @@ class Exit(IntEnum):
     """AWS refused or could not be reached, or the deployment is not as it has to be."""
     FINDINGS = 4
     """``doctor`` found something to do."""
+    STUCK = 5
+    """``work`` ended by itself: all its places are held by code that was cut and does not stop."""
     UNEXPECTED = 70
     """A mistake in this program."""
     INTERRUPTED = 130

@@ -36,6 +36,7 @@ def run_form(run: Run) -> dict[str, Any]:
         "waiting_for_limit": run.waiting_for_limit,
         "progress": None if run.progress is None else _progress_form(run.progress),
         "schedule_id": run.schedule_id,
+        "occurrence": iso(run.occurrence),
         "dedupe_key": run.dedupe_key,
         "parent_id": run.parent_id,
         "created_by": run.created_by,

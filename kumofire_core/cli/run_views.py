@@ -86,6 +86,7 @@ def show_run(here: Invocation, run: Run, steps: Sequence[Step], *, payload: bool
             ("started", time(run.started_at)),
             ("finished", time(run.finished_at)),
             ("schedule", run.schedule_id),
+            ("occurrence", time(run.occurrence)),
             ("dedupe key", run.dedupe_key),
             ("group", run.group),
             ("batch", None if run.batch_id is None else f"{run.batch_id}, member {run.batch_index}"),

@@ -18,7 +18,7 @@ from kumofire_core.errors import InvalidArgumentError
 from kumofire_core.text import LENGTH_FORM, parse_length
 
 if TYPE_CHECKING:
-    from kumofire_core.engine.create import Dedupe
+    from kumofire_core.handlers.job_function import Dedupe
     from kumofire_core.model.run import Run
 
 app = App(name="runs")

@@ -267,7 +267,7 @@ def next_times(
         ],
     )
     if not times:
-        raise NotDoneError("there is no such time")
+        raise NotDoneError("this expression has no time that is still to come")
 
 
 def _tried_timing(tried: dict[str, Any], now: datetime) -> tuple[Timing, datetime | None]:

@@ -1,7 +1,7 @@
 """The messages on a deployment's dead-letter queue: looks at them, sends them back, and deletes them.
 
 A dead letter is a pointer to a run, and its run does not need it: the dispatcher sends the message of an unfinished run
-again (docs/deploy.md, "Messages on the dead-letter queue"). So nothing here can lose or repeat a run.
+again (docs/alarms.md, "Messages on the dead-letter queue"). So nothing here can lose or repeat a run.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from datetime import datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kumofire_core.aws.error_notes import advice, code_of
-from kumofire_core.deployment.checks import functions, queues, runs, surroundings, tables
+from kumofire_core.deployment.checks import batch_writes, functions, queues, runs, surroundings, tables
 from kumofire_core.deployment.discovery import Deployment, DiscoveryError
 from kumofire_core.deployment.examination import Examination
 from kumofire_core.deployment.findings import Diagnosis, Finding, Severity, Trouble, error, warning
@@ -39,6 +39,9 @@ CHECKS: dict[str, Check] = {
     "bucket": surroundings.bucket,
 }
 
+TRIALS: dict[str, Check] = {batch_writes.CHECK: batch_writes.batch_writes}
+"""The checks that write, on items of their own. Each is made only where it is asked for."""
+
 READER, OPERATOR = "ReaderPolicyArn", "OperatorPolicyArn"
 
 ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -60,6 +63,13 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """The requests of the checks: the permission that each needs, and the stack's outputs whose policies have it."""
 
+TRIAL_ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "PutItem": ("dynamodb:PutItem", (OPERATOR,)),
+    "DeleteItem": ("dynamodb:DeleteItem", (OPERATOR,)),
+    "BatchExecuteStatement": ("dynamodb:PartiQLUpdate", ()),
+}
+"""The same for the trials."""
+
 NOBODY = (
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -79,18 +89,25 @@ NOBODY = (
 
 
 def examine(
-    deployment: Deployment, *, clock: Callable[[], datetime] = utc_now, on_check: Callable[[str], object] | None = None
+    deployment: Deployment,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    on_check: Callable[[str], object] | None = None,
+    try_batch_writes: bool = False,
 ) -> Diagnosis:
     """Examine a deployment: some 40 small requests, none of which writes. Errors of AWS become findings.
 
-    ``on_check`` is called with the name of each check before it begins. Raises ``DiscoveryError`` where no request can
-    be made at all: without a region, or with a profile that does not exist.
+    ``try_batch_writes`` also makes batched claims and ends of attempts on three items of its own in the table, which it
+    deletes again, and says whether they did what the consumer's ``batch_writes`` counts on. It needs the right to
+    ``dynamodb:PartiQLUpdate``, which no policy of the stack's outputs has. ``on_check`` is called with the name of each
+    check before it begins. Raises ``DiscoveryError`` where no request can be made at all: without a region, or with a
+    profile that does not exist.
     """
     look = Examination(deployment, clock)
     findings: list[Finding] = []
     passed: list[str] = []
     unseen: dict[str, list[str]] = {}
-    for name, check in CHECKS.items():
+    for name, check in {**CHECKS, **(TRIALS if try_batch_writes else {})}.items():
         if on_check is not None:
             on_check(name)
         try:
@@ -108,7 +125,8 @@ def examine(
                 findings += found
                 break
         findings += found
-        passed += [] if found else [name]
+        tried = name in TRIALS and all(finding.severity is Severity.NOTE for finding in found)
+        passed += [name] if tried or not found else []
     findings += [_not_allowed(operation, checks) for operation, checks in unseen.items()]
     order = list(Severity)
     return Diagnosis(
@@ -126,7 +144,13 @@ def _operation(failure: Exception) -> str:
 
 
 def _not_allowed(operation: str, checks: list[str]) -> Finding:
-    action, outputs = ACTIONS.get(operation, (operation, (OPERATOR,)))
+    action, outputs = {**ACTIONS, **TRIAL_ACTIONS}.get(operation, (operation, (OPERATOR,)))
+    if not outputs:
+        return warning(
+            "permissions",
+            f"These credentials lack {action}, so {_checks(checks)} could not be done.",
+            f"Allow {action} on the table to the role for this trial; no policy of the stack's outputs has it.",
+        )
     policies = "the policy" if len(outputs) == 1 else "one of the policies"
     also = " If it is there, the key's own policy refuses it." if action.startswith("kms:") else ""
     return warning(

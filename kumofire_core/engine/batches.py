@@ -22,7 +22,7 @@ from kumofire_core.aws.dynamodb import LISTING_INDEX
 from kumofire_core.aws.error_notes import is_permanent
 from kumofire_core.aws.errors import AWS_ERRORS
 from kumofire_core.engine import batch_marks, run_control
-from kumofire_core.engine.create import CHUNK, PUTS_IN_FLIGHT, RunCreator, RunRequest
+from kumofire_core.engine.create import CHUNK, PUTS_IN_FLIGHT, RunCreator
 from kumofire_core.engine.run_store import RunStore, new_token
 from kumofire_core.errors import (
     BatchCanceledError,
@@ -35,6 +35,7 @@ from kumofire_core.errors import (
 )
 from kumofire_core.handlers.context import run_under_way
 from kumofire_core.handlers.handler_pool import BoundedPool
+from kumofire_core.handlers.job_function import RunRequest
 from kumofire_core.model import json_codec
 from kumofire_core.model.batch import (
     MOST_MEMBERS,

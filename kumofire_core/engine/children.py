@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from kumofire_core.engine import batch_marks, run_control
 from kumofire_core.engine.batches import Batches
-from kumofire_core.engine.create import RunCreator, RunRequest
+from kumofire_core.engine.create import RunCreator
 from kumofire_core.engine.run_store import RunStore, run_key
 from kumofire_core.handlers.handler_pool import HandlerPool
+from kumofire_core.handlers.job_function import RunRequest
 from kumofire_core.model.batch import StoredBatch, member_run_id
 from kumofire_core.model.run import Run, derived_run_id
 from kumofire_core.model.run_item import StoredRun

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.aws.dynamodb import Answer
@@ -37,13 +38,13 @@ from kumofire_core.handlers.context import (
     log_fields,
 )
 from kumofire_core.handlers.deadline import Deadline
-from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_handler
+from kumofire_core.handlers.handler_pool import AttemptCutError, HandlerPool, HandlerTimeoutError, call_handler
 from kumofire_core.handlers.registry import Job
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_causes, error_places, forget_frames
 from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
-from kumofire_core.model.steering import Snooze
+from kumofire_core.model.steering import Cancel, Snooze
 from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
 from kumofire_core.rules import decisions, run_writes
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from kumofire_core.engine.batch_writes import BatchClaim, BatchCompleter, BatchWriter
     from kumofire_core.engine.hooks import Hooks
     from kumofire_core.engine.limits import Slots
+    from kumofire_core.engine.renewal import HeldAttempt, Renewal
     from kumofire_core.engine.steps import Steps
     from kumofire_core.model.batch import Batch
     from kumofire_core.rules.limits import Beat
@@ -118,6 +120,10 @@ class Consumer:
 
             self._batch_writer = BatchWriter(store)
         self.pool = HandlerPool()
+        self.sleeps_for_rates = True
+        """Whether an attempt that may start within two seconds, by the rate of its job, waits for that here."""
+        self.renewal: Renewal | None = None
+        """How attempts without a deadline keep their leases, in a worker."""
         self._busy_rates: dict[str, bool] = {}
         self._progress_lock = threading.Lock()
         self._progress_writer: ProgressWriter | None = None
@@ -134,7 +140,7 @@ class Consumer:
 
     def claim_early(self, run_ids: Sequence[str], deadline: Deadline | None) -> dict[str, BatchClaim]:
         """Try the claims of runs that are about to be consumed in one request, where that was asked for."""
-        if self._batch_writer is None or not self._has_time_for_two(deadline):
+        if self._batch_writer is None or self.renewal is not None or not self._has_time_for_two(deadline):
             return {}
         return self._batch_writer.try_claims(run_ids, longest_ms=self._longest_ms(deadline), logged=_log(deadline))
 
@@ -172,12 +178,20 @@ class Consumer:
         return deadline is None or deadline.seconds_left() > LONGEST_REQUEST_SECONDS + 2 * deadline.reserve
 
     def _longest_ms(self, deadline: Deadline | None) -> int:
-        return self._lease_ms if deadline is None else max(0, int(deadline.seconds_left() * 1000))
+        if deadline is None:
+            return self._lease_ms if self.renewal is None else self.renewal.lease_ms
+        return max(0, int(deadline.seconds_left() * 1000))
+
+    def _renewed(self, deadline: Deadline | None) -> Renewal | None:
+        """Return what renews the leases of attempts that begin now, where they are renewed."""
+        return self.renewal if deadline is None else None
 
     def _claim(self, run_id: str, deadline: Deadline | None, token: str) -> StoredRun | ConsumeResult:
         now_ms, longest_ms = self._store.now_ms(), self._longest_ms(deadline)
         # A run's own timeout may only make the lease shorter than the process lives, and DynamoDB has no minimum.
-        heeds_timeout = deadline is None or self._store.registry.has_timeouts_within(longest_ms)
+        heeds_timeout = self._renewed(deadline) is None and (
+            deadline is None or self._store.registry.has_timeouts_within(longest_ms)
+        )
         claim = run_writes.claim(
             token, now_ms=now_ms, longest_ms=longest_ms, heeds_timeout=heeds_timeout, log=_log(deadline)
         )
@@ -198,7 +212,7 @@ class Consumer:
             if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
                 return ignored
             return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
-        if found.timeout_ms is not None:
+        if found.timeout_ms is not None and self._renewed(deadline) is None:
             longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
         return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms, logged=_log(deadline))
 
@@ -285,6 +299,8 @@ class Consumer:
             return self._release(claimed, late.error)
         except _NoTimeLeft as late:
             return self._release(claimed, DeadlineTooCloseError(late.seconds_left))
+        except _LeaseLost:
+            return self._lost_lease(claimed, timedelta(0, time.monotonic() - begun))
         except Suspension as suspension:
             result = self._suspended(claimed, suspension, timedelta(0, time.monotonic() - begun))
             forget_frames(suspension)
@@ -325,10 +341,11 @@ class Consumer:
 
     def _await_moment(self, claimed: StoredRun, deadline: Deadline | None, beat: Beat) -> ConsumeResult | None:
         """Wait until a run may start by its job's rate; where that is not soon, put it back and say so."""
-        from kumofire_core.engine.rates import MOST_WAIT_US, Moments
+        from kumofire_core.engine.rates import EARLY_MS, MOST_WAIT_US, Moments
 
         moments = Moments(self._store, claimed, beat, self._busy_rates)
-        most_us = MOST_WAIT_US if deadline is None else min(MOST_WAIT_US, int(deadline.seconds_to_run() * 500_000))
+        longest_us = MOST_WAIT_US if self.sleeps_for_rates else 0
+        most_us = longest_us if deadline is None else min(longest_us, int(deadline.seconds_to_run() * 500_000))
         for _ in range(MOMENTS_TRIED):
             left_us = moments.microseconds_left()
             if left_us > most_us:
@@ -336,7 +353,7 @@ class Consumer:
             time.sleep(left_us / 1e6)
             if not moments.is_missed():
                 return None
-        write, due_ms = moments.write_of(claimed)
+        write, due_ms = moments.write_of(claimed, early_ms=EARLY_MS if self.sleeps_for_rates else 0)
         answer = self._store.apply(claimed.id, write)
         if not answer.applied:
             return self._unattempted(claimed, answer)
@@ -430,7 +447,10 @@ class Consumer:
         lease_left = (lease_ms - run_writes.CLOCK_SKEW_MS) / 1000
         if lease_left <= 0 or (limit is not None and limit <= 0):
             raise _NoTimeLeft(lease_left if limit is None else min(limit, lease_left))
-        if limit is not None:
+        renewal, held = self._renewed(deadline), None
+        if renewal is not None:
+            held = self._held(renewal, claimed)
+        elif limit is not None:
             # The reply to the claim may have come late, or Lambda may have frozen the process meanwhile: the lease went
             # on by the clock on the wall, which the monotonic one does not know of.
             limit = min(limit, lease_left)
@@ -439,7 +459,10 @@ class Consumer:
         seconds = (lease_left if timeout is None else None) if deadline is None else deadline.seconds_to_run()
         began = time.monotonic()
         ends = began + ((lease_ms - run_writes.LEASE_MARGIN_MS) / 1000 if limit is None else limit)
-        steps = AttemptSteps(partial(self._steps_of, claimed, seconds, began, ends, threading.get_ident()))
+        if held is not None:
+            seconds, ends = None, inf if limit is None else ends
+        stops = None if held is None else held.stops
+        steps = AttemptSteps(partial(self._steps_of, claimed, seconds, began, ends, threading.get_ident(), stops))
         context = JobContext(
             claimed,
             read_cancellation=self._store.cancel_requested,
@@ -447,10 +470,16 @@ class Consumer:
             read_batch=partial(self._batch_of, claimed),
             steps=steps,
             ends=ends,
+            stops=stops,
         )
         call = partial(call_handler if job.payload_type is None else partial(_call_typed, job), job.handler, context)
         try:
-            value = contextvars.copy_context().run(call) if limit is None else self.pool.run(call, seconds=limit)
+            if held is not None:
+                value = held.run(call, seconds=limit)
+            else:
+                value = contextvars.copy_context().run(call) if limit is None else self.pool.run(call, seconds=limit)
+        except AttemptCutError as cut:
+            raise self._interrupted(claimed, cut, steps) from None
         except HandlerTimeoutError:
             if (ending := steps.end()) is not None:
                 raise self._left_by(None, ending, claimed) from None
@@ -478,11 +507,38 @@ class Consumer:
         except InvalidJSONError:
             raise _UnusableOutput(refusal) from None
 
-    def _steps_of(self, claimed: StoredRun, seconds: float | None, began: float, ends: float, thread: int) -> Steps:
+    def _held(self, renewal: Renewal, claimed: StoredRun) -> HeldAttempt:
+        """Return what executes an attempt whose lease is renewed."""
+        from kumofire_core.engine.renewal import HeldAttempt
+
+        return HeldAttempt(renewal, self._store, self.pool, claimed)
+
+    def _interrupted(self, claimed: StoredRun, cut: AttemptCutError, steps: AttemptSteps) -> BaseException:
+        """Return as what an attempt ends that was cut although it had time left: no failure of its handler."""
+        from kumofire_core.engine.renewal import INTERRUPTED_WAIT_MS, LOST
+
+        ending = steps.end()
+        if cut.why == LOST:
+            return _LeaseLost()
+        if ending is not None:
+            return self._left_by(None, ending, claimed)
+        return Suspension(cut.why, self._store.now_ms() + INTERRUPTED_WAIT_MS)
+
+    def _steps_of(
+        self,
+        claimed: StoredRun,
+        seconds: float | None,
+        began: float,
+        ends: float,
+        thread: int,
+        stops: Callable[[], bool] | None,
+    ) -> Steps:
         """Return what keeps the steps of an attempt. A handler without steps does not pay for its import."""
         from kumofire_core.engine.steps import Steps
 
-        return Steps(self._store, self.pool, claimed, seconds=seconds, began=began, ends=ends, thread=thread)
+        return Steps(
+            self._store, self.pool, claimed, seconds=seconds, began=began, ends=ends, thread=thread, stops=stops
+        )
 
     @staticmethod
     def _left_by(error: BaseException | None, ending: BaseException, claimed: StoredRun) -> BaseException:
@@ -576,6 +632,8 @@ class Consumer:
             return self._lost_lease(claimed, taken)
         if end.snoozed:
             log.info("the run was snoozed", extra={**log_fields(claimed), **_end_fields(end)})
+        elif isinstance(error, Cancel):
+            log.info("the handler canceled the run", extra={**log_fields(claimed), **_end_fields(end)})
         else:
             # The error's own text may quote the payload. It is in the table, for those who may read that.
             log.log(
@@ -719,6 +777,10 @@ def _call_typed(job: Job, handler: Callable[[Any], Any], context: JobContext) ->
     except InvalidPayloadError as error:
         raise _UnfitPayload(error) from None
     return call_handler(handler, context)
+
+
+class _LeaseLost(Exception):
+    """The lease was found to be lost while the handler was executing, which was cut. Nothing can be recorded."""
 
 
 class _NoTimeLeft(Exception):

@@ -175,7 +175,7 @@ class CountTeller:
                 self._failures = min(self._failures + 1, 10)
                 if is_invalid(error):  # it would be refused again
                     self._unconfirmed = None
-            log.warning("what became of messages could not be added to the counts (%s)", error_name(error))
+            log.warning("the counts for the stats could not be written (%s)", error_name(error))
             return False
         with self._lock:
             self._unconfirmed, self._failures = None, 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from kumofire_core.engine import dedupe
 from kumofire_core.engine.dedupe import Created
@@ -14,6 +14,7 @@ from kumofire_core.engine.run_store import RunStore
 from kumofire_core.errors import InvalidArgumentError, KumofireError, PartlyCreatedError, short_repr, unknown_names
 from kumofire_core.handlers.context import run_under_way
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
+from kumofire_core.handlers.job_function import Dedupe, RunRequest
 from kumofire_core.model.message import Sending
 from kumofire_core.model.run import NewRun, derived_run_id, new_run_id
 from kumofire_core.model.times import LAST_MS, delay_ms, require_aware, to_ms
@@ -31,26 +32,6 @@ CHUNK = 10
 
 PUTS_IN_FLIGHT = 16
 """Chunks under way at once. More would only wait for this process's one core."""
-
-
-Dedupe = Literal["kept", "unfinished", "debounce"] | timedelta
-"""For how long a ``dedupe_key`` makes no other run; see ``Jobs.create``."""
-
-
-class _RunRequest(TypedDict):
-    name: str
-
-
-class RunRequest(_RunRequest, total=False):
-    """What ``create_many`` may be given for each run: what ``create`` takes."""
-
-    payload: Any
-    run_at: datetime | None
-    delay: timedelta | float | None
-    max_attempts: int | None
-    dedupe_key: str | None
-    dedupe: Dedupe | None
-    group: str | None
 
 
 _REQUEST_KEYS = ("name", *(key for key in RunRequest.__annotations__ if key != "name"))

@@ -488,5 +488,8 @@ def _failing_alone(key: Key, tally: _Tally) -> Iterator[None]:
 def _require_id_of_ours(key: Key) -> None:
     """Raise ``CorruptItemError`` for an id that no message may carry: it would be refused as malformed for ever."""
     if len(key.id) > MAX_RUN_ID_LENGTH or not key.id.isprintable():
-        problem = f"its id of {len(key.id)} characters is none of ours, which have at most {MAX_RUN_ID_LENGTH}"
-        raise CorruptItemError(f"{key.kind}#{key.id[:80]!r}", f"{problem} and are printable")
+        raise CorruptItemError(
+            f"{key.kind}#{key.id[:80]!r}",
+            f"its id of {len(key.id)} characters is not one of this library's, which have at most {MAX_RUN_ID_LENGTH} "
+            "and are printable",
+        )

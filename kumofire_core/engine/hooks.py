@@ -124,8 +124,8 @@ class _Told(NamedTuple):
 class Hooks:
     """The hooks of one ``Jobs``, and the events that wait for them. Safe to use from many threads; never raises."""
 
-    def __init__(self) -> None:
-        self._hooks: dict[str, list[_Hook]] = {}
+    def __init__(self, hooks: dict[str, list[_Hook]] | None = None) -> None:
+        self._hooks: dict[str, list[_Hook]] = {} if hooks is None else hooks
         self._begin()
         _known.add(self)
 
@@ -140,6 +140,10 @@ class Hooks:
         self._failures = 0
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
+
+    def anew(self) -> Hooks:
+        """Return the same hooks for other events: a function that is added to one of the two is in both."""
+        return Hooks(self._hooks)
 
     def add(self, events: tuple[str, ...], function: Callable[[RunEvent], Any]) -> None:
         """Tell ``function`` of these events from now on."""
@@ -298,7 +302,7 @@ def _found(find_run: Callable[[], StoredRun]) -> Run | None:
         found = find_run()
         return None if found.payload is UNREADABLE else found.run
     except Exception as problem:
-        log.warning("a hook is told of a run without it: %s", error_name(problem))
+        log.warning("a run could not be read, so its hooks get event.run as None: %s", error_name(problem))
         return None
 
 

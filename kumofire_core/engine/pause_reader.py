@@ -75,7 +75,7 @@ class PauseReader:
         except Exception as error:  # whatever it is, it must not fail an attempt
             if self._failed_ms is None:
                 what = str(error) if isinstance(error, KumofireError) else f"{error_name(error)}. {note_of(error)}"
-                log.warning("which jobs are paused could not be read, and is taken to be as before: %s", what)
+                log.warning("the pauses could not be read, so this process takes them to be as before: %s", what)
             self._failed_ms = began_ms
         else:
             self._known, self._read_ms, self._failed_ms = known, began_ms, None

@@ -55,7 +55,7 @@ class ProgressTeller:
             if not answer.applied and answer.item is None:
                 self._store.table.put_new(PROGRESS, {"schema": SCHEMA, "create_token": token, **moved})
         except AWS_ERRORS as error:
-            log.warning("how far this consumer has come could not be written (%s)", error_name(error))
+            log.warning("this consumer's place in the queue could not be written (%s)", error_name(error))
 
 
 def typical_sent_ms(records: Iterable[object]) -> int | None:

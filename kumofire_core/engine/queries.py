@@ -71,6 +71,7 @@ UNREAD_NAMES = (
     "last_error",
     "error_type",
     "schedule_id",
+    "occurrence",
     "dedupe_key",
     "cancel_requested_at",
     "cancel_reason",

@@ -59,10 +59,10 @@ class Moments:
         """Say whether it is too late to start at the moment that was reserved."""
         return self._now_us() > (self._moment_us or 0) + self._beat.slack_us
 
-    def write_of(self, claimed: StoredRun) -> tuple[run_writes.Transition, int]:
-        """Return the write that puts the run back until its moment, and when it is due then."""
+    def write_of(self, claimed: StoredRun, *, early_ms: int = EARLY_MS) -> tuple[run_writes.Transition, int]:
+        """Return the write that puts the run back until so long before its moment, and when it is due then."""
         moment_us, now_ms = self._moment_us or 0, self._store.now_ms()
-        due_ms = max(now_ms, moment_us // 1_000 - EARLY_MS)
+        due_ms = max(now_ms, -(-moment_us // 1_000) - early_ms)
         reserved = f"{self._beat.item_id} {moment_us}"
         return run_writes.await_moment(claimed, now_ms=now_ms, due_ms=due_ms, reserved=reserved), due_ms
 

@@ -538,7 +538,11 @@ class RunStore:
             return self.decrypted(stored, required=False)
         except (DecryptionError, LargeValueError, *AWS_ERRORS) as error:
             if not isinstance(error, DecryptionError):
-                log.warning("a hook is told of run %s without its large values: %s", stored.id, error_name(error))
+                log.warning(
+                    "the large values of run %s could not be read, so hooks get it without them: %s",
+                    stored.id,
+                    error_name(error),
+                )
             return stored
 
     def expires_at(self, now_ms: int) -> int | None:

@@ -155,6 +155,7 @@ class ScheduleFiring:
             due_ms=to_ms(due),
             now_ms=to_ms(now),
             schedule_id=schedule.id,
+            occurrence_ms=to_ms(due),
             group=schedule.group,
         )
 

@@ -109,10 +109,12 @@ class Steps:
         began: float | None = None,
         ends: float | None = None,
         thread: int | None = None,
+        stops: Callable[[], bool] | None = None,
     ) -> None:
         """``seconds`` is how long this process can execute attempts from ``began`` on; ``None``: without an end.
 
         ``ends`` is when the attempt is cut; both on ``time.monotonic``'s scale. ``thread`` is the consumer's own.
+        ``stops`` says that this process is to end, so that no further step begins in it.
         """
         self.pool = pool
         self.slots: dict[Any, Any] = {}
@@ -125,6 +127,7 @@ class Steps:
         self._seconds = seconds
         self._ends = ends
         self._thread = thread
+        self._stops = stops
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         # Only an earlier claim, or a signal that the run was told of, can have put something there.
@@ -260,7 +263,8 @@ class Steps:
         """Raise ``Suspension`` where the run is to go on in another invocation, and where it is suspended already."""
         with self._lock:
             self._require_going_on()
-            elsewhere = (
+            elsewhere = self._stops is not None and self._stops()
+            elsewhere = elsewhere or (
                 self._seconds is not None
                 and self._executed > 0
                 and goes_on_elsewhere(

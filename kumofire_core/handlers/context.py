@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import Context, ContextVar, Token
 from datetime import datetime, timedelta
 from functools import partial
+from math import inf
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -184,6 +185,7 @@ class JobContext(Generic[Payload_co]):
         "_read_batch",
         "_read_cancellation",
         "_steps",
+        "_stops",
         "_tell_progress",
     )
 
@@ -200,7 +202,9 @@ class JobContext(Generic[Payload_co]):
         steps: AttemptSteps,
         ends: float,
         read_batch: Callable[[], Batch | None] | None = None,
+        stops: Callable[[], bool] | None = None,
     ) -> None:
+        self._stops = stops
         self._claimed = claimed
         self._payload: Any = claimed.payload
         self._read_batch = read_batch
@@ -228,12 +232,14 @@ class JobContext(Generic[Payload_co]):
         time_left: timedelta = timedelta(seconds=60),
         cancel_requested: bool = False,
         signals: Mapping[str, Any] | None = None,
+        occurrence: datetime | None = None,
     ) -> JobContextForTest[TestPayload]:
         """Return a context to call a handler with in a test; it needs no AWS.
 
         The payload is what the handler gets; it is not checked. ``now`` is an aware datetime, by default the current
         time. Steps are executed, and sleeps are over at once. A wait gets what ``signals`` has under its name; without
-        that, its time is over. Raises ``InvalidArgumentError`` for a wrong argument.
+        that, its time is over. ``occurrence`` is that of the schedule which made the run, an aware datetime. Raises
+        ``InvalidArgumentError`` for a wrong argument.
         """
         from kumofire_core.handlers.context_for_test import run_for_test
 
@@ -248,6 +254,7 @@ class JobContext(Generic[Payload_co]):
             time_left=time_left,
             cancel_requested=cancel_requested,
             signals=signals,
+            occurrence=occurrence,
         )
         return JobContextForTest(
             stored, time_left=time_left, cancel_requested=cancel_requested, signals={} if signals is None else signals
@@ -317,6 +324,15 @@ class JobContext(Generic[Payload_co]):
         if self._cancellation is None:
             self._cancellation = Cancellation(partial(self._read_cancellation, self._claimed.id))
         return self._cancellation.requested()
+
+    def stop_requested(self) -> bool:
+        """Return whether this attempt is to stop soon, because its worker ends or the lease was lost (docs/worker.md).
+
+        Keep what is done then, and raise ``Snooze(0)``: the run goes on in another process, and no attempt is counted.
+        An attempt that goes on is interrupted later. It makes no request. In a Lambda function it is always ``False``:
+        ``time_left`` says when an invocation ends.
+        """
+        return self._stops is not None and self._stops()
 
     def progress(self, fraction: float, note: str | None = None) -> None:
         """Tell how far this attempt is, from 0 to 1, and in words; ``get_status`` and lists show it as ``progress``.
@@ -419,8 +435,11 @@ class JobContext(Generic[Payload_co]):
         return AsyncStepCalls(self._steps.get)
 
     def time_left(self) -> timedelta:
-        """Return how long this attempt may still take; zero after its end."""
-        return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
+        """Return how long this attempt may still take; zero after its end.
+
+        In a worker without a ``timeout`` of the job it is ``timedelta.max`` (docs/worker.md).
+        """
+        return timedelta.max if self._ends == inf else timedelta(seconds=max(0.0, self._ends - time.monotonic()))
 
 
 class JobContextForTest(JobContext[Payload_co]):

@@ -31,6 +31,7 @@ def run_for_test(
     time_left: timedelta,
     cancel_requested: bool,
     signals: object,
+    occurrence: datetime | None,
 ) -> StoredRun:
     """Return a run that is executing; raises ``InvalidArgumentError`` for a wrong argument."""
     for name, number in (("attempt", attempt), ("max_attempts", max_attempts), ("fencing_token", fencing_token)):
@@ -58,6 +59,8 @@ def run_for_test(
         "updated_at": now_ms,
         "started_at": now_ms,
     }
+    if occurrence is not None:
+        item["occurrence"] = to_ms(require_aware("occurrence", occurrence))
     stored = StoredRun(run_id, item, max_attempts)
     stored.payload = payload  # ``run.payload`` is what the handler gets, too: nothing made JSON of it
     return stored

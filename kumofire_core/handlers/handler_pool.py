@@ -28,6 +28,14 @@ class HandlerTimeoutError(Exception):
     """A call's time was over before it ended. Private to the engine, so no handler can raise it."""
 
 
+class AttemptCutError(Exception):
+    """A call that had time left was given up, because its process ends or its lease does. Private to the engine."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
 class HandlerPool:
     """Daemon threads, made when none is idle and kept for the next call.
 
@@ -77,9 +85,12 @@ class HandlerPool:
             return len(self._stray)
 
     def abandon(self, call: HandlerCall) -> bool:
-        """Give a call up, and cancel its coroutine if it runs one; ``False`` where it has ended just now."""
+        """Give a call up, and cancel its coroutine if it runs one; whoever waits for it goes on.
+
+        ``False`` where it has ended just now, or was given up before.
+        """
         with call.lock:
-            if call.ended:
+            if call.ended or call.abandoned:
                 return False
             call.abandoned = True
             thread = call.thread
@@ -88,6 +99,7 @@ class HandlerPool:
                     self._stray.add(thread)
         if thread is not None and (cancel := call.cancel) is not None:
             cancel()
+        call.let_go()
         return True
 
     def take_back(self, thread: _Thread) -> None:
@@ -139,8 +151,12 @@ class HandlerCall:
         self.cancel: Callable[[], object] | None = None
         """Cancels the coroutine that the call runs, where it runs one."""
 
+    def let_go(self) -> None:
+        """Let whoever waits for the call go on, because it was given up."""
+        self._done.release()
+
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the call has ended, for ever or for ``seconds``; say whether it has."""
+        """Wait until the call has ended or was given up, for ever or for ``seconds``; say whether it has."""
         if not self._done.acquire(timeout=-1 if seconds is None else max(0.0, min(seconds, threading.TIMEOUT_MAX))):
             return False
         self._done.release()

@@ -1,11 +1,11 @@
-"""What ``@jobs.handler`` returns: the decorated function, which also creates runs of its job."""
+"""What ``@jobs.handler`` returns: the decorated function, which also creates runs of its job, and requests for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, overload
 
 from kumofire_core.errors import ConfigurationError, InvalidArgumentError
 from kumofire_core.handlers.context import JobContext
@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 else:  # Python 3.11 has no defaults
     Payload = TypeVar("Payload")
     Returned = TypeVar("Returned")
+
+
+Dedupe = Literal["kept", "unfinished", "debounce"] | timedelta
+"""For how long a ``dedupe_key`` makes no other run; see ``Jobs.create``."""
+
+
+class _RunRequest(TypedDict):
+    name: str
+
+
+class RunRequest(_RunRequest, total=False):
+    """What ``create_many`` may be given for each run: what ``create`` takes."""
+
+    payload: Any
+    run_at: datetime | None
+    delay: timedelta | float | None
+    max_attempts: int | None
+    dedupe_key: str | None
+    dedupe: Dedupe | None
+    group: str | None
 
 
 class Creator(Protocol):
@@ -53,7 +73,7 @@ class JobFunction(Generic[Payload, Returned]):
         self.__module__ = getattr(function, "__module__", __name__)
         # Attributes of the instance, so that a decorator around this one, by functools.wraps, has them too.
         self.__dict__.update(job_name=job_name, _creators=creators)
-        for name in ("create", "create_many"):
+        for name in ("create", "create_many", "request"):
             self.__dict__[name] = getattr(self, name)
 
     def __call__(self, ctx: JobContext[Payload], /) -> Returned:
@@ -75,7 +95,7 @@ class JobFunction(Generic[Payload, Returned]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> str: ...
 
@@ -88,7 +108,7 @@ class JobFunction(Generic[Payload, Returned]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> str: ...
 
@@ -100,7 +120,7 @@ class JobFunction(Generic[Payload, Returned]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> str:
         """Do what ``Jobs.create`` does, for this job.
@@ -126,7 +146,7 @@ class JobFunction(Generic[Payload, Returned]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: Callable[[Payload], str] | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> list[str]:
         """Do what ``Jobs.create_many`` does: a run of this job for each payload, all with these options.
@@ -153,6 +173,60 @@ class JobFunction(Generic[Payload, Returned]):
             }
             for payload in payloads
         )
+
+    @overload
+    def request(
+        self: JobFunction[None, Any],
+        payload: None = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: Dedupe | None = None,
+        group: str | None = None,
+    ) -> RunRequest: ...
+
+    @overload
+    def request(
+        self,
+        payload: Payload,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: Dedupe | None = None,
+        group: str | None = None,
+    ) -> RunRequest: ...
+
+    def request(
+        self,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        max_attempts: int | None = None,
+        dedupe_key: str | None = None,
+        dedupe: Dedupe | None = None,
+        group: str | None = None,
+    ) -> RunRequest:
+        """Return a request for a run of this job; nothing is created.
+
+        ``create_many``, ``create_batch`` (``then`` too), ``create_chain`` and ``ctx.create_children`` take such
+        requests and check them. The arguments are those of ``create``.
+        """
+        request: RunRequest = {
+            "name": self.job_name,
+            "payload": payload,
+            "run_at": run_at,
+            "delay": delay,
+            "max_attempts": max_attempts,
+            "dedupe_key": dedupe_key,
+            "dedupe": dedupe,
+            "group": group,
+        }
+        return {name: value for name, value in request.items() if value is not None}  # type: ignore[return-value]
 
     @property
     def aio(self) -> AsyncJobFunction[Payload]:
@@ -209,7 +283,7 @@ class AsyncJobFunction(Generic[Payload]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> str: ...
 
@@ -222,7 +296,7 @@ class AsyncJobFunction(Generic[Payload]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: str | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> str: ...
 
@@ -239,7 +313,7 @@ class AsyncJobFunction(Generic[Payload]):
         delay: timedelta | float | None = None,
         max_attempts: int | None = None,
         dedupe_key: Callable[[Payload], str] | None = None,
-        dedupe: Literal["kept", "unfinished", "debounce"] | timedelta | None = None,
+        dedupe: Dedupe | None = None,
         group: str | None = None,
     ) -> list[str]:
         """Do what ``JobFunction.create_many`` does, without blocking the event loop."""

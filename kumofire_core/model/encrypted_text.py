@@ -76,7 +76,7 @@ def decrypt_text(cipher: Cipher | None, stored: str, *, owner: str) -> str:
     match content:
         case [sealed_for, str(text)] if sealed_for == owner:
             return text
-    raise DecryptionError(owner, "it was sealed for another item")
+    raise DecryptionError(owner, "it was encrypted for another item")
 
 
 def read(stored: str) -> Any:

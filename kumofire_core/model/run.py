@@ -192,6 +192,10 @@ class Run:
     """The name of the signal that it waits for (docs/steps.md)."""
     kept_steps: int = 0
     """How many results of steps and signals it had kept when a consumer last let go of it; ``Jobs.steps`` has them."""
+    occurrence: datetime | None = None
+    """The occurrence of its schedule that it is for, or when it was triggered. No retry moves it.
+
+    ``None`` for a run that no schedule made, and for one that a release before this attribute stored."""
 
     @property
     def failed_attempts(self) -> int:
@@ -228,6 +232,8 @@ class NewRun(NamedTuple):
     """The batch that it is a member of, its place among the members, and how many these are."""
     callback_of: str | None = None
     """The batch whose callback it is."""
+    occurrence_ms: int | None = None
+    """The occurrence of its schedule that it is for."""
 
 
 def new_run_id() -> str:

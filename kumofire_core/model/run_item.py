@@ -124,6 +124,7 @@ _NUMBERS = (
     "steps",
     "signals",
     "suspensions",
+    "occurrence",
 )
 _TYPES: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_NUMBERS, int)}
 """The types of a stored run's attributes. Tokens of writes are left out: they are only ever compared."""
@@ -193,7 +194,7 @@ class StoredRun:
         """The run as the application sees it."""
         if self._run is None:
             item, get = self._item, self._item.get
-            started, finished = get("started_at"), get("finished_at")
+            started, finished, occurrence = get("started_at"), get("finished_at"), get("occurrence")
             attempts = self._attempts()
             last_error = get("last_error")
             failed = next((each for each in reversed(attempts) if each.error_type is not None), None)
@@ -234,6 +235,7 @@ class StoredRun:
                 callback_of=self.callback_of,
                 waiting_for=self.waits_for if self.status is RunStatus.SCHEDULED else None,
                 kept_steps=self.stored_steps,
+                occurrence=None if occurrence is None else from_ms(occurrence),
             )
         return self._run
 
@@ -640,7 +642,8 @@ def read_run(
             item["payload"]
         updated = item["updated_at"]
         started, finished = item.get("started_at", updated), item.get("finished_at", updated)
-        times = (item["scheduled_for"], item["created_at"], updated, started, finished)
+        occurrence = item.get("occurrence", updated)
+        times = (item["scheduled_for"], item["created_at"], updated, started, finished, occurrence)
         if not _FIRST_MS <= min(times) <= max(times) <= LAST_MS:
             raise OverflowError("a time")
         found = StoredRun(run_id, item, default_max_attempts)

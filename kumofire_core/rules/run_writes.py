@@ -104,6 +104,7 @@ def create(
         "wake_at": resend_at(now_ms, sends=1) if due_now else waiting_wake_at(due_ms, now_ms),
         "timeout_ms": timeout_ms,
         "schedule_id": new_run.schedule_id,
+        "occurrence": new_run.occurrence_ms,
         "dedupe_key": new_run.dedupe_key,
         "dedupe_mode": new_run.dedupe_mode,
         "generation": new_run.generation,
@@ -187,6 +188,29 @@ def rescue(
         increments=("claims",),
         write_token=("lease_token", lease_token),
     )
+
+
+def renew(claimed: StoredRun, token: str, *, now_ms: int, lease_ms: int) -> Transition:
+    """Let the lease of an attempt under way last for ``lease_ms`` and a margin from now on, and its wake-up with it.
+
+    Fenced by the lease, like the end of its attempt. A lease only grows: a late copy of an earlier renewal must not
+    shorten it. So a refusal that shows the lease still held, and a later end, is no loss of it. A request to cancel
+    does not matter here: the handler goes on until it has seen it.
+    """
+    until = now_ms + lease_ms + LEASE_MARGIN_MS
+    return Transition(
+        source=_RUNNING,
+        target=RunStatus.RUNNING,
+        equals=_held_by(claimed),
+        at_most={"lease_until": until},
+        sets={"renewed_by": token, "lease_until": until, "wake_at": until},
+        write_token=("renewed_by", token),
+    )
+
+
+def is_held(claimed: StoredRun, found: Mapping[str, Value] | None) -> bool:
+    """Say whether an item, as a refusal returned it, is still leased to the claim that returned ``claimed``."""
+    return found is not None and all(found.get(name) == value for name, value in _held_by(claimed).items())
 
 
 def succeed(

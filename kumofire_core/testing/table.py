@@ -82,6 +82,10 @@ class MemoryTable:
         self._order: list[Key] = []
         self._entries: dict[str, list[Key]] = {index: [] for index in indexes}
 
+    def entries(self, index_name: str) -> list[Key]:
+        """Return the keys of an index's entries, in their order: its own, and then the table's."""
+        return self._entries[index_name]
+
     def key_of(self, operation: str, given: Mapping[str, Any]) -> Key:
         """Return the key that is given in DynamoDB's typed form."""
         key = _natives(operation, given)

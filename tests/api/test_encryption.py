@@ -134,7 +134,7 @@ def test_one_runs_payload_can_not_be_given_to_another(aws: Aws, cipher: Envelope
     first, second = jobs.create("email", {"card": SECRET}), jobs.create("email", None)
     aws.change(second, payload=aws.item(first)["payload"])
 
-    with pytest.raises(DecryptionError, match="sealed for another item"):
+    with pytest.raises(DecryptionError, match="encrypted for another item"):
         jobs.consume(message(second))
 
 

@@ -429,6 +429,54 @@ def test_a_job_takes_the_options_that_create_takes():
     assert list(of_job) == [name for name in create if name != "name"]
     assert list(of_many) == ["self", "payloads", *list(of_job)[2:]]
     assert {name: each.default for name, each in of_job.items()} == {name: create[name].default for name in of_job}
+    of_request = inspect.signature(JobFunction.request).parameters
+    assert {name: each.default for name, each in of_request.items()} == {
+        name: each.default for name, each in of_job.items()
+    }
+
+
+def test_a_request_of_a_job_is_what_the_calls_that_make_many_runs_take(jobs: Jobs):
+    seen: list[Any] = []
+
+    @jobs.handler("email")
+    def send_email(ctx: JobContext[Email]) -> None:
+        seen.append(ctx.payload)
+
+    @jobs.handler("all sent")
+    def all_sent(ctx: JobContext[None]) -> None: ...
+
+    request = send_email.request(Email("a"), delay=60, group="tenant-42", max_attempts=7)
+    [run_id] = jobs.create_many([request])
+    batch_id = jobs.create_batch([send_email.request(Email("b"))], then=all_sent.request(max_attempts=9))
+    first, second = jobs.create_chain([send_email.request(Email("c")), all_sent.request(delay=5)])
+
+    assert request == {"name": "email", "payload": Email("a"), "delay": 60, "group": "tenant-42", "max_attempts": 7}
+    run = jobs.get_status(run_id)
+    assert run is not None
+    assert (run.payload["to"], run.group, run.max_attempts) == ("a", "tenant-42", 7)
+    [member] = jobs.batch_members(batch_id)
+    assert member.payload["to"] == "b"
+    assert jobs.consume(message(member.id)).outcome == "succeeded"
+    callback = jobs.get_status(str(getattr(jobs.get_batch(batch_id), "then_run_id", None)))
+    assert callback is not None
+    assert (callback.job_name, callback.max_attempts) == ("all sent", 9)
+    assert jobs.consume(message(first)).outcome == "succeeded"
+    assert getattr(jobs.get_status(second), "job_name", None) == "all sent"
+    assert seen == [Email("b"), Email("c")]
+
+
+def test_a_request_of_a_group_needs_no_jobs_yet_and_is_checked_where_it_is_used(jobs: Jobs):
+    mail = JobGroup()
+
+    @mail.handler("email")
+    def send_email(ctx: JobContext[Email]) -> None: ...
+
+    wrong: Any = {"too": "x"}
+    request = send_email.request(wrong)
+    jobs.include(mail)
+
+    with pytest.raises(InvalidPayloadError, match="email"):
+        jobs.create_batch([request])
 
 
 RETURNED = [
@@ -811,9 +859,11 @@ def test_a_context_for_tests_tells_what_a_handler_asks_and_keeps_what_it_tells(c
         fencing_token=7,
         now=NOW,
         time_left=timedelta(seconds=9),
+        occurrence=NOW - timedelta(hours=2),
     )
 
     assert isinstance(ctx, JobContext)
+    assert ctx.run.occurrence == NOW - timedelta(hours=2)
     assert (ctx.payload, ctx.run.payload, ctx.attempt, ctx.fencing_token, ctx.now) == (
         Email("x"),
         Email("x"),
@@ -898,6 +948,7 @@ def test_a_context_for_tests_needs_nothing():
         ("time_left", 60),
         ("cancel_requested", "yes"),
         ("signals", ["approval"]),
+        ("occurrence", datetime(2026, 3, 14)),
     ],
 )
 def test_a_context_for_tests_refuses_what_no_run_can_have(argument: str, wrong: Any):

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kumofire_core import CallNext, JobContext, JobFunction, JobGroup, Jobs
+from kumofire_core import CallNext, JobContext, JobFunction, JobGroup, Jobs, RunRequest
 
 if TYPE_CHECKING:
     from typing import reveal_type
@@ -71,6 +71,11 @@ reveal_type(any_context)  # reveal: JobFunction[Any, None]
 
 reveal_type(send_email.create(Email("x"), delay=timedelta(hours=2), dedupe_key="k"))  # reveal: str
 reveal_type(send_email.create_many([Email("x")], dedupe_key=lambda email: email.to))  # reveal: list[str]
+request: RunRequest = send_email.request(Email("x"), delay=5)
+jobs.create_batch([send_email.request(Email("x"))], then=nothing.request())
+send_email.request()  # error
+send_email.request({"to": "x"})  # error
+nothing.request(Email("x"))  # error
 send_email.create()  # error
 send_email.create({"to": "x"})  # error
 send_email.create(Email("x"), dealy=3)  # error

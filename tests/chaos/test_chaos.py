@@ -1,6 +1,6 @@
 """Real races and real deaths, judged by an outside ledger: one execution for each claim, and every run ends.
 
-With ``DYNAMODB_LOCAL_URL`` set, DynamoDB Local judges the races, too. ``python -m tests.chaos --minutes 5`` is longer.
+``make test-dynamodb-local`` has DynamoDB Local judge the races, too. ``python -m tests.chaos --minutes 5`` is longer.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
-import os
 import threading
 import time
 import uuid
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from examples.local_aws import LocalAws
@@ -55,19 +53,12 @@ def test_processes_that_race_execute_each_claim_once_and_none_under_another_s_le
     assert result.verdict.executions >= 100
 
 
-@pytest.mark.skipif("DYNAMODB_LOCAL_URL" not in os.environ, reason="DYNAMODB_LOCAL_URL is not set")
+@pytest.mark.dynamodb_local
 @pytest.mark.parametrize("batch_writes", [False, True])
-def test_on_dynamodb_local_the_race_ends_alike(tmp_path: Path, batch_writes: bool):
-    dynamodb = boto3.client(
-        "dynamodb",
-        endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    aws = make_aws(dynamodb, _NoSqs(), name=f"chaos-{uuid.uuid4().hex[:8]}")
+def test_on_dynamodb_local_the_race_ends_alike(dynamodb_local: Any, tmp_path: Path, batch_writes: bool):
+    aws = make_aws(dynamodb_local, _NoSqs(), name=f"chaos-{uuid.uuid4().hex[:8]}")
     settings = Settings(
-        endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
+        endpoint_url=dynamodb_local.meta.endpoint_url,
         table=aws.table,
         queue_url=None,
         ledger=str(tmp_path / "ledger"),

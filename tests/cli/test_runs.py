@@ -130,6 +130,7 @@ def test_the_json_of_a_run_has_these_names(kumofire: Kumofire, aws: Aws) -> None
         "waiting_for_limit": False,
         "progress": None,
         "schedule_id": None,
+        "occurrence": None,
         "dedupe_key": None,
         "parent_id": None,
         "created_by": None,

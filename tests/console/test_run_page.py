@@ -246,6 +246,7 @@ def test_a_run_that_waits_for_its_job_to_be_resumed_says_so_and_leads_to_the_job
         ({"schedule_id": "s/1"}, "Made by a schedule", "/schedules/s%2F1"),
         ({"parent_id": "p-1", "created_by": "worker"}, "Made by run p-1, in worker", "/runs/p-1"),
         ({"created_by": "shop"}, "Made by shop", None),
+        ({"schedule_id": "s", "occurrence": 1_767_225_600_000}, "00:00:00 UTC Created", "/schedules/s"),
         ({"group": "tenant-42"}, "Group tenant-42", None),
     ],
 )

@@ -193,6 +193,7 @@ def test_a_bucket_adds_what_its_users_ask_of_it_and_nothing_else(
     assert added(resources, "ReaderPolicy") == reading | LISTS
     assert added(resources, "OperatorPolicy") == operating | LISTS
     assert added(resources, "Consumer") == consuming | LISTS
+    assert added(resources, "WorkerPolicy") == consuming | LISTS
     assert added(resources, "Dispatcher") == consuming | LISTS  # its hooks read, and its puts may be refused
 
 

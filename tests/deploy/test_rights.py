@@ -1,4 +1,4 @@
-"""Each right of the policies for creators, readers and operators is needed by a call, and together they suffice.
+"""Each right of the policies for workers, creators, readers and operators is needed by a call; together they suffice.
 
 ``CALLS`` is the list of what people and applications do. A call gets the ``World`` and makes its requests through
 ``world.jobs()`` and ``world.mine``, which a ``Guard`` judges as IAM would; what it needs beforehand it arranges through
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,10 @@ from kumofire_core.deployment.dead_letters import DeadLetters
 from kumofire_core.deployment.discovery import AwsClients, Deployment, deployment_of_stack
 from kumofire_core.deployment.doctor import examine
 from kumofire_core.deployment.logs import lines_about, lines_of_attempt
+from kumofire_core.engine.renewal import Renewal
+from kumofire_core.engine.sqs_batch import SqsBatchReport
+from kumofire_core.engine.worker import Worker
+from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.model.run import Attempt, AttemptEnding
 from tests.builders import body
 from tests.deploy.rights import Guard, Right, rights_of
@@ -245,7 +250,78 @@ STEERS: dict[str, Call] = {
     "doctor": lambda world: examine(world.mine),
 }
 
+
+def work(world: World, *, encrypted: bool = False) -> None:
+    """Execute one run as a worker does: receive its message, claim it, call its handler and delete the message."""
+    world.others.client("sqs").purge_queue(QueueUrl=world.others.queue_url)
+    others, jobs = (
+        (world.others.jobs(), world.mine.jobs()) if encrypted else (world.others.jobs(cipher=None), world.jobs())
+    )
+    run_id = others.create("email", {"to": "x"})
+    jobs.handler("email", max_attempts=1)(lambda ctx: ctx.payload)
+    consumer = jobs._consumer
+    consumer.renewal = Renewal(15_000)
+    worker = Worker(consumer.queue, consumer.pool, jobs.run_batch, concurrency=1, renewal=consumer.renewal)
+    worker._begin(worker._receive(1))
+    assert worker._await_idle(time.monotonic() + 60)
+    worker._done.finish()
+    assert world.guard.refused == [], world.guard.refused
+    assert world.others.jobs(cipher=None).get_status(run_id).status != "queued"
+
+
+def give_back(world: World) -> None:
+    """Let SQS deliver a message at once whose run was not begun."""
+    world.others.client("sqs").purge_queue(QueueUrl=world.others.queue_url)
+    world.others.jobs(cipher=None).create("email")
+    queue = world.jobs()._store.queue
+    worker = Worker(queue, HandlerPool(), lambda event: SqsBatchReport(), concurrency=1, poll_seconds=1)
+    worker._give_back(worker._receive(1))
+
+
+def work_with_steps(world: World) -> None:
+    """Execute a run that goes on behind what it has kept."""
+    run_id = world.others.jobs(cipher=None).create("steps", delay=3600)
+    world.others.jobs(cipher=None).signal(run_id, "go")
+    world.others.jobs(cipher=None).run_now(run_id)
+    jobs = world.jobs()
+    jobs.handler("steps", max_attempts=1)(lambda ctx: ctx.wait_for("go"))
+    jobs.consume(json.loads(body(run_id)))
+    assert world.others.jobs(cipher=None).get_status(run_id).status == "succeeded"
+
+
+def dispatch_what_is_resumed(world: World) -> None:
+    """Make a pass that looks for the runs of a resumed job."""
+    others = world.others.jobs(cipher=None)
+    others.pause("aside")
+    others.resume("aside")
+    world.jobs().dispatch()
+
+
+def work_in_a_batch(world: World) -> None:
+    """Execute the only member of a batch, whose end completes it."""
+    others = world.others.jobs(cipher=None)
+    batch_id = others.create_batch([{"name": "member"}], then="email")
+    [member] = others.batch_members(batch_id)
+    jobs = world.jobs()
+    jobs.handler("member")(lambda ctx: None)
+    jobs.handler("email")(lambda ctx: None)
+    jobs.consume(json.loads(body(member.id)))
+    assert others.get_batch(batch_id).state == "done"
+
+
+WORKS: dict[str, Call] = {
+    "work": work,
+    "work on an encrypted run": partial(work, encrypted=True),
+    "give a message back": give_back,
+    "go on behind steps": work_with_steps,
+    "work in a batch": work_in_a_batch,
+    "dispatch": dispatch,
+    "dispatch what is resumed": dispatch_what_is_resumed,
+    "see whether messages wait": lambda world: world.jobs()._store.queue.waiting(),
+}
+
 CALLS: dict[str, dict[str, Call]] = {
+    "WorkerPolicy": WORKS,
     "CreatorPolicy": CREATES,
     "ReaderPolicy": READS,
     "OperatorPolicy": {**READS, **CREATES, **STEERS},

@@ -579,6 +579,7 @@ def operate_sealed(aws: Aws, cipher: Kms) -> None:
     [
         ("Consumer", consume_sealed),
         ("Dispatcher", fire_sealed),
+        ("WorkerPolicy", consume_sealed),
         ("CreatorPolicy", create_sealed),
         ("ReaderPolicy", read_sealed),
         ("OperatorPolicy", operate_sealed),
@@ -659,13 +660,14 @@ def test_who_reads_may_read_every_item_that_the_stats_are_made_of(resources: dic
 
 
 def test_an_update_of_the_stack_replaces_no_policy_that_roles_have(resources: dict[str, Any]) -> None:
-    # Those of the first release. https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-iam-managedpolicy.html
+    # Those of the release that had each first. https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-iam-managedpolicy.html
     policies = {n: r["Properties"] for n, r in resources.items() if r["Type"] == "AWS::IAM::ManagedPolicy"}
 
     assert {name: found["Description"] for name, found in policies.items()} == {
         "CreatorPolicy": "Create runs, and nothing else.",
         "ReaderPolicy": "Read runs by their ids.",
         "OperatorPolicy": "Create, read, cancel and retry runs, and manage schedules.",
+        "WorkerPolicy": "Execute runs in a process of your own, and dispatch them.",
     }
     assert not [name for name, found in policies.items() if {"ManagedPolicyName", "Path"} & found.keys()]
 
@@ -829,11 +831,11 @@ def test_a_function_runs_on_arm_and_python_313_unless_told_otherwise(resources: 
     assert [resolved(a) for a in properties(resources, function)["Architectures"]] == ["arm64"]
 
 
-def test_the_page_on_deployment_explains_every_parameter_and_alarm_and_policy() -> None:
+def test_the_page_on_deployment_explains_every_parameter_and_policy() -> None:
     page = (PROJECT / "docs/deploy.md").read_text()
     policies = [name for name in TEMPLATE["Outputs"] if name.endswith("PolicyArn")]
 
-    assert not [name for name in (*PARAMETERS, *ALARMS, *policies) if f"`{name}`" not in page]
+    assert not [name for name in (*PARAMETERS, *policies) if f"`{name}`" not in page]
 
 
 def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
@@ -852,6 +854,7 @@ def test_an_application_finds_the_table_and_the_queues_in_the_outputs() -> None:
         "CreatorPolicyArn": {"Ref": "CreatorPolicy"},
         "ReaderPolicyArn": {"Ref": "ReaderPolicy"},
         "OperatorPolicyArn": {"Ref": "OperatorPolicy"},
+        "WorkerPolicyArn": {"Ref": "WorkerPolicy"},
         "DashboardUrl": TEMPLATE["Outputs"]["DashboardUrl"]["Value"],
         "BucketName": {"Ref": "Bucket"},
     }

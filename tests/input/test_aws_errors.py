@@ -199,7 +199,7 @@ def refused(code: str, text: str = "no") -> ClientError:
         (refused("UnrecognizedClientException"), "does not accept the credentials"),
         (refused("ThrottlingException"), "passes by itself"),
         (refused("ProvisionedThroughputExceededException"), "passes by itself"),
-        (refused("ValidationException", "The table does not have the specified index: wake"), "not the index"),
+        (refused("ValidationException", "The table does not have the specified index: wake"), "lacks the index"),
         (refused("ValidationException", "The provided key element does not match the schema"), "template.yaml"),
         (refused("InternalServerError"), "passes by itself"),
         (refused("NeverHeardOf"), "API reference"),

@@ -234,7 +234,7 @@ def test_a_throttled_counter_keeps_its_counts_and_no_run_waits_for_it(
     client = Counting(aws, throttled)
     jobs = aws.jobs(dynamodb=client, clock=clock, handlers={"email": lambda ctx: None})
     consume(jobs, aws)
-    assert "could not be added to the counts (ClientError ThrottlingException)" in caplog.text
+    assert "the counts for the stats could not be written (ClientError ThrottlingException)" in caplog.text
     assert {item["status"] for item in aws.items()} == {"succeeded"}
 
     client._write = lambda make: make()

@@ -683,7 +683,7 @@ def test_a_table_that_does_not_take_the_progress_keeps_no_run_waiting(world: Wor
     receive(world, 1)
 
     assert world.statuses() == {"succeeded": 1}
-    assert "how far this consumer has come could not be written (ClientError ThrottlingException)" in caplog.text
+    assert "this consumer's place in the queue could not be written (ClientError ThrottlingException)" in caplog.text
 
 
 def test_a_queue_that_does_not_tell_its_length_keeps_no_run_waiting(world: World, monkeypatch: pytest.MonkeyPatch):

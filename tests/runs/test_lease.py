@@ -35,7 +35,7 @@ def test_the_default_lease_is_30_seconds(jobs: Jobs, aws: Aws):
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("README.md", "| `KUMOFIRE_LEASE_SECONDS` |"), ("docs/deploy.md", "| `LeaseSeconds` |")]
+    ("page", "name"), [("docs/settings.md", "| `KUMOFIRE_LEASE_SECONDS` |"), ("docs/deploy.md", "| `LeaseSeconds` |")]
 )
 def test_the_pages_that_say_how_long_a_claim_lasts_say_its_margin(page: str, name: str):
     [row] = [line for line in (PROJECT / page).read_text().splitlines() if line.startswith(name)]

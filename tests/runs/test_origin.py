@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -139,6 +139,51 @@ def test_a_run_of_a_schedule_has_the_schedule_and_no_parent(aws: Aws, clock: Clo
     assert {(run.schedule_id, run.parent_id, run.created_by) for run in runs} == {(schedule_id, None, "the dispatcher")}
 
 
+def test_a_run_keeps_the_occurrence_that_it_is_for_however_late_and_often_it_is_attempted(aws: Aws, clock: Clock):
+    seen: list[datetime | None] = []
+    jobs = aws.jobs(clock=clock)
+
+    @jobs.handler("report")
+    def fails_once(ctx: JobContext) -> None:
+        seen.append(ctx.run.occurrence)
+        if ctx.attempt == 1:
+            raise ConnectionError
+
+    due = clock.now + timedelta(hours=1)
+    jobs.create_schedule("report", schedule_type="once", schedule_expr=due)
+    clock.advance(hours=30)
+    jobs.dispatch()
+    [listed] = jobs.list_runs().runs
+    jobs.consume(message(listed.id))
+    clock.advance(minutes=1)
+    jobs.consume(message(listed.id))
+
+    run = jobs.get_status(listed.id)
+    assert run is not None
+    assert run.status == "succeeded"
+    assert run.scheduled_for > due + timedelta(hours=29), "the retry has moved it"
+    assert {listed.occurrence, run.occurrence, *seen} == {due}
+
+
+def test_a_triggered_run_is_for_the_time_of_the_call_and_another_run_for_none(aws: Aws, clock: Clock):
+    jobs = aws.jobs(clock=clock, allow_unknown_jobs=True)
+    schedule_id = jobs.create_schedule("email", **HOURLY)
+    clock.advance(minutes=7)
+
+    triggered = jobs.get_status(str(jobs.trigger_schedule(schedule_id)))
+    created = jobs.get_status(jobs.create("email"))
+
+    assert triggered is not None
+    assert created is not None
+    assert (triggered.occurrence, created.occurrence) == (clock.now, None)
+
+
+@pytest.mark.parametrize("occurrence", [10**17, "noon"])
+def test_an_occurrence_that_is_no_time_makes_an_item_corrupt(aws: Aws, jobs: Jobs, occurrence: object):
+    with pytest.raises(CorruptItemError, match="wrong value"):
+        jobs.get_status(aws.a_run(occurrence=occurrence))
+
+
 @pytest.mark.parametrize(
     ("creator", "function", "name"),
     [
@@ -204,7 +249,7 @@ def test_a_run_of_an_earlier_release_does_not_say_where_it_came_from(aws: Aws, j
     run = jobs.get_status(aws.a_run())
 
     assert run is not None
-    assert (run.parent_id, run.created_by) == (None, None)
+    assert (run.parent_id, run.created_by, run.occurrence) == (None, None, None)
 
 
 @pytest.mark.parametrize("name", ["parent_id", "created_by"])

@@ -80,6 +80,21 @@ def test_cancel_ends_the_run_as_canceled_with_its_reason(aws: Aws, reason: str |
     assert (run.status, run.cancel_reason, run.attempts[-1].ended) == ("canceled", kept, "canceled")
 
 
+def test_a_handler_that_cancels_its_run_is_not_logged_as_a_failure(aws: Aws, caplog: pytest.LogCaptureFixture):
+    jobs = aws.jobs(handlers={"email": raises(Cancel("sold out to Ada"))})
+
+    with caplog.at_level("INFO", "kumofire_core"):
+        jobs.consume(message(jobs.create("email")))
+
+    [line] = [record for record in caplog.records if hasattr(record, "outcome")]
+    assert (line.levelname, line.getMessage(), vars(line)["outcome"]) == (
+        "INFO",
+        "the handler canceled the run",
+        "canceled",
+    )
+    assert "Ada" not in caplog.text
+
+
 @pytest.mark.parametrize("steering", [Snooze(5), RetryAfter(5), Fail("no"), ValueError("no"), Cancel("no")])
 def test_a_person_s_cancellation_wins_over_what_the_handler_raises(aws: Aws, steering: Exception):
     jobs = aws.jobs()

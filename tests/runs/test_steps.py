@@ -728,7 +728,7 @@ def test_one_step_s_encrypted_result_is_not_read_as_another_s(aws: Aws, clock: C
     aws.dynamodb.client.put_item(TableName=aws.table, Item=typed)
     clock.advance(hours=1)
 
-    with pytest.raises(DecryptionError, match="it was sealed for another item"):
+    with pytest.raises(DecryptionError, match="it was encrypted for another item"):
         jobs.consume(message(run_id))
 
     run = jobs.get_status(run_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -426,20 +425,13 @@ def test_a_process_that_uses_no_transaction_does_not_import_them():
 # Services that know a repeat by its ClientRequestToken, as moto does not
 
 
-@pytest.fixture(params=["MiniStack", "DynamoDB Local"])
+@pytest.fixture(params=["MiniStack", pytest.param("DynamoDB Local", marks=pytest.mark.dynamodb_local)])
 def service(request: pytest.FixtureRequest, ministack: LocalAws) -> tuple[Aws, str]:
     """A table of runs in a real emulator, and the name of an application's table beside it."""
-    client = ministack.client("dynamodb")
     if request.param == "DynamoDB Local":
-        if "DYNAMODB_LOCAL_URL" not in os.environ:
-            pytest.skip("DYNAMODB_LOCAL_URL names no DynamoDB Local")
-        client = boto3.client(
-            "dynamodb",
-            endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        client = request.getfixturevalue("dynamodb_local")
+    else:
+        client = ministack.client("dynamodb")
     name = f"transactions-{uuid.uuid4().hex[:8]}"
     client.create_table(**(ORDERS | {"TableName": f"{name}-orders"}))
     return make_aws(client, ministack.client("sqs"), name=name), f"{name}-orders"
@@ -502,10 +494,9 @@ def test_a_service_shows_the_run_that_has_the_key_and_writes_nothing(service: tu
     assert aws.dynamodb.client.scan(TableName=table, ConsistentRead=True)["Items"] == []
 
 
-def test_a_transaction_doubles_what_the_run_costs_in_write_units(service: tuple[Aws, str]):
-    aws, _ = service
-    if os.environ.get("DYNAMODB_LOCAL_URL") != aws.dynamodb.client.meta.endpoint_url:
-        pytest.skip("only DynamoDB Local counts write units as the service does")
+@pytest.mark.dynamodb_local  # MiniStack does not count write units as the service does
+def test_a_transaction_doubles_what_the_run_costs_in_write_units(dynamodb_local: Any, ministack: LocalAws):
+    aws = make_aws(dynamodb_local, ministack.client("sqs"), name=f"transactions-{uuid.uuid4().hex[:8]}")
     pending = aws.jobs().create_in_transaction("email", {"to": "user@example.com"})
     again = aws.jobs().create_in_transaction("email", "x" * 2_500)
 

@@ -12,6 +12,10 @@ LIMITS = "limits"
 LIMITS_FROM = 10**12
 """Histories from this seed on are about jobs with limits."""
 
+WORKERS = "workers"
+WORKERS_FROM = 2 * 10**12
+"""Histories from this seed on are about workers that renew their leases."""
+
 
 class Choices:
     """Choices drawn from a seed, each kept in ``taken``. The first option is always the plainest one."""
@@ -22,7 +26,7 @@ class Choices:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
         if seed >= LIMITS_FROM:
-            self.what = LIMITS
+            self.what = LIMITS if seed < WORKERS_FROM else WORKERS
         self.taken: list[int] = []
 
     def below(self, count: int) -> int:

@@ -19,6 +19,7 @@ from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes, Key
+from tests.simulation.workers import Working
 from tests.simulation.world import Process, Task, World
 
 SKEW_MS = 500
@@ -70,6 +71,10 @@ class Attempt:
     """What its handler's error means, where it raised one."""
     ended_ms: int = 0
     """When its handler ended."""
+    lease_before: int = 0
+    """Until when its lease lasted before its last renewal, of which it may not know yet; 0 where there was none."""
+    lease_when_ended: int = 0
+    """Until when its lease surely lasted then."""
 
 
 @dataclass
@@ -174,6 +179,7 @@ class Invariants:
         self.limiting: Limiting
         self.large: LargeValues
         self.stepping: Stepping
+        self.working: Working
         world.observers.append(self.wrote)
 
     # Writes
@@ -456,10 +462,13 @@ class Invariants:
 
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
+            if self.working.renewed(run_id, ledger, old, new, self._is_own):
+                return
             changed = _changes(old, new)
             if not changed <= LOOKS and not changed <= CANCEL and not changed <= SIGNALED:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return
+        self.working.require_over(run_id, ledger, ledger.attempts.get(old.get("lease_token", "")))
         if (lost := ledger.attempts.get(old.get("lease_token", ""))) is not None:
             self.records.attempt_ended(run_id, ledger.record, old, new, lost, {"worker_lost"})
         if self.records.is_final(new["job_name"], LOST):
@@ -500,6 +509,8 @@ class Invariants:
         own = self._is_own(attempt)
         if own:
             attempt.recorded = status
+        else:
+            self.working.require_over(run_id, ledger, attempt)
         if status == "succeeded":
             ledger.output = attempt.output
             stored = new.get("output")
@@ -519,6 +530,12 @@ class Invariants:
             if "cancel_requested_at" in old and status != "canceled":
                 self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
             ledger.calls -= 1
+            return
+        if own and new.get("settled_by") == attempt.token and self.working.is_interrupted(run_id, attempt, old, new):
+            self.records.same_attempts(run_id, old, new)
+            if "cancel_requested_at" in old and status != "canceled":
+                self._broken("no attempt follows a request to cancel", f"{run_id} became {status}")
+            ledger.calls -= attempt.state == "cut"
             return
         # One that is still claimed was never begun: for want of a handler, or of time.
         ended = attempt.state in ("returned", "returned no JSON", "raised", "cut", "claimed")
@@ -749,6 +766,7 @@ class Invariants:
             state = f"{state}, after it was cut"
         else:
             attempt.state, attempt.output, attempt.ended_ms = state, output, self._world.now
+            attempt.lease_when_ended = attempt.lease_before or attempt.lease_until
             if state == "raised" and (error := sys.exception()) is not None:
                 error = getattr(error, "error", error)  # of the table, in what keeps handlers from catching it
                 attempt.verdict = self.records.verdict(self.job_names[attempt.run_id], error)

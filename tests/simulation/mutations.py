@@ -50,8 +50,8 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations, bucket_mutations, bulk_mutations, typed_mutations
-from tests.simulation.history import LIMITS_FROM
+from tests.simulation import batch_mutations, bucket_mutations, bulk_mutations, typed_mutations, worker_mutations
+from tests.simulation.history import LIMITS_FROM, WORKERS_FROM
 from tests.simulation.seeds import SEEDS
 
 Mutant = Callable[..., Any]
@@ -1370,3 +1370,8 @@ _limit_mutation(
 
 for _what, _patches in bulk_mutations.MISTAKES.items():
     _mutation(_what, *_patches)
+
+# Workers
+
+for _what, _patches in worker_mutations.MISTAKES.items():
+    MUTATIONS[_what] = Mutation(_patches, SEEDS.get(_what, WORKERS_FROM))

@@ -37,6 +37,7 @@ from kumofire_core.engine import (
     dispatcher,
     pause_reader,
     progress,
+    renewal,
     run_store,
     schedules,
     step_expiry,
@@ -77,6 +78,7 @@ from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.transactions import Transactions
 from tests.simulation.typed import typed
+from tests.simulation.workers import Working
 from tests.simulation.world import (
     ENDPOINT,
     FAULTS,
@@ -152,6 +154,7 @@ VARIANTS = (
     replace(ONE_BY_ONE[4], list_succeeded=True, batch_writes=True, counts=True, typed=True),
 )
 LARGE_VARIANTS = {variant: replace(variant, large=True) for variant in VARIANTS}
+WORKER_VARIANTS = tuple(each for each in VARIANTS if each.remaining_ms is None and not each.batch_writes)
 ONE_IN = 6
 """One in so many histories has a bucket."""
 SPREAD_ONE_IN = 10
@@ -256,6 +259,7 @@ class Stage:
             found._consumer._busy_rates.clear()
             if (writes := found._consumer._batch_writer) is not None:
                 writes._failures.clear()
+        self.play.working.set_up(found, process)
         return found
 
     def _make(self, process: Process, variant: Variant) -> Jobs:
@@ -347,7 +351,7 @@ def _simulated_locks(
         stack.enter_context(_small_buckets())
         stack.enter_context(simulated_bulk(uuid4, uniform))
         stack.enter_context(patch.object(dispatcher, "PAGE_SIZE", PAGE_SIZE))  # histories change it
-        for module in (step_calls, engine_steps):
+        for module in (step_calls, engine_steps, renewal):
             stack.enter_context(patch.object(module, "time", time))
         # Nothing forks, and each request would ask.
         stack.enter_context(patch.object(clients, "os", SimpleNamespace(getpid=lambda: 1)))
@@ -417,10 +421,13 @@ class Play:
         self.choices = choices
         self.world = World(choices, Counter() if counts is None else counts, record=record)
         STAGE.begin(self)
-        self.variant = choices.of(VARIANTS)
+        self.working = Working(self)
+        self.variant = choices.of(WORKER_VARIANTS if self.working.exists else VARIANTS)
         self.invariants = Invariants(
-            self.world, is_cut=lambda job: self.variant.remaining_ms is not None or job == "timed"
+            self.world,
+            is_cut=lambda job: self.variant.remaining_ms is not None or self.working.exists or job == "timed",
         )
+        self.invariants.working = self.working
         self.world.bucket = SimulatedBucket(self.world)
         self.large = self.invariants.large = LargeValues(self, lambda process: STAGE.jobs(process, self.variant))
         self.invariants.after_write = self._after_write
@@ -510,7 +517,7 @@ class Play:
             if choices.below(4) == 3:
                 # A creator's clock is further ahead than a claim forgives, so that its messages come too early.
                 self.persons[1].skew_ms = choices.of(AHEAD_MS)
-        self.asynchronous = choices.of(ASYNC_JOBS)
+        self.asynchronous = () if self.working.exists else choices.of(ASYNC_JOBS)
         if self.variant.batch_writes:
             world.statements.oddity = choices.of((0.0, 0.1, 0.5))
         if self.variant.sealed and probability:
@@ -567,6 +574,7 @@ class Play:
         if not self.limiting.exists and sum(choices.taken) % SPREAD_ONE_IN == 1:
             self.spreads = True
             dispatcher.PAGE_SIZE = 1
+        self.working.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -918,7 +926,7 @@ class Play:
     def _poll(self) -> None:
         if not self.inbox:
             return
-        free = [process for process in self.consumers if not process.tasks]
+        free = [each for each in self.consumers if not each.tasks and self.working.takes_messages(each)]
         if not free:
             self.world.at(self.world.now + 500, self._poll)
             return
@@ -926,7 +934,7 @@ class Play:
         process = free[0] if self.settling else self.choices.of(free)
         # Some consumers are no functions of an event source mapping, and take each message by itself.
         direct = self.choices.below(4) == 3
-        size = 1 if direct else 3
+        size = 1 if direct or self.working.exists else 3
         batch, self.inbox = self.inbox[:size], self.inbox[size:]
         if self.inbox:
             self.world.at(self.world.now, self._poll)
@@ -955,13 +963,16 @@ class Play:
                     world.kill(process)
 
             world.at(ends, time_is_up)
+        if self.working.exists:
+            renewal.held_by_lease.set(lambda: world.queue.delete(receipts[0]))
         if direct and batch[0][0] not in NO_JSON:
             done = self._consume_alone(process, batch[0][0], ends)
         else:
             done = self._consume_batch(process, batch, receipts, ends)
         lives[0] = False
         for task in list(process.tasks):
-            if task is not running():
+            # A worker's process goes on, and with it a renewal that is under way.
+            if task is not running() and not self.working.exists:
                 world.end(task)
         for index in done:
             if not (world.faults.probability and self.choices.chance(0.1)):
@@ -1123,7 +1134,10 @@ class Play:
             if choices.below(2):
                 world.kill(process)
                 raise DiedError
-            world.suspend()
+            if self.working.exists and context.run.job_name != "timed":
+                world.pause(choices.of((30_000, 3 * self.working.lease_ms)))
+            else:
+                world.suspend()
         if choices.below(2):
             raise choices.of((RuntimeError, GiveUpError))("late boom")
         return {"late by": [attempt.claims]}

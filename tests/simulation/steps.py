@@ -166,7 +166,7 @@ class Stepping:
             return number
         match choices.below(12):
             case 5:  # so long that the next step is left to another invocation
-                world.pause(int(context.time_left().total_seconds() * 600))
+                world.pause(int(min(context.time_left().total_seconds(), 60.0) * 600))
             case 6 | 7:
                 world.pause(choices.of((100, 1_500, 5_000)))
             case 8:

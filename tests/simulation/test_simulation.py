@@ -171,18 +171,9 @@ def test_the_simulated_table_answers_as_ministack_does(ministack: LocalAws) -> N
         assert differences(client, name, seed=seed, requests=250, strict=False)[0] == []
 
 
-@pytest.mark.skipif("DYNAMODB_LOCAL_URL" not in os.environ, reason="DYNAMODB_LOCAL_URL names no DynamoDB Local")
-def test_the_simulated_table_answers_as_dynamodb_local_does(ministack: LocalAws) -> None:
-    import boto3
-
-    client = boto3.client(
-        "dynamodb",
-        endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+@pytest.mark.dynamodb_local
+def test_the_simulated_table_answers_as_dynamodb_local_does(dynamodb_local: Any, ministack: LocalAws) -> None:
     for seed in range(10):
         name = f"simulated-{uuid.uuid4().hex[:8]}"
-        make_aws(client, ministack.client("sqs"), name=name)
-        assert differences(client, name, seed=seed, requests=400, strict=True)[0] == []
+        make_aws(dynamodb_local, ministack.client("sqs"), name=name)
+        assert differences(dynamodb_local, name, seed=seed, requests=400, strict=True)[0] == []

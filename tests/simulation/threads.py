@@ -37,6 +37,8 @@ class SimulatedThreads(HandlerPool):
 
     def abandon(self, call: SimulatedCall) -> bool:  # type: ignore[override]
         """Give a call up, and check what the engine does to its coroutine."""
+        if call.ended:
+            return False
         coroutine = call.coroutine
         if coroutine is not None:
             is_awaited = call.cancel is not None
@@ -46,10 +48,13 @@ class SimulatedThreads(HandlerPool):
             if is_awaited:  # else its own thread cancels it
                 coroutine.was_cut()
             return given_up
+        waiter = call.task.waiter
         if given_up := super().abandon(call):  # type: ignore[arg-type]
             self._stray.discard(call)  # type: ignore[arg-type]
             call.task.abandoned = True
             call.task.world.end(call.task)
+            if waiter is not None and waiter is not running():
+                call.task.world.wake(waiter)
         return given_up
 
 
@@ -100,7 +105,13 @@ class SimulatedCall:
             else:
                 task.world.pause(int(seconds * 1000))
             task.waiter = None
-        return task.ended
+        return task.ended or self.abandoned
+
+    def let_go(self) -> None:
+        """Let whoever waits for it go on, because it was given up."""
+        waiter = self.task.waiter
+        if waiter is not None and waiter is not running():
+            self.task.world.wake(waiter)
 
     def result(self) -> Any:
         """Return or raise what it came to."""

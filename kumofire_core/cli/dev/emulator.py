@@ -12,8 +12,11 @@ import sys
 import threading
 
 
-def main(descriptor: int) -> None:
-    """Serve until standard input ends with the process at its far end, however that process ends."""
+def serve_until_alone(descriptor: int) -> None:
+    """Serve on an inherited listening socket until standard input ends with the process at its far end.
+
+    It notices however that process ends. Then it removes its folder, and ends with all of its process group.
+    """
     import asyncio
 
     from hypercorn.asyncio import serve
@@ -34,4 +37,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    serve_until_alone(int(sys.argv[1]))

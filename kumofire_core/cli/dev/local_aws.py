@@ -1,4 +1,4 @@
-"""A local AWS for one ``kumofire dev``: MiniStack in a process of its own, on the loopback.
+"""A local AWS: MiniStack in a process of its own, on the loopback; with what ``kumofire dev`` needs of it.
 
 It sees nothing of the surrounding AWS settings. Its files are in one temporary folder, and it ends with the ``with``
 block or with this process, even when this process is killed.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kumofire_core.cli.exits import CommandError
@@ -46,31 +46,53 @@ def environment_for(endpoint_url: str) -> dict[str, str]:
     }
 
 
+class LocalAwsError(CommandError):
+    """The local AWS did not start; the text says why, with the end of its log."""
+
+
 @contextlib.contextmanager
 def local_aws(port: int) -> Iterator[str]:
-    """Run a local AWS on a port (``0`` for a free one) for the length of the block, and give its address.
+    """Run the local AWS of ``kumofire dev`` for the length of the block, and give its address.
 
-    Raises ``CommandError`` where the port is taken, or the local AWS does not start.
+    ``port`` is 0 for a free one. Raises ``LocalAwsError`` where the port is taken, or the local AWS does not start.
     """
+    with (
+        listening(port) as listener,
+        emulator(listener, [str(EMULATOR)], settings={"SERVICES": ",".join(SERVICES)}) as (address, _),
+    ):
+        yield address
+
+
+def listening(port: int) -> socket.socket:
+    """Return a socket that listens on a port of the loopback; raises ``LocalAwsError`` where it is taken."""
     try:
-        listener = socket.create_server((LOOPBACK, port))
+        return socket.create_server((LOOPBACK, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CommandError(
+        raise LocalAwsError(
             f"port {port} can't be listened on ({reason}): another `kumofire dev` may be running; end it, or give "
             "another --aws-port"
         ) from None
+
+
+@contextlib.contextmanager
+def emulator(
+    listener: socket.socket, program: Sequence[str], *, settings: Mapping[str, str]
+) -> Iterator[tuple[str, Path]]:
+    """Run an emulator on a listening socket for the length of the block; give its address, and the folder of its files.
+
+    ``program`` is a file of Python and its arguments; the socket's descriptor comes before these. ``settings`` are
+    environment variables, beside the address, a folder for each kind of file, and dummy credentials. ``log`` in the
+    folder is what the process prints. Raises ``LocalAwsError`` where it ends, or stays silent, while it starts.
+    """
     # It inherits the listening socket, so there is no moment at which another process could take the port.
-    with (
-        listener,
-        tempfile.TemporaryDirectory(prefix="kumofire-dev-", ignore_cleanup_errors=True) as name,
-    ):
+    with tempfile.TemporaryDirectory(prefix="kumofire-local-aws-", ignore_cleanup_errors=True) as name:
         folder, port = Path(name), listener.getsockname()[1]
-        process = _start(listener, folder, port)
+        process = _start(listener, folder, port, program, settings)
         try:
             listener.close()
             _wait_until_healthy(process, port, folder)
-            yield f"http://{LOOPBACK}:{port}"
+            yield f"http://{LOOPBACK}:{port}", folder
         finally:
             end_group(process)
 
@@ -87,7 +109,9 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _start(listener: socket.socket, folder: Path, port: int) -> subprocess.Popen[bytes]:
+def _start(
+    listener: socket.socket, folder: Path, port: int, program: Sequence[str], settings: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     for below in ("home", "tmp", "state", "s3"):
         (folder / below).mkdir()
     environment = {
@@ -102,20 +126,20 @@ def _start(listener: socket.socket, folder: Path, port: int) -> subprocess.Popen
         "MINISTACK_HOST": LOOPBACK,
         "GATEWAY_PORT": str(port),
         "MINISTACK_REGION": REGION,
-        "SERVICES": ",".join(SERVICES),
         # Its IoT broker would listen on a fixed port.
         "IOT_MTLS_ENABLED": "0",
+        **settings,
     }
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", EMULATOR, str(listener.fileno())],
+            [sys.executable, "-P", program[0], str(listener.fileno()), *program[1:]],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=[listener.fileno()],
-            # A group of its own: Ctrl-C in the terminal does not reach it, and one kill reaches all of it.
+            # A group of its own: Ctrl-C in the terminal does not reach it, and one kill reaches its functions.
             start_new_session=True,
         )
 
@@ -131,11 +155,17 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, folder: Pat
                     return
             finally:
                 connection.close()
-        if process.poll() is not None:
-            raise CommandError(f"the local AWS ended while it started; the end of its log: {_tail(folder)}")
+        # Not poll(): it would reap the group's leader, whose id end_group still needs.
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise LocalAwsError(f"the local AWS ended while it started; the end of its log: {_tail(folder)}")
         time.sleep(0.05)
-    raise CommandError(f"the local AWS did not answer within {START_SECONDS} s; the end of its log: {_tail(folder)}")
+    raise LocalAwsError(f"the local AWS did not answer within {START_SECONDS} s; the end of its log: {_tail(folder)}")
 
 
 def _tail(folder: Path) -> str:
-    return " | ".join((folder / "log").read_text(errors="replace").splitlines()[-10:])
+    return " | ".join(log_lines(folder)[-10:])
+
+
+def log_lines(folder: Path) -> list[str]:
+    """Return the lines that the emulator with this folder has logged."""
+    return (folder / "log").read_text(errors="replace").splitlines()

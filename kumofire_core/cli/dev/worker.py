@@ -16,13 +16,13 @@ import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kumofire_core.cli.display import BOLD, CYAN, DIM, GREEN, RED, YELLOW, colors, styled
 from kumofire_core.text import length, plain, plain_lines
 
 if TYPE_CHECKING:
-    from kumofire_core.engine.sqs_batch import RecordReport
+    from kumofire_core.engine.sqs_batch import RecordReport, SqsBatchReport
     from kumofire_core.jobs import Jobs
 
 NOT_IMPORTED = 3
@@ -33,11 +33,9 @@ GRACE_SECONDS = 5.0
 
 POLL_SECONDS = 0.1
 TICK_SECONDS = 1.0
-PAUSE_SECONDS = 1.0
-"""How long it waits after a request to the local AWS that failed."""
-
 TOLD_LATER = "attempt failed with"
-"""How a line of the consumer begins that ``Worker`` replaces by one with the error's text and traceback."""
+CANCELED = "the handler canceled the run"
+"""How lines of the consumer begin that ``DevelopmentWorker`` replaces by one with the error's text and traceback."""
 
 PROGRAM = "kumofire"
 PACKAGE = Path(__file__).parents[2]
@@ -82,7 +80,7 @@ class _Lines(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, str) and record.msg.startswith(TOLD_LATER):
+        if isinstance(record.msg, str) and record.msg.startswith((TOLD_LATER, CANCELED)):
             return
         try:
             style = next((style for level, style in self.STYLES if record.levelno >= level), "")
@@ -106,84 +104,43 @@ class _Ends:
         return max(0, int((self._end - time.monotonic()) * 1000))
 
 
-class Worker:
-    """Executes what the queue delivers, ``concurrency`` runs at once, and makes the dispatcher's passes."""
+class DevelopmentWorker:
+    """Executes what the queue delivers, ``concurrency`` runs at once, and makes the dispatcher's passes.
+
+    An attempt takes ``timeout`` seconds at most, as in a function of the stack.
+    """
 
     def __init__(self, jobs: Jobs, terminal: Terminal, *, concurrency: int, timeout: float) -> None:
+        from kumofire_core.engine.worker import Worker
+
         self._jobs = jobs
         self._terminal = terminal
-        self._timeout = timeout
-        self._concurrency = concurrency
-        self._free = threading.Semaphore(concurrency)
         self._stopping = threading.Event()
+        self._worker = Worker(
+            jobs._consumer.queue,
+            jobs._consumer.pool,
+            lambda event: jobs.run_batch(event, _Ends(timeout)),
+            concurrency=concurrency,
+            # The local AWS would give a message to a process that was killed while SQS waits for one.
+            poll_seconds=0,
+            idle_seconds=POLL_SECONDS,
+            on_report=self._tell_all,
+        )
 
     def stop(self) -> None:
         """Let ``run`` return."""
         self._stopping.set()
+        self._worker.stop()
 
     def run(self) -> None:
         """Work until ``stop`` is called; then wait for the runs under way, for ``GRACE_SECONDS`` at most."""
         threading.Thread(target=self._tick, daemon=True).start()
-        while not self._stopping.is_set():
-            if not self._free.acquire(timeout=0.2):
-                continue
-            slots = 1
-            while slots < 10 and self._free.acquire(blocking=False):
-                slots += 1
-            records = self._receive(slots)
-            for record in records:
-                threading.Thread(target=self._consume, args=(record,), daemon=True).start()
-            for _ in range(slots - len(records)):
-                self._free.release()
-            if not records:
-                self._stopping.wait(POLL_SECONDS)
-        give_up = time.monotonic() + GRACE_SECONDS
-        for _ in range(self._concurrency):
-            if not self._free.acquire(timeout=max(0.0, give_up - time.monotonic())):
-                return
+        if self._worker.run(GRACE_SECONDS).stuck:
+            self._terminal.line(PROGRAM, None, "handlers that were cut do not stop, so this process ends", RED)
 
-    def _receive(self, most: int) -> list[dict[str, Any]]:
-        """Return messages in the form of Lambda's event.
-
-        It does not let SQS wait for them: the local AWS would give a message to a process that was killed meanwhile.
-        """
-        try:
-            answer = self._jobs.sqs_client.receive_message(
-                QueueUrl=self._jobs.queue_url,
-                MaxNumberOfMessages=most,
-                WaitTimeSeconds=0,
-                MessageSystemAttributeNames=["All"],
-            )
-        except Exception as error:
-            if not self._stopping.wait(PAUSE_SECONDS):
-                log.warning("the queue could not be read: %s", error)
-            return []
-        return [
-            {
-                "messageId": message["MessageId"],
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "attributes": message.get("Attributes", {}),
-                "messageAttributes": {},
-                "eventSource": "aws:sqs",
-            }
-            for message in answer.get("Messages", ())
-        ]
-
-    def _consume(self, record: dict[str, Any]) -> None:
-        try:
-            report = self._jobs.run_batch({"Records": [record]}, _Ends(self._timeout))
-            if not report.response()["batchItemFailures"]:
-                self._jobs.sqs_client.delete_message(
-                    QueueUrl=self._jobs.queue_url, ReceiptHandle=record["receiptHandle"]
-                )
-            if report.stray_handlers:
-                log.warning("a handler goes on although its time is over; on AWS its process would end now")
-        except Exception as error:
-            log.warning("a message could not be handled, and comes again: %s", error)
-            return
-        finally:
-            self._free.release()
+    def _tell_all(self, report: SqsBatchReport) -> None:
+        if report.stray_handlers:
+            log.warning("a handler goes on although its time is over; on AWS its process would end now")
         try:
             for each in report.records:
                 self._tell(each)
@@ -259,7 +216,7 @@ def main(source: str, concurrency: int, timeout: float) -> int:
         terminal.line(PROGRAM, None, f"the jobs of {place} can't be imported:", RED)
         terminal.block(_traceback_of(error))
         return NOT_IMPORTED
-    worker = Worker(jobs, terminal, concurrency=concurrency, timeout=timeout)
+    worker = DevelopmentWorker(jobs, terminal, concurrency=concurrency, timeout=timeout)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     names = ", ".join(sorted(jobs._registry.names())) or "none is registered"
     terminal.line(PROGRAM, None, f"the jobs of {place} are ready: {names}", GREEN)

@@ -125,7 +125,8 @@ def event_source_mapping(look: Examination) -> list[Finding]:
             findings.append(
                 error(
                     "event-source-mapping",
-                    f"The event source mapping is {state.lower()}: no run is executed, and all wait in the queue.",
+                    f"The event source mapping is {state.lower()}: no run is executed, and all wait in the queue, "
+                    "unless workers take them (ConsumeWith=workers).",
                     "Enable it: aws lambda update-event-source-mapping --enabled --uuid " + str(mapping["UUID"]),
                 )
             )

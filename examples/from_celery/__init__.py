@@ -1,0 +1,1 @@
+"""An example: a task of Celery, and the same as a job."""

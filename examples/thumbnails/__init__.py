@@ -1,0 +1,1 @@
+"""An example: a thumbnail for every image that is uploaded to a bucket."""

@@ -1,0 +1,1 @@
+"""An example: an order and the run that confirms it, in one DynamoDB transaction."""

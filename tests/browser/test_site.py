@@ -1,0 +1,108 @@
+"""The documentation's site in a real browser: nothing from another host, no finding of axe, diagrams and search work.
+
+It looks at build/site, which `make docs` builds.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from examples.deployment import PROJECT
+from tests.browser.test_accessibility import LOOKS
+
+SITE = PROJECT / "build/site"
+LOOKED_AT = ["index.html", "runs.html", "console.html", "cli.html", "api.html", "reference/runs.html"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    """The address of the built site, served on the loopback interface."""
+    if not (SITE / "index.html").is_file():
+        pytest.fail("there is no build/site; call `make docs`, which `make test-browser` does")
+    handler = functools.partial(Quiet, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def opened(browser: Browser, address: str, complaints: list[str], **look: Any) -> Page:
+    """Return an open page; requests to other places than its own, and what the browser complains of, are noted."""
+    page = browser.new_context(**look).new_page()
+    place = address.rpartition("/")[0] if address.startswith("file:") else "/".join(address.split("/")[:3])
+
+    def note_request(request: Any) -> None:
+        if not request.url.startswith((place, "data:", "blob:")):
+            complaints.append(f"{address} requests {request.url}")
+
+    page.on("request", note_request)
+    page.on("pageerror", lambda error: complaints.append(f"{address}: {error}"))
+    page.on("console", lambda said: said.type == "error" and complaints.append(f"{address}: {said.text}"))
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    return page
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_no_page_has_a_finding_nor_is_wider_than_the_screen(browser: Browser, root: str, look: str) -> None:
+    findings: list[str] = []
+
+    for name in LOOKED_AT:
+        page = opened(browser, f"{root}/{name}", findings, **LOOKS[look])
+        findings += [
+            f"{name}: {found['id']}: {node['html'][:200]} ({node['failureSummary']})"
+            for found in Axe().run(page).response["violations"]
+            for node in found["nodes"]
+        ]
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if wide > 0:
+            findings.append(f"{name}: it is {wide} px wider than the screen")
+        page.context.close()
+
+    assert findings == []
+
+
+def test_every_page_comes_from_its_own_host_alone_and_draws_its_diagrams(browser: Browser, root: str) -> None:
+    complaints: list[str] = []
+
+    for path in sorted(SITE.rglob("*.html")):
+        name = path.relative_to(SITE).as_posix()
+        page = opened(browser, f"{root}/{name}", complaints)
+        sources = path.read_text(encoding="utf-8").count('<pre class="mermaid">')
+        if sources:
+            # A drawn diagram is in a closed shadow root, so its height tells.
+            page.wait_for_function("document.querySelectorAll('pre.mermaid').length === 0")
+            heights = page.evaluate("[...document.querySelectorAll('div.mermaid')].map(each => each.offsetHeight)")
+            if len(heights) != sources or min(heights) < 50:
+                complaints.append(f"{name} has {sources} diagrams, drawn {heights} px high")
+        page.context.close()
+
+    assert complaints == []
+
+
+@pytest.mark.parametrize("by", ["http", "file"])
+def test_the_search_finds_a_page_and_a_call_also_without_a_server(browser: Browser, root: str, by: str) -> None:
+    complaints: list[str] = []
+    page = opened(browser, f"{root}/index.html" if by == "http" else f"{SITE.as_uri()}/index.html", complaints)
+
+    page.keyboard.press("Control+k")
+    page.keyboard.type("create_in_transaction")
+    found = page.get_by_role("link", name="create_in_transaction").first
+    found.wait_for(timeout=15_000)
+
+    assert complaints == []

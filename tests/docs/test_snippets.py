@@ -1,0 +1,132 @@
+"""The examples of the documentation: each is executed, or checked against the library's types, as it is printed."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import make_dataclass
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+
+import kumofire_core
+from examples.deployment import PROJECT
+from kumofire_core import JobContext
+from tests.builders import Aws
+from tests.docs.snippets import (
+    ELSEWHERE,
+    GIVEN,
+    IMPORTS,
+    Snippet,
+    all_snippets,
+    missing_of,
+    preamble_of,
+    program_of,
+    unknown_of,
+)
+
+SNIPPETS = all_snippets()
+VALUES = {"Starlette": Starlette, "make_dataclass": make_dataclass}
+"""What the expressions in GIVEN use."""
+
+NOT_EXECUTED = {
+    ("docs/async.md", "from my_app"): "that is a module of the reader's application",
+    ("docs/large-payloads.md", 'table="…"'): "the table's name is left out",
+    ("docs/transactions.md", "for attempt in range(3)"): "tests/runs/test_transactions.py executes it",
+    ("docs/transactions.md", "with bill, mail"): "tests/runs/test_transactions.py executes it",
+}
+"""Examples that can't be executed by themselves, by page and a part of their text, with the reason."""
+
+ENVIRONMENT = {
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "KUMOFIRE_TABLE": "{aws.table}",
+    "KUMOFIRE_QUEUE_URL": "{aws.queue_url}",
+}
+
+TOLERATED = {
+    r'Item "None" of "Run \| None"': "examples leave out the check for an unknown id",
+    r'incompatible type "\*\*dict\[str, object\]"': "arguments that are kept in a dict",
+    r'Invalid index type "str" for "Mapping\[RunStatus': "a status is a str",
+    r'expected "TransactWriteItemTypeDef"': "boto3-stubs knows an item by its declared type",
+    r'expected "MetricUnit"': "Powertools takes the unit's text, too",
+    r": note: ": "explains an error",
+}
+"""What a type checker may say of an example, with the reason."""
+
+
+def reason_against(snippet: Snippet, listed: dict[tuple[str, str], str]) -> str | None:
+    return next((why for (page, part), why in listed.items() if page == snippet.page and part in snippet.text), None)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=str)
+def test_an_example_uses_only_names_that_its_reader_has(snippet: Snippet) -> None:
+    assert unknown_of(snippet) == [], "define or import it in the page, or say in GIVEN that its reader has it"
+
+
+def test_nothing_is_listed_that_no_example_needs() -> None:
+    needed = {(each.page, name) for each in SNIPPETS for name in missing_of(each)}
+
+    assert {(page, name) for page, names in GIVEN.items() for name in names} <= needed
+    for page, part in NOT_EXECUTED:
+        assert any(each.page == page and part in each.text for each in SNIPPETS), (page, part)
+
+
+@pytest.mark.parametrize("snippet", [each for each in SNIPPETS if reason_against(each, NOT_EXECUTED) is None], ids=str)
+def test_an_example_is_executed(snippet: Snippet, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value.format(aws=aws))
+    jobs = aws.jobs(allow_unknown_jobs=True)
+    module = types.ModuleType("page_of_the_documentation")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where dataclasses look for the types of fields
+    page = vars(module)
+    page["jobs"], page["run_id"] = jobs, jobs.create("email", {"to": "x"})
+    page["ctx"] = JobContext.for_test(payload={"order": 7})
+    given = GIVEN.get(snippet.page, {})
+    for name in [*IMPORTS, *missing_of(snippet)]:
+        if name in IMPORTS:
+            exec(IMPORTS[name], page)
+        elif name in given:
+            page[name] = eval(given[name], {**page, **VALUES}) if given[name] else object()
+        elif name in kumofire_core.__all__:
+            page[name] = getattr(kumofire_core, name)
+
+    for each in program_of(snippet):
+        code = compile(each.text, str(each), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(eval(code, page))
+        else:
+            exec(code, page)
+
+
+def test_the_types_of_every_example_fit_the_library_s() -> None:
+    """The cache is that of `make typecheck`, so that the library is not read again; it wants the files at one place."""
+    loose = (
+        "allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs, allow-any-generics, allow-untyped-decorators, "
+        'no-warn-return-any, allow-untyped-globals, disable-error-code="no-redef,empty-body,top-level-await"'
+    )
+    folder = Path("build/snippets")
+    shutil.rmtree(PROJECT / folder, ignore_errors=True)
+    (PROJECT / folder).mkdir(parents=True)
+    written = {}
+    for snippet in SNIPPETS:
+        path = folder / f"{re.sub(r'[^a-z0-9]', '_', str(snippet).lower())}.py"
+        program = [f"# {each}\n{each.text}" for each in program_of(snippet)]
+        (PROJECT / path).write_text("\n".join([f"# mypy: {loose}", *preamble_of(snippet), *program]), encoding="utf-8")
+        written[str(path)] = str(snippet)
+
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-error-summary", *written]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
+    accepted = re.compile("|".join([*TOLERATED, rf"module named \"(?:{'|'.join(ELSEWHERE)})\b"]))
+    told = [line for line in done.stdout.splitlines() if not accepted.search(line)]
+    assert not told, "\n".join(f"{written[line.partition(':')[0]]}, in its program: {line}" for line in told)
