@@ -47,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with simulated_engine():
         if given.mutations or given.reseed:
             return _catch_all(given.workers or os.cpu_count() or 1, record=given.reseed)
-        if given.seed is not None and not given.writes and given.runs is None and (given.seconds is None or given.shrink):
+        if (
+            given.seed is not None
+            and not given.writes
+            and given.runs is None
+            and (given.seconds is None or given.shrink)
+        ):
             return _replay(given.seed, shrink_seconds if given.shrink else 0.0)
         if given.writes:
             return _count_writes(given.seed or 0, given.runs or 6_000)

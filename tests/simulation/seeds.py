@@ -233,6 +233,17 @@ SEEDS: dict[str, int] = {
     "give a handler what does not fit": 23,
     "refuse a payload that fits": 23,
     "try again what does not fit": 23,
+    "renew whatever lease there is": 2_000_000_000_443,
+    "renew whatever the run does": 2_000_000_000_050,
+    "renew the wake-up, and not the lease": 2_000_000_000_010,
+    "renew the lease, and not the wake-up": 2_000_000_000_010,
+    "let a late copy shorten a lease": 2_000_000_000_179,
+    "renew no run that is to be canceled": 2_000_000_000_128,
+    "renew a lease for ten times as long": 2_000_000_000_010,
+    "never renew a lease": 2_000_000_000_031,
+    "renew a lease when it is over": 2_000_000_000_031,
+    "go on when the lease can't be renewed": 2_000_000_000_048,
+    "count an attempt that is interrupted": 2_000_000_000_046,
 }
 
 COVERING: list[int] = []

@@ -18,7 +18,6 @@ Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
 
 
-
 def _renew(**changes: Callable[[Any], Any]) -> tuple[Patch, ...]:
     """Return a patch that changes the write of a renewal, field by field."""
 
@@ -46,13 +45,6 @@ def _any_status(value: Any) -> Any:
     return tuple(RunStatus)
 
 
-def _go_on_when_lost(original: Any) -> Mutant:
-    def mutant(self: Any, why: str) -> Any:
-        return False if why == renewal.LOST else original(self, why)
-
-    return mutant
-
-
 def _never_over(original: Any) -> Mutant:
     def mutant(self: Any, *given: Any) -> None:
         original(self, *given)
@@ -77,7 +69,7 @@ def _take_any_refusal_for_lost(original: Any) -> Mutant:
 MISTAKES: dict[str, tuple[Patch, ...]] = {
     "renew whatever lease there is": _renew(equals=_none),
     "renew whatever the run does": _renew(equals=_none, source=_any_status, at_most=_none),
-    "renew a later claim that has the same token": _renew(equals=_without("claims"), at_most=_none),
+    "renew a later claim that has the same token": _renew(equals=_without("claims")),
     "renew the wake-up, and not the lease": _renew(sets=_without("lease_until")),
     "renew the lease, and not the wake-up": _renew(sets=_without("wake_at")),
     "let a late copy shorten a lease": _renew(at_most=_none),
@@ -91,7 +83,6 @@ MISTAKES: dict[str, tuple[Patch, ...]] = {
     ),
     "never renew a lease": ((HeldAttempt, "_try_to_renew", lambda original: lambda self: None),),
     "renew a lease when it is over": ((renewal, "RENEWALS_A_LEASE", lambda original: 1),),
-    "go on when the lease is lost": ((HeldAttempt, "cut", _go_on_when_lost),),
     "go on when the lease can't be renewed": ((HeldAttempt, "__init__", _never_over),),
     "count an attempt that is interrupted": ((Consumer, "_interrupted", _count_interrupted),),
     "take a renewal that is behind for a lost lease": ((run_writes, "is_held", _take_any_refusal_for_lost),),

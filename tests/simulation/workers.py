@@ -135,6 +135,8 @@ class Working:
         """Say whether a write puts a run back whose attempt was interrupted, and check that it may be."""
         if not self.exists or attempt.state not in ("cut", "claimed"):
             return False
+        if attempt.state == "cut" and old["job_name"] != "timed" and new["attempt"] != old["attempt"]:
+            self._world.violate("an interrupted attempt does not count", run_id)
         if new.get("suspensions", 0) == old.get("suspensions", 0) and not (
             new["status"] == "canceled" and new["attempt"] == old["attempt"] and attempt.state == "cut"
         ):
@@ -145,6 +147,4 @@ class Working:
         ends = ends or (not self._play.calm and cut_ms >= until - MARGIN_MS - 2 * SKEW_MS)
         if not ends:
             self._world.violate("an attempt is interrupted where its process or its lease ends", run_id)
-        if new["attempt"] != old["attempt"]:
-            self._world.violate("an interrupted attempt does not count", run_id)
         return True
