@@ -206,6 +206,6 @@ def covering(by_seed: Mapping[int, Seen]) -> list[int]:
 def table_of(seen: Seen) -> list[str]:
     """Return the rows of a table: each write, and how often it came to each outcome."""
     return [
-        f"| {name} | {' | '.join(f'{seen[name, outcome]:,}' if seen[name, outcome] else '–' for outcome in OUTCOMES)} |"
+        f"| `{name}` | {' | '.join(f'{seen[name, outcome]:,}' for outcome in OUTCOMES)} |"
         for name in sorted({name for name, _ in seen})
     ]
