@@ -43,15 +43,3 @@ def test_every_write_still_comes_to_each_outcome_that_was_counted(
     }
     assert counted
     assert counted - seen.keys() == set()
-
-
-def test_a_conditional_write_that_is_made_in_one_request_is_also_refused_and_repeated(
-    documented: dict[str, list[int]],
-) -> None:
-    refused, repeated = writes.OUTCOMES.index(writes.REFUSED), writes.OUTCOMES.index(writes.REPEATED)
-    never = {
-        name
-        for name, counts in documented.items()
-        if not (counts[refused] and counts[repeated]) and name.split(" ")[0] not in writes.UNCONDITIONAL
-    }
-    assert never <= writes.RARE | {name for name in documented if name.startswith("try_batch ")}

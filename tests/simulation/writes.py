@@ -182,10 +182,6 @@ NOT_SIMULATED = {
 }
 """Writes that the simulation does not make, and which tests make them instead."""
 
-UNCONDITIONAL = frozenset({"Table.delete", "Table.put"})
-"""Methods whose writes DynamoDB never refuses."""
-
-
 def names_of(seen: Seen) -> set[str]:
     """Return the rules and methods that were seen, without the kinds of items."""
     found = {name for name, _ in seen}
