@@ -1,14 +1,19 @@
-"""Takes the pictures of the console that the documentation shows: each page, light and dark.
+"""Takes the pictures that the documentation shows: each page of the console, light and dark, and the command line.
 
-``python -m examples.screenshots FOLDER`` plays the morning of ``examples.console_demo`` on a local AWS, opens the
-console in a Chromium, and writes ``console-PAGE-light.png`` and ``console-PAGE-dark.png``.
+``python -m examples.screenshots FOLDER`` plays the morning of ``examples.console_demo`` on a local AWS. It opens the
+console in a Chromium, and writes ``console-PAGE-light.png`` and ``console-PAGE-dark.png``. It calls ``kumofire`` in a
+terminal, and writes ``terminal.svg``.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import pty
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,7 +23,7 @@ from typing import Literal
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from examples.console_demo import played_morning, serving
-from examples.local_aws import local_aws
+from examples.local_aws import LocalAws, local_aws
 from kumofire_core import Jobs
 
 SIZE: ViewportSize = {"width": 1280, "height": 800}
@@ -60,6 +65,63 @@ PAGES: dict[str, Callable[[Jobs], str]] = {
 }
 
 
+COLUMNS = 112
+FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def in_a_terminal(command: Sequence[str], environment: dict[str, str]) -> str:
+    """Return what a command writes to a terminal of ``COLUMNS`` columns, colours included."""
+    mine, its = pty.openpty()
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
+        os.close(its)
+        written = bytearray()
+        while True:
+            try:
+                read = os.read(mine, 65_536)
+            except OSError:  # Linux says so when the last one has closed the other side
+                break
+            if not read:
+                break
+            written += read
+    os.close(mine)
+    if process.returncode:
+        raise RuntimeError(f"{command} ended with {process.returncode}: {written.decode(errors='replace')}")
+    return written.decode().replace("\r\n", "\n")
+
+
+def terminal(aws: LocalAws, jobs: Jobs) -> str:
+    """Return a picture, as SVG, of a terminal in which somebody looks for what failed."""
+    from rich.console import Console
+    from rich.terminal_theme import MONOKAI
+    from rich.text import Text
+
+    environment = {
+        "PATH": os.environ["PATH"],
+        "TERM": "xterm-256color",
+        "COLUMNS": str(COLUMNS),
+        "TZ": "Europe/Berlin",
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "KUMOFIRE_TABLE": jobs.table_name,
+        "KUMOFIRE_QUEUE_URL": jobs.queue_url,
+    }
+    run_id = failed_run(jobs).rpartition("/")[2]
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    for arguments in (
+        ("runs", "list", "--status", "failed", "--limit", "3"),
+        ("runs", "show", run_id),
+        ("runs", "retry", run_id),
+    ):
+        console.print(Text.assemble(("$ ", "bold green"), f"kumofire {' '.join(arguments)}"))
+        console.print(
+            Text.from_ansi(in_a_terminal([sys.executable, "-m", "kumofire_core.cli", *arguments], environment))
+        )
+    # Its fonts are asked of another host, which a page here never does.
+    return FONT.sub("", console.export_svg(title="kumofire", theme=MONOKAI))
+
+
 def take(page: Page, path: Path) -> None:
     """Write a picture of a page once nothing on it changes any more."""
     page.wait_for_load_state("networkidle")
@@ -88,6 +150,7 @@ def main(given: Sequence[str] | None = None) -> int:
                 take(page, arguments.folder / f"console-{name}-{look}.png")
             context.close()
         browser.close()
+        (arguments.folder / "terminal.svg").write_text(terminal(aws, jobs), encoding="utf-8")
     return 0
 
 

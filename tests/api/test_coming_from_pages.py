@@ -30,11 +30,11 @@ def test_runs_that_wait_in_the_original_are_copied_once(
     row = {"id": "a", "job_name": "email", "payload": '{"to": "x"}', "max_attempts": 4}
     answer = [{"results": [row | {"next_run_at": "2027-03-27T01:00:00.000Z"}], "success": True}]
     (tmp_path / "runs.json").write_text(json.dumps(answer))
-    monkeypatch.chdir(tmp_path)
     jobs = aws.jobs()
+    copy = executed("from-kumofire-typescript.md", jobs, monkeypatch)["copy_waiting_runs"]
 
     for _ in range(2):
-        executed("from-kumofire-typescript.md", jobs, monkeypatch)
+        copy(str(tmp_path / "runs.json"))
 
     [run] = jobs.list_runs(payloads=True).runs
     assert (run.job_name, run.payload, run.max_attempts) == ("email", {"to": "x"}, 4)

@@ -392,5 +392,5 @@ def test_a_missing_extra_is_named(kumofire: Kumofire, monkeypatch: pytest.Monkey
     ended = kumofire("dev")
 
     assert (ended.code, ended.out) == (3, "")
-    assert "kumofire dev needs watchfiles" in ended.err
+    assert "kumofire: dev needs watchfiles" in ended.err
     assert "pip install 'kumofire-jobs[local]'" in ended.err

@@ -87,11 +87,11 @@ def _check(here: Invocation, *, timeout: int, concurrency: int, ports: tuple[int
         if port is not None and not 0 <= port <= 65535:
             raise UsageError(f"{option} is {port}; it must be a number from 0 to 65535")
     if sys.platform == "win32":
-        raise CommandError("kumofire dev needs Linux or macOS; on Windows, use it in WSL")
+        raise CommandError("dev needs Linux or macOS; on Windows, use it in WSL")
     missing = [name for name in ("ministack", "watchfiles", "starlette") if find_spec(name) is None]
     if missing:
         raise CommandError(
-            f"kumofire dev needs {' and '.join(missing)}, which is not installed; "
+            f"dev needs {' and '.join(missing)}, which is not installed; "
             "install it with: pip install 'kumofire-jobs[local]'"
         )
 
