@@ -98,6 +98,8 @@ def test_on_the_site_a_link_leads_to_the_page_or_to_the_repository_or_is_plain_t
     assert " c " in unknown
     assert "jobs.py" not in unknown
     assert pages.page_for_site("[a](docs/steps.md)", "README.md", None) == "[a](../steps.md)"
+    assert pages.page_for_site("[a](email/)", "examples/README.md", None) == "[a](email.md)"
+    assert pages.page_for_site("[a](jobs.py)", "examples/email/README.md", None) == "a"
     with pytest.raises(ToolError, match=r"docs/runs\.md links to 'none\.md'"):
         pages.page_for_site("[a](none.md)", "docs/runs.md", None)
 

@@ -78,9 +78,13 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> None:
 
 
 def places() -> dict[str, str]:
-    """Return the pages of the repository by their paths, with their places on the site."""
-    found = {f"docs/{path.name}": path.name for path in sorted((PROJECT / "docs").glob("*.md"))}
-    return {**found, **AT_THE_ROOT}
+    """Return the pages of the repository by their paths, with their places on the site: docs/, examples, the root."""
+    pages = {f"docs/{path.name}": path.name for path in sorted((PROJECT / "docs").glob("*.md"))}
+    examples = {
+        path.relative_to(PROJECT).as_posix(): f"examples/{path.parent.name}.md"
+        for path in sorted((PROJECT / "examples").glob("*/README.md"))
+    }
+    return {**pages, "examples/README.md": "examples/index.md", **examples, **AT_THE_ROOT}
 
 
 def repository_address(environ: Mapping[str, str]) -> str | None:
@@ -105,7 +109,8 @@ def page_for_site(text: str, source: str, address: str | None) -> str:
         found = posixpath.normpath(posixpath.join(posixpath.dirname(source), link.path))
         if not (PROJECT / found).exists():
             raise ToolError(f"{source} links to {link.target!r}, and there is no {found!r}; mend the link")
-        target = here.get(found) or (found.removeprefix("docs/") if found.startswith("docs/") else None)
+        in_docs = found.removeprefix("docs/") if found.startswith("docs/") else None
+        target = here.get(found) or here.get(f"{found}/README.md") or in_docs
         if target is None and address is None:
             return link.text
         if target is None:
