@@ -39,7 +39,7 @@ MOST_DELAY_MS = 15 * 60_000
 MISSED_MS = 60_000
 RECORDED = {"succeeded": "succeeded", "retried": "scheduled"}
 """The status that an attempt's own consumer must have recorded, by the outcome that it tells."""
-CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at"})
+CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at", "bulk"})
 SIGNALED = frozenset({"signaled_by", "signals"})
 
 
