@@ -182,6 +182,7 @@ NOT_SIMULATED = {
 }
 """Writes that the simulation does not make, and which tests make them instead."""
 
+
 def names_of(seen: Seen) -> set[str]:
     """Return the rules and methods that were seen, without the kinds of items."""
     found = {name for name, _ in seen}
