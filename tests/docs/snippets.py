@@ -47,11 +47,6 @@ USUAL = {"jobs": "jobs: Jobs", "ctx": "ctx: JobContext[Any]", "run_id": "run_id:
 PROVIDED = frozenset((*kumofire_core.__all__, *IMPORTS, *USUAL))
 
 GIVEN: dict[str, dict[str, str]] = {
-    "README.md": {
-        "Order": "make_dataclass('Order', [('number', int)])",
-        "Receipt": "make_dataclass('Receipt', [('number', int)])",
-        "yesterday": "datetime.now(UTC) - timedelta(days=1)",
-    },
     "docs/async.md": {"Email": ""},
     "docs/batches.md": {"url": "'https://example.com/7'"},
     "docs/bulk.md": {"bulk_id": "'a-bulk'"},
@@ -78,9 +73,7 @@ GIVEN: dict[str, dict[str, str]] = {
         **dict.fromkeys(("print_label", "refund", "release_stock", "send_mail", "store"), ""),
     },
     "docs/transactions.md": {"confirmation": "", "order": "", "order_id": "'42'"},
-    "docs/typed-jobs.md": dict.fromkeys(
-        ("all_sent", "deliver", "download", "publish", "receivers", "transcribe", "url"), ""
-    ),
+    "docs/typed-jobs.md": {"deliver": ""},
     "docs/worker.md": dict.fromkeys(("handle", "pages", "read_place", "train_epoch", "write_place"), ""),
 }
 """By page, the names that its reader has, each with an expression for it; empty where executing the page needs none."""
