@@ -6,9 +6,8 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from kumofire_core.engine import bulk, dedupe, dispatcher, run_control
+from kumofire_core.engine import bulk, dispatcher, run_control
 from kumofire_core.engine.bulk import BulkOperations
-from kumofire_core.model.run_item import StoredRun
 from kumofire_core.rules import bulk_writes
 
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -55,10 +54,6 @@ def _not_aborted(original: Any) -> Any:
     return mutant
 
 
-def _changed_by_none(original: Any) -> Any:
-    return property(lambda self: None)
-
-
 def _twice_as_late(original: Any) -> Any:
     return lambda *given, spread_ms: original(*given, spread_ms=spread_ms) + 2 * spread_ms
 
@@ -75,19 +70,6 @@ def _nothing_of_others(original: Any) -> Any:
     return lambda self, partitions, tally: original(self, None, tally) if partitions is None else ()
 
 
-def _with_the_time_of_the_call(original: Any) -> Any:
-    """Take the time of a call for that of each of its requests."""
-
-    def mutant(store: Any, asked: Any) -> Any:
-        class Halted:
-            def __getattr__(self, name: str) -> Any:
-                return (lambda: asked.now_ms) if name == "now_ms" else getattr(store, name)
-
-        return original(Halted(), asked)
-
-    return mutant
-
-
 MISTAKES: dict[str, tuple[Patch, ...]] = {
     "record a page that another process has recorded": ((bulk_writes, "save", _without_conditions),),
     "abort an operation that is done": ((bulk_writes, "abort", _without_conditions),),
@@ -96,7 +78,6 @@ MISTAKES: dict[str, tuple[Patch, ...]] = {
     "begin every page of an operation at its beginning": ((BulkOperations, "_page", _at_its_beginning),),
     "forget the messages of an operation": ((BulkOperations, "_retry", _without_message),),
     "retry and delete what has ended since an operation began": ((bulk_writes, "is_meant", _all_as_meant),),
-    "change a run again for the same operation": ((StoredRun, "bulk", _changed_by_none),),
     "spread retries over more than their time": ((bulk_writes, "spread_delay_ms", _twice_as_late),),
     "free the keys of deleted runs": ((BulkOperations, "_keeps_key", lambda original: lambda *given: False),),
     "do not count what an operation has changed": ((BulkOperations, "_save", _only_unskipped),),
@@ -108,5 +89,4 @@ MISTAKES: dict[str, tuple[Patch, ...]] = {
         ),
     ),
     "let nobody do the work that was handed over": ((dispatcher.Dispatcher, "_chosen", _nothing_of_others),),
-    "count a period from a call that was slow": ((dedupe, "create", _with_the_time_of_the_call),),
 }

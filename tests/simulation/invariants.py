@@ -73,6 +73,8 @@ class Attempt:
     """When its handler ended."""
     lease_before: int = 0
     """Until when its lease lasted before its last renewal, of which it may not know yet; 0 where there was none."""
+    renewals: list[tuple[int, int]] = field(default_factory=list)
+    """When its lease was renewed, and until when it was before."""
     lease_when_ended: int = 0
     """Until when its lease surely lasted then."""
 
