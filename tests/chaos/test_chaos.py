@@ -22,7 +22,8 @@ from tests.builders import make_aws
 from tests.chaos import ledger
 from tests.chaos.kills import storm
 from tests.chaos.proxy import CuttingProxy
-from tests.chaos.races import OCCURRENCES, Nowhere, Settings, race
+from tests.chaos.racer import Nowhere, Settings
+from tests.chaos.races import OCCURRENCES, race
 
 
 class _NoSqs(Nowhere):
