@@ -172,6 +172,14 @@ class Nowhere:
         return {"Successful": [{"Id": entry["Id"]} for entry in request["Entries"]]}
 
 
+class NoSqs(Nowhere):
+    """Nowhere, as a client that makes a queue."""
+
+    def create_queue(self, **request: Any) -> dict[str, str]:
+        """Return the address of a queue that does not exist."""
+        return {"QueueUrl": "https://sqs.invalid/queue"}
+
+
 Operation = Callable[[str, random.Random], None]
 
 
