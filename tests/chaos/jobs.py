@@ -36,6 +36,7 @@ def gather(ctx: JobContext) -> int:
     """Follow a batch."""
     with _execution(ctx):
         _take_time(ctx)
+        assert ctx.batch is not None
         return ctx.batch.ended
 
 

@@ -57,8 +57,7 @@ def broken_batches(events: Events, items: Items) -> list[str]:
             first = min((each.begun_at for each in called), default=None)
             for run_id in of_batch if first is not None else ():
                 last = max(by_run.get(run_id, []), key=lambda each: each.fence, default=None)
-                ended = last is not None and last.ended_at is not None and last.ended_at
-                if last is not None and (last.begun_at > first or (last.ended == "returned" and ended > first)):
+                if last is not None and max(last.begun_at, _returned_at(last)) > first:
                     problems.append(f"{name}: its callback began before {run_id} had ended")
     problems += [f"batch {batch_id}: is not stored" for batch_id in (*members, *callbacks) if batch_id not in batches]
     return problems
@@ -153,6 +152,10 @@ def broken_limits(events: Events, limits: Mapping[str, int]) -> list[str]:
             if len(held) >= limit:
                 problems.append(f"{slot}: {len(held) + 1} execute at once, and {limit} may; the last is {new.run_id}")
     return problems
+
+
+def _returned_at(execution: Execution) -> int:
+    return -1 if execution.ended_at is None or execution.ended != "returned" else execution.ended_at
 
 
 def _holds(execution: Execution, place: int, now_ms: int) -> bool:

@@ -194,7 +194,7 @@ class Racer:
     def __init__(self, settings: Settings, number: int) -> None:
         self.settings = settings
         self.number = number
-        self.sqs = settings.client("sqs") if settings.queue_url else Nowhere()
+        self.sqs: Any = settings.client("sqs") if settings.queue_url else Nowhere()
         self.jobs = self.make_jobs(settings, clock=settings.clock, sqs=self.sqs)
         self.dynamodb = settings.client("dynamodb")
         self.over = threading.Event()

@@ -47,7 +47,7 @@ class FlowRacer(Racer):
         @jobs.handler("link", max_attempts=3)
         def link(ctx: JobContext) -> str:
             with settings.execution(ctx, clock):
-                before = ctx.batch.previous if ctx.run.callback_of is not None else None
+                before = ctx.batch.previous if ctx.batch is not None and ctx.run.callback_of is not None else None
                 if before is not None:
                     settings.enter("given", run_id=ctx.run.id, of=before.id, output=before.output)
                 settings.dawdle(ctx, stuck=0.02)
@@ -59,6 +59,7 @@ class FlowRacer(Racer):
         def gather(ctx: JobContext) -> dict[str, int]:
             with settings.execution(ctx, clock):
                 settings.dawdle(ctx, stuck=0.02)
+                assert ctx.batch is not None
                 return {"succeeded": ctx.batch.succeeded, "pending": ctx.batch.pending}
 
         @jobs.handler("order", max_attempts=12)

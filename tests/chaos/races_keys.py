@@ -112,7 +112,8 @@ class KeyRacer(Racer):
         self.jobs.create("doomed", key, dedupe_key=f"doomed-{key}")
 
     def _retry_many(self, key: str, chance: random.Random) -> None:
-        wanted, began = self._doomed(key), []
+        wanted = self._doomed(key)
+        began: list[str] = []
 
         def tell(operation: Any) -> None:
             if not began:

@@ -76,7 +76,7 @@ need from the engine's last look at the clock to the handler's entry in the ledg
 class RateRacer(Racer):
     """Create more runs than may start. A run waits in real seconds, so the clock runs as a real one."""
 
-    further = {"speed": 1, "seconds": 8.0, "keys": 60}  # noqa: RUF012
+    further = {"speed": 1}  # noqa: RUF012
 
     def __init__(self, settings: Settings, number: int) -> None:
         super().__init__(settings, number)
@@ -110,7 +110,7 @@ RESUMED_SECONDS = 15
 class PauseRacer(Racer):
     """Create and consume runs of a job that the first thread pauses and resumes, by a clock ten times as fast."""
 
-    further = {"speed": 10, "seconds": 24.0, "lease_seconds": 30, "keys": 400}  # noqa: RUF012
+    further = {"speed": 10, "seconds": 20.0, "lease_seconds": 30, "keys": 400}  # noqa: RUF012
 
     def __init__(self, settings: Settings, number: int) -> None:
         super().__init__(settings, number)
