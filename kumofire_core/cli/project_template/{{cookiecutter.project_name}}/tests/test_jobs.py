@@ -1,4 +1,4 @@
-"""What the jobs do. The fixture ``kumofire`` gives each test an AWS in this process's memory: no account, no network."""
+"""What the jobs do. The fixture ``kumofire`` gives each test an AWS in this process's memory, without a network."""
 
 from __future__ import annotations
 
