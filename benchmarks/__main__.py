@@ -34,6 +34,7 @@ BENCHMARKS = {
     "listing": (1,),
     "command_line": (1,),
     "console": (2,),
+    "testing": (1,),
 }
 """Which there are, and on how many cores each is run."""
 

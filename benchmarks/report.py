@@ -26,6 +26,7 @@ TITLES = {
     "listing": "Lists and counts",
     "command_line": "The command line",
     "console": "The console",
+    "testing": "A test of an application",
 }
 
 BEGIN, END = "<!-- measured -->\n", "<!-- end of measured -->"
