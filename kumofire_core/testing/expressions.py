@@ -422,8 +422,8 @@ def _without(new: dict[str, Any], name: str, value: Any) -> None:
         raise ValidationError("what is deleted is no set")
     if name not in new:
         return
-    if not isinstance(new[name], frozenset):
-        raise ValidationError("a set is deleted from what is no set")
+    if not isinstance(new[name], frozenset) or type_name(new[name]) != type_name(value):
+        raise ValidationError("a set is deleted from what is no set of its type")
     new[name] -= value
     if not new[name]:
         del new[name]

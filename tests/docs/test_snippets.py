@@ -46,6 +46,7 @@ NOT_EXECUTED = {
     ("docs/large-payloads.md", 'table="…"'): "the table's name is left out",
     ("docs/stages.md", "profile_name"): "tests/api/test_stages_page.py executes it",
     ("docs/stages.md", "PROD"): "tests/api/test_stages_page.py executes it",
+    ("docs/testing.md", "kumofire"): "tests/docs/test_testing_page.py executes it",
     ("docs/transactions.md", "for attempt in range(3)"): "tests/runs/test_transactions.py executes it",
     ("docs/transactions.md", "with bill, mail"): "tests/runs/test_transactions.py executes it",
 }

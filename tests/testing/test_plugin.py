@@ -209,6 +209,11 @@ def test_it():
     _, told = session.run(tests, "-s")
     assert "('AWS_ACCESS_KEY_ID', 'test'), ('AWS_DEFAULT_REGION', 'us-east-1')" in told
     assert "('KUMOFIRE_TABLE', 'use-the-kumofire-fixture')" in told
+    session.environment |= {"AWS_CA_BUNDLE": "/none.pem", "AWS_DEFAULT_REGION": "eu-north-1"}
+    _, told = session.run(tests, "-s")
+    assert "('AWS_ACCESS_KEY_ID', 'test')" in told, "a setting that names no account gives no credentials"
+    assert "('AWS_DEFAULT_REGION', 'eu-north-1')" in told
+    del session.environment["AWS_CA_BUNDLE"], session.environment["AWS_DEFAULT_REGION"]
     session.write(".aws/config", "[default]\n")
     session.environment["KUMOFIRE_TABLE"] = "mine"
     _, told = session.run(tests, "-s")
