@@ -289,10 +289,20 @@ class Stepping:
             self._kept_at[run_id, incarnation, name] = self._world.now
 
     def _forget(self, run_id: str, incarnation: str | None) -> None:
-        """Forget what a deleted run had, or an incarnation of it. A late copy may put the run again: another one."""
+        """Forget what a deleted run had, or an incarnation of it. A late copy may put the run again: another one.
+
+        Where a record is left because nobody knew of it, it holds for the run that such a copy puts under its token.
+        """
+        items = self._world.table.items
+
+        def is_left(place: tuple[str, str, str]) -> bool:
+            parts = (f"steps#{place[1]}#{kind}#{place[2]}" for kind in ("step", "signal"))
+            return any((f"run#{run_id}", part) in items for part in parts)
 
         def is_gone(place: tuple[str, str, str]) -> bool:
-            return place[0] == run_id and incarnation in (None, place[1])
+            if place[0] != run_id:
+                return False
+            return not is_left(place) if incarnation is None else place[1] == incarnation
 
         for known in (self._used, self._kept_at, self._asked_at):
             for place in [each for each in known if is_gone(each)]:

@@ -72,6 +72,12 @@ def test_a_deliberate_mistake_in_the_engine_is_caught(name: str) -> None:
     assert "TypeError" not in str(violation), "the mistake can't be made any more: what it replaces has changed"
 
 
+@pytest.mark.usefixtures("simulated")
+def test_the_engine_without_a_mistake_violates_nothing_where_mistakes_are_caught() -> None:
+    for seed in sorted({mutation.seed for mutation in MUTATIONS.values()}):
+        assert play(Choices(seed))[1] is None, f"replay with: make simulate SEED={seed}"
+
+
 def first_violation(seed: int, count: int) -> Violation | None:
     found = (play(Choices(each))[1] for each in range(seed, seed + count))
     return next((violation for violation in found if violation is not None), None)
