@@ -8,7 +8,7 @@ from benchmarks.prices import MONTH_HOURS, Prices, money, table
 from kumofire_core.engine.counts import TELL_AFTER_MS as COUNTED_EACH_MS
 from kumofire_core.engine.pause_reader import REFRESH_MS
 from kumofire_core.engine.progress import TELL_AFTER_MS as TOLD_EACH_MS
-from kumofire_core.engine.stats import MOST_EXAMINED, MOST_LISTED, MOST_UNFINISHED, SNAPSHOT_BYTES
+from kumofire_core.engine.stats import MOST_EXAMINED, MOST_LISTED, MOST_UNFINISHED, READ_AT_ONCE, SNAPSHOT_BYTES
 
 
 class Units(NamedTuple):
@@ -186,6 +186,15 @@ def stats_reads(*, minutes: int, listed: int = 0, unfinished: int = 0) -> float:
     )
 
 
+EXAMINED_WHEN_COUNTED = 200
+"""Unfinished runs in the table in which ``COUNTED`` was counted."""
+
+
+def examining_requests(unfinished: int) -> float:
+    """Return the requests for items that counting makes beyond those that ``COUNTED`` has."""
+    return (min(unfinished, MOST_EXAMINED) - EXAMINED_WHEN_COUNTED) / READ_AT_ONCE
+
+
 class Look(NamedTuple):
     """Something that is read."""
 
@@ -221,7 +230,7 @@ def looks() -> list[Look]:
         _look("a search for a part of an id: 500 runs looked at", "a search for a part of an id, 500 runs looked at"),
         _look("a filter by job that none of 1,000 failed runs fits", "a page with a filter by job that nothing fits"),
         Look("[`jobs.stats()`](stats.md) of 4,000 waiting and 100,000 failed runs",
-             COUNTED["stats of 5 minutes"].requests, snapshot, counted),
+             COUNTED["stats of 5 minutes"].requests + examining_requests(4_000), snapshot, counted),
         _look("the same within five seconds, from another process", "stats that another process has counted"),
         Look("an hour of a busy consumer process: counts, progress, and what is paused",
              COUNTS_AN_HOUR + TOLD_AN_HOUR + PAUSE_LOOKS_AN_HOUR, COUNTS_AN_HOUR + TOLD_AN_HOUR,
@@ -239,7 +248,7 @@ def looks_table(prices: Prices) -> str:
     return table(
         ["a thousand of these", "requests of one", "write units", "read units", "US dollars"],
         [
-            [look.what, f"{look.requests:,.0f}", f"{look.writes:,.4g}", f"{look.reads:,.0f}",
+            [look.what, f"{look.requests:,.0f}", f"{look.writes:,.4g}", f"{look.reads:,.1f}".removesuffix(".0"),
              money(look.price(prices) * 1_000)]
             for look in looks()
         ],
@@ -282,8 +291,7 @@ def console_table(prices: Prices) -> str:
     snapshot = SNAPSHOT_BYTES / 1024
     looks = DAY_SECONDS // PAGES["the overview"]
     dollars = looks * (snapshot * prices.write_unit + most * prices.read_unit)
-    # Index queries bring 1 MB each, and items come by hundreds.
-    requests = COUNTED["the overview: an update"].requests + MOST_EXAMINED / 100
+    requests = COUNTED["the overview: an update"].requests + examining_requests(MOST_UNFINISHED)
     rows.insert(1, ["… the dearest: 20,000 runs unfinished, 10,000 failed and canceled each", "5 s", f"{requests:.0f}",
                     f"{snapshot:g} + {most:,.0f}", f"{looks * requests:,.0f}", money(dollars)])  # fmt: skip
     sqs = DAY_SECONDS // 5

@@ -107,6 +107,7 @@ def test_an_idle_pass_takes_what_was_counted():
 def test_the_formula_for_counts_gives_what_was_counted(minutes: int):
     formula = features.stats_reads(minutes=minutes, listed=units.FAILED, unfinished=units.WAITING + units.MEMBERS)
 
+    assert features.EXAMINED_WHEN_COUNTED == units.WAITING + units.MEMBERS
     assert formula == pytest.approx(features.COUNTED[f"stats of {minutes} minutes"].reads, rel=0.1)
 
 
