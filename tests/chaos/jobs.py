@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
+import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from kumofire_core import JobContext, Jobs, RetryPolicy
+from kumofire_core import JobContext, Jobs, Limit, RetryPolicy
 from tests.chaos import ledger
 
 TIMEOUT = timedelta(seconds=1)
@@ -15,6 +18,7 @@ TIMEOUT = timedelta(seconds=1)
 
 LEASE_MARGIN_MS = 5_000
 MAX_ATTEMPTS = 12
+SLEEP = timedelta(seconds=1)
 
 jobs = Jobs.from_env(retry=RetryPolicy(MAX_ATTEMPTS, base=timedelta(milliseconds=100), cap=timedelta(seconds=1)))
 
@@ -22,21 +26,83 @@ jobs = Jobs.from_env(retry=RetryPolicy(MAX_ATTEMPTS, base=timedelta(milliseconds
 @jobs.handler("work", timeout=TIMEOUT)
 def work(ctx: JobContext) -> Any:
     """Take a while, so that there is somebody to kill; fail now and then."""
-    path, name = ctx.payload["ledger"], {"run_id": ctx.run.id, "fence": ctx.fencing_token}
-    ledger.enter(
-        path,
+    with _execution(ctx):
+        _take_time(ctx)
+        return ctx.attempt
+
+
+@jobs.handler("gather", timeout=TIMEOUT)
+def gather(ctx: JobContext) -> int:
+    """Follow a batch."""
+    with _execution(ctx):
+        _take_time(ctx)
+        assert ctx.batch is not None
+        return ctx.batch.ended
+
+
+@jobs.handler("limited", timeout=TIMEOUT, concurrency=Limit(2, key=lambda payload: payload["customer"]))
+def limited(ctx: JobContext) -> None:
+    """Take a while beside one other run of the customer at most."""
+    with _execution(ctx, slots=[f"customer/{ctx.payload['customer']}"]):
+        _take_time(ctx)
+
+
+@jobs.handler("order", timeout=TIMEOUT)
+def order(ctx: JobContext) -> list[str]:
+    """Go through two steps, a wait and a sleep."""
+    with _execution(ctx):
+        charge = _step(ctx, "charge")
+        answer = ctx.wait_for("answer", timeout=timedelta(seconds=20), default=None)
+        _enter(ctx, "got", value=answer)
+        _enter(ctx, "sleeps", at_ms=int(time.time() * 1000))
+        ctx.sleep(SLEEP)
+        _enter(ctx, "slept", at_ms=int(time.time() * 1000), for_ms=int(SLEEP.total_seconds() * 1000))
+        return [charge, _step(ctx, "mail")]
+
+
+def _step(ctx: JobContext, name: str) -> str:
+    def effect() -> str:
+        value = uuid.uuid4().hex
+        _enter(ctx, "effect", fence=ctx.fencing_token, step=name, value=value)
+        time.sleep(random.uniform(0.05, 0.2))
+        return value
+
+    value = ctx.step(name, effect)
+    _enter(ctx, "returned", step=name, value=value)
+    return value
+
+
+def _take_time(ctx: JobContext) -> None:
+    time.sleep(random.uniform(*ctx.payload["seconds"]))
+    if random.random() < ctx.payload.get("failing", 0):
+        raise ConnectionError("no answer")
+
+
+@contextlib.contextmanager
+def _execution(ctx: JobContext, **fields: Any) -> Iterator[None]:
+    _enter(
+        ctx,
         "begin",
-        **name,
+        fence=ctx.fencing_token,
+        job=ctx.run.job_name,
         attempt=ctx.attempt,
         max_attempts=ctx.run.max_attempts,
         claimed_ms=int(ctx.now.timestamp() * 1000),
         lease_ms=int(TIMEOUT.total_seconds() * 1000) + LEASE_MARGIN_MS,
         begun_ms=int(time.time() * 1000),
         scheduled_ms=int(ctx.run.scheduled_for.timestamp() * 1000),
+        **fields,
     )
-    time.sleep(random.uniform(*ctx.payload["seconds"]))
-    if random.random() < ctx.payload.get("failing", 0):
-        ledger.enter(path, "end", **name, how="raised")
-        raise ConnectionError("no answer")
-    ledger.enter(path, "end", **name, how="returned")
-    return ctx.attempt
+    how = "suspended"
+    try:
+        yield
+        how = "returned"
+    except Exception:
+        how = "raised"
+        raise
+    finally:
+        _enter(ctx, "end", fence=ctx.fencing_token, how=how)
+
+
+def _enter(ctx: JobContext, event: str, **fields: Any) -> None:
+    ledger.enter(ctx.payload["ledger"], event, run_id=ctx.run.id, **fields)

@@ -26,13 +26,16 @@ from urllib.parse import urlsplit
 from examples.deployment import Stack, deploy
 from examples.local_aws import LocalAws, local_aws
 from kumofire_core import Jobs
-from tests.chaos import ledger
+from tests.chaos import ledger, promises
 from tests.chaos.proxy import CuttingProxy
-from tests.chaos.races import scan
+from tests.chaos.racer import refusals_pass, scan
 
 CUTTING = 0.06
 VISIBILITY_SECONDS = 8
 """More than the lease of a run whose worker was killed: its job's second and the margin of five."""
+
+PATIENCE_SECONDS = 20
+"""How long the runs that are left have to end by themselves, before later looks at them are made now."""
 
 TICK_SECONDS = 0.5
 KILL_SECONDS = 0.6
@@ -40,6 +43,9 @@ TIMEOUT = timedelta(seconds=1)
 """As in ``tests.chaos.jobs``, whose module only imports inside a function."""
 
 MAX_ATTEMPTS = 12
+LIMITS = {"customer": 2}
+"""As in ``tests.chaos.jobs``."""
+
 SOURCES = ("tests/__init__.py", "tests/chaos/__init__.py", "tests/chaos/ledger.py", "tests/chaos/jobs.py")
 
 
@@ -54,6 +60,8 @@ class Result:
     ticks: int = 0
     cut: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    """How often each event is in the ledger."""
 
     def __str__(self) -> str:
         told = {
@@ -65,6 +73,7 @@ class Result:
             "ticks": self.ticks,
             **{f"requests {fate}": count for fate, count in sorted(self.cut.items())},
             **self.statuses,
+            **{f"'{event}'": count for event, count in sorted(self.events.items()) if event not in ("begin", "end")},
         }
         return ", ".join(f"{name} {count}" for name, count in told.items())
 
@@ -100,9 +109,10 @@ class _Storm:
         self.jobs = Jobs(
             table=stack.table, queue_url=stack.queue_url, dynamodb=self.dynamodb, sqs=aws.client("sqs"), wake_shards=8
         )
-        self.jobs.handler("work", max_attempts=MAX_ATTEMPTS, timeout=TIMEOUT)(lambda ctx: None)
+        for name in ("work", "gather", "limited", "order"):
+            self.jobs.handler(name, max_attempts=MAX_ATTEMPTS, timeout=TIMEOUT)(lambda ctx: None)
         self.result = Result(ledger.Verdict())
-        self.over = threading.Event()
+        self.batches: list[str] = []
 
     def run(self, seconds: float, calm_seconds: float) -> Result:
         self.aws.client("sqs").set_queue_attributes(
@@ -111,7 +121,7 @@ class _Storm:
         self._schedule(seconds)
         ends = time.monotonic() + seconds
         self.proxy.cutting = CUTTING
-        parts = (self._create_runs, self._kill_consumers, self._tick_and_kill)
+        parts = (self._create_runs, self._create_flows, self._kill_consumers, self._tick_and_kill)
         threads = [threading.Thread(target=part, args=(ends,)) for part in parts]
         for thread in threads:
             thread.start()
@@ -143,6 +153,26 @@ class _Storm:
             )
             number += 1
             time.sleep(0.15)
+
+    def _create_flows(self, ends: float) -> None:
+        """Create batches with callbacks, limited runs, and runs of steps that are signaled."""
+        number = 0
+        while time.monotonic() < ends:
+            payload = self._payload()
+            batch_id = self.jobs.create_batch(
+                [{"name": "work", "payload": payload} for _ in range(4)], then={"name": "gather", "payload": payload}
+            )
+            self.batches.append(batch_id)
+            for _ in range(3):
+                self.jobs.create("limited", payload | {"customer": self.chance.randrange(2)})
+            order = self.jobs.create("order", payload)
+            time.sleep(self.chance.uniform(0, 1))
+            for value in (f"a-{number}", f"b-{number}"):
+                ledger.enter(self.path, "gives", run_id=order, value=value)
+                kept = self.jobs.signal(order, "answer", value)
+                ledger.enter(self.path, "gave", run_id=order, value=value, kept=kept)
+            number += 1
+            time.sleep(0.5)
 
     def _kill_consumers(self, ends: float) -> None:
         while time.monotonic() < ends:
@@ -189,22 +219,54 @@ class _Storm:
             os.kill(pid, signal.SIGKILL)
 
     def _calm(self, until: float) -> None:
+        began = time.monotonic()
         while time.monotonic() < until:
             self._tick()
-            runs = [item for item in scan(self.dynamodb, self.stack.table) if item["pk"].startswith("run#")]
+            waiting = [item for item in scan(self.dynamodb, self.stack.table) if "wake_at" in item]
             schedule_over = all(
                 "next_run_at" not in item
                 for item in scan(self.dynamodb, self.stack.table)
                 if item["pk"].startswith("schedule#")
             )
-            if schedule_over and all("wake_at" not in item for item in runs):
+            if schedule_over and all(item["pk"].startswith("schedule#") for item in waiting):
                 return
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                self._hurry(waiting)
             time.sleep(0.5)
+
+    def _hurry(self, waiting: list[dict[str, Any]]) -> None:
+        """Let looks come now that would come within minutes: a wake-up may come early at any time."""
+        now_ms = int(time.time() * 1000)
+        for item in waiting:
+            is_due = item.get("status") != "scheduled" or item["scheduled_for"] <= now_ms
+            if not item["pk"].startswith("schedule#") and is_due and item["wake_at"] > now_ms:
+                with refusals_pass():
+                    self.dynamodb.update_item(
+                        TableName=self.stack.table,
+                        Key={"pk": {"S": item["pk"]}, "sk": {"S": item["sk"]}},
+                        UpdateExpression="SET wake_at = :now",
+                        ConditionExpression="wake_at = :then",
+                        ExpressionAttributeValues={
+                            ":now": {"N": str(now_ms)},
+                            ":then": {"N": str(item["wake_at"])},
+                        },
+                    )
 
     def _judge(self) -> Result:
         items = scan(self.dynamodb, self.stack.table)
-        runs = [item for item in items if item["pk"].startswith("run#")]
-        self.result.verdict = ledger.judge(ledger.read(self.path), items, uncounted=3)
+        events = ledger.read(self.path)
+        runs = [item for item in items if ledger.is_run(item)]
+        self.result.verdict = ledger.judge(events, items, uncounted=3, given_back=("limited", "order"))
+        stored = {ledger.id_of(item) for item in items if item["pk"].startswith("batch#")}
+        self.result.verdict.problems += [
+            *(f"batch {batch_id}: is not stored" for batch_id in self.batches if batch_id not in stored),
+            *promises.broken_batches(events, items),
+            *promises.broken_limits(events, LIMITS),
+            *promises.broken_steps(events),
+            *promises.broken_sleeps(events),
+            *promises.broken_signals(events),
+        ]
+        self.result.events = Counter(event["event"] for event in events)
         self.result.runs = len(runs)
         self.result.statuses = Counter(item["status"] for item in runs)
         self.result.cut = self.proxy.counts

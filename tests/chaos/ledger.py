@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,27 @@ def overlaps(executions: Iterable[Execution]) -> list[str]:
     return problems
 
 
-def judge(events: list[dict[str, Any]], items: Iterable[Mapping[str, Any]], *, uncounted: int = 0) -> Verdict:
+def is_run(item: Mapping[str, Any]) -> bool:
+    """Say whether an item is a run, and not what is kept beside one."""
+    return str(item["pk"]).startswith("run#") and item.get("sk", "run") == "run"
+
+
+def id_of(item: Mapping[str, Any]) -> str:
+    """Return the id of the run or of the batch that an item is."""
+    return str(item["pk"]).partition("#")[2]
+
+
+def judge(
+    events: list[dict[str, Any]],
+    items: Iterable[Mapping[str, Any]],
+    *,
+    uncounted: float = 0,
+    given_back: Collection[str] = (),
+) -> Verdict:
     """Hold a ledger, and all stored items at the end, against the protocol's invariants.
 
-    ``uncounted`` is how many claims may have been given back unexecuted without an entry in the ledger.
+    ``uncounted`` is how many claims may have been given back unexecuted without an entry in the ledger. Of the jobs
+    ``given_back`` any number may have been: they have limits, or sleep and wait.
     """
     executions, problems = executions_of(events)
     problems += overlaps(executions)
@@ -144,15 +161,15 @@ def judge(events: list[dict[str, Any]], items: Iterable[Mapping[str, Any]], *, u
             problems.append(f"{event[1]}: told to have succeeded {count} times")
     retried = {event["run_id"] for event in events if event["event"] == "retried"}
     occurrences: Counter[tuple[str, int]] = Counter()
-    keys: Counter[str] = Counter()
+    keys: Counter[tuple[str, int]] = Counter()
     stored: dict[str, Mapping[str, Any]] = {}
     for item in items:
-        kind, _, id = str(item["pk"]).partition("#")
-        if kind != "run":
+        if not is_run(item):
             continue
+        id = id_of(item)
         stored[id] = item
         problems += [f"{id}: {problem}" for problem in _item_problems(item)]
-        keys[item.get("dedupe_key", id)] += 1
+        keys[item.get("dedupe_key", id), item.get("generation") or 1] += 1
         if "schedule_id" in item:
             occurrences[item["schedule_id"], item["scheduled_for"]] += 1
         of_run = by_run.get(id, [])
@@ -167,7 +184,8 @@ def judge(events: list[dict[str, Any]], items: Iterable[Mapping[str, Any]], *, u
         counted = item["attempt"] + (status == "succeeded")
         if id not in retried and counted > claims:
             problems.append(f"{id}: {counted} attempts counted of {claims} claims")
-        if id not in retried and (missing := claims - unstarted[id] - counted) > 0:
+        counts = id not in retried and item.get("job_name") not in given_back
+        if counts and (missing := claims - unstarted[id] - counted) > 0:
             uncounted -= missing
             if uncounted < 0:
                 problems.append(f"{id}: {claims} claims, {unstarted[id]} given back, and {counted} attempts counted")
@@ -177,7 +195,7 @@ def judge(events: list[dict[str, Any]], items: Iterable[Mapping[str, Any]], *, u
             problems.append(f"{id}: executed after it had succeeded")
     problems += [f"{run_id}: executed, and not stored" for run_id in by_run if run_id not in stored]
     problems += [f"schedule {id}: {count} runs for {at}" for (id, at), count in occurrences.items() if count > 1]
-    problems += [f"dedupe key {key}: {count} runs" for key, count in keys.items() if count > 1]
+    problems += [f"dedupe key {key}: {count} runs" for (key, _), count in keys.items() if count > 1]
     verdict.problems += problems
     return verdict
 

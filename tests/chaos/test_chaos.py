@@ -18,16 +18,12 @@ from typing import Any
 import pytest
 
 from examples.local_aws import LocalAws
-from tests.builders import make_aws
+from tests.builders import Aws, make_aws
 from tests.chaos import ledger
 from tests.chaos.kills import storm
 from tests.chaos.proxy import CuttingProxy
-from tests.chaos.races import OCCURRENCES, Nowhere, Settings, race
-
-
-class _NoSqs(Nowhere):
-    def create_queue(self, **request: Any) -> dict[str, str]:
-        return {"QueueUrl": "https://sqs.invalid/queue"}
+from tests.chaos.racer import NoSqs, Settings
+from tests.chaos.races import OCCURRENCES, Result, race
 
 
 @pytest.mark.long
@@ -56,7 +52,7 @@ def test_processes_that_race_execute_each_claim_once_and_none_under_another_s_le
 @pytest.mark.dynamodb_local
 @pytest.mark.parametrize("batch_writes", [False, True])
 def test_on_dynamodb_local_the_race_ends_alike(dynamodb_local: Any, tmp_path: Path, batch_writes: bool):
-    aws = make_aws(dynamodb_local, _NoSqs(), name=f"chaos-{uuid.uuid4().hex[:8]}")
+    aws = make_aws(dynamodb_local, NoSqs(), name=f"chaos-{uuid.uuid4().hex[:8]}")
     settings = Settings(
         endpoint_url=dynamodb_local.meta.endpoint_url,
         table=aws.table,
@@ -77,6 +73,60 @@ def test_on_dynamodb_local_the_race_ends_alike(dynamodb_local: Any, tmp_path: Pa
     assert result.runs >= 200
 
 
+FEATURES = {
+    "flow": ("effect", "got", "slept", "gave", "given"),
+    "limits": (),
+    "rates": (),
+    "pauses": ("paused", "resumes"),
+    "keys": ("committed", "debounced", "indexes", "bulk"),
+}
+"""The races about more than plain runs, and what has to have happened in each."""
+
+
+def a_short_race(what: str, aws: Aws, endpoint_url: str, queue_url: str | None, folder: Path) -> Result:
+    return race(
+        Settings(
+            what=what,
+            endpoint_url=endpoint_url,
+            table=aws.table,
+            queue_url=queue_url,
+            ledger=str(folder / "ledger"),
+            began=time.time(),
+            seed=3,
+            keys=24,
+            threads=6,
+            operations=20,
+        )
+    )
+
+
+@pytest.mark.dynamodb_local
+@pytest.mark.parametrize("what", FEATURES)
+def test_what_is_raced_for_keeps_its_promises_on_dynamodb_local(dynamodb_local: Any, tmp_path: Path, what: str):
+    aws = make_aws(dynamodb_local, NoSqs(), name=f"chaos-{uuid.uuid4().hex[:8]}")
+
+    result = a_short_race(what, aws, dynamodb_local.meta.endpoint_url, None, tmp_path)
+
+    print(result)
+    assert result.verdict.problems == []
+    assert not result.errors
+    assert result.verdict.executions >= 10
+    assert all(result.events[event] for event in FEATURES[what])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", FEATURES)
+def test_what_is_raced_for_keeps_its_promises_on_ministack(ministack: LocalAws, tmp_path: Path, what: str):
+    aws = make_aws(ministack.client("dynamodb"), ministack.client("sqs"), name=f"chaos-{uuid.uuid4().hex[:8]}")
+
+    result = a_short_race(what, aws, ministack.endpoint_url, aws.queue_url, tmp_path)
+
+    assert result.verdict.problems == [], str(result)
+    assert not result.errors
+    assert result.verdict.executions >= 10
+    assert all(result.events[event] for event in FEATURES[what])
+
+
 @pytest.mark.long
 def test_every_run_of_the_deployed_stack_ends_though_its_processes_are_killed_and_its_connections_cut():
     result = storm(seconds=6, seed=1)
@@ -87,6 +137,7 @@ def test_every_run_of_the_deployed_stack_ends_though_its_processes_are_killed_an
     assert result.consumers_killed >= 1
     assert result.dispatchers_killed >= 1
     assert result.cut["refused"] + result.cut["lost"] >= 1
+    assert all(result.events[event] for event in ("effect", "got", "slept"))
 
 
 def begin(run_id: str = "r", fence: int = 1, *, at: int = 0, **fields: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ IMPORTS = {
     "ReadTimeoutError": "from botocore.exceptions import ReadTimeoutError",
     "Request": "from urllib.request import Request",
     "UTC": "from datetime import UTC",
+    "TestClient": "from starlette.testclient import TestClient",
     "ZoneInfo": "from zoneinfo import ZoneInfo",
     "asyncio": "import asyncio",
     "boto3": "import boto3",
@@ -34,9 +35,11 @@ IMPORTS = {
     "datetime": "from datetime import datetime",
     "json": "import json",
     "os": "import os",
+    "pytest": "import pytest",
     "single_metric": "from aws_lambda_powertools.metrics import single_metric",
     "timedelta": "from datetime import timedelta",
     "timezone": "from datetime import timezone",
+    "unittest": "import unittest",
     "urlopen": "from urllib.request import urlopen",
 }
 """What an example may use without importing it, besides the public names of the library."""
@@ -47,11 +50,6 @@ USUAL = {"jobs": "jobs: Jobs", "ctx": "ctx: JobContext[Any]", "run_id": "run_id:
 PROVIDED = frozenset((*kumofire_core.__all__, *IMPORTS, *USUAL))
 
 GIVEN: dict[str, dict[str, str]] = {
-    "README.md": {
-        "Order": "make_dataclass('Order', [('number', int)])",
-        "Receipt": "make_dataclass('Receipt', [('number', int)])",
-        "yesterday": "datetime.now(UTC) - timedelta(days=1)",
-    },
     "docs/async.md": {"Email": ""},
     "docs/batches.md": {"url": "'https://example.com/7'"},
     "docs/bulk.md": {"bulk_id": "'a-bulk'"},
@@ -77,10 +75,11 @@ GIVEN: dict[str, dict[str, str]] = {
         "check_stock": "bool",
         **dict.fromkeys(("print_label", "refund", "release_stock", "send_mail", "store"), ""),
     },
-    "docs/transactions.md": {"confirmation": "", "order": "", "order_id": "'42'"},
-    "docs/typed-jobs.md": dict.fromkeys(
-        ("all_sent", "deliver", "download", "publish", "receivers", "transcribe", "url"), ""
+    "docs/testing.md": dict.fromkeys(
+        ("app", "kumofire", "orders", "payments", "place_order", "remind", "web", "worker"), ""
     ),
+    "docs/transactions.md": {"confirmation": "", "order": "", "order_id": "'42'"},
+    "docs/typed-jobs.md": {"deliver": ""},
     "docs/worker.md": dict.fromkeys(("handle", "pages", "read_place", "train_epoch", "write_place"), ""),
 }
 """By page, the names that its reader has, each with an expression for it; empty where executing the page needs none."""

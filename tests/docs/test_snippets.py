@@ -11,7 +11,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import make_dataclass
 from pathlib import Path
 
 import boto3
@@ -37,7 +36,7 @@ from tests.docs.snippets import (
 )
 
 SNIPPETS = all_snippets()
-VALUES = {"Starlette": Starlette, "make_dataclass": make_dataclass}
+VALUES = {"Starlette": Starlette}
 """What the expressions in GIVEN use."""
 
 NOT_EXECUTED = {
@@ -47,7 +46,7 @@ NOT_EXECUTED = {
     ("docs/large-payloads.md", 'table="…"'): "the table's name is left out",
     ("docs/stages.md", "profile_name"): "tests/api/test_stages_page.py executes it",
     ("docs/stages.md", "PROD"): "tests/api/test_stages_page.py executes it",
-    ("docs/typed-jobs.md", "all_sent.request"): "the page leaves out its other jobs",
+    ("docs/testing.md", "kumofire"): "tests/docs/test_testing_page.py executes it",
     ("docs/transactions.md", "for attempt in range(3)"): "tests/runs/test_transactions.py executes it",
     ("docs/transactions.md", "with bill, mail"): "tests/runs/test_transactions.py executes it",
 }
@@ -142,9 +141,11 @@ def test_the_types_of_every_example_fit_the_library_s() -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-error-summary", *written]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
-    assert done.stderr == ""
+    assert (done.stderr, done.returncode in (0, 1)) == ("", True)
     accepted = re.compile(
         "|".join([*TOLERATED, rf"(?:module named|Module|Skipping analyzing) \"(?:{'|'.join(ELSEWHERE)})\b"])
     )
-    told = [line for line in done.stdout.splitlines() if not accepted.search(line)]
-    assert not told, "\n".join(f"{written[line.partition(':')[0]]}, in its program: {line}" for line in told)
+    told = [line.split(":", 1) for line in done.stdout.splitlines() if not accepted.search(line)]
+    # What it says of the library itself is for `make typecheck`.
+    found = [f"{written[path]}, in its program, line {text}" for path, text in told if path in written]
+    assert not found, "\n".join(found)

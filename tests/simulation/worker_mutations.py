@@ -17,20 +17,6 @@ from kumofire_core.rules import run_writes
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
 
-SEEDS: dict[str, int] = {
-    "renew whatever lease there is": 443,
-    "renew whatever the run does": 50,
-    "renew the wake-up, and not the lease": 10,
-    "renew the lease, and not the wake-up": 10,
-    "let a late copy shorten a lease": 179,
-    "renew no run that is to be canceled": 128,
-    "renew a lease for ten times as long": 10,
-    "never renew a lease": 31,
-    "renew a lease when it is over": 31,
-    "go on when the lease can't be renewed": 48,
-    "count an attempt that is interrupted": 46,
-}
-
 
 def _renew(**changes: Callable[[Any], Any]) -> tuple[Patch, ...]:
     """Return a patch that changes the write of a renewal, field by field."""

@@ -36,6 +36,10 @@ PICTURE = re.compile(
     r"<picture>\s*<source[^>]*srcset=\"([^\"]+)\">\s*<img src=\"([^\"]+)\" alt=\"([^\"]*)\">\s*</picture>"
 )
 
+DIAGRAM = re.compile(r"^```mermaid\n.*?^```$", re.MULTILINE | re.DOTALL)
+DIAGRAM_BEGINS = '<div class="diagram" tabindex="0" role="group" aria-label="Diagram" markdown="1">'
+"""A diagram is scrolled on a narrow screen, by the keyboard too; scaled down, its text could not be read."""
+
 LIST_AFTER_TEXT = re.compile(r"^((?![-*#|>] |\d+\. | )\S.*)\n(?=(?:[-*]|1\.) )", re.MULTILINE)
 """A list that begins in the line after a paragraph: GitHub takes it for a list, and the builder needs an empty line."""
 
@@ -123,6 +127,7 @@ def page_for_site(text: str, source: str, address: str | None) -> str:
     page = PICTURE.sub(r"![\3](\2#only-light)\n![\3](\1#only-dark)", replace_links(text, moved))
     page = outside_blocks(page, lambda prose: LIST_AFTER_TEXT.sub(r"\1\n\n", prose))
     if any(block.language == "mermaid" for block in blocks_of(page)):
+        page = DIAGRAM.sub(rf"{DIAGRAM_BEGINS}\n\n\g<0>\n\n</div>", page)
         script = posixpath.relpath(MERMAID, posixpath.dirname(here[source]) or ".")
         page += f'\n<script src="{script}"></script>\n'
     return page
