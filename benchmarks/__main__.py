@@ -32,6 +32,7 @@ BENCHMARKS = {
     "large": (1,),
     "limits": (2,),
     "listing": (1,),
+    "units": (1,),
     "command_line": (1,),
     "console": (2,),
     "testing": (1,),

@@ -11,41 +11,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from benchmarks import ceilings, features
 from benchmarks.plots import lines
+from benchmarks.prices import MONTH_SECONDS, Prices, money, table
 from benchmarks.report import folder_of
 from kumofire_core.rules import wake_ups
 from kumofire_core.rules.wake_ups import LEAST_SHARDS_READ
 
-MONTH_SECONDS = 730 * 3600
 TICKS_A_MONTH = MONTH_SECONDS // 60
 RUNS_A_MONTH = tuple(10**power for power in range(10))
+LEAST_RUNS_SHOWN = 10_000
 PAYLOAD_KB = (1, 10, 100, 350)
 
 BEGIN, END = "<!-- calculated -->\n", "<!-- end of calculated -->"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prices:
-    """List prices in US dollars, us-east-1; docs/growth.md says where each was read, and when."""
-
-    write_unit: float = 0.625e-6
-    read_unit: float = 0.125e-6
-    stored_gb_month: float = 0.25
-    backup_gb_month: float = 0.20
-    s3_put: float = 5e-6
-    s3_get: float = 0.40e-6
-    s3_gb_month: float = 0.023
-    sqs_request: float = 0.40e-6
-    lambda_request: float = 0.20e-6
-    lambda_gb_second: float = 0.0000133334
-    """On arm64, what the template deploys."""
-    standard_transition: float = 25e-6
-    express_request: float = 1e-6
-    express_gb_second: float = 0.00001667
-    durable_operation: float = 8e-6
-    durable_written_gb: float = 0.25
-    durable_kept_gb_month: float = 0.15
-    scheduler_invocation: float = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +37,7 @@ class Load:
     """Each run is due later than SQS can delay, so the dispatcher sends it."""
     shards: int = 8
     memory_gb: float = 0.5
-    batch_seconds: float = 0.025
-    """For a batch's requests with 4 ms to DynamoDB, as docs/benchmarks.md measures it."""
+    batch_seconds: float = ceilings.BATCH_SECONDS
     retention_days: float = 30
 
 
@@ -187,10 +164,15 @@ def most_saved_beside(prices: Prices) -> float:
     return max(min(per_run(load, prices), per_run_s3(load, prices)) - per_run_beside(load, prices) for load in loads)
 
 
+def idle_reads(shards: int) -> float:
+    """Return the read units of a pass of the dispatcher that finds nothing due."""
+    return (max(shards, LEAST_SHARDS_READ) + 1) * 0.5 + 2
+
+
 def idle(load: Load, prices: Prices) -> float:
     """Return what a month costs in which nothing runs: a tick a minute, and Lambda's long polls of the queue."""
-    # A query for each partition that holds runs, one for the schedules, and a consistent read of their number.
-    tick = ((max(load.shards, LEAST_SHARDS_READ) + 1) * 0.5 + 1) * prices.read_unit
+    # A query for each partition that holds runs, one for the schedules, and reads of their number and of the pauses.
+    tick = idle_reads(load.shards) * prices.read_unit
     tick += prices.lambda_request + 0.1 * load.memory_gb * prices.lambda_gb_second
     # Five pollers that each ask again after 20 s: the start of scaling, kept where a maximum concurrency is set.
     polls = 5 * MONTH_SECONDS / 20
@@ -219,53 +201,6 @@ def alternatives(load: Load, prices: Prices) -> dict[str, float]:
     }
 
 
-PARTITION_WRITES = 1_000
-"""Write units a second of one partition.
-https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
-
-NEW_TABLE_WRITES = 4_000
-"""Write units a second that a new on-demand table takes at once.
-https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/on-demand-capacity-mode.html"""
-
-TABLE_WRITES = 40_000
-"""Write units a second of a table, by an account's default quota.
-https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html"""
-
-
-def shards_for(runs_a_second: float, *, later: bool, headroom: float = 0.5) -> int:
-    """Return how many shards keep every index partition below ``headroom`` of its limit."""
-    index_units = 4 if later else 2
-    return max(1, math.ceil(runs_a_second * index_units / (PARTITION_WRITES * headroom)))
-
-
-def most_runs_a_second(load: Load, *, consumers: int, handler_seconds: float, at_once: int = 10) -> float:
-    """Return the runs a second that so many consumers execute with batches of ten, each of them ``at_once``."""
-    rounds = math.ceil(10 / at_once)
-    return consumers * 10 / (rounds * handler_seconds + load.batch_seconds)
-
-
-DISPATCHED_A_MINUTE = 22_000
-"""Due runs that one invocation of the dispatcher sends in a minute at 512 MB: 10,000 take it 8 seconds of a core
-(docs/benchmarks.md), and 512 MB give 29 % of one. https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html"""
-
-INDEX_UNITS_TO_SEND = 2
-"""Write units of its index partition that sending a due run takes: its index key moves, a delete and a put."""
-
-
-def seconds_to_send(due: int, *, shards: int, spread: bool = True) -> float:
-    """Return how long it takes to send runs that are all due at once, from the first tick after their time.
-
-    Spread, each partition has an invocation of its own, and is as fast as that one and as its writes. A cold start and
-    the tick's look at all partitions come before.
-    """
-    if not spread:
-        return due * 60 / DISPATCHED_A_MINUTE
-    of_one = math.ceil(due / shards)
-    invocation, writes = of_one * 60 / DISPATCHED_A_MINUTE, of_one * INDEX_UNITS_TO_SEND / PARTITION_WRITES
-    return 2 + max(invocation, writes)
-
-
-REQUEST_SECONDS = 0.005
 STEP_SECONDS = 10
 GIVE_UP_SECONDS = 48 * 3600
 
@@ -288,7 +223,7 @@ def drain(*, capacity: float, outage_seconds: float, handler_seconds: float) -> 
     these take its message for lost, or as the one probe of consumers that stand still. A copy waits its turn like any
     message and then takes a consumer one request, where a run takes two and its handler's time.
     """
-    copy = REQUEST_SECONDS / (handler_seconds + 2 * REQUEST_SECONDS)
+    copy = ceilings.REQUEST_SECONDS / (handler_seconds + 2 * ceilings.REQUEST_SECONDS)
     runs: list[float] = []  # not yet executed, by the step in which they came
     work: list[float] = []  # what the queue holds from each step: runs, and copies as parts of a run
     resends: dict[int, list[int]] = {}
@@ -336,141 +271,135 @@ def drain(*, capacity: float, outage_seconds: float, handler_seconds: float) -> 
 
 def tables(prices: Prices) -> str:
     """Return the tables as Markdown."""
+    parts = [
+        "## A month, in US dollars",
+        _months(prices),
+        "![Cost of a month](growth-cost.svg)",
+        "### What features add to a run",
+        features.extras_table(prices),
+        "### A million runs by payload, and a million outputs, in US dollars",
+        _payloads(prices),
+        "![Cost of a million runs by payload](growth-payload.svg)",
+        "### Lists, searches and counts",
+        features.looks_table(prices),
+        "### A working day at the console",
+        features.console_table(prices),
+        "### A function or a worker, a month in US dollars",
+        features.worker_table(prices),
+        f"The task costs less than the function from {features.cheaper_hours(prices):,.0f} hours of attempts on, one "
+        f"at a time.\nAn hour of a function of {features.GB} GB costs {features.function_hour(prices):.3f} dollars, "
+        f"and the task {features.task_month(prices):.2f} a month.",
+        "### Batches and steps elsewhere, in US dollars",
+        _others(prices),
+        "## Which limit you meet first",
+        ceilings.first_met(),
+        "### Shards of the index for a rate",
+        ceilings.shards_table(),
+        "### Seconds until all is sent that is due in one minute",
+        ceilings.sending_table(),
+        "### Seconds until all schedules of one minute have fired",
+        ceilings.firing_table(),
+        "### Runs a second by consumers (`ConsumerConcurrency`)",
+        ceilings.consumers_table(),
+        "### After an hour in which nothing was executed",
+        _backlogs(),
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _months(prices: Prices) -> str:
     batched, single, later = Load(), Load(fill=1), Load(later=True)
-    parts = ["### A month, in US dollars\n"]
     names = list(alternatives(batched, prices))
-    parts.append(
-        _table(
-            ["runs a month", "full batches", "one at a time", "due later, full batches", *names],
+    return table(
+        ["runs a month", "full batches", "one at a time", "due later, full batches", *names],
+        [
             [
-                [
-                    _power(runs),
-                    *(_money(month(runs, load, prices)) for load in (batched, single, later)),
-                    *(_money(runs * price) for price in alternatives(batched, prices).values()),
-                ]
-                for runs in RUNS_A_MONTH
-            ],
-        )
+                _power(runs),
+                *(money(month(runs, load, prices)) for load in (batched, single, later)),
+                *(money(runs * price) for price in alternatives(batched, prices).values()),
+            ]
+            for runs in RUNS_A_MONTH
+            if runs == 1 or runs >= LEAST_RUNS_SHOWN
+        ],
     )
-    parts.append("### A million runs by payload, in US dollars\n")
-    parts.append(
-        _table(
-            [
-                "payload",
-                "write units inline",
-                "write and read units beside",
-                "inline",
-                "beside",
-                "in S3",
-                "Lambda durable functions",
-            ],
-            [
-                [
-                    f"{size} KB",
-                    f"{write_units(load):,.0f}",
-                    "{:,} + {:,}".format(*units_beside(load)),
-                    _money(per_run(load, prices) * 1e6),
-                    _money(per_run_beside(load, prices) * 1e6),
-                    _money(per_run_s3(load, prices) * 1e6),
-                    _money(alternatives(load, prices)["Lambda durable functions"] * 1e6),
-                ]
-                for size in PAYLOAD_KB
-                for load in [Load(payload_kb=size)]
-            ],
-        )
-    )
-    parts.append(
-        f"Beside costs less than inline from {cheaper_from(per_run_beside, per_run, prices):g} KB on. S3 costs less "
-        f"than inline from {cheaper_from(per_run_s3, per_run, prices):g} KB on, and less than beside from\n"
+
+
+def _payloads(prices: Prices) -> str:
+    rows = [
+        [
+            f"{size} KB",
+            f"{write_units(load):,.0f}",
+            "{:,} + {:,}".format(*units_beside(load)),
+            money(per_run(load, prices) * 1e6),
+            money(per_run_beside(load, prices) * 1e6),
+            money(per_run_s3(load, prices) * 1e6),
+            money(alternatives(load, prices)["Lambda durable functions"] * 1e6),
+            money(per_run_output(size, prices) * 1e6),
+            money(per_run_output_s3(size, prices) * 1e6),
+        ]
+        for size in PAYLOAD_KB
+        for load in [Load(payload_kb=size)]
+    ]
+    head = ["payload or output", "write units inline", "write and read units beside", "inline", "beside", "in S3"]
+    return (
+        table([*head, "Lambda durable functions", "an output inline", "an output in S3"], rows)
+        + f"\nBeside costs less than inline from {cheaper_from(per_run_beside, per_run, prices):g} KB on. S3 costs "
+        f"less than inline from {cheaper_from(per_run_s3, per_run, prices):g} KB on, and less than beside from\n"
         f"{cheaper_from(per_run_s3, per_run_beside, prices):g} KB on. Where beside is the cheapest of the three, it "
-        f"saves at most {_money(most_saved_beside(prices) * 1e6)} dollars a million runs.\n"
+        f"saves at most {money(most_saved_beside(prices) * 1e6)} dollars a million runs.\n"
+        f"An output costs less in S3 from {output_cheaper_from(prices):g} KB on; its columns say what it adds to a "
+        f"run. A sweep of a bucket with a million\nobjects costs {money(sweep_of(1e6, prices))} dollars.\n"
     )
-    parts.append("### A million outputs, in US dollars\n")
-    parts.append(
-        _table(
-            ["output", "in the item", "in S3"],
+
+
+def _others(prices: Prices) -> str:
+    run, child = month(1e6, Load(), prices) / 1e6, prices.standard_transition
+    express, standard = (
+        alternatives(Load(), prices)[name] for name in ("Step Functions Express", "Step Functions Standard")
+    )
+    durable = STEPPED_OPERATIONS * prices.durable_operation + 2 * prices.lambda_request
+    return table(
+        ["a million", "Kumofire Jobs", "Distributed Map, Express children", "… Standard children", "durable functions"],
+        [
             [
-                [
-                    f"{size} KB",
-                    _money(per_run_output(size, prices) * 1e6),
-                    _money(per_run_output_s3(size, prices) * 1e6),
-                ]
-                for size in PAYLOAD_KB
+                "members of a batch",
+                money(features.batch_members(run, prices)),
+                money(1e6 * (child + express)),
+                money(1e6 * (child + standard)),
+                "",
             ],
-        )
-    )
-    parts.append(
-        f"S3 costs less from {output_cheaper_from(prices):g} KB on. A sweep of a bucket with a million objects costs "
-        f"{_money(sweep_of(1e6, prices))} dollars.\n"
-    )
-    parts.append("### Shards of the index for a rate\n")
-    parts.append(
-        _table(
-            ["runs a second", "runs a month at that rate", "due at once", "due later"],
             [
-                [
-                    f"{rate:,}",
-                    f"{rate * MONTH_SECONDS / 1e6:,.0f} million",
-                    f"{shards_for(rate, later=False)}",
-                    f"{shards_for(rate, later=True)}",
-                ]
-                for rate in (10, 100, 400, 1_000, 2_000, 5_000, 10_000)
+                "runs of ten steps and a sleep",
+                money(features.steps_and_a_sleep(prices)),
+                "",
+                "",
+                money(1e6 * durable),
             ],
-        )
+        ],
     )
-    parts.append("### Seconds until all is sent that is due in one minute\n")
-    dues = (10_000, 100_000, 1_000_000)
-    parts.append(
-        _table(
-            ["`WakeShards`", *(f"{due:,} due" for due in dues)],
+
+
+STEPPED_OPERATIONS = 11
+"""Of a durable function with ten steps and a wait."""
+
+
+def _backlogs() -> str:
+    rows = []
+    for factor in (1.25, 1.5, 2, 3, 5):
+        found = [drain(capacity=factor, outage_seconds=3600, handler_seconds=seconds) for seconds in (0.0, 0.1, 1.0)]
+        drained = [backlog.drained_after_seconds for backlog in found]
+        copies = max(backlog.copies_a_run for backlog in found)
+        rows.append(
             [
-                ["8, by one invocation", *(f"{seconds_to_send(due, shards=8, spread=False):,.0f}" for due in dues)],
-                *(
-                    [str(shards), *(f"{seconds_to_send(due, shards=shards):,.0f}" for due in dues)]
-                    for shards in (8, 16, 32, 64)
-                ),
-            ],
+                f"{factor:g} times what comes",
+                f"{max(backlog.longest_wait_seconds for backlog in found) / 60:,.0f} min",
+                f"not within {GIVE_UP_SECONDS // 3600} h"
+                if None in drained
+                else f"{max(each for each in drained if each is not None) / 60:,.0f} min",
+                f"{copies:.3f}",
+            ]
         )
-    )
-    parts.append("### Runs a second by consumers (`ConsumerConcurrency`)\n")
-    times = (0.01, 0.1, 1.0, 10.0)
-    parts.append(
-        _table(
-            ["consumers", *(f"handler of {seconds:g} s" for seconds in times)],
-            [
-                [
-                    str(consumers),
-                    *(
-                        f"{most_runs_a_second(batched, consumers=consumers, handler_seconds=seconds):,.0f}"
-                        for seconds in times
-                    ),
-                ]
-                for consumers in (2, 10, 100, 1_000)
-            ],
-        )
-    )
-    parts.append("### After an hour in which nothing was executed\n")
-    head = ["consumers can do", "handler of", "longest wait", "drained after", "messages sent again, a run"]
-    parts.append(
-        _table(
-            head,
-            [
-                [
-                    f"{factor:g} times what comes",
-                    f"{seconds:g} s",
-                    f"{backlog.longest_wait_seconds / 60:,.0f} min",
-                    "never"
-                    if backlog.drained_after_seconds is None
-                    else f"{backlog.drained_after_seconds / 60:,.0f} min",
-                    f"{backlog.copies_a_run:.3f}",
-                ]
-                for seconds in (0.0, 0.1, 1.0)
-                for factor in (1.25, 1.5, 2, 3, 5)
-                for backlog in [drain(capacity=factor, outage_seconds=3600, handler_seconds=seconds)]
-            ],
-        )
-    )
-    return "\n".join(parts)
+    return table(["consumers can do", "longest wait", "drained after", "messages sent again, a run, at most"], rows)
 
 
 def plots(prices: Prices) -> Mapping[str, str]:
@@ -498,14 +427,6 @@ def plots(prices: Prices) -> Mapping[str, str]:
         "growth-cost.svg": lines("Cost of a month", "runs a month", "US dollars", costs),
         "growth-payload.svg": lines("Cost of a million runs", "payload, KB", "US dollars", by_payload),
     }
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
-
-
-def _money(dollars: float) -> str:
-    return f"{dollars:,.0f}" if dollars >= 100 else f"{dollars:.2f}" if dollars >= 0.005 else "< 0.01"
 
 
 def _power(number: int) -> str:

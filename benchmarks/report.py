@@ -24,6 +24,7 @@ TITLES = {
     "large": "Large payloads",
     "limits": "Limits and rates",
     "listing": "Lists and counts",
+    "units": "Single things, counted",
     "command_line": "The command line",
     "console": "The console",
     "testing": "A test of an application",

@@ -65,7 +65,7 @@ def main() -> None:
             queue_url="queue",
             dynamodb=counting,  # type: ignore[arg-type]  # it makes the requests that are measured
             sqs=AnyQueue(),  # type: ignore[arg-type]  # it takes any message
-            retry=RetryPolicy(next_run_at=lambda run, error, now: now),
+            retry=RetryPolicy(next_run_at=lambda *, now, **others: now),
         )
         jobs.handler("email")(lambda ctx: {"sent": True})
         jobs.handler("second time")(lambda ctx: 1 // (ctx.attempt - 1))

@@ -14,7 +14,7 @@ from kumofire_core.model.times import LAST_MS, to_ms
 from kumofire_core.model.write import SCHEMA, Value, Write, present
 
 SCHEDULE_SHARD = -1
-"""The index partition of all schedules. A partition takes 1,000 writes a second: 60,000 occurrences a minute.
+"""The index partition of all schedules. A partition takes 1,000 write units a second: 30,000 occurrences a minute.
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html"""
 
 PARKED = LAST_MS

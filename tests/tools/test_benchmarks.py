@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import endpoint, growth, report
+from benchmarks import ceilings, endpoint, growth, report
 from benchmarks.measure import Row
+from benchmarks.prices import Prices
 
 pytestmark = [
     pytest.mark.long,
@@ -90,7 +91,7 @@ def test_write_units_are_those_that_dynamodb_local_reports():
 
 
 def test_from_a_break_even_on_a_layout_costs_less_and_just_before_it_does_not():
-    prices = growth.Prices()
+    prices = Prices()
     layouts = (growth.per_run, growth.per_run_beside, growth.per_run_s3)
     for layout, other in ((layouts[1], layouts[0]), (layouts[2], layouts[0]), (layouts[2], layouts[1])):
         size = growth.cheaper_from(layout, other, prices)
@@ -103,7 +104,7 @@ def test_from_a_break_even_on_a_layout_costs_less_and_just_before_it_does_not():
 
 
 def test_costs_grow_with_runs_and_never_fall():
-    months = [growth.month(runs, growth.Load(), growth.Prices()) for runs in growth.RUNS_A_MONTH]
+    months = [growth.month(runs, growth.Load(), Prices()) for runs in growth.RUNS_A_MONTH]
 
     assert months == sorted(months)
     assert months[0] < 1
@@ -128,10 +129,10 @@ def test_consumers_faster_than_the_arrivals_drain_an_hours_backlog_with_few_copi
 
 
 def test_a_million_runs_due_in_one_minute_are_sent_within_two():
-    assert growth.seconds_to_send(1_000_000, shards=32) <= 120
-    assert growth.seconds_to_send(1_000_000, shards=8, spread=False) > 1800
+    assert ceilings.seconds_to_send(1_000_000, shards=32) <= 120
+    assert ceilings.seconds_to_send(1_000_000, shards=8, spread=False) > 1800
 
 
 @pytest.mark.parametrize("name", ["growth-cost.svg", "growth-payload.svg"])
 def test_plots_are_well_formed(name: str):
-    ElementTree.fromstring(growth.plots(growth.Prices())[name])
+    ElementTree.fromstring(growth.plots(Prices())[name])
