@@ -16,10 +16,15 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from examples.deployment import PROJECT
-from tests.browser.test_accessibility import LOOKS
 
 SITE = PROJECT / "build/site"
 LOOKED_AT = ["index.html", "runs.html", "reference/runs.html"]
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    # With a keyboard: where a screen is touched, the theme takes wide code out of the order of the tab key.
+    "narrow": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 """What is asked of the theme; its landmarks are its own."""
 
@@ -101,13 +106,14 @@ def test_the_search_finds_a_page_and_a_call_also_without_a_server(browser: Brows
     page = opened(browser, f"{root}/index.html" if by == "http" else f"{SITE.as_uri()}/index.html", complaints)
 
     page.keyboard.press("Control+k")
-    page.keyboard.type("create_in_transaction")
     # Its list is in a closed shadow root, and there when the index was read: Enter opens the first entry then.
     for _ in range(60):
-        page.wait_for_timeout(1000)
+        page.keyboard.press("Control+a")
+        page.keyboard.type("create_in_transaction")
+        page.wait_for_timeout(500)
         page.keyboard.press("Enter")
-        if not page.url.partition("?")[0].endswith("/index.html"):
+        if "reference" in page.url:
             break
 
-    assert "create_in_transaction" in page.content()
+    assert page.url.partition("?")[0].endswith("/reference/runs.html")
     assert complaints == []
