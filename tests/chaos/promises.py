@@ -52,10 +52,12 @@ def broken_batches(events: Events, items: Items) -> list[str]:
             problems.append(f"{name}: {len(callbacks[batch_id])} callbacks instead of {wanted}")
         for callback in callbacks[batch_id]:
             called = by_run.get(callback, [])
-            if called and batch.get("then_if") == "succeeded" and statuses["succeeded"] != len(of_batch):
+            if not called:
+                continue
+            if batch.get("then_if") == "succeeded" and statuses["succeeded"] != len(of_batch):
                 problems.append(f"{name}: its callback was called, and not all members have succeeded")
-            first = min((each.begun_at for each in called), default=None)
-            for run_id in of_batch if first is not None else ():
+            first = min(each.begun_at for each in called)
+            for run_id in of_batch:
                 last = max(by_run.get(run_id, []), key=lambda each: each.fence, default=None)
                 if last is not None and max(last.begun_at, _returned_at(last)) > first:
                     problems.append(f"{name}: its callback began before {run_id} had ended")

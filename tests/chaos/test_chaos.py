@@ -94,7 +94,7 @@ def a_short_race(what: str, aws: Aws, endpoint_url: str, queue_url: str | None, 
             began=time.time(),
             seed=3,
             keys=24,
-            threads=6,
+            threads=4,
             operations=20,
         )
     )
