@@ -208,4 +208,10 @@ def _item_problems(item: Mapping[str, Any]) -> list[str]:
         problems.append(f"is {item['status']} and has {sorted(left)}")
     if item["attempt"] > item.get("max_attempts", item["attempt"]):
         problems.append(f"attempt {item['attempt']} of {item['max_attempts']}")
+    if "attempts" in item:
+        # Each is a list that begins with how often the run had been retried, and its number. The last ten are kept.
+        kept = [tuple(attempt[:2]) for attempt in json.loads(item["attempts"])]
+        current = [number for retries, number in kept if retries == item.get("retries", 0)]
+        if kept != sorted(set(kept)) or current != list(range(item["attempt"] + 1))[1:][-len(kept) :]:
+            problems.append(f"keeps the attempts {kept}, and {item['attempt']} were counted")
     return problems

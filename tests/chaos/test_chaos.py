@@ -172,6 +172,8 @@ def test_the_ledger_of_a_run_that_was_retried_and_of_one_that_was_taken_over_is_
     taken_over = [begin(), begin(fence=2, at=10_000), end(fence=2), end()]
 
     assert ledger.judge(GOOD, [item(attempt=1, claims=2)]).problems == []
+    assert ledger.judge(GOOD, [item(attempt=1, claims=2, attempts="[[0,1]]")]).problems == []
+    assert ledger.judge(GOOD, [item(attempt=1, claims=2, retries=1, attempts="[[0,3],[1,1]]")]).problems == []
     assert ledger.judge(taken_over, [item(attempt=1, claims=2)]).problems == []
 
 
@@ -192,6 +194,9 @@ def test_the_ledger_of_a_run_that_was_retried_and_of_one_that_was_taken_over_is_
         ([begin(), end()], [item(status="queued")], "did not end: it is queued"),
         ([begin(), end()], [item(wake_at=5)], "is succeeded and has ['wake_at']"),
         ([begin(), end()], [item(attempt=4)], "attempt 4 of 3"),
+        (GOOD, [item(attempt=1, claims=2, attempts="[[0,2]]")], "keeps the attempts [(0, 2)], and 1 were counted"),
+        (GOOD, [item(attempt=1, claims=2, attempts="[[0,1],[0,1]]")], "keeps the attempts [(0, 1), (0, 1)]"),
+        (GOOD, [item(attempt=2, claims=2, attempts="[[0,2],[0,1]]")], "keeps the attempts [(0, 2), (0, 1)]"),
         (
             [begin(), end(), {"event": "succeeded", "run_id": "r"}, begin(fence=2, at=1), end(fence=2)],
             [item(claims=2, attempt=1)],
