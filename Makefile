@@ -170,5 +170,5 @@ project-template: python-3.11 ## Bring what `kumofire init` writes up to date wi
 clean: python-3.11 ## Remove the environments, caches and builds
 	@"$(PYTHON)" -m tools.environment remove "$(VENV)" "$(SAM_VENV)" "$(AUDIT_VENV)" "$(CELERY_VENV)" "$(DOCS_VENV)" \
 		$(wildcard .venv .venv-*)
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .aws-sam build dist
+	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .aws-sam build dist
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -29,15 +29,18 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent
 NAME = "example"
-PROGRAM_SECONDS = 120
-"""How long a program may take. On an idle machine none takes half a minute."""
+PROGRAM_SECONDS = 300
+"""How long a program may take on a busy machine. On an idle one none takes half a minute."""
+
+WAIT_SECONDS = 100.0
+"""How long it waits for a run."""
 
 CONSUMERS = 2
 TICK_SECONDS = 1.0
 FINAL = ("succeeded", "failed", "canceled")
 
 
-def wait_for(jobs: Jobs, run_id: str, condition: Callable[[Run], object], *, seconds: float = 20) -> Run:
+def wait_for(jobs: Jobs, run_id: str, condition: Callable[[Run], object], *, seconds: float = WAIT_SECONDS) -> Run:
     """Read the run until the condition holds for it, and return it. Raises ``SystemExit`` where that takes too long."""
     give_up = time.monotonic() + seconds
     while True:
@@ -49,7 +52,7 @@ def wait_for(jobs: Jobs, run_id: str, condition: Callable[[Run], object], *, sec
         time.sleep(0.1)
 
 
-def finished(jobs: Jobs, run_id: str, *, seconds: float = 20) -> Run:
+def finished(jobs: Jobs, run_id: str, *, seconds: float = WAIT_SECONDS) -> Run:
     """Read the run until it has ended, and return it. Raises ``SystemExit`` where that takes too long."""
     return wait_for(jobs, run_id, lambda run: run.status in FINAL, seconds=seconds)
 

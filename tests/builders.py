@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +22,15 @@ from tests.faults import Recorded
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
 NOW_MS = to_ms(NOW)
 
+IN_MEMORY = os.environ.get("KUMOFIRE_TESTS_ON") == "memory"
+"""Whether the tests that moto would do for are made on the product's AWS in memory, to compare the two."""
+
 _numbers = itertools.count(1)
+
+
+def real_ms() -> int:
+    """Return the time by which an AWS in memory goes on: an emulator's clock is not moved either."""
+    return time.time_ns() // 1_000_000
 
 
 class Clock:

@@ -1,4 +1,7 @@
-"""Fixtures: a moto with the project's table and queue for each test, and the shared MiniStack."""
+"""Fixtures: a moto with the project's table and queue for each test, and the shared MiniStack.
+
+With ``KUMOFIRE_TESTS_ON=memory`` in the environment the table and the queue are those of ``kumofire_core.testing``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from moto import mock_aws
 
 from kumofire_core import Jobs
 from kumofire_core.engine import sqs_batch
-from tests.builders import Aws, Clock, make_aws
+from kumofire_core.testing.dynamodb import MemoryDynamoDB
+from kumofire_core.testing.sqs import MemorySQS
+from tests.builders import IN_MEMORY, Aws, Clock, make_aws, real_ms
 from tests.emulators import dynamodb_local, ministack
 
 __all__ = ["dynamodb_local", "ministack"]
@@ -19,7 +24,10 @@ __all__ = ["dynamodb_local", "ministack"]
 
 @pytest.fixture
 def aws() -> Iterator[Aws]:
-    """A table and a queue of this test's own, in moto."""
+    """A table and a queue of this test's own, in moto, or in the product's memory."""
+    if IN_MEMORY:
+        yield make_aws(MemoryDynamoDB(real_ms), MemorySQS(real_ms))
+        return
     with mock_aws():
         yield make_aws(_client("dynamodb"), _client("sqs"))
 

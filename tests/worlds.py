@@ -23,7 +23,8 @@ from moto import mock_aws
 from kumofire_core import ConsumeResult, DispatchResult, JobContext, Jobs
 from kumofire_core.model.message import decode_body
 from kumofire_core.model.times import from_ms, to_ms
-from tests.builders import NOW, Aws, Clock, make_aws, message
+from kumofire_core.testing.dynamodb import MemoryDynamoDB
+from tests.builders import IN_MEMORY, NOW, Aws, Clock, make_aws, message, real_ms
 
 UNFINISHED = ("scheduled", "queued", "running")
 
@@ -211,6 +212,9 @@ class World:
 @contextlib.contextmanager
 def a_world(**settings: Any) -> Iterator[World]:
     """Give a world of its own, in a moto that nothing else is in."""
+    if IN_MEMORY:
+        yield World(MemoryDynamoDB(real_ms), **settings)
+        return
     with mock_aws():
         yield World(_dynamodb(), **settings)
 

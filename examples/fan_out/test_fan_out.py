@@ -1,4 +1,4 @@
-"""The fan-out, with fifty years in place of a thousand."""
+"""The fan-out, with thirty years in place of a thousand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from examples.fan_out.jobs import Year, estimate, jobs, play_year, sum_up
 from kumofire_core import Batch, JobContext, Jobs, Run
 from kumofire_core.testing import InProcessAWS
 
-YEARS = 50
+YEARS = 30
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import pytest
 
 from examples.deployment import PROJECT
 from examples.from_celery import work
-from examples.from_celery.jobs import jobs, statement_announced
+from examples.from_celery.jobs import add_up, jobs, statement_announced
 from examples.local_aws import REGION, local_aws
 from examples.on_local_aws import make_table_and_queue
 from kumofire_core import Jobs
+from kumofire_core.testing import InProcessAWS
 
 BUCKET = "statements"
 STATEMENT = b"rent,800.00\nbooks,12.50\nbooks,7.25\n"
@@ -23,12 +24,12 @@ TOTALS = {"books": "19.75", "rent": "800.00"}
 
 
 @pytest.fixture
-def kumofire_jobs() -> Any:
+def kumofire_jobs() -> Jobs:
     return jobs
 
 
 @pytest.fixture
-def s3(kumofire: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def s3(kumofire: InProcessAWS, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A bucket of this test's own."""
     monkeypatch.setattr(work, "s3", lambda: kumofire.s3)
     return kumofire.s3
@@ -38,44 +39,40 @@ def totals_of(s3: Any, key: str) -> Any:
     return json.load(s3.get_object(Bucket=BUCKET, Key=f"totals/{key}.json")["Body"])
 
 
-def test_a_statement_that_comes_late_is_added_up(kumofire, s3):
+def test_a_statement_that_comes_late_is_added_up(kumofire: InProcessAWS, s3: Any) -> None:
     run_id = statement_announced(BUCKET, "november.csv")
     kumofire.drain(until=timedelta(seconds=2))
-    assert jobs.get_status(run_id).error_type == "NotReadyError"
+    assert [run.error_type for run in kumofire.runs(add_up)] == ["NotReadyError"]
 
     s3.put_object(Bucket=BUCKET, Key="november.csv", Body=STATEMENT)
-    kumofire.drain(until=timedelta(seconds=2))
+    run = kumofire.drain_run(run_id)
 
-    run = jobs.get_status(run_id)
     assert (run.status, run.failed_attempts, run.output) == ("succeeded", 1, TOTALS)
     assert totals_of(s3, "november.csv") == TOTALS
 
 
-def test_a_statement_that_does_not_come_is_given_up_after_six_attempts(kumofire, s3):
-    run_id = statement_announced(BUCKET, "never.csv")
-    kumofire.drain(until=timedelta(minutes=5))
+def test_a_statement_that_does_not_come_is_given_up_after_six_attempts(kumofire: InProcessAWS, s3: Any) -> None:
+    run = kumofire.drain_run(statement_announced(BUCKET, "never.csv"))
 
-    run = jobs.get_status(run_id)
     assert (run.status, run.failed_attempts) == ("failed", 6)
 
 
-def test_a_wrong_statement_is_attempted_once(kumofire, s3):
+def test_a_wrong_statement_is_attempted_once(kumofire: InProcessAWS, s3: Any) -> None:
     s3.put_object(Bucket=BUCKET, Key="wrong.csv", Body=b"rent,800\nbooks\n")
-    run_id = statement_announced(BUCKET, "wrong.csv")
-    kumofire.drain(until=timedelta(minutes=5))
 
-    run = jobs.get_status(run_id)
+    run = kumofire.drain_run(statement_announced(BUCKET, "wrong.csv"))
+
     assert (run.status, run.failed_attempts) == ("failed", 1)
-    assert "wrong.csv, line 2: ['books'] is not an account and an amount" in run.last_error
+    assert run.last_error == "ValueError: wrong.csv, line 2: ['books'] is not an account and an amount"
 
 
 @pytest.mark.kumofire(chaos=True)
-def test_a_statement_that_is_added_up_twice_has_the_same_totals(kumofire, s3):
+def test_a_statement_that_is_added_up_twice_has_the_same_totals(kumofire: InProcessAWS, s3: Any) -> None:
     s3.put_object(Bucket=BUCKET, Key="november.csv", Body=STATEMENT)
-    run_id = statement_announced(BUCKET, "november.csv")
-    kumofire.drain(until=timedelta(minutes=5))
 
-    assert jobs.get_status(run_id).output == totals_of(s3, "november.csv") == TOTALS
+    run = kumofire.drain_run(statement_announced(BUCKET, "november.csv"))
+
+    assert run.output == totals_of(s3, "november.csv") == TOTALS
 
 
 IN_CELERY = """
@@ -98,7 +95,7 @@ print(json.dumps({"ended": ended, "bridged": bridged}))
 
 
 @pytest.mark.long
-def test_the_job_does_what_the_task_of_celery_did(kumofire, monkeypatch):
+def test_the_job_does_what_the_task_of_celery_did(kumofire: InProcessAWS, monkeypatch: pytest.MonkeyPatch) -> None:
     """Celery has an environment of its own, and a local AWS whose S3 the job uses too."""
     python = os.environ.get("CELERY_PYTHON", "")
     if not os.path.exists(python):
@@ -136,10 +133,7 @@ def test_the_job_does_what_the_task_of_celery_did(kumofire, monkeypatch):
         by_celery = totals_of(s3, "november.csv")
         s3.delete_object(Bucket=BUCKET, Key="totals/november.csv.json")
 
-        run_ids = {key: statement_announced(BUCKET, key) for key in statements}
-        kumofire.drain(until=timedelta(minutes=5))
-
-        runs = {key: jobs.get_status(run_id) for key, run_id in run_ids.items()}
+        runs = {key: kumofire.drain_run(statement_announced(BUCKET, key)) for key in statements}
         assert {key: [run.status, run.error_type, len(run.attempts)] for key, run in runs.items()} == {
             "november.csv": ["succeeded", None, 1],
             "never.csv": ["failed", "NotReadyError", 6],
@@ -156,4 +150,5 @@ def test_the_job_does_what_the_task_of_celery_did(kumofire, monkeypatch):
         first, second = told["bridged"]
         assert first == second  # a message that Celery delivers twice is one run
         bridged = deployed.get_status(first)
+        assert bridged is not None
         assert (bridged.job_name, bridged.payload) == ("add-up", {"bucket": BUCKET, "key": "november.csv"})

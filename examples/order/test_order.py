@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from examples.order import shop
-from examples.order.jobs import Order, approve, jobs, place, refuse
+from examples.order.jobs import Order, approve, jobs, order, place, refuse
+from kumofire_core import Jobs
+from kumofire_core.testing import InProcessAWS
 
 CARD = "4242424242424242"
 TWO_MUGS = Order("1001", "mug", 2, 3_000, CARD)
 
 
 @pytest.fixture
-def kumofire_jobs() -> Any:
+def kumofire_jobs() -> Jobs:
     return jobs
 
 
 @pytest.fixture(autouse=True)
-def three_mugs(kumofire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def three_mugs(kumofire: InProcessAWS, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shop with three mugs, in the table of this test."""
     monkeypatch.setattr(shop, "dynamodb", lambda: kumofire.dynamodb)
     kumofire.create_table(shop.TABLE, key="id")
@@ -39,62 +40,59 @@ def amounts() -> dict[str, int]:
     return {counter: shop.amount(counter) for counter in ("stock/mug", "account", "parcels")}
 
 
-def test_an_approved_order_is_charged_and_shipped(kumofire):
-    run_id = place(TWO_MUGS)
+def test_an_approved_order_is_charged_and_shipped(kumofire: InProcessAWS) -> None:
+    place(TWO_MUGS)
     kumofire.drain()
-    assert jobs.get_status(run_id).waiting_for == "approval"
+    assert [run.waiting_for for run in kumofire.runs(order)] == ["approval"]
 
     assert approve("1001")
     kumofire.drain()
 
-    run = jobs.get_status(run_id)
+    [run] = kumofire.runs(order)
     assert (run.status, run.output) == ("succeeded", {"receipt": "charged/1001", "parcel": "parcel-1001"})
     assert amounts() == {"stock/mug": 1, "account": 3_000, "parcels": 1}
 
 
-def test_a_refused_order_is_undone(kumofire):
+def test_a_refused_order_is_undone(kumofire: InProcessAWS) -> None:
     run_id = place(TWO_MUGS)
     kumofire.drain()
 
     assert refuse("1001", "the address does not exist")
-    kumofire.drain()
+    run = kumofire.drain_run(run_id)
 
-    run = jobs.get_status(run_id)
     assert (run.status, run.cancel_reason) == ("canceled", "the address does not exist")
     assert steps(run_id) == ["reserve", "charge", "approval", "refund", "release"]
     assert amounts() == {"stock/mug": 3, "account": 0, "parcels": 0}
 
 
-def test_an_order_that_nobody_answers_is_undone_after_two_days(kumofire):
+def test_an_order_that_nobody_answers_is_undone_after_two_days(kumofire: InProcessAWS) -> None:
     run_id = place(TWO_MUGS)
-
     kumofire.drain(until=timedelta(days=2) - timedelta(minutes=5))
-    assert jobs.get_status(run_id).waiting_for == "approval"
-    kumofire.drain(until=timedelta(minutes=10))
+    assert [run.waiting_for for run in kumofire.runs(order)] == ["approval"]
 
-    assert jobs.get_status(run_id).cancel_reason == "nobody answered within two days"
+    run = kumofire.drain_run(run_id)
+
+    assert run.cancel_reason == "nobody answered within two days"
     assert amounts() == {"stock/mug": 3, "account": 0, "parcels": 0}
     assert not approve("1001")
 
 
-def test_a_declined_card_puts_the_goods_back(kumofire):
-    run_id = place(Order("1001", "mug", 2, 3_000, shop.DECLINED_CARD))
-    kumofire.drain()
+def test_a_declined_card_puts_the_goods_back(kumofire: InProcessAWS) -> None:
+    run = kumofire.drain_run(place(Order("1001", "mug", 2, 3_000, shop.DECLINED_CARD)))
 
-    assert jobs.get_status(run_id).cancel_reason == "the card was declined"
+    assert run.cancel_reason == "the card was declined"
     assert amounts() == {"stock/mug": 3, "account": 0, "parcels": 0}
 
 
-def test_an_order_of_more_than_there_is_charges_nothing(kumofire):
-    run_id = place(Order("1001", "mug", 4, 6_000, CARD))
-    kumofire.drain()
+def test_an_order_of_more_than_there_is_charges_nothing(kumofire: InProcessAWS) -> None:
+    run = kumofire.drain_run(place(Order("1001", "mug", 4, 6_000, CARD)))
 
-    assert jobs.get_status(run_id).cancel_reason == "mug: sold out"
-    assert steps(run_id) == ["reserve"]
+    assert run.cancel_reason == "mug: sold out"
+    assert steps(run.id) == ["reserve"]
     assert amounts() == {"stock/mug": 3, "account": 0, "parcels": 0}
 
 
-def test_an_order_that_is_placed_twice_has_one_run_and_one_answer(kumofire):
+def test_an_order_that_is_placed_twice_has_one_run_and_one_answer(kumofire: InProcessAWS) -> None:
     assert place(TWO_MUGS) == place(TWO_MUGS)
     kumofire.drain()
 
@@ -107,7 +105,9 @@ def test_an_order_that_is_placed_twice_has_one_run_and_one_answer(kumofire):
 
 
 @pytest.mark.kumofire(chaos=True)
-def test_whatever_crashes_each_order_is_charged_once_and_undone_once(kumofire, monkeypatch):
+def test_whatever_crashes_each_order_is_charged_once_and_undone_once(
+    kumofire: InProcessAWS, monkeypatch: pytest.MonkeyPatch
+) -> None:
     charged = []
     charge = shop.charge
 
@@ -117,13 +117,13 @@ def test_whatever_crashes_each_order_is_charged_once_and_undone_once(kumofire, m
 
     monkeypatch.setattr(shop, "charge", counted)
     stock(mugs=10)
-    run_ids = [place(Order(str(number), "mug", 1, 1_500, CARD)) for number in range(10)]
+    for number in range(10):
+        place(Order(str(number), "mug", 1, 1_500, CARD))
     kumofire.drain()
     for number in range(10):
         assert approve(str(number)) if number < 6 else refuse(str(number), "out of reach")
     kumofire.drain()
 
     assert len(charged) > 10  # some processes died after the charge, and before its result was stored
-    statuses = [jobs.get_status(run_id).status for run_id in run_ids]
-    assert statuses == ["succeeded"] * 6 + ["canceled"] * 4
+    assert [run.status for run in kumofire.runs(order)] == ["succeeded"] * 6 + ["canceled"] * 4
     assert amounts() == {"stock/mug": 4, "account": 6 * 1_500, "parcels": 6}

@@ -28,7 +28,7 @@ def main() -> None:
 
     for upload, size in (("uploads/a panorama.jpg", (200, 50)), ("uploads/portrait.jpg", (150, 200))):
         key = f"thumbnails/{upload}.png"
-        s3().get_waiter("object_exists").wait(Bucket=BUCKET, Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
+        s3().get_waiter("object_exists").wait(Bucket=BUCKET, Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 100})
         with Image.open(s3().get_object(Bucket=BUCKET, Key=key)["Body"]) as opened:
             expect(f"{key} is an image of {size[0]} by {size[1]} pixels", opened.size == size)
     run = failed_run()
@@ -67,7 +67,7 @@ def deploy() -> None:
 
 def failed_run() -> Run:
     """Return the run that has failed, as soon as there is one."""
-    for _ in range(100):
+    for _ in range(500):
         if found := jobs.list_runs(status="failed", job_name="thumbnail").runs:
             return found[0]
         time.sleep(0.2)

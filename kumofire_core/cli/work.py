@@ -238,12 +238,12 @@ def _make_worker(
 
 def _end_by_signals(worker: Worker) -> None:
     """Let SIGTERM and SIGINT stop the worker; the second of them ends the process at once."""
-    told = threading.Event()
+    told: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+        if told:
             os._exit(128 + number)
-        told.set()
+        told.append(number)
         worker.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -117,6 +117,8 @@ class Deployment:
     """The bucket of large payloads, where there is one."""
     retention_days: str | None = None
     """For how long the deployment keeps runs that have ended, as ``KUMOFIRE_RETENTION_DAYS`` takes it."""
+    consumed_by_workers: bool = False
+    """Whether workers take the messages, so that the consumer function is to take none."""
     stack_name: str | None = None
     missing_outputs: tuple[str, ...] = ()
     """Outputs that this release's template has and the stack has not: the stack is of an earlier release."""
@@ -259,6 +261,7 @@ def deployment_of_stack(stack_name: str, clients: AwsClients) -> Deployment:
         payload_key_arn=parameters.get("PayloadKeyArn") or None,
         bucket=outputs.get("BucketName") or None,
         retention_days=parameters.get("RetentionDays") or None,
+        consumed_by_workers=parameters.get("ConsumeWith") == "workers",
         stack_name=stack["StackName"],
         missing_outputs=tuple(name for name in OUTPUTS if not outputs.get(name)),
         clients=clients,

@@ -178,12 +178,17 @@ class HeldAttempt:
                     extra=log_fields(self._claimed),
                 )
             return
-        if not answer.applied and not run_writes.is_held(self._claimed, answer.item):
-            if not self._ended:
-                self.cut(LOST)
-            return
-        self._lease_ends = max(self._lease_ends, asked + lease_ms / 1000)
-        self._lease_ms_until = max(self._lease_ms_until, now_ms + lease_ms)
+        until_ms = now_ms + lease_ms
+        if not answer.applied:
+            if answer.item is None or not run_writes.is_held(self._claimed, answer.item):
+                if not self._ended:
+                    self.cut(LOST)
+                return
+            until_ms = int(answer.item.get("lease_until", 0)) - run_writes.LEASE_MARGIN_MS
+            if until_ms < now_ms + lease_ms:  # it was refused for something else, and lasts no longer than before
+                return
+        self._lease_ends = max(self._lease_ends, asked + (until_ms - now_ms) / 1000)
+        self._lease_ms_until = max(self._lease_ms_until, until_ms)
         self._next = asked + self._renewal.period
         self._warned = False
         told, self._told_held = self._told_held, None

@@ -41,8 +41,8 @@ DELETE_TRIES = 3
 RECORD_SECONDS = 5.0
 """How much of the grace is kept to record the interruption of runs."""
 
-LOOK_SECONDS = 1.0
-"""How often a worker without a free place looks whether code that was cut has stopped."""
+LOOK_SECONDS = 0.5
+"""How often a worker looks whether it was told to end, and whether code that was cut has stopped."""
 
 LONGEST_SILENCE_SECONDS = 90.0
 """A poll takes up to 25 seconds and a pause up to 30."""
@@ -93,6 +93,7 @@ class Worker:
         self._visibility_seconds = visibility_seconds
         self._on_report = on_report
         self._on_look = on_look
+        self._told_to_stop = False
         self._stopping = threading.Event()
         self._busy = 0
         self._changed = threading.Condition()
@@ -106,9 +107,10 @@ class Worker:
 
     def stop(self) -> None:
         """Let ``run`` receive nothing more. Safe to call from a signal handler."""
+        # Attributes alone: the main thread may hold the lock of an event that a signal's handler would set.
+        self._told_to_stop = True
         if self._renewal is not None:
             self._renewal.stopping = True
-        self._stopping.set()
 
     def run(self, grace_seconds: float) -> Ended:
         """Work until ``stop`` is called; then let the runs under way end, for ``grace_seconds`` at most.
@@ -117,14 +119,16 @@ class Worker:
         """
         receiving = threading.Thread(target=self._receive_all, name="kumofire-receiver", daemon=True)
         receiving.start()
-        # Not ``Event.wait`` without an end: a signal's handler is called between two looks.
-        while not self._stopping.wait(LOOK_SECONDS):
+        while not self._told_to_stop:
             self._on_look()
             if self._is_stuck():
                 log.error("all %d places are held by code that was cut and does not stop", self._concurrency)
                 self.stop()
+                self._stopping.set()
                 self._done.finish()
                 return Ended(stuck=True)
+            self._stopping.wait(LOOK_SECONDS)
+        self._stopping.set()
         return self._drain(receiving, time.monotonic() + grace_seconds, min(RECORD_SECONDS, grace_seconds / 3))
 
     def _drain(self, receiving: threading.Thread, give_up: float, reserve: float) -> Ended:
@@ -147,7 +151,7 @@ class Worker:
             return not self._busy and self._pool.stray() >= self._concurrency
 
     def _receive_all(self) -> None:
-        while not self._stopping.is_set():
+        while not self._told_to_stop:
             self._looked_at = time.monotonic()
             free = self._free()
             if free <= 0:
@@ -155,7 +159,7 @@ class Worker:
                     self._changed.wait(LOOK_SECONDS)
                 continue
             records = self._receive(min(free, MOST_RECEIVED))
-            if self._stopping.is_set():
+            if self._told_to_stop:
                 self._give_back(records)
                 return
             self._begin(records)
@@ -174,7 +178,7 @@ class Worker:
         except Exception as error:  # whatever it is, it must not end the worker
             self._failures += 1
             longest = min(FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE_SECONDS)
-            if not self._stopping.is_set():
+            if not self._told_to_stop:
                 log.warning("messages could not be received (%s). %s", error_name(error), note_of(error))
             self._stopping.wait(random.uniform(longest / 2, longest))
             return []

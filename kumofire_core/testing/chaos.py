@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,11 @@ class Chaos:
         self.copies: set[str] = set()
         """Ids of messages that come late, or a second time, and have not come."""
         self._sqs = sqs
-        self._random = random.Random(seed)
+        self.identify: Callable[[str], str] = str
+        """Returns by what a run is told from others in every repetition of a test: not by its id, which is random."""
+        self._drawn = Counter[tuple[str, str]]()
+        self._order: dict[str, float] = {}
+        """By what the messages that are visible at one moment are put in an order."""
         self._died_at: set[tuple[str, str]] = set()
         self._attempted: str | None = None
         self._dead = False
@@ -59,6 +64,13 @@ class Chaos:
             elif len(self.log) < MOST_LOGGED:
                 self.log.append(f"{self.describe(run_id)}: {what}")
 
+    def _draw(self, run_id: str, what: str) -> random.Random:
+        """Return the chance of one event of a run, whatever happens to other runs, in whatever thread, before it."""
+        run = self.identify(run_id)
+        with self._lock:
+            self._drawn[run, what] += 1
+            return random.Random(f"{self.seed} {run} {what} {self._drawn[run, what]}")
+
     def pending(self) -> bool:
         """Say whether something that was broken is not mended yet."""
         return bool(self.hurt or self.copies)
@@ -69,12 +81,13 @@ class Chaos:
         """Let a message come late, now and then, and a second time in any case."""
         with self._lock:
             run_id = decode_body(message.body)
-            if self._random.random() < 1 / 3:
-                late = self._random.choice(LATE_SECONDS)
+            chance = self._draw(run_id, "message")
+            if chance.random() < 1 / 3:
+                late = chance.choice(LATE_SECONDS)
                 message.visible_ms += 1000 * late
                 self.copies.add(message.id)
                 self.note(run_id, f"its message comes {late} s late")
-            later = self._random.choice((0, *LATE_SECONDS))
+            later = chance.choice((0, *LATE_SECONDS))
             copy = Message(
                 id=f"{message.id}-again",
                 body=message.body,
@@ -84,11 +97,12 @@ class Chaos:
             )
             queue.messages[copy.id] = copy
             self.copies.add(copy.id)
+            self._order[message.id], self._order[copy.id] = chance.random(), chance.random()
 
     def pick(self, messages: list[Message]) -> Message:
         """Choose which of the messages that are visible comes first."""
         with self._lock:
-            return self._random.choice(messages)
+            return min(messages, key=lambda message: self._order.get(message.id, 0.0))
 
     def delivered(self, message: Message) -> None:
         """Note that a message has come."""
@@ -117,6 +131,10 @@ class Chaos:
         if run_id == self._attempted and not self._dead and self._dies(run_id, "end"):
             self._die(run_id, "its worker died after the handler had returned, and before that was recorded")
 
+    def _dies_at(self, run_id: str, step: str) -> bool:
+        what = f"step {step}"
+        return self._draw(run_id, what).random() < 1 / 2 and self._dies(run_id, what)
+
     def _dies(self, run_id: str, point: str) -> bool:
         with self._lock:
             if (run_id, point) in self._died_at or not self.may_die(run_id):
@@ -133,21 +151,17 @@ class Chaos:
     def request(self, operation: str, make: Callable[..., Any], parameters: dict[str, Any]) -> Any:
         """Make a request of the worker, unless it is dead; the reply of a write may be lost at first."""
         run_id = self._attempted
-        if run_id is not None and not self._dead and (step := _kept_step(operation, parameters)) is not None:
-            with self._lock:
-                dies = self._random.random() < 1 / 2 and self._dies(run_id, f"step {step}")
-            if dies:
-                self._die(run_id, f"its worker died after the step {step!r} had returned, and before that was kept")
-                raise WorkerDiedError
+        step = None if run_id is None or self._dead else _kept_step(operation, parameters)
+        if run_id is not None and step is not None and self._dies_at(run_id, step):
+            self._die(run_id, f"its worker died after the step {step!r} had returned, and before that was kept")
+            raise WorkerDiedError
         if self._dead:
             if threading.get_ident() == self._thread:
                 raise WorkerDiedError
             raise ConnectionClosedError(endpoint_url="in-process")
         if run_id is None or operation not in WRITES or not _is_of_a_run(parameters):
             return make(**parameters)
-        with self._lock:
-            lost = self._random.random() < 1 / 4
-        if not lost:
+        if self._draw(run_id, "reply").random() >= 1 / 4:
             return make(**parameters)
         self.note(run_id, f"the reply to a write ({operation}) is lost, and the write is sent again")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +47,8 @@ class CreatedRuns:
         self._items: dict[str, Attributes] = {}
         """Each run as it was before its first attempt, changes by the application included."""
         self._now: dict[str, Attributes] = {}
+        self._identities: dict[str, str] = {}
+        self._alike = Counter[str]()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -59,6 +62,10 @@ class CreatedRuns:
             self._now.pop(run_id, None)
             return
         self._now[run_id] = new
+        if run_id not in self._identities:
+            looks = f"{new.get('job_name')} {new.get('payload')}"
+            self._alike[looks] += 1
+            self._identities[run_id] = f"{looks} {self._alike[looks]}"
         if old is None or not new.get("claims"):
             self._items[run_id] = new
 
@@ -70,6 +77,10 @@ class CreatedRuns:
         """Return the name of a run's job."""
         name = self._items.get(run_id, {}).get("job_name")
         return None if name is None else str(name)
+
+    def identity(self, run_id: str) -> str:
+        """Return what a run is in every repetition of a test: its job and payload, and the how many-th of these."""
+        return self._identities.get(run_id, "")
 
     def due_ms(self, body: str) -> int | None:
         """Return when the run is due that a message names, where that is known."""

@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from kumofire_core.testing.refusals import NotImitatedError
-from kumofire_core.testing.values import type_name, value_bytes
+from kumofire_core.testing.reserved import RESERVED
+from kumofire_core.testing.values import type_name
 
 Item = Mapping[str, Any]
 Names = Mapping[str, str]
@@ -45,6 +46,8 @@ class Expressions:
         self.placeholders: frozenset[str] = frozenset()
         self.changes: tuple[str, ...] = ()
         """The attributes that the update changes or removes."""
+        self.attributes: frozenset[str] = frozenset()
+        """The attributes that the condition looks at."""
         self.changed: Change = lambda item, values: dict(item)
         self.holds: Condition = lambda item, values: True
         if update is not None:
@@ -54,6 +57,7 @@ class Expressions:
             source = parser.disjunction()
             parser.require_end()
             self.placeholders |= parser.placeholders
+            self.attributes = frozenset(parser.attributes)
             self.holds = _function(f"return {source}")
         self.values_used = frozenset(each for each in self.placeholders if each[0] == ":")
         self.names_fit = names.keys() == self.placeholders - self.values_used
@@ -136,6 +140,7 @@ class _Parser:
             at = match.end()
         self._at = 0
         self.placeholders: set[str] = set()
+        self.attributes: set[str] = set()
 
     def done(self) -> bool:
         return self._at >= len(self._tokens)
@@ -220,6 +225,7 @@ class _Parser:
                 raise ValidationError(f"{index!r} is no index of a list")
             parts.append(int(index))
             self.expect("]")
+        self.attributes.add(str(parts[0]))
         return tuple(parts)
 
     def name(self) -> str:
@@ -228,7 +234,11 @@ class _Parser:
             raise ValidationError(f"{token!r} is no path")
         if token[0] == "#" and token not in self._names:
             raise ValidationError(f"{token!r} is not defined")
-        return self._names[token] if token[0] == "#" else token
+        if token[0] == "#":
+            return self._names[token]
+        if token.upper() in RESERVED:
+            raise ValidationError(f"Attribute name is a reserved keyword; reserved keyword: {token}")
+        return token
 
     def value(self) -> str:
         return f"values[{self.placeholder()!r}]"
@@ -402,7 +412,7 @@ def _accumulated(first: Any, second: Any) -> Any:
     if isinstance(second, frozenset):
         if first is not _MISSING and (not isinstance(first, frozenset) or type_name(first) != type_name(second)):
             raise ValidationError("a set is added to what is no set of its type")
-        return second if first is _MISSING else first | second
+        return second if not isinstance(first, frozenset) else first | second
     return _added(0 if first is _MISSING else first, second, 1)
 
 
@@ -412,8 +422,8 @@ def _without(new: dict[str, Any], name: str, value: Any) -> None:
         raise ValidationError("what is deleted is no set")
     if name not in new:
         return
-    if not isinstance(new[name], frozenset):
-        raise ValidationError("a set is deleted from what is no set")
+    if not isinstance(new[name], frozenset) or type_name(new[name]) != type_name(value):
+        raise ValidationError("a set is deleted from what is no set of its type")
     new[name] -= value
     if not new[name]:
         del new[name]
@@ -445,9 +455,7 @@ def _contains(value: Any, part: Any) -> bool:
 
 
 def _size(value: Any) -> Any:
-    if isinstance(value, str):
-        return value_bytes(value)
-    return len(value) if isinstance(value, bytes | frozenset | list | dict) else _MISSING
+    return len(value) if isinstance(value, str | bytes | frozenset | list | dict) else _MISSING
 
 
 _PREDICATES = ("begins_with", "contains", "attribute_type")
@@ -492,7 +500,7 @@ class KeyCondition(NamedTuple):
 def key_condition(text: str, names: tuple[tuple[str, str], ...]) -> KeyCondition:
     """Return a query's key condition; ``ValidationError`` where it is none."""
     parser = _Parser(text, dict(names))
-    terms = []
+    terms: list[tuple[str, str, tuple[str, ...]]] = []
     while True:
         opened = 0
         while parser.accept("("):

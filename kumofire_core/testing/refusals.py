@@ -20,9 +20,9 @@ def error_class(code: str) -> type[ClientError]:
 class Exceptions:
     """What a client has as ``exceptions``: ``client.exceptions.ConditionalCheckFailedException`` and so on."""
 
-    ClientError = ClientError
-
     def __getattr__(self, code: str) -> type[ClientError]:
+        if code == "ClientError":
+            return ClientError
         if code.startswith("_"):
             raise AttributeError(code)
         return error_class(code)

@@ -186,7 +186,7 @@ class MemorySQS:
             queue, now_ms = self.queue(QueueUrl, "ReceiveMessage"), self._now_ms()
             if not 1 <= MaxNumberOfMessages <= MOST_AT_ONCE:
                 raise service_error("ReceiveMessage", "InvalidParameterValue", "MaxNumberOfMessages is 1 to 10")
-            found = []
+            found: list[dict[str, Any]] = []
             for message in [each for each in queue.messages.values() if each.visible_ms <= now_ms]:
                 if len(found) == MaxNumberOfMessages:
                     break

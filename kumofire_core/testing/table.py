@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from kumofire_core.testing.expressions import (
     Expressions,
     KeyCondition,
+    Projection,
     ValidationError,
     expressions,
     key_condition,
@@ -341,10 +342,17 @@ class MemoryTable:
         if FilterExpression is not None:
             parsed = _read_expressions(operation, None, FilterExpression, names)
             used, holds = used | parsed.placeholders, parsed.holds
+            own = {index.partition, index.sort}
+            if operation == "Query" and (found_keys := parsed.attributes & own):
+                listed = ", ".join(sorted(filter(None, found_keys)))
+                raise invalid(operation, f"Filter Expression can only contain non-primary key attributes: {listed}")
+            self._require_projected(operation, index_name, parsed.attributes)
         show = None
         if ProjectionExpression is not None:
             show = _projection(operation, ProjectionExpression, names)
             used |= show.placeholders
+            if index.is_global:
+                self._require_projected(operation, index_name, {str(path[0]) for path in show.paths})
         if {*names, *values} != used:
             raise invalid(operation, "a name or value is unused in the expressions, or not defined")
         shown_names = None if index.projected is None else {*self.key_names, *key_names, *index.projected}
@@ -370,6 +378,13 @@ class MemoryTable:
         if last is not None:
             reply["LastEvaluatedKey"] = typed(dict(zip(key_names, last, strict=True)))
         return reply
+
+    def _require_projected(self, operation: str, index_name: str | None, wanted: Iterable[str]) -> None:
+        if index_name is None or (shown := self.indexes[index_name].projected) is None:
+            return
+        missing = sorted(set(wanted) - {*shown, *self._entry_names(index_name)})
+        if missing:
+            raise invalid(operation, f"Secondary index {index_name} does not project one or more attributes: {missing}")
 
     def _entry_names(self, index_name: str | None) -> tuple[str, ...]:
         """Return the attributes that order an index, or the table."""
@@ -398,6 +413,8 @@ class MemoryTable:
         )
         change = (key, old, old)
         if kind == "Put":
+            if any(item.get(name) in ("", b"") for name in self.index_types):
+                self._require_keys(operation, item)  # which no transaction is even begun with
             try:
                 self._require_storable(operation, item)
             except ClientError as error:
@@ -549,7 +566,7 @@ def _shown(operation: str, item: Attributes, text: str | None, names: Mapping[st
     return show.of(item)
 
 
-def _projection(operation: str, text: str, names: Mapping[str, str]) -> Any:
+def _projection(operation: str, text: str, names: Mapping[str, str]) -> Projection:
     try:
         return projection(text, tuple(names.items()))
     except ValidationError as error:

@@ -113,6 +113,7 @@ class InProcessAWS:
         if self._chaos is not None:
             self.chaos_log = self._chaos.log
             self._chaos.describe, self._chaos.may_die = self._described, self._survives
+            self._chaos.identify = self._created.identity
             self.sqs.on_send = self._chaos.on_send
             clients = {name: ChaoticClient(client, self._chaos) for name, client in clients.items()}
         self._swapped = Swapped(all_jobs, self, clock=lambda: from_ms(self._now_ms), **clients)

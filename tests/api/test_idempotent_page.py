@@ -32,6 +32,11 @@ def attempt(number: int, payload: Any, **fields: Any) -> JobContext[Any]:
     return JobContext.for_test(payload=payload, run_id="run-1", attempt=number, **fields)
 
 
+def stored(names: dict[str, Any], table: str, item: str) -> dict[str, Any]:
+    found: dict[str, Any] = names["dynamodb"].get_item(TableName=table, Key={"id": {"S": item}}).get("Item", {})
+    return found
+
+
 @pytest.fixture
 def around(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The module around the examples: a ``Jobs``, and credentials that boto3's own clients find."""
@@ -56,25 +61,25 @@ def test_a_balance_is_changed_once(around: dict[str, Any]) -> None:
     for number in (1, 2):
         names["credit"](attempt(number, {"account": "7", "cents": 100}))
 
-    assert names["table"].get_item(Key={"id": "7"})["Item"]["cents"] == 100
+    assert stored(names, "ledger", "7")["cents"] == {"N": "100"}
 
 
 def test_an_error_that_is_not_the_marker_s_fails_the_attempt(around: dict[str, Any]) -> None:
     names = execute('jobs.handler("book")', 'jobs.handler("credit")', **around)
-    names["table"].put_item(Item={"id": "7", "cents": "no number"})
+    names["dynamodb"].put_item(TableName="ledger", Item={"id": {"S": "7"}, "cents": {"S": "no number"}})
 
     with pytest.raises(ClientError):
         names["credit"](attempt(1, {"account": "7", "cents": 100}))
-    assert "Item" not in names["table"].get_item(Key={"id": "run-1/credit"})
+    assert stored(names, "ledger", "run-1/credit") == {}
 
 
 def test_a_late_writer_is_refused(around: dict[str, Any]) -> None:
-    names = execute('jobs.handler("render"', boto3=boto3, render_slowly=str, **around)
+    names = execute('jobs.handler("book")', 'jobs.handler("render"', render_slowly=str, **around)
     names["render"](attempt(2, {"document": "new"}, fencing_token=2))
 
     with pytest.raises(ClientError, match="ConditionalCheckFailed"):
         names["render"](attempt(1, {"document": "old"}, fencing_token=1))
-    assert names["documents"].get_item(Key={"id": "run-1"})["Item"]["html"] == "new"
+    assert stored(names, "documents", "run-1")["html"] == {"S": "new"}
 
 
 def test_an_export_is_one_object(around: dict[str, Any]) -> None:

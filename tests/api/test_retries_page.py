@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.message import Message
 from typing import Any
 from urllib.error import HTTPError
@@ -15,8 +15,14 @@ from kumofire_core import JobContext, Jobs, RetryPolicy, Run
 from tests.builders import NOW, Aws, Clock, message, raises
 
 PAGE = (PROJECT / "docs/retries.md").read_text()
-NAMES = {"JobContext": JobContext, "Jobs": Jobs, "RetryPolicy": RetryPolicy, "Run": Run, "timedelta": timedelta}
-NAMES |= {"datetime": datetime, "timezone": timezone}
+NAMES: dict[str, Any] = {
+    "JobContext": JobContext,
+    "Jobs": Jobs,
+    "RetryPolicy": RetryPolicy,
+    "Run": Run,
+    "timedelta": timedelta,
+}
+NAMES |= {"datetime": datetime, "UTC": UTC}
 
 
 def execute(example: str, **names: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -21,6 +20,7 @@ import pytest
 from examples.local_aws import LocalAws
 from kumofire_core import Jobs, Run
 from tests.builders import Aws, make_aws
+from tests.chaos.proxy import CuttingProxy
 from tests.cli.conftest import Kumofire
 
 PROGRAM = [sys.executable, "-m", "kumofire_core.cli"]
@@ -244,7 +244,7 @@ def test_a_run_whose_worker_was_killed_is_executed_again_by_another(place: Place
 @pytest.mark.long
 @pytest.mark.parametrize("job", ["long", "coroutine"])
 def test_a_run_that_goes_on_after_the_grace_is_interrupted_and_no_attempt_is_counted(place: Place, job: str) -> None:
-    worker = place.work("--grace", "3")
+    worker = place.work("--grace", "15")
     jobs = place.jobs()
     run_id = jobs.create(job)
     eventually(lambda: (run := jobs.get_status(run_id)) and run.status == "running")
@@ -318,45 +318,16 @@ def test_a_worker_ends_whose_places_are_all_held_by_code_that_does_not_stop(plac
 
 @pytest.mark.long
 def test_an_outage_of_aws_does_not_end_a_worker(place: Place) -> None:
-    with _outage(place) as (endpoint, mend):
-        worker = place.work(endpoint=endpoint)
+    with CuttingProxy(seed=1, cutting=1.0) as proxy:
+        proxy.target = ("127.0.0.1", int(place.local.endpoint_url.rpartition(":")[2]))
+        worker = place.work(endpoint=proxy.url)
         place.says("messages could not be received")
         assert worker.poll() is None
+        proxy.cutting = 0.0
         run_id = place.jobs().create("greet", "again")
-        mend()
         assert place.ended(run_id).output == "Hello, again!"
-
-
-@contextlib.contextmanager
-def _outage(place: Place) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Have an address at which nothing answers, until it leads to the local AWS."""
-    import socket
-    import threading
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        target = int(place.local.endpoint_url.rpartition(":")[2])
-
-        def copy(one: socket.socket, other: socket.socket) -> None:
-            with contextlib.suppress(OSError):
-                while data := one.recv(65536):
-                    other.sendall(data)
-                other.shutdown(socket.SHUT_WR)
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    one, _ = listening.accept()
-                    other = socket.create_connection(("127.0.0.1", target))
-                    for pair in ((one, other), (other, one)):
-                        threading.Thread(target=copy, args=pair, daemon=True).start()
-
-        def mend() -> None:
-            listening.listen()
-            threading.Thread(target=serve, daemon=True).start()
-
-        yield f"http://127.0.0.1:{port}", mend
+        worker.kill()
+        worker.wait()
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,12 @@ def test_a_new_project_passes_its_own_tests_in_a_fresh_environment(
 
     said = call([project / ".venv/bin/pytest", "-W", "error", "-p", "no:cacheprovider"], project, {})
 
-    assert "2 passed" in said
+    assert "3 passed" in said
     assert "runs create" in call([project / ".venv/bin/kumofire", "runs", "create", "--help"], project, {})
 
     broken = project / "src/handler/jobs.py"
     broken.write_text(broken.read_text().replace("Hello", "Goodbye"))
-    with pytest.raises(AssertionError, match="1 failed, 1 passed"):
+    with pytest.raises(AssertionError, match="1 failed, 2 passed"):
         call([project / ".venv/bin/pytest"], project, {})
 
 

@@ -49,10 +49,11 @@ def test_the_outputs_that_are_read_are_those_of_the_template() -> None:
 
 def test_a_stack_tells_all_of_its_deployment(ministack: LocalAws) -> None:
     outputs = {name: f"the-{name}" for name in OUTPUTS}
-    name = a_stack(ministack, outputs, PayloadKeyArn=KEY)
+    name = a_stack(ministack, outputs, PayloadKeyArn=KEY, ConsumeWith="workers")
 
     deployment = found(ministack, stack_name=name)
 
+    assert deployment.consumed_by_workers
     assert {output: getattr(deployment, field) for output, field in OUTPUTS.items()} == outputs
     assert (deployment.stack_name, deployment.payload_key_arn, deployment.missing_outputs) == (name, KEY, ())
 

@@ -216,11 +216,12 @@ def mapping(ministack: LocalAws, whole: Deployment) -> Iterator[Callable[..., No
     change(**kept)
 
 
-def test_a_mapping_that_is_disabled_is_told_with_the_command_that_enables_it(
+def test_a_mapping_that_is_disabled_is_told_with_the_command_unless_workers_take_the_messages(
     whole: Deployment, mapping: Callable[..., None]
 ) -> None:
     mapping(Enabled=False)
 
+    assert queues.event_source_mapping(look(replace(whole, consumed_by_workers=True))) == []
     found = only(queues.event_source_mapping(look(whole)), "error", "disabled: no run is executed")
 
     assert re.search("update-event-source-mapping --enabled --uuid [0-9a-f-]{36}$", found.do)

@@ -27,14 +27,19 @@ IMPORTS = {
     "ReadTimeoutError": "from botocore.exceptions import ReadTimeoutError",
     "Request": "from urllib.request import Request",
     "UTC": "from datetime import UTC",
+    "TestClient": "from starlette.testclient import TestClient",
+    "ZoneInfo": "from zoneinfo import ZoneInfo",
     "asyncio": "import asyncio",
     "boto3": "import boto3",
     "dataclass": "from dataclasses import dataclass",
     "datetime": "from datetime import datetime",
     "json": "import json",
     "os": "import os",
+    "pytest": "import pytest",
     "single_metric": "from aws_lambda_powertools.metrics import single_metric",
     "timedelta": "from datetime import timedelta",
+    "timezone": "from datetime import timezone",
+    "unittest": "import unittest",
     "urlopen": "from urllib.request import urlopen",
 }
 """What an example may use without importing it, besides the public names of the library."""
@@ -45,21 +50,24 @@ USUAL = {"jobs": "jobs: Jobs", "ctx": "ctx: JobContext[Any]", "run_id": "run_id:
 PROVIDED = frozenset((*kumofire_core.__all__, *IMPORTS, *USUAL))
 
 GIVEN: dict[str, dict[str, str]] = {
-    "README.md": {
-        "Order": "make_dataclass('Order', [('number', int)])",
-        "Receipt": "make_dataclass('Receipt', [('number', int)])",
-        "yesterday": "datetime.now(UTC) - timedelta(days=1)",
-    },
     "docs/async.md": {"Email": ""},
     "docs/batches.md": {"url": "'https://example.com/7'"},
     "docs/bulk.md": {"bulk_id": "'a-bulk'"},
     "docs/children.md": {"find_suppliers": ""},
     "docs/console.md": {"app": "Starlette()", "get_asgi_application": "Starlette"},
+    "docs/creating.md": {"users": "[]"},
     "docs/dedupe.md": {"doc_id": "7", "order": "{'id': 42}", "order_id": "42", "text": "'a text'"},
+    "docs/encryption.md": {"load_keys": ""},
     "docs/fairness.md": {"pages": "[1, 2]", "payload": "{'page': 1}"},
+    "docs/handlers.md": {"download": "", "import_page": ""},
+    "docs/idempotent-handlers.md": dict.fromkeys(
+        ("export_rows", "payments", "render_slowly", "send_email", "send_receipt"), ""
+    ),
     "docs/large-payloads.md": {"pixels": "'00' * 100"},
     "docs/observe.md": {"database": "", "sentry_sdk": ""},
+    "docs/retries.md": {"yesterday": "datetime.now(UTC) - timedelta(days=1)"},
     "docs/runs.md": {"CardRefusedError": "KeyError"},
+    "docs/stages.md": {"PROD": "'p'", "TEST": "'t'", "app": "Starlette()", "authorize": "bool"},
     "docs/steps.md": {
         **dict.fromkeys(
             ("CardDeclined", "charge_card", "check_stock", "fetch_sales", "fetch_users", "import_from"), ""
@@ -67,13 +75,17 @@ GIVEN: dict[str, dict[str, str]] = {
         "check_stock": "bool",
         **dict.fromkeys(("print_label", "refund", "release_stock", "send_mail", "store"), ""),
     },
+    "docs/testing.md": dict.fromkeys(
+        ("app", "kumofire", "orders", "payments", "place_order", "remind", "web", "worker"), ""
+    ),
     "docs/transactions.md": {"confirmation": "", "order": "", "order_id": "'42'"},
     "docs/typed-jobs.md": {"deliver": ""},
+    "docs/worker.md": dict.fromkeys(("handle", "pages", "read_place", "train_epoch", "write_place"), ""),
 }
 """By page, the names that its reader has, each with an expression for it; empty where executing the page needs none."""
 
-ELSEWHERE = ("my_app",)
-"""Packages that examples import and that are not installed here."""
+ELSEWHERE = ("handler", "my_app", "psycopg")
+"""Packages that examples import and that are not here: those of the reader's application, and what is not installed."""
 
 
 @dataclass(frozen=True)

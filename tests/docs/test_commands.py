@@ -26,8 +26,8 @@ BETWEEN_COMMANDS = {"&&", "||", "|", ";", "&", "(", ")"}
 REDIRECTIONS = {">", ">>", "<"}
 
 SAM_OPTIONS = {
-    "build": set(),
-    "deploy": {"--guided", "--parameter-overrides"},
+    "build": {"--config-env"},
+    "deploy": {"--config-env", "--guided", "--parameter-overrides", "--profile", "--stack-name"},
     "init": {"--location", "--name"},
 }
 """The commands of the SAM CLI that the documentation has, with the options that it has of each."""
@@ -93,7 +93,8 @@ def test_kumofire_takes_the_command(command: Command) -> None:
     parse(command.words[1:])
 
 
-@pytest.mark.parametrize("page", PAGES)
+# docs/errors.md quotes messages, and some of these begin like a command.
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/errors.md"])
 def test_kumofire_has_what_the_text_names(page: str) -> None:
     text = FENCE.sub("", (PROJECT / page).read_text(encoding="utf-8"))
     for code in CODE.finditer(text):

@@ -98,6 +98,8 @@ def test_on_the_site_a_link_leads_to_the_page_or_to_the_repository_or_is_plain_t
     assert " c " in unknown
     assert "jobs.py" not in unknown
     assert pages.page_for_site("[a](docs/steps.md)", "README.md", None) == "[a](../steps.md)"
+    assert pages.page_for_site("[a](email/)", "examples/README.md", None) == "[a](email.md)"
+    assert pages.page_for_site("[a](jobs.py)", "examples/email/README.md", None) == "a"
     with pytest.raises(ToolError, match=r"docs/runs\.md links to 'none\.md'"):
         pages.page_for_site("[a](none.md)", "docs/runs.md", None)
 
@@ -115,7 +117,9 @@ def test_a_page_with_a_diagram_brings_the_script_that_draws_it_and_a_picture_fol
         '<picture>\n  <source media="x" srcset="growth-cost.svg">\n  <img src="growth-payload.svg" alt="P">\n</picture>'
     )
 
-    assert pages.MERMAID in pages.page_for_site(diagram, "docs/runs.md", None)
+    page = pages.page_for_site(diagram, "docs/runs.md", None)
+    assert f'<script src="{pages.MERMAID}"></script>' in page
+    assert f"{pages.DIAGRAM_BEGINS}\n\n{diagram}\n</div>" in page
     assert f"../{pages.MERMAID}" in pages.page_for_site(diagram, "README.md", None)
     assert (pages.STATIC / pages.MERMAID.removeprefix("assets/")).is_file()
     assert pages.page_for_site(picture, "docs/runs.md", None) == (

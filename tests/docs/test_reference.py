@@ -6,7 +6,7 @@ import importlib
 import re
 
 import kumofire_core
-from kumofire_core import JobContext, Jobs
+from kumofire_core import JobContext, Jobs, edge, testing
 from tools.site.docstrings import markdown_of
 from tools.site.reference import MEMBERS_APART, TOPICS, page_of
 
@@ -21,6 +21,8 @@ def members_of(kind: type) -> set[str]:
 def test_every_public_name_is_in_the_reference_once() -> None:
     assert len(ENTRIES) == len(set(ENTRIES))
     assert set(kumofire_core.__all__) - kumofire_core._RENAMED.keys() <= set(ENTRIES)
+    for module in (edge, testing):
+        assert {f"{module.__name__.removeprefix('kumofire_core.')}.{name}" for name in module.__all__} <= set(ENTRIES)
     for entry in ENTRIES:
         owner, _, name = entry.rpartition(".")
         if owner not in MEMBERS_APART:

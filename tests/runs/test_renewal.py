@@ -263,3 +263,22 @@ def test_a_renewal_changes_no_lease_but_its_own_and_makes_none_shorter(aws: Aws,
     assert not answer.applied
     assert item(aws, run_id) == before
     assert run_writes.is_held(claimed, answer.item) == (changes.keys() <= {"lease_until", "status"})
+
+
+def test_a_renewal_that_finds_a_longer_lease_lets_the_attempt_go_on(aws: Aws, jobs: Jobs) -> None:
+    told: list[object] = []
+
+    @jobs.handler("long", max_attempts=1)
+    def long(ctx: JobContext) -> None:
+        # As if this process's clock had gone back since its last renewal.
+        aws.change(ctx.run.id, lease_until=item(aws, ctx.run.id)["lease_until"] + 60_000)
+        until(lambda: told)
+
+    run_id = jobs.create("long")
+    token = held_by_lease.set(lambda: told.append(item(aws, run_id)))
+    try:
+        assert jobs.consume(message(run_id)).outcome == "succeeded"
+    finally:
+        held_by_lease.reset(token)
+
+    assert "renewed_by" not in item(aws, run_id)

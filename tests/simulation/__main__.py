@@ -8,18 +8,26 @@ ends it, with its seed and a shrunk history, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
+from itertools import chain
 from math import inf
+from pathlib import Path
 
+from tests.simulation import writes
+from tests.simulation.catching import MOST_TRIES, caught_all
 from tests.simulation.history import LIMITS_FROM, Choices, Replay, Violation
 from tests.simulation.many import Played, chunks_of, play_all
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
+from tests.simulation.seeds import COVERING, SEEDS
 from tests.simulation.shrink import shrink
 
-MOST_TRIES = 10_000
-"""How many histories are tried for a deliberate mistake."""
+SEEDS_FILE = Path(__file__).with_name("seeds.py")
+DOCS = Path(__file__).parents[2] / "docs" / "simulation.md"
+MISTAKES_HEAD = "| mistake | a seed that catches it | what it violates |\n|---|---|---|\n"
+WRITES_HEAD = f"| write | {' | '.join(writes.OUTCOMES)} |\n|---|{'---:|' * len(writes.OUTCOMES)}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=_workers, default=1, help="how many processes play; 0: one for each core")
     parser.add_argument("--shrink", action="store_true", help="shrink the history of a single seed")
     parser.add_argument("--keep-going", action="store_true", help="count violations, and show the first of each name")
-    parser.add_argument("--mutations", action="store_true", help="find the first seed that catches each mistake")
+    parser.add_argument("--mutations", action="store_true", help="find a seed that catches each deliberate mistake")
+    parser.add_argument("--reseed", action="store_true", help="find them, and record them in code and documentation")
+    parser.add_argument("--writes", action="store_true", help="count what becomes of each write, and record it")
     given = parser.parse_args(arguments)
     shrink_seconds = 20.0 if given.seconds is None else given.seconds
     with simulated_engine():
-        if given.mutations:
-            return _catch_all()
-        if given.seed is not None and given.runs is None and (given.seconds is None or given.shrink):
+        if given.mutations or given.reseed:
+            return _catch_all(given.workers or os.cpu_count() or 1, record=given.reseed)
+        if (
+            given.seed is not None
+            and not given.writes
+            and given.runs is None
+            and (given.seconds is None or given.shrink)
+        ):
             return _replay(given.seed, shrink_seconds if given.shrink else 0.0)
+        if given.writes:
+            return _count_writes(given.seed or 0, given.runs or 6_000)
         first, workers = given.seed or 0, given.workers or os.cpu_count() or 1
         if given.runs is None and given.seconds is not None:
             chunks, shrink_seconds = chunks_of(first, None, given.seconds), 20.0
@@ -114,21 +131,59 @@ def _tell_counts(first: int, workers: int, played: Played) -> None:
             print(f"{sum(each[1] == name for each in played.violations):12,}  {name}; seed {seed}: {text}")
 
 
-def _catch_all() -> int:
-    """Print a row for each deliberate mistake: the first seed that catches it, and the invariant it violates."""
-    missed = 0
-    for name, mutation in MUTATIONS.items():
-        with mutation.made():
-            first = mutation.seed // LIMITS_FROM * LIMITS_FROM
-            for seed in range(first, first + MOST_TRIES):
-                violation = play(Choices(seed))[1]
-                if violation is not None:
-                    print(f"| {name} | {seed} | {violation.name} |", flush=True)
-                    break
-            else:
-                missed += 1
-                print(f"| {name} | - | not caught by {MOST_TRIES:,} histories |", flush=True)
-    return int(bool(missed))
+def _catch_all(workers: int, *, record: bool) -> int:
+    """Print a row for each deliberate mistake: a seed that catches it, and the invariant it violates.
+
+    The recorded seed is tried first, and all others from the first one on where it does not catch the mistake any more.
+    """
+    rows = dict[str, str]()
+    found = dict[str, int]()
+    for name, seed, violated in caught_all(list(MUTATIONS), workers):
+        if seed is None:
+            print(f"| {name} | - | not caught by {MOST_TRIES:,} histories |", flush=True)
+            continue
+        found[name] = seed
+        rows[name] = f"| {name} | {seed} | {violated} |"
+        print(rows[name], flush=True)
+    if record:
+        _record(found, COVERING)
+        _write_table(MISTAKES_HEAD, [rows[name] for name in MUTATIONS if name in rows])
+    return int(len(found) < len(MUTATIONS))
+
+
+def _count_writes(first: int, runs: int) -> int:
+    """Count what becomes of each write, and record that and the seeds that show all of it."""
+    by_seed, seen = dict[int, writes.Seen](), writes.Seen()
+    limited = range(LIMITS_FROM + first, LIMITS_FROM + first + runs // 20)
+    for seed in chain(range(first, first + runs), limited):
+        by_seed[seed] = writes.seen_in([seed])
+        seen.update(by_seed[seed])
+    _record(SEEDS, writes.covering(by_seed))
+    rows = writes.table_of(seen)
+    _write_table(WRITES_HEAD, rows)
+    print("\n".join(rows))
+    return 0
+
+
+def _record(seeds: dict[str, int], shown: list[int]) -> None:
+    """Replace the recorded seeds."""
+    head, _, _ = SEEDS_FILE.read_text().partition("SEEDS: dict")
+    lines = [f"    {json.dumps(name)}: {seeds[name]:_},\n" for name in MUTATIONS if name in seeds]
+    covering = [f"    {seed:_},\n" for seed in shown]
+    SEEDS_FILE.write_text(
+        f"{head}SEEDS: dict[str, int] = {{\n{''.join(lines)}}}\n\n"
+        f"COVERING: list[int] = [\n{''.join(covering)}]\n"
+        '"""Histories that have every write with each of its outcomes that was ever seen."""\n'
+    )
+
+
+def _write_table(head: str, rows: list[str]) -> None:
+    """Replace a table in docs/simulation.md."""
+    before, found, after = DOCS.read_text().partition(head)
+    if not found:
+        raise ValueError(f"{DOCS} has no table that begins with {head!r}")
+    _, _, rest = after.partition("\n\n")
+    DOCS.write_text(f"{before}{head}{chr(10).join(rows)}\n\n{rest}")
 
 
 def shrunk(history: Play, violation: Violation, *, seconds: float) -> Play:

@@ -127,26 +127,5 @@ MISTAKES: dict[str, tuple[Patch, ...]] = {
     "let a chain end after its second run": ((batch_marks, "_put_next_batch", lambda original: lambda *given: None),),
 }
 
-SEEDS: dict[str, int] = {
-    "call a batch back before all its members have ended": 2,
-    "give a callback another id each time": 7,
-    "mark a batch as done before its callback is stored": 7,
-    "forget the marks that are lost": 53,
-    "call a batch complete before its members are stored": 17,
-    "let an earlier end of a member replace a later one": 1590,
-    "count a retried member twice": 13,
-    "leave a batch that is done in the index": 2,
-    "run a callback whose batch is not done": 36,
-    "run a callback although not all have succeeded": 13,
-    "never look at a batch": 2,
-    "look at a batch later and later": 4565,
-    "forget the last member of a batch": 2,
-    "make other members when a creation is repeated": 2,
-    "wait for a member that was deleted": 1443,
-    "create the children of a call anew in each attempt": 31,
-    "do not tell a parent that its children have ended": 2,
-    "let a chain end after its second run": 146,
-}
-"""See ``mutations.SEEDS``."""
 
-__all__ = ["MISTAKES", "SEEDS"]
+__all__ = ["MISTAKES"]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tests.simulation.processes import Play
 
 FAN_OUT = 2
+WINDOW = 3
+"""So many members are put before it is noted, here."""
+RENEWED_MS = 10 * 60_000
+"""After so long the buckets of a batch are to be kept for longer, here."""
 FEW = 1
 """So many members that have not ended are read in each look, here."""
 ONE_IN = 6

@@ -19,23 +19,6 @@ from tests.simulation.world import running
 
 Mutant = Callable[..., Any]
 
-SEEDS: dict[str, int] = {
-    "store a run before its object": 4,
-    "delete the object of a run that was stored": 39,
-    "delete the output of a run that succeeded": 469,
-    "delete an object of which a late copy may make a run": 58,
-    "clean at once what was put a moment ago": 58,
-    "judge an object's age by when the stream tells of it": 3_799,
-    "keep the objects of a run that is gone": 116,
-    "sweep nothing": 4,
-    "sweep what is about to be named": 166,
-    "sweep what is named": 4,
-    "give a handler the place of its payload": 4,
-    "fail a run whose payload is out of reach": 133,
-    "keep a run whose payload is out of reach": 376,
-    "put a value over the one before": 33,
-}
-
 
 class _Held:
     """A bucket that puts nothing yet."""

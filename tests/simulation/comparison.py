@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
 from kumofire_core.aws.dynamodb import Table
 from kumofire_core.aws.expressions import partiql_statement, update_expression
+from kumofire_core.deployment.table import make_table
 from kumofire_core.model.batch import ENDS
 from kumofire_core.model.write import Key, Sum, Write
+from kumofire_core.testing.dynamodb import MemoryDynamoDB
 from tests.simulation.history import Choices
 from tests.simulation.table import SimulatedTable, typed
 
@@ -31,19 +33,24 @@ Request = tuple[str, dict[str, Any]]
 
 
 def differences(other: Any, name: str, *, seed: int, requests: int, strict: bool) -> tuple[list[str], Counter[str]]:
-    """Make requests of the table ``name`` of the client ``other`` and of a new simulated table.
+    """Make requests of the table ``name`` of the client ``other``, of a new simulated table, and of the product's.
 
     Return what was answered differently, and how often each kind of answer was given. ``name`` must be empty.
     ``strict`` asks, too, for what is an error that not every emulator knows: to change one attribute twice, to add to a
     text.
     """
-    simulated = SimulatedTable(lambda: 0, lambda key, old, new: None)
+    in_memory = MemoryDynamoDB(lambda: 0)
+    make_table(cast(Any, in_memory), name)
+    imitations = {"simulated": SimulatedTable(lambda: 0, lambda key, old, new: None), "in memory": in_memory}
     found, answers = [], Counter[str]()
     for operation, parameters in random_requests(Choices(seed), name, requests, strict=strict):
-        expected, given = answer(simulated, operation, parameters), answer(other, operation, parameters)
-        answers[f"{operation}: {_kind(expected)}"] += 1
-        if expected != given:
-            found.append(f"{operation} {parameters}\n  simulated: {expected}\n  other:     {given}")
+        given = answer(other, operation, parameters)
+        answers[f"{operation}: {_kind(given)}"] += 1
+        for which, client in imitations.items():
+            expected = answer(client, operation, parameters)
+            if expected != given:
+                found.append(f"{operation} {parameters}\n  {which}: {expected}\n  other: {given}")
+        if found:
             break  # from here on the tables hold different items
     return found, answers
 

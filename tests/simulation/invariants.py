@@ -39,7 +39,7 @@ MOST_DELAY_MS = 15 * 60_000
 MISSED_MS = 60_000
 RECORDED = {"succeeded": "succeeded", "retried": "scheduled"}
 """The status that an attempt's own consumer must have recorded, by the outcome that it tells."""
-CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at"})
+CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at", "bulk"})
 SIGNALED = frozenset({"signaled_by", "signals"})
 
 
@@ -73,6 +73,8 @@ class Attempt:
     """When its handler ended."""
     lease_before: int = 0
     """Until when its lease lasted before its last renewal, of which it may not know yet; 0 where there was none."""
+    renewals: list[tuple[int, int]] = field(default_factory=list)
+    """When its lease was renewed, and until when it was before."""
     lease_when_ended: int = 0
     """Until when its lease surely lasted then."""
 

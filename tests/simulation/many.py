@@ -53,7 +53,7 @@ def play_all(chunks: Iterator[range], workers: int) -> Iterator[Played]:
     if workers == 1:
         yield from map(play_some, chunks)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_simulate_for_good) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=simulate_for_good) as pool:
         under_way: set[Future[Played]] = set()
         for chunk in chunks:
             under_way.add(pool.submit(play_some, chunk))
@@ -66,7 +66,8 @@ def play_all(chunks: Iterator[range], workers: int) -> Iterator[Played]:
 _for_good = ExitStack()
 
 
-def _simulate_for_good() -> None:
+def simulate_for_good() -> None:
+    """Let this process be a simulated one until it ends."""
     _for_good.enter_context(simulated_engine())
 
 

@@ -50,8 +50,9 @@ from kumofire_core.model.pauses import PAUSES
 from kumofire_core.model.run import FINAL, AttemptEnding, Outcome, RunStatus, new_run_id
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import decisions, limits, occurrences, recurrence, run_writes, schedule_writes, wake_ups
-from tests.simulation import batch_mutations, bucket_mutations, typed_mutations, worker_mutations
+from tests.simulation import batch_mutations, bucket_mutations, bulk_mutations, typed_mutations, worker_mutations
 from tests.simulation.history import LIMITS_FROM, WORKERS_FROM
+from tests.simulation.seeds import SEEDS
 
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -123,186 +124,6 @@ def _any_status(value: Any) -> Any:
     return tuple(RunStatus)
 
 
-SEEDS: dict[str, int] = {
-    "judge an object's age by when the stream tells of it": 3799,
-    "claim a run before its time": 2,
-    "claim a run that another holds": 2,
-    "claim a run that has ended": 0,
-    "forget to raise the fencing number": 0,
-    "take over a run that is to be canceled": 423,
-    "do not count a lost attempt": 3,
-    "keep the lease of a failed run": 1,
-    "take over from a living worker": 2,
-    "put back a living worker's run": 4,
-    "start a handler under a lease that is over": 32,
-    "call a handler without a claim": 0,
-    "let a late consumer succeed": 37,
-    "let a late consumer reschedule": 125,
-    "let a late consumer fail the run": 559,
-    "reschedule although its cancellation is asked for": 31,
-    "fail although its cancellation is asked for": 14,
-    "fail for want of a handler although its cancellation is asked for": 67,
-    "give back although its cancellation is asked for": 26,
-    "do not count a failed attempt": 3,
-    "do not count an attempt the dispatcher finds lost": 17,
-    "count an attempt for want of a handler": 53,
-    "wait for a handler although its cancellation is asked for": 1241,
-    "leave a finished run in the index": 0,
-    "give back an attempt that was made": 1,
-    "never give up": 1,
-    "repeat an attempt whose return value can't be stored": 3,
-    "never give up in the dispatcher": 4,
-    "queue a run before its time": 114,
-    "queue a run that has ended": 34,
-    "send again what is not queued": 1222,
-    "wake a queued run next year": 0,
-    "hide a record for milliseconds": 2,
-    "send in milliseconds": 0,
-    "never send a lost message again": 13,
-    "take every waiting message for lost": 1230,
-    "cancel a run that has ended": 2,
-    "cancel a run that is executing": 3,
-    "ask for a cancellation after the end": 29,
-    "retry a run that has succeeded since": 6,
-    "keep the attempts of a retried run": 3,
-    "forget the wake-up of a retried run": 0,
-    "put a run over the one that is there": 5,
-    "give another job's run for a key": 5,
-    "make a run for each use of a key": 5,
-    "forget to raise the number of partitions": 20,
-    "read one's own number of partitions only": 20,
-    "lower the number of partitions": 6,
-    "send before the run is put": 3,
-    "forget the message of a new run": 5,
-    "forget a message of many": 0,
-    "store no group": 0,
-    "dispatch a run without its group": 0,
-    "resume a run without its group": 11,
-    "put back a run's message without its group": 0,
-    "keep the group of a debounced run": 124,
-    "forget the output": 0,
-    "call a handler with a sealed payload": 3,
-    "count an attempt that had no key": 26,
-    "keep a run that had no key": 26,
-    "fail a run that had no key": 26,
-    "forget the deadline of a direct call": 3,
-    "say of a success that it was recorded": 0,
-    "ignore the evidence of a first copy": 2,
-    "believe a batch without its evidence": 152,
-    "take an end for recorded that nobody has confirmed": 177,
-    "claim again under another token": 2,
-    "make two runs of an occurrence": 8,
-    "advance before the runs are put": 18,
-    "decide about many occurrences of runs that must not overlap": 8,
-    "begin an occurrence that another decided about": 491,
-    "advance a schedule that another advanced": 545,
-    "take an unfinished run for ended": 15,
-    "make up for every missed occurrence": 483,
-    "overlook an occurrence": 142,
-    "delete a schedule by disabling it": 33,
-    "count an unchanged interval from now": 109,
-    "write although an upsert changes nothing": 18,
-    "let a malformed record stop the batch": 2,
-    "take a throttled write for a refused one": 7,
-    "take a throttled write for made": 7,
-    "let a queue that is missing fail a batch": 131,
-    "take a message that was sent for one that arrives": 34,
-    "ask for another delivery of a run that is gone": 4,
-    "let a retried run expire": 0,
-    "fail a run of which the key has changed": 1743,
-    "do not cancel a coroutine that is cut": 13,
-    "record what a canceled coroutine returns": 13,
-    "cancel another coroutine than the one that is cut": 220,
-    "take a coroutine that exits for one that returned": 36,
-    "run all coroutines in one context": 16,
-    "stop a replaced loop before its runs have ended": 318,
-    "keep a replaced loop for ever": 120,
-    "start runs in a loop that is blocked": 258,
-    "blame another run for blocking the loop": 2694,
-    "keep a retried run in the list": 0,
-    "leave a failed run out of the list": 1,
-    "leave a run out of the list that is canceled after its attempt": 4,
-    "leave a run out of the list whose last worker was lost": 4,
-    "list every run that succeeds": 0,
-    "list no run that succeeds": 15,
-    "leave a partition out of the list": 152,
-    "list one partition after the other": 152,
-    "forget an attempt whose run another takes over": 3,
-    "forget an attempt that the dispatcher finds lost": 17,
-    "forget the last attempt": 1,
-    "tell of the last attempt only": 3,
-    "tell whole errors": 37,
-    "tell of more attempts than there is room for": 537,
-    "tell of each time that a run was snoozed": 37,
-    "tell of an attempt that timed out as one that raised": 3,
-    "tell that an attempt logged where an earlier one did": 4,
-    "count a snoozed attempt": 16,
-    "snooze although its cancellation is asked for": 341,
-    "retry a run that its handler fails": 1,
-    "take a handler that cancels for one that fails": 4,
-    "take a handler that snoozes for one that fails": 16,
-    "retry when the policy says, and not when the handler does": 37,
-    "retry after every error": 10,
-    "retry what a job does not retry": 10,
-    "retry a lost worker although its job fails then": 44,
-    "call a handler too late for its run": 37,
-    "let a run expire that its handler has snoozed": 216,
-    "judge by its first time whether a retried run has expired": 0,
-    "forget to count a retry": 0,
-    "retry at once although later was asked for": 71,
-    "give a run another time whatever it does": 2,
-    "give a run another time that another has changed": 2,
-    "change the payload of a run whatever it does": 67,
-    "change a run at the time of the last change": 2,
-    "start a run now by the clock of its creator": 244,
-    "say of an update that it was made": 1,
-    "delete a run whatever it does": 108,
-    "say of a run that it was deleted": 4,
-    "start what is paused": 165,
-    "read once only what is paused": 11,
-    "put aside what is not paused": 0,
-    "put aside what is due, by the time of the pause": 11,
-    "count an attempt of a run that is put aside": 11,
-    "leave aside what is resumed": 11,
-    "send what goes on, and leave it aside": 11,
-    "start now what is aside, and leave it aside": 256,
-    "leave aside what is canceled": 11,
-    "leave aside what has ended": 302,
-    "forget a pause where another writes at the same time": 204,
-    "make another run of a key at any time": 43,
-    "put a later run of a key before its number": 190,
-    "retry an earlier run of a key": 190,
-    "make another run where one is to be debounced": 124,
-    "keep the payload of a debounced run": 124,
-    "debounce a run whatever it does": 228,
-    "count a key's time from the latest call": 100,
-    "store a run before its transaction": 1,
-    "commit a run over the one that is there": 282,
-    "send the message before the commit": 1,
-    "forget the message of a committed run": 1,
-    "send a committed run without its group": 1,
-    "take a repeated transaction for refused": 86,
-    "take another's run of the key for one's own": 696,
-    "take every canceled transaction for committed": 282,
-    "keep nothing of a step": 0,
-    "keep the latest result of a step": 460,
-    "go on with one's own result where another was faster": 460,
-    "read no step that an earlier attempt has kept": 2,
-    "keep steps for a run that is created again under its key": 0,
-    "forget the steps of a run that a person retries": 0,
-    "count a suspended attempt": 0,
-    "suspend a run although its cancellation is asked for": 356,
-    "wait although a signal has come meanwhile": 34,
-    "tell no run of a signal that it does not wait for yet": 1280,
-    "tell a run of a signal whatever it does meanwhile": 98,
-    "wake no run that waits for its signal": 0,
-    "say of every signal that it was taken": 2,
-    "let the latest signal win": 23,
-    "give up whatever signal has come": 59,
-    "count a sleep from each call": 15,
-    "sleep for half as long": 23,
-    "delete a run and leave its steps": 145,
-}
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
 
 # Claims and leases
@@ -1286,13 +1107,11 @@ class _Anything(dict[str, Any]):
 
 # Batches
 
-SEEDS |= batch_mutations.SEEDS | typed_mutations.SEEDS
 for _what, _patches in (batch_mutations.MISTAKES | typed_mutations.MISTAKES).items():
     _mutation(_what, *_patches)
 
 # Large values
 
-SEEDS.update(bucket_mutations.SEEDS)
 for _what, _patches in bucket_mutations.PATCHES.items():
     _mutation(_what, *_patches)
 
@@ -1414,29 +1233,8 @@ def _any_condition(what: str, instead: str = "") -> Callable[[Any], Mutant]:
     return mutate
 
 
-LIMIT_SEEDS = {
-    "start before the moment that was reserved": 1,
-    "reserve a moment at once although others are before": 1,
-    "count an attempt of a run that waits for its moment": 1,
-    "put a run back until after its moment": 1,
-    "free the slot of a later attempt": 58,
-    "forget to send the run that has a slot now": 18,
-    "forget the runs that wait outside": 14,
-    "forget a canceled run that had its turn": 158,
-    "put a run aside without another look": 14,
-    "send a run before its turn": 7,
-    "free a slot while its run waits for another": 18,
-    "keep a slot after the attempt": 18,
-    "admit a run that waits for nothing": 2,
-    "let a run wait on that is given another time": 2,
-    "let a new run overtake those that wait outside": 20,
-    "start too late for the moment that was reserved": 16,
-    "reserve moments that are too close": 3,
-}
-
-
 def _limit_mutation(what: str, *patches: Patch) -> None:
-    MUTATIONS[what] = Mutation(patches, LIMITS_FROM + LIMIT_SEEDS.get(what, 0))
+    MUTATIONS[what] = Mutation(patches, SEEDS.get(what, LIMITS_FROM))
 
 
 _limit_mutation("give a slot to whoever asks", (Slots, "_turn", lambda original: lambda *given: None))
@@ -1568,7 +1366,12 @@ _limit_mutation(
     ),
 )
 
+# Operations over many runs, and dispatchers that share the work
+
+for _what, _patches in bulk_mutations.MISTAKES.items():
+    _mutation(_what, *_patches)
+
 # Workers
 
 for _what, _patches in worker_mutations.MISTAKES.items():
-    MUTATIONS[_what] = Mutation(_patches, WORKERS_FROM + worker_mutations.SEEDS.get(_what, 0))
+    MUTATIONS[_what] = Mutation(_patches, SEEDS.get(_what, WORKERS_FROM))

@@ -22,7 +22,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import greenlet
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
 from kumofire_core import Jobs, RetryPolicy
 from kumofire_core.aws import clients
@@ -61,8 +61,9 @@ from kumofire_core.model import batch, encrypted_text, run
 from kumofire_core.model.times import duration_ms, from_ms
 from kumofire_core.rules import batch_items, limits
 from tests.simulation.appointments import Appointments
-from tests.simulation.batching import FAN_OUT, FEW, Batching
+from tests.simulation.batching import FAN_OUT, FEW, RENEWED_MS, WINDOW, Batching
 from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
+from tests.simulation.bulk import BulkChanges, simulated_bulk
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
 from tests.simulation.disasters import Disasters
 from tests.simulation.history import Choices, Violation
@@ -79,8 +80,10 @@ from tests.simulation.transactions import Transactions
 from tests.simulation.typed import typed
 from tests.simulation.workers import Working
 from tests.simulation.world import (
+    ENDPOINT,
     FAULTS,
     INDEX_LAGS_MS,
+    LATENCIES_MS,
     SQS,
     START_MS,
     Count,
@@ -154,6 +157,9 @@ LARGE_VARIANTS = {variant: replace(variant, large=True) for variant in VARIANTS}
 WORKER_VARIANTS = tuple(each for each in VARIANTS if each.remaining_ms is None and not each.batch_writes)
 ONE_IN = 6
 """One in so many histories has a bucket."""
+SPREAD_ONE_IN = 10
+"""In one of so many dispatchers share the partitions of the index."""
+PAGE_SIZE = dispatcher.PAGE_SIZE
 TIMEOUT = timedelta(seconds=4)
 JOBS = ("work", "work", "timed", "timed", "eager", "patient", "absent", *STEERED_JOBS)
 ASYNC_JOBS = ((), (), (), JOBS, ("timed", "eager"))
@@ -232,6 +238,7 @@ class Stage:
     def begin(self, history: Play) -> None:
         """Let a history begin, as if every process were new."""
         self.world, self.play, self.numbers = history.world, history, 0
+        dispatcher.PAGE_SIZE = PAGE_SIZE
         self.dynamodb.world = self.sqs.world = self.s3.world = history.world
 
     def jobs(self, process: Process, variant: Variant) -> Jobs:
@@ -326,18 +333,24 @@ def _small_buckets() -> Iterator[None]:
         for module in (batch, batch_marks, batch_looks, batch_items):
             stack.enter_context(patch.object(module, "FAN_OUT", FAN_OUT))
         stack.enter_context(patch.object(batch_looks, "FEW", FEW))
+        stack.enter_context(patch.object(batches, "WINDOW", WINDOW))
+        stack.enter_context(patch.object(batch_items, "RENEWED_MS", RENEWED_MS))
         waits = SimpleNamespace(sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000)))
         stack.enter_context(patch.object(batches, "time", waits))
         yield
 
 
 @contextmanager
-def _simulated_locks(time: object) -> Iterator[None]:
+def _simulated_locks(
+    time: object, uuid4: Callable[[], Any], uniform: Callable[[float, float], float]
+) -> Iterator[None]:
     """Let the engine's locks that are held during requests be waited for in the simulation, and steps take its time."""
     with ExitStack() as stack:
         for module in (dispatcher, progress, pause_reader, counts, engine_steps):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
         stack.enter_context(_small_buckets())
+        stack.enter_context(simulated_bulk(uuid4, uniform))
+        stack.enter_context(patch.object(dispatcher, "PAGE_SIZE", PAGE_SIZE))  # histories change it
         for module in (step_calls, engine_steps, renewal):
             stack.enter_context(patch.object(module, "time", time))
         # Nothing forks, and each request would ask.
@@ -360,7 +373,11 @@ def simulated_engine() -> Iterator[None]:
     time = SimpleNamespace(
         monotonic=lambda: STAGE.world.now / 1000, sleep=lambda seconds: STAGE.world.pause(int(seconds * 1000))
     )
-    random = SimpleNamespace(uniform=lambda low, high: low + (high - low) * STAGE.world.choices.below(100) / 100)
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * STAGE.world.choices.below(100) / 100
+
+    random = SimpleNamespace(uniform=uniform)
     log = logging.getLogger("kumofire_core")
     jobs, STAGE._jobs = STAGE._jobs, {}
     with (
@@ -373,7 +390,7 @@ def simulated_engine() -> Iterator[None]:
         # So that a few partitions are more than a dispatcher reads anyway.
         patch.object(run_store, "LEAST_SHARDS_READ", 1),
         patch.object(dispatcher, "LEAST_SHARDS_READ", 1),
-        _simulated_locks(time),
+        _simulated_locks(time, uuid4, uniform),
         patch.object(batch_writes, "threading", SimpleNamespace(Lock=SimulatedLock, Event=SimulatedEvent)),
         patch.object(run, "os", SimpleNamespace(urandom=urandom)),
         patch.multiple(limits, WAITING_ROOM=WAITING_ROOM, SLOTS_TOGETHER=SLOTS_TOGETHER),
@@ -448,6 +465,9 @@ class Play:
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
         self.batching = Batching(self, lambda process: STAGE.jobs(process, self.variant))
+        self.bulk = BulkChanges(self, lambda process: STAGE.jobs(process, self.variant))
+        self.spreads = False
+        """Dispatchers hand over each partition of which more than a page is due, and a page has one."""
         self.calm = False
         """Nothing goes wrong in this history."""
         self.probes: set[int] = set()
@@ -550,6 +570,10 @@ class Play:
             self.variant = LARGE_VARIANTS[self.variant]
             self.large.plan()
         self.stepping.plan()
+        self.bulk.plan()
+        if not self.limiting.exists and sum(choices.taken) % SPREAD_ONE_IN == 1:
+            self.spreads = True
+            dispatcher.PAGE_SIZE = 1
         self.working.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
@@ -645,6 +669,7 @@ class Play:
         world.faults = Faults()
         world.tell(None, "faults stop")
         self.pausing.end()
+        self.bulk.end()
         for _ in range(SETTLE_ROUNDS):
             waiting = [item for item in world.table.items.values() if item.get("wake_at", PARKED_MS) < PARKED_MS]
             if not waiting:
@@ -725,9 +750,10 @@ class Play:
 
         def dispatch() -> None:
             alone = self.invariants.begins_pass(process)
+            hand_over = self._hand_over if self.spreads and limit is None else None
             result = None
             try:
-                result = STAGE.jobs(process, self.variant).dispatch(limit)
+                result = STAGE.jobs(process, self.variant).dispatch(limit, hand_over=hand_over)
             finally:
                 if alone:
                     self.invariants.ends_pass(process, well=result is not None and not result.errors)
@@ -743,6 +769,30 @@ class Play:
                 self._do(process, "ticks", dispatch)
 
         self.world.at(when_ms, tick)
+
+    def _hand_over(self, partition: int) -> None:
+        """Let another dispatcher do a partition's work, soon or later, twice or never; or say that this can't be."""
+        world, choices, other = self.world, self.choices, self.dispatchers[self.choices.below(2)]
+        world.pause(choices.of(LATENCIES_MS))
+        world.counts["a partition is handed over"] += 1
+        times = 1
+        if world.faults.probability and choices.chance(world.faults.probability):
+            times = choices.of((2, 0, -1))
+        if times < 0:
+            raise EndpointConnectionError(endpoint_url=ENDPOINT)
+
+        def dispatch() -> None:
+            alone = self.invariants.begins_pass(other)
+            result = None
+            try:
+                result = STAGE.jobs(other, self.variant).dispatch(partitions=[partition])
+            finally:
+                if alone:
+                    self.invariants.ends_pass(other, well=result is not None and not result.errors)
+
+        for _ in range(times):
+            when = world.now + (1 if self.settling else choices.of((5, 400, 20_000)))
+            self.do_at(when, other, f"takes partition {partition}", dispatch)
 
     def _jump_at(self, when_ms: int) -> None:
         process = self.choices.of((*self.consumers[:2], *self.dispatchers))

@@ -17,7 +17,7 @@ from examples.local_aws import LocalAws
 from tests.builders import make_aws
 from tests.simulation.__main__ import main
 from tests.simulation.comparison import differences
-from tests.simulation.history import LIMITS_FROM, Choices, Violation
+from tests.simulation.history import LIMITS_FROM, WORKERS_FROM, Choices, Violation
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import play, simulated_engine
 from tests.simulation.table import SimulatedTable, typed
@@ -25,6 +25,7 @@ from tests.simulation.world import START_MS, DiedError, Process, World
 
 HISTORIES = 1_500
 LIMIT_HISTORIES = 100
+WORKER_HISTORIES = 200
 CATCH_WITHIN = 3_000
 """How many histories a mistake may survive. From its recorded seed on it is the first, until the engine changes."""
 
@@ -45,6 +46,12 @@ def test_no_history_violates_an_invariant(first: int) -> None:
 @pytest.mark.usefixtures("simulated")
 def test_no_history_about_limits_violates_an_invariant() -> None:
     for seed in range(LIMITS_FROM, LIMITS_FROM + LIMIT_HISTORIES):
+        assert play(Choices(seed))[1] is None, f"replay with: make simulate SEED={seed}"
+
+
+@pytest.mark.usefixtures("simulated")
+def test_no_history_about_workers_violates_an_invariant() -> None:
+    for seed in range(WORKERS_FROM, WORKERS_FROM + WORKER_HISTORIES):
         assert play(Choices(seed))[1] is None, f"replay with: make simulate SEED={seed}"
 
 

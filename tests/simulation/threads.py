@@ -66,7 +66,7 @@ class SimulatedCall:
     cancel: Callable[[], object] | None = None
     coroutine: AsyncHandler | None = None
     """The ``async`` handler that it has called."""
-    thread: SimulatedCall | None = None
+    _has_begun = False
 
     def __init__(self, function: Callable[[], Any]) -> None:
         current = running()
@@ -85,8 +85,13 @@ class SimulatedCall:
         return self.task.ended
 
     def _execute(self) -> Any:
-        self.thread = self
+        self._has_begun = True
         return self._context.run(self._function)
+
+    @property
+    def thread(self) -> SimulatedCall | None:
+        """The thread that it has, once it has begun: itself, which no attribute says, so that it is no cycle."""
+        return self if self._has_begun else None
 
     def move_to_background(self) -> None:
         """Let its process be free for other work."""
@@ -115,9 +120,13 @@ class SimulatedCall:
 
     def result(self) -> Any:
         """Return or raise what it came to."""
-        if self.task.error is not None:
-            raise self.task.error
-        return self.task.value
+        error = self.task.error
+        if error is None:
+            return self.task.value
+        try:
+            raise error
+        finally:
+            del error, self  # which its traceback knows
 
     def join(self, seconds: float) -> None:
         """Wait for the end of its thread."""

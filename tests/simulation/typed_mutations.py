@@ -12,13 +12,6 @@ from tests.simulation.typed import Letter
 
 Mutant = Callable[..., Any]
 
-SEEDS = {
-    "call a handler without reading its payload": 22,
-    "give a handler what does not fit": 23,
-    "refuse a payload that fits": 23,
-    "try again what does not fit": 23,
-}
-
 
 def _read_anything(original: Any) -> Mutant:
     def mutant(self: Any, value: Any) -> Any:

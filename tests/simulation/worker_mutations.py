@@ -17,19 +17,6 @@ from kumofire_core.rules import run_writes
 Mutant = Callable[..., Any]
 Patch = tuple[Any, str, Callable[[Any], Any]]
 
-SEEDS: dict[str, int] = {
-    "renew whatever lease there is": 443,
-    "renew whatever the run does": 50,
-    "renew the wake-up, and not the lease": 10,
-    "renew the lease, and not the wake-up": 10,
-    "let a late copy shorten a lease": 179,
-    "renew no run that is to be canceled": 128,
-    "renew a lease for ten times as long": 10,
-    "never renew a lease": 31,
-    "renew a lease when it is over": 31,
-    "go on when the lease can't be renewed": 48,
-}
-
 
 def _renew(**changes: Callable[[Any], Any]) -> tuple[Patch, ...]:
     """Return a patch that changes the write of a renewal, field by field."""
@@ -75,14 +62,9 @@ def _count_interrupted(original: Any) -> Mutant:
     return mutant
 
 
-def _take_any_refusal_for_lost(original: Any) -> Mutant:
-    return lambda claimed, found: False
-
-
 MISTAKES: dict[str, tuple[Patch, ...]] = {
     "renew whatever lease there is": _renew(equals=_none),
     "renew whatever the run does": _renew(equals=_none, source=_any_status, at_most=_none),
-    "renew a later claim that has the same token": _renew(equals=_without("claims")),
     "renew the wake-up, and not the lease": _renew(sets=_without("lease_until")),
     "renew the lease, and not the wake-up": _renew(sets=_without("wake_at")),
     "let a late copy shorten a lease": _renew(at_most=_none),
@@ -98,5 +80,4 @@ MISTAKES: dict[str, tuple[Patch, ...]] = {
     "renew a lease when it is over": ((renewal, "RENEWALS_A_LEASE", lambda original: 1),),
     "go on when the lease can't be renewed": ((HeldAttempt, "__init__", _never_over),),
     "count an attempt that is interrupted": ((Consumer, "_interrupted", _count_interrupted),),
-    "take a renewal that is behind for a lost lease": ((run_writes, "is_held", _take_any_refusal_for_lost),),
 }

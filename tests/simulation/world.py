@@ -96,7 +96,7 @@ class Task:
         try:
             self.value = self.function()
         except BaseException as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # whose frames know this task
         self.ended = True
         self.worker = self.call = None
         del self.function  # which knows this task: a cycle less for the collector

@@ -35,7 +35,8 @@ class Page(HTMLParser):
         given = {name: value for name, value in attrs if value is not None}
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         for name in REQUESTED & given.keys():
-            self.requests += [part.split()[0] for part in given[name].split(",") if part.strip()]
+            parts = given[name].split(",") if name == "srcset" else [given[name]]
+            self.requests += [part.split()[0] for part in parts if part.strip()]
         if "href" not in given:
             return
         is_requested = tag == "link" and REQUESTED_BY_LINK & set(given.get("rel", "").split())

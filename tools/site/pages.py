@@ -36,6 +36,10 @@ PICTURE = re.compile(
     r"<picture>\s*<source[^>]*srcset=\"([^\"]+)\">\s*<img src=\"([^\"]+)\" alt=\"([^\"]*)\">\s*</picture>"
 )
 
+DIAGRAM = re.compile(r"^```mermaid\n.*?^```$", re.MULTILINE | re.DOTALL)
+DIAGRAM_BEGINS = '<div class="diagram" tabindex="0" role="group" aria-label="Diagram" markdown="1">'
+"""A diagram is scrolled on a narrow screen, by the keyboard too; scaled down, its text could not be read."""
+
 LIST_AFTER_TEXT = re.compile(r"^((?![-*#|>] |\d+\. | )\S.*)\n(?=(?:[-*]|1\.) )", re.MULTILINE)
 """A list that begins in the line after a paragraph: GitHub takes it for a list, and the builder needs an empty line."""
 
@@ -78,9 +82,13 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> None:
 
 
 def places() -> dict[str, str]:
-    """Return the pages of the repository by their paths, with their places on the site."""
-    found = {f"docs/{path.name}": path.name for path in sorted((PROJECT / "docs").glob("*.md"))}
-    return {**found, **AT_THE_ROOT}
+    """Return the pages of the repository by their paths, with their places on the site: docs/, examples, the root."""
+    pages = {f"docs/{path.name}": path.name for path in sorted((PROJECT / "docs").glob("*.md"))}
+    examples = {
+        path.relative_to(PROJECT).as_posix(): f"examples/{path.parent.name}.md"
+        for path in sorted((PROJECT / "examples").glob("*/README.md"))
+    }
+    return {**pages, "examples/README.md": "examples/index.md", **examples, **AT_THE_ROOT}
 
 
 def repository_address(environ: Mapping[str, str]) -> str | None:
@@ -105,7 +113,8 @@ def page_for_site(text: str, source: str, address: str | None) -> str:
         found = posixpath.normpath(posixpath.join(posixpath.dirname(source), link.path))
         if not (PROJECT / found).exists():
             raise ToolError(f"{source} links to {link.target!r}, and there is no {found!r}; mend the link")
-        target = here.get(found) or (found.removeprefix("docs/") if found.startswith("docs/") else None)
+        in_docs = found.removeprefix("docs/") if found.startswith("docs/") else None
+        target = here.get(found) or here.get(f"{found}/README.md") or in_docs
         if target is None and address is None:
             return link.text
         if target is None:
@@ -118,6 +127,7 @@ def page_for_site(text: str, source: str, address: str | None) -> str:
     page = PICTURE.sub(r"![\3](\2#only-light)\n![\3](\1#only-dark)", replace_links(text, moved))
     page = outside_blocks(page, lambda prose: LIST_AFTER_TEXT.sub(r"\1\n\n", prose))
     if any(block.language == "mermaid" for block in blocks_of(page)):
+        page = DIAGRAM.sub(rf"{DIAGRAM_BEGINS}\n\n\g<0>\n\n</div>", page)
         script = posixpath.relpath(MERMAID, posixpath.dirname(here[source]) or ".")
         page += f'\n<script src="{script}"></script>\n'
     return page

@@ -45,7 +45,7 @@ TOPICS = (
     Topic(
         "jobs",
         "Jobs: settings and registration",
-        "`Jobs` is the whole system in one object. [Settings](../deploy.md) come from arguments or the environment.",
+        "`Jobs` is the whole system in one object. [Settings](../settings.md) come from arguments or the environment.",
         (
             part("The class", "Jobs Jobs.from_env Jobs.make_clients"),
             of_jobs("What it was given", "table_name queue_url bucket sqs_client aio"),
@@ -83,7 +83,7 @@ TOPICS = (
                 "The context",
                 "JobContext JobContext.payload JobContext.run JobContext.attempt JobContext.fencing_token "
                 "JobContext.logger JobContext.now JobContext.time_left JobContext.progress JobContext.cancel_requested "
-                "JobContext.traceparent JobContext.batch AttemptLogFilter",
+                "JobContext.stop_requested JobContext.traceparent JobContext.batch AttemptLogFilter",
             ),
             part(
                 "Steps, waiting and children",
@@ -162,6 +162,15 @@ TOPICS = (
             part("What consuming returns", "ConsumeResult Outcome SqsBatchReport RecordReport"),
             of_jobs("Dispatch", "dispatch", "DispatchResult", "PartlyDispatchedError"),
             of_jobs("Clean the bucket", "clean_bucket sweep_bucket", "CleaningResult"),
+        ),
+    ),
+    Topic(
+        "testing",
+        "Testing",
+        "What the tests of an application use: an AWS in memory, and a clock that moves.",
+        (
+            part("In a test", "testing.in_process testing.InProcessAWS testing.Drained testing.prepare_environment"),
+            part("Errors of tests", "testing.InProcessError testing.NotImitatedError"),
         ),
     ),
     Topic(

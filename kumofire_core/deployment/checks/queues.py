@@ -121,12 +121,13 @@ def event_source_mapping(look: Examination) -> list[Finding]:
         )
     for mapping in mappings:
         state = mapping.get("State", "Enabled")
+        if state in ("Disabled", "Disabling") and look.deployment.consumed_by_workers:
+            continue
         if state in ("Disabled", "Disabling"):
             findings.append(
                 error(
                     "event-source-mapping",
-                    f"The event source mapping is {state.lower()}: no run is executed, and all wait in the queue, "
-                    "unless workers take them (ConsumeWith=workers).",
+                    f"The event source mapping is {state.lower()}: no run is executed, and all wait in the queue.",
                     "Enable it: aws lambda update-event-source-mapping --enabled --uuid " + str(mapping["UUID"]),
                 )
             )
