@@ -89,6 +89,7 @@ def _execution(ctx: JobContext, **fields: Any) -> Iterator[None]:
         max_attempts=ctx.run.max_attempts,
         claimed_ms=int(ctx.now.timestamp() * 1000),
         lease_ms=int(TIMEOUT.total_seconds() * 1000) + LEASE_MARGIN_MS,
+        timeout_ms=int(TIMEOUT.total_seconds() * 1000),
         begun_ms=int(time.time() * 1000),
         scheduled_ms=int(ctx.run.scheduled_for.timestamp() * 1000),
         **fields,

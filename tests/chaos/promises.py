@@ -135,13 +135,13 @@ def broken_signals(events: Events) -> list[str]:
     return problems
 
 
-def broken_limits(events: Events, limits: Mapping[str, int]) -> list[str]:
+def broken_limits(events: Events, items: Items, limits: Mapping[str, int]) -> list[str]:
     """Never more handlers of a slot's name execute at once than its limit says.
 
-    A ``begin`` lists its ``slots``. Who has outlived the lease, or died and left it to end, does not count.
+    A ``begin`` lists its ``slots``. Who has outlived the lease, or was cut by a time limit, does not count.
     """
     problems = []
-    executions = {(each.run_id, each.fence): each for each in executions_of(events)[0]}
+    executions = {(each.run_id, each.fence): each for each in executions_of(events, items)[0]}
     holders: dict[str, list[Execution]] = defaultdict(list)
     for place, event in enumerate(events):
         if event["event"] != "begin":
@@ -162,7 +162,7 @@ def _returned_at(execution: Execution) -> int:
 
 def _holds(execution: Execution, place: int, now_ms: int) -> bool:
     unended = execution.ended_at is None or execution.ended_at > place
-    return unended and execution.claimed_ms + execution.lease_ms > now_ms
+    return unended and execution.holds_until_ms > now_ms
 
 
 def broken_rates(events: Events, *, job: str, most: int, within_ms: int) -> list[str]:

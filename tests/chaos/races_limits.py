@@ -53,7 +53,7 @@ class LimitRacer(Racer):
     @classmethod
     def judge(cls, events: list[dict[str, Any]], items: list[dict[str, Any]]) -> list[str]:
         """Judge how many executed at once."""
-        return promises.broken_limits(events, LIMITS)
+        return promises.broken_limits(events, items, LIMITS)
 
 
 def _executing(settings: Settings, clock: Callable[[], datetime]) -> Callable[[JobContext, list[str]], int]:

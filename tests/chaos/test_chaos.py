@@ -177,6 +177,19 @@ def test_the_ledger_of_a_run_that_was_retried_and_of_one_that_was_taken_over_is_
     assert ledger.judge(taken_over, [item(attempt=1, claims=2)]).problems == []
 
 
+def test_a_run_may_go_on_when_its_attempt_was_cut_by_a_time_limit_and_not_before():
+    late = [begin(timeout_ms=1_000), begin(fence=2, at=1_200), end(fence=2), end()]
+
+    def problems(cut_ms: int, ended: str) -> list[str]:
+        kept = f'[[0,1,0,{cut_ms},"{ended}",null,null,null]]'
+        return ledger.judge(late, [item(attempt=1, claims=2, attempts=kept)]).problems
+
+    assert problems(1_100, "timed_out") == []
+    assert problems(1_201, "timed_out") != []
+    assert problems(999, "timed_out") != []
+    assert problems(1_100, "raised") != []
+
+
 @pytest.mark.parametrize(
     ("events", "items", "problem"),
     [
