@@ -18,7 +18,7 @@ TIMEOUT = timedelta(seconds=1)
 
 LEASE_MARGIN_MS = 5_000
 MAX_ATTEMPTS = 12
-SLEEP = timedelta(seconds=1)
+SLEEP = timedelta(seconds=2)
 
 jobs = Jobs.from_env(retry=RetryPolicy(MAX_ATTEMPTS, base=timedelta(milliseconds=100), cap=timedelta(seconds=1)))
 

@@ -19,6 +19,9 @@ Items = Sequence[Mapping[str, Any]]
 
 PAUSED_WITHIN_MS = 60_000
 
+CLOCK_SKEW_MS = 1_000
+"""How early something may be: what clocks may differ by."""
+
 
 def broken_batches(events: Events, items: Items) -> list[str]:
     """Every batch is done, and has its members; its one callback begins after each of them has ended for good.
@@ -99,14 +102,16 @@ def broken_steps(events: Events) -> list[str]:
 
 
 def broken_sleeps(events: Events) -> list[str]:
-    """No sleep is shorter than it was asked for, from the first call on."""
+    """No sleep is shorter than it was asked for, from the first call on, but for what clocks may differ by."""
     asked: dict[str, int] = {}
     problems = []
     for event in events:
         if event["event"] == "sleeps":
             asked.setdefault(event["run_id"], event["at_ms"])
-        elif event["event"] == "slept" and (short := asked[event["run_id"]] + event["for_ms"] - event["at_ms"]) > 0:
-            problems.append(f"{event['run_id']}: slept {short} ms too short")
+        elif event["event"] == "slept":
+            short_ms = asked[event["run_id"]] + event["for_ms"] - event["at_ms"]
+            if short_ms > CLOCK_SKEW_MS:
+                problems.append(f"{event['run_id']}: slept {short_ms} ms too short")
     return problems
 
 
