@@ -12,7 +12,10 @@ from kumofire_core import JobContext, Jobs, Limit, Rate
 from tests.chaos import promises
 from tests.chaos.racer import Racer, Settings, number_of, run_id_of
 
-CUSTOMERS = 4
+CUSTOMERS = 2
+SIDE_BY_SIDE = 6
+"""How many runs there are of each key."""
+
 LIMITS = {"customer": 2, "crm": 1, "all": 5}
 
 
@@ -45,20 +48,26 @@ class LimitRacer(Racer):
             )
 
     def _create(self, key: str, chance: random.Random) -> None:
-        number = number_of(key)
-        self.jobs.create(("sync", "sync", "import", "export")[number // 4 % 4], number, dedupe_key=key)
+        number, name = number_of(key), _one_of(key, chance)
+        job = ("sync", "import", "sync", "export")[number_of(name) % 4]
+        self.jobs.create(job, number, dedupe_key=name)
 
     def _cancel(self, key: str, chance: random.Random) -> None:
-        self.jobs.cancel(run_id_of(key), "raced")
+        self.jobs.cancel(run_id_of(_one_of(key, chance)), "raced")
 
     def _retry(self, key: str, chance: random.Random) -> None:
-        if self.jobs.retry(run_id_of(key)):
-            self.settings.enter("retried", run_id=run_id_of(key))
+        run_id = run_id_of(_one_of(key, chance))
+        if self.jobs.retry(run_id):
+            self.settings.enter("retried", run_id=run_id)
 
     @classmethod
     def judge(cls, events: list[dict[str, Any]], items: list[dict[str, Any]]) -> list[str]:
         """Judge how many executed at once."""
         return promises.broken_limits(events, items, LIMITS)
+
+
+def _one_of(key: str, chance: random.Random) -> str:
+    return f"{key}-{chance.randrange(SIDE_BY_SIDE)}"
 
 
 def _executing(settings: Settings, clock: Callable[[], datetime]) -> Callable[[JobContext, list[str]], int]:
