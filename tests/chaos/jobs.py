@@ -18,7 +18,7 @@ TIMEOUT = timedelta(seconds=1)
 
 LEASE_MARGIN_MS = 5_000
 MAX_ATTEMPTS = 12
-SLEEP = timedelta(seconds=1)
+SLEEP = timedelta(seconds=2)
 
 jobs = Jobs.from_env(retry=RetryPolicy(MAX_ATTEMPTS, base=timedelta(milliseconds=100), cap=timedelta(seconds=1)))
 
@@ -89,6 +89,7 @@ def _execution(ctx: JobContext, **fields: Any) -> Iterator[None]:
         max_attempts=ctx.run.max_attempts,
         claimed_ms=int(ctx.now.timestamp() * 1000),
         lease_ms=int(TIMEOUT.total_seconds() * 1000) + LEASE_MARGIN_MS,
+        timeout_ms=int(TIMEOUT.total_seconds() * 1000),
         begun_ms=int(time.time() * 1000),
         scheduled_ms=int(ctx.run.scheduled_for.timestamp() * 1000),
         **fields,

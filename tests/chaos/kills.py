@@ -11,7 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,7 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from examples.deployment import Stack, deploy
-from examples.local_aws import LocalAws, local_aws
+from examples.local_aws import KEYS, REGION, LocalAws, local_aws
 from kumofire_core import Jobs
 from tests.chaos import ledger, promises
 from tests.chaos.proxy import CuttingProxy
@@ -43,6 +46,8 @@ TIMEOUT = timedelta(seconds=1)
 """As in ``tests.chaos.jobs``, whose module only imports inside a function."""
 
 MAX_ATTEMPTS = 12
+WORKER = ("--lease", "15", "--poll", "1", "--concurrency", "4")
+
 LIMITS = {"customer": 2}
 """As in ``tests.chaos.jobs``."""
 
@@ -56,6 +61,7 @@ class Result:
     verdict: ledger.Verdict
     runs: int = 0
     consumers_killed: int = 0
+    workers_killed: int = 0
     dispatchers_killed: int = 0
     ticks: int = 0
     cut: Counter[str] = field(default_factory=Counter)
@@ -69,6 +75,7 @@ class Result:
             "executions": self.verdict.executions,
             "of these unended": self.verdict.unended,
             "consumers killed": self.consumers_killed,
+            "workers killed": self.workers_killed,
             "dispatchers killed": self.dispatchers_killed,
             "ticks": self.ticks,
             **{f"requests {fate}": count for fate, count in sorted(self.cut.items())},
@@ -82,7 +89,6 @@ def storm(*, seconds: float, seed: int, calm_seconds: float = 90) -> Result:
     """Deploy, kill and cut for ``seconds``, then wait for all runs to end, and judge."""
     with (
         CuttingProxy(seed=seed) as proxy,
-        tempfile.TemporaryDirectory(prefix="kumofire-chaos-") as folder,
         local_aws({"AWS_ENDPOINT_URL": proxy.url}) as aws,
     ):
         address = urlsplit(aws.endpoint_url)
@@ -95,7 +101,13 @@ def storm(*, seconds: float, seed: int, calm_seconds: float = 90) -> Result:
             parameters={"JobsModule": "tests.chaos.jobs:jobs", "ConsumerConcurrency": "5"},
             further_sources=SOURCES,
         )
-        return _Storm(aws, stack, proxy, Path(folder) / "ledger", random.Random(seed)).run(seconds, calm_seconds)
+        folder = Path(tempfile.mkdtemp(prefix="kumofire-chaos-"))
+        result = _Storm(aws, stack, proxy, folder / "ledger", random.Random(seed)).run(seconds, calm_seconds)
+        if result.verdict.problems:
+            result.verdict.problems.append(f"the ledger is {folder / 'ledger'}")
+        else:
+            shutil.rmtree(folder)
+        return result
 
 
 class _Storm:
@@ -121,7 +133,13 @@ class _Storm:
         self._schedule(seconds)
         ends = time.monotonic() + seconds
         self.proxy.cutting = CUTTING
-        parts = (self._create_runs, self._create_flows, self._kill_consumers, self._tick_and_kill)
+        parts = (
+            self._create_runs,
+            self._create_flows,
+            self._kill_consumers,
+            self._work_and_kill,
+            self._tick_and_kill,
+        )
         threads = [threading.Thread(target=part, args=(ends,)) for part in parts]
         for thread in threads:
             thread.start()
@@ -177,11 +195,48 @@ class _Storm:
     def _kill_consumers(self, ends: float) -> None:
         while time.monotonic() < ends:
             time.sleep(KILL_SECONDS)
-            executions, _ = ledger.executions_of(ledger.read(self.path))
-            busy = sorted({each.pid for each in executions if each.ended_at is None} & set(self._functions("consumer")))
+            busy = sorted(self._busy() & set(self._functions("consumer")))
             if busy:
                 self._kill(self.chance.choice(busy))
                 self.result.consumers_killed += 1
+
+    def _work_and_kill(self, ends: float) -> None:
+        """Run a worker beside the consumers, kill it in mid-handler, and run the next one."""
+        while time.monotonic() < ends:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "kumofire_core.cli", "work", "--jobs", "tests.chaos.jobs:jobs", *WORKER],
+                cwd=Path(__file__).parents[2],
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+                    **KEYS,
+                    "AWS_REGION": REGION,
+                    "AWS_DEFAULT_REGION": REGION,
+                    "NO_PROXY": "127.0.0.1",
+                    "AWS_ENDPOINT_URL": self.proxy.url,
+                    "KUMOFIRE_TABLE": self.stack.table,
+                    "KUMOFIRE_QUEUE_URL": self.stack.queue_url,
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                alive_until = ends
+                while time.monotonic() < alive_until:
+                    if worker.pid in self._busy():
+                        if alive_until == ends:  # its first run: it lives for a moment more
+                            alive_until = min(ends, time.monotonic() + self.chance.uniform(0.5, 3))
+                        elif self.chance.random() < 0.05:
+                            break
+                    time.sleep(0.05)
+            finally:
+                self.result.workers_killed += worker.pid in self._busy()
+                worker.kill()
+                worker.wait()
+
+    def _busy(self) -> set[int]:
+        """Return the processes that are in a handler."""
+        executions, _ = ledger.executions_of(ledger.read(self.path))
+        return {each.pid for each in executions if each.ended_at is None}
 
     def _tick_and_kill(self, ends: float) -> None:
         while time.monotonic() < ends:
@@ -256,12 +311,12 @@ class _Storm:
         items = scan(self.dynamodb, self.stack.table)
         events = ledger.read(self.path)
         runs = [item for item in items if ledger.is_run(item)]
-        self.result.verdict = ledger.judge(events, items, uncounted=3, given_back=("limited", "order"))
+        self.result.verdict = ledger.judge(events, items, uncounted=3 + len(runs) / 10, given_back=("limited", "order"))
         stored = {ledger.id_of(item) for item in items if item["pk"].startswith("batch#")}
         self.result.verdict.problems += [
             *(f"batch {batch_id}: is not stored" for batch_id in self.batches if batch_id not in stored),
             *promises.broken_batches(events, items),
-            *promises.broken_limits(events, LIMITS),
+            *promises.broken_limits(events, items, LIMITS),
             *promises.broken_steps(events),
             *promises.broken_sleeps(events),
             *promises.broken_signals(events),

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+TIMED_OUT = "timed_out"
+"""How an attempt is kept whose time limit was over."""
+
 
 def enter(path: str | Path, event: str, **fields: Any) -> None:
     """Append one event, with the process that it happened in."""
@@ -50,6 +53,8 @@ class Execution:
     begun_ms: int
     begun_at: int
     """Its place in the ledger."""
+    holds_until_ms: int
+    """Until when nobody else may begin: the end of its lease, or when it was cut because its time limit was over."""
     ended_at: int | None = None
     ended: str | None = None
 
@@ -64,8 +69,15 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
 
 
-def executions_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Execution], list[str]]:
-    """Return the executions that a ledger tells of, in order, and what is wrong with it by itself."""
+def executions_of(
+    events: Iterable[Mapping[str, Any]], items: Iterable[Mapping[str, Any]] = ()
+) -> tuple[list[Execution], list[str]]:
+    """Return the executions that a ledger tells of, in order, and what is wrong with it by itself.
+
+    A handler whose time limit is over goes on in its thread, and its run goes on without it. So an execution holds its
+    run no longer than until its attempt was recorded as timed out, if ``items`` say so and its limit was over by then.
+    """
+    cut_ms = _cuts(items)
     found: dict[tuple[str, int], Execution] = {}
     problems = []
     for place, event in enumerate(events):
@@ -86,7 +98,11 @@ def executions_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Execution],
                 lease_ms=event["lease_ms"],
                 begun_ms=event["begun_ms"],
                 begun_at=place,
+                holds_until_ms=event["claimed_ms"] + event["lease_ms"],
             )
+            cut = cut_ms.get((key[0], event["attempt"]))
+            if cut is not None and cut >= event["claimed_ms"] + event.get("timeout_ms", event["lease_ms"]):
+                found[key].holds_until_ms = min(cut, found[key].holds_until_ms)
             if event["begun_ms"] + 1_000 < event["scheduled_ms"]:
                 problems.append(f"{key[0]}: begun {event['scheduled_ms'] - event['begun_ms']} ms before its time")
         elif key not in found:
@@ -94,6 +110,17 @@ def executions_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Execution],
         else:
             found[key].ended_at, found[key].ended = place, event["how"]
     return list(found.values()), problems
+
+
+def _cuts(items: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
+    """Return when the attempts that are kept as timed out have ended, by run and number."""
+    kept = [(id_of(item), json.loads(item["attempts"])) for item in items if is_run(item) and "attempts" in item]
+    return {
+        (run_id, attempt[1]): attempt[3]
+        for run_id, attempts in kept
+        for attempt in attempts
+        if attempt[4:5] == [TIMED_OUT]
+    }
 
 
 def overlaps(executions: Iterable[Execution]) -> list[str]:
@@ -114,7 +141,7 @@ def overlaps(executions: Iterable[Execution]) -> list[str]:
                     problems.append(f"{run_id}: claim {later.fence} was executed before claim {earlier.fence}")
                 # ``ended_at`` is the ledger's order, which no clock disturbs. The claim's own instant is on a clock.
                 unended = earlier.ended_at is None or earlier.ended_at > later.begun_at
-                left_ms = earlier.claimed_ms + earlier.lease_ms - later.claimed_ms
+                left_ms = earlier.holds_until_ms - later.claimed_ms
                 if unended and left_ms > 0:
                     problems.append(
                         f"{run_id}: claim {later.fence} ran while claim {earlier.fence} had {left_ms} ms of its lease"
@@ -144,7 +171,8 @@ def judge(
     ``uncounted`` is how many claims may have been given back unexecuted without an entry in the ledger. Of the jobs
     ``given_back`` any number may have been: they have limits, or sleep and wait.
     """
-    executions, problems = executions_of(events)
+    items = list(items)
+    executions, problems = executions_of(events, items)
     problems += overlaps(executions)
     verdict = Verdict(executions=len(executions), unended=sum(each.ended_at is None for each in executions))
     by_run: dict[str, list[Execution]] = defaultdict(list)
@@ -208,4 +236,10 @@ def _item_problems(item: Mapping[str, Any]) -> list[str]:
         problems.append(f"is {item['status']} and has {sorted(left)}")
     if item["attempt"] > item.get("max_attempts", item["attempt"]):
         problems.append(f"attempt {item['attempt']} of {item['max_attempts']}")
+    if "attempts" in item:
+        # Each is a list that begins with how often the run had been retried, and its number. The last ten are kept.
+        kept = [tuple(attempt[:2]) for attempt in json.loads(item["attempts"])]
+        current = [number for retries, number in kept if retries == item.get("retries", 0)]
+        if kept != sorted(set(kept)) or current != list(range(item["attempt"] + 1))[1:][-len(kept) :]:
+            problems.append(f"keeps the attempts {kept}, and {item['attempt']} were counted")
     return problems

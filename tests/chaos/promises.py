@@ -19,6 +19,9 @@ Items = Sequence[Mapping[str, Any]]
 
 PAUSED_WITHIN_MS = 60_000
 
+CLOCK_SKEW_MS = 1_000
+"""How early something may be: what clocks may differ by."""
+
 
 def broken_batches(events: Events, items: Items) -> list[str]:
     """Every batch is done, and has its members; its one callback begins after each of them has ended for good.
@@ -52,10 +55,12 @@ def broken_batches(events: Events, items: Items) -> list[str]:
             problems.append(f"{name}: {len(callbacks[batch_id])} callbacks instead of {wanted}")
         for callback in callbacks[batch_id]:
             called = by_run.get(callback, [])
-            if called and batch.get("then_if") == "succeeded" and statuses["succeeded"] != len(of_batch):
+            if not called:
+                continue
+            if batch.get("then_if") == "succeeded" and statuses["succeeded"] != len(of_batch):
                 problems.append(f"{name}: its callback was called, and not all members have succeeded")
-            first = min((each.begun_at for each in called), default=None)
-            for run_id in of_batch if first is not None else ():
+            first = min(each.begun_at for each in called)
+            for run_id in of_batch:
                 last = max(by_run.get(run_id, []), key=lambda each: each.fence, default=None)
                 if last is not None and max(last.begun_at, _returned_at(last)) > first:
                     problems.append(f"{name}: its callback began before {run_id} had ended")
@@ -97,14 +102,16 @@ def broken_steps(events: Events) -> list[str]:
 
 
 def broken_sleeps(events: Events) -> list[str]:
-    """No sleep is shorter than it was asked for, from the first call on."""
+    """No sleep is shorter than it was asked for, from the first call on, but for what clocks may differ by."""
     asked: dict[str, int] = {}
     problems = []
     for event in events:
         if event["event"] == "sleeps":
             asked.setdefault(event["run_id"], event["at_ms"])
-        elif event["event"] == "slept" and (short := asked[event["run_id"]] + event["for_ms"] - event["at_ms"]) > 0:
-            problems.append(f"{event['run_id']}: slept {short} ms too short")
+        elif event["event"] == "slept":
+            short_ms = asked[event["run_id"]] + event["for_ms"] - event["at_ms"]
+            if short_ms > CLOCK_SKEW_MS:
+                problems.append(f"{event['run_id']}: slept {short_ms} ms too short")
     return problems
 
 
@@ -133,13 +140,13 @@ def broken_signals(events: Events) -> list[str]:
     return problems
 
 
-def broken_limits(events: Events, limits: Mapping[str, int]) -> list[str]:
+def broken_limits(events: Events, items: Items, limits: Mapping[str, int]) -> list[str]:
     """Never more handlers of a slot's name execute at once than its limit says.
 
-    A ``begin`` lists its ``slots``. Who has outlived the lease, or died and left it to end, does not count.
+    A ``begin`` lists its ``slots``. Who has outlived the lease, or was cut by a time limit, does not count.
     """
     problems = []
-    executions = {(each.run_id, each.fence): each for each in executions_of(events)[0]}
+    executions = {(each.run_id, each.fence): each for each in executions_of(events, items)[0]}
     holders: dict[str, list[Execution]] = defaultdict(list)
     for place, event in enumerate(events):
         if event["event"] != "begin":
@@ -160,7 +167,7 @@ def _returned_at(execution: Execution) -> int:
 
 def _holds(execution: Execution, place: int, now_ms: int) -> bool:
     unended = execution.ended_at is None or execution.ended_at > place
-    return unended and execution.claimed_ms + execution.lease_ms > now_ms
+    return unended and execution.holds_until_ms > now_ms
 
 
 def broken_rates(events: Events, *, job: str, most: int, within_ms: int) -> list[str]:

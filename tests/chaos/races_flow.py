@@ -13,7 +13,7 @@ from kumofire_core.model.batch import batch_id_of
 from tests.chaos import promises
 from tests.chaos.racer import Racer, Settings, a_value, number_of, run_id_of
 
-SLEEP = timedelta(seconds=2)
+SLEEP = timedelta(seconds=4)
 PATIENCE = timedelta(seconds=15)
 """How long a run waits for its signal, by the race's clock; some signals come later than that."""
 

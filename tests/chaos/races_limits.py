@@ -12,12 +12,20 @@ from kumofire_core import JobContext, Jobs, Limit, Rate
 from tests.chaos import promises
 from tests.chaos.racer import Racer, Settings, number_of, run_id_of
 
-CUSTOMERS = 4
+CUSTOMERS = 2
+SIDE_BY_SIDE = 6
+"""How many runs there are of each key."""
+
 LIMITS = {"customer": 2, "crm": 1, "all": 5}
 
 
 class LimitRacer(Racer):
-    """Create more runs than may execute at once, consume and cancel them."""
+    """Create more runs than may execute at once, consume and cancel them.
+
+    A claim is followed by more requests than elsewhere, and has to outlast them on a busy machine.
+    """
+
+    further = {"lease_seconds": 15}  # noqa: RUF012
 
     def __init__(self, settings: Settings, number: int) -> None:
         super().__init__(settings, number)
@@ -40,26 +48,34 @@ class LimitRacer(Racer):
             )
 
     def _create(self, key: str, chance: random.Random) -> None:
-        number = number_of(key)
-        self.jobs.create(("sync", "sync", "import", "export")[number // 4 % 4], number, dedupe_key=key)
+        number, name = number_of(key), _one_of(key, chance)
+        job = ("sync", "import", "sync", "export")[number_of(name) % 4]
+        self.jobs.create(job, number, dedupe_key=name)
 
     def _cancel(self, key: str, chance: random.Random) -> None:
-        self.jobs.cancel(run_id_of(key), "raced")
+        self.jobs.cancel(run_id_of(_one_of(key, chance)), "raced")
 
     def _retry(self, key: str, chance: random.Random) -> None:
-        if self.jobs.retry(run_id_of(key)):
-            self.settings.enter("retried", run_id=run_id_of(key))
+        run_id = run_id_of(_one_of(key, chance))
+        if self.jobs.retry(run_id):
+            self.settings.enter("retried", run_id=run_id)
 
     @classmethod
     def judge(cls, events: list[dict[str, Any]], items: list[dict[str, Any]]) -> list[str]:
         """Judge how many executed at once."""
-        return promises.broken_limits(events, LIMITS)
+        return promises.broken_limits(events, items, LIMITS)
+
+
+def _one_of(key: str, chance: random.Random) -> str:
+    return f"{key}-{chance.randrange(SIDE_BY_SIDE)}"
 
 
 def _executing(settings: Settings, clock: Callable[[], datetime]) -> Callable[[JobContext, list[str]], int]:
     def execute(ctx: JobContext, slots: list[str]) -> int:
         with settings.execution(ctx, clock, slots=slots):
             settings.dawdle(ctx, stuck=0.02)
+            if not settings.calm:
+                time.sleep(random.uniform(0.05, 0.3))  # so that there is somebody to execute beside
             if random.random() < 0.3:
                 raise ConnectionError("no answer")
             return ctx.attempt

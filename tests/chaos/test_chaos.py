@@ -94,7 +94,7 @@ def a_short_race(what: str, aws: Aws, endpoint_url: str, queue_url: str | None, 
             began=time.time(),
             seed=3,
             keys=24,
-            threads=6,
+            threads=4,
             operations=20,
         )
     )
@@ -172,7 +172,22 @@ def test_the_ledger_of_a_run_that_was_retried_and_of_one_that_was_taken_over_is_
     taken_over = [begin(), begin(fence=2, at=10_000), end(fence=2), end()]
 
     assert ledger.judge(GOOD, [item(attempt=1, claims=2)]).problems == []
+    assert ledger.judge(GOOD, [item(attempt=1, claims=2, attempts="[[0,1]]")]).problems == []
+    assert ledger.judge(GOOD, [item(attempt=1, claims=2, retries=1, attempts="[[0,3],[1,1]]")]).problems == []
     assert ledger.judge(taken_over, [item(attempt=1, claims=2)]).problems == []
+
+
+def test_a_run_may_go_on_when_its_attempt_was_cut_by_a_time_limit_and_not_before():
+    late = [begin(timeout_ms=1_000), begin(fence=2, at=1_200), end(fence=2), end()]
+
+    def problems(cut_ms: int, ended: str) -> list[str]:
+        kept = f'[[0,1,0,{cut_ms},"{ended}",null,null,null]]'
+        return ledger.judge(late, [item(attempt=1, claims=2, attempts=kept)]).problems
+
+    assert problems(1_100, "timed_out") == []
+    assert problems(1_201, "timed_out") != []
+    assert problems(999, "timed_out") != []
+    assert problems(1_100, "raised") != []
 
 
 @pytest.mark.parametrize(
@@ -192,6 +207,9 @@ def test_the_ledger_of_a_run_that_was_retried_and_of_one_that_was_taken_over_is_
         ([begin(), end()], [item(status="queued")], "did not end: it is queued"),
         ([begin(), end()], [item(wake_at=5)], "is succeeded and has ['wake_at']"),
         ([begin(), end()], [item(attempt=4)], "attempt 4 of 3"),
+        (GOOD, [item(attempt=1, claims=2, attempts="[[0,2]]")], "keeps the attempts [(0, 2)], and 1 were counted"),
+        (GOOD, [item(attempt=1, claims=2, attempts="[[0,1],[0,1]]")], "keeps the attempts [(0, 1), (0, 1)]"),
+        (GOOD, [item(attempt=2, claims=2, attempts="[[0,2],[0,1]]")], "keeps the attempts [(0, 2), (0, 1)]"),
         (
             [begin(), end(), {"event": "succeeded", "run_id": "r"}, begin(fence=2, at=1), end(fence=2)],
             [item(claims=2, attempt=1)],

@@ -123,8 +123,8 @@ def test_a_step_that_breaks_its_promise_is_told(events: Events, problem: str):
 def test_a_sleep_counts_from_its_first_call():
     first, second = said("sleeps", at_ms=0), said("sleeps", at_ms=900)
 
-    assert promises.broken_sleeps([first, second, said("slept", at_ms=1_000, for_ms=1_000)]) == []
-    assert promises.broken_sleeps([first, said("slept", at_ms=999, for_ms=1_000)]) == ["r: slept 1 ms too short"]
+    assert promises.broken_sleeps([first, second, said("slept", at_ms=2_000, for_ms=3_000)]) == []
+    assert promises.broken_sleeps([first, said("slept", at_ms=1_999, for_ms=3_000)]) == ["r: slept 1001 ms too short"]
 
 
 GIVES = [said("gives", value="a"), said("gives", value="b")]
@@ -160,12 +160,25 @@ def test_a_limit_counts_who_executes_and_not_who_has_lost_the_lease():
     a, b = begin("a", slots=["k/1"]), begin("b", slots=["k/1"])
     late = begin("b", slots=["k/1"], at=10_000)
 
-    assert promises.broken_limits([a, end("a"), b], {"k": 1}) == []
-    assert promises.broken_limits([a, late, end("a")], {"k": 1}) == []
-    assert promises.broken_limits([a, begin("b", slots=["k/2"])], {"k": 1}) == []
-    assert promises.broken_limits([a, b], {"k": 2}) == []
-    assert promises.broken_limits([a, b, end("a")], {"k": 1}) == ["k/1: 2 execute at once, and 1 may; the last is b"]
-    assert promises.broken_limits([a, begin("b", slots=["k/1"], at=9_999)], {"k": 1}) != []
+    assert promises.broken_limits([a, end("a"), b], [], {"k": 1}) == []
+    assert promises.broken_limits([a, late, end("a")], [], {"k": 1}) == []
+    assert promises.broken_limits([a, begin("b", slots=["k/2"])], [], {"k": 1}) == []
+    assert promises.broken_limits([a, b], [], {"k": 2}) == []
+    assert promises.broken_limits([a, b, end("a")], [], {"k": 1}) == [
+        "k/1: 2 execute at once, and 1 may; the last is b"
+    ]
+    assert promises.broken_limits([a, begin("b", slots=["k/1"], at=9_999)], [], {"k": 1}) != []
+
+
+def test_a_limit_does_not_count_who_was_cut_by_a_time_limit():
+    a, b = begin("a", slots=["k/1"], timeout_ms=1_000), begin("b", slots=["k/1"], at=1_200)
+
+    def cut(at_ms: int) -> Events:
+        return [run("a", attempt=1, attempts=f'[[0,1,0,{at_ms},"timed_out",null,null,null]]')]
+
+    assert promises.broken_limits([a, b, end("a")], cut(1_100), {"k": 1}) == []
+    assert promises.broken_limits([a, b, end("a")], cut(1_201), {"k": 1}) != []
+    assert promises.broken_limits([a, b, end("a")], cut(999), {"k": 1}) != []
 
 
 def test_a_rate_counts_the_starts_within_any_time():
