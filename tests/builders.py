@@ -22,8 +22,8 @@ from tests.faults import Recorded
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
 NOW_MS = to_ms(NOW)
 
-IN_MEMORY = os.environ.get("KUMOFIRE_TESTS_ON") == "memory"
-"""Whether the tests that moto would do for are made on the product's AWS in memory, to compare the two."""
+IN_MEMORY = os.environ.get("KUMOFIRE_TESTS_ON", "memory") != "moto"
+"""Whether tests are made on the product's AWS in memory, which takes an eighth of the time, or on moto, to compare."""
 
 _numbers = itertools.count(1)
 

@@ -1,6 +1,7 @@
-"""Fixtures: a moto with the project's table and queue for each test, and the shared MiniStack.
+"""Fixtures: a table and a queue in memory for each test, and the shared emulators.
 
-With ``KUMOFIRE_TESTS_ON=memory`` in the environment the table and the queue are those of ``kumofire_core.testing``.
+They are those of ``kumofire_core.testing``. With ``KUMOFIRE_TESTS_ON=moto`` in the environment, and for tests marked
+``moto``, they are moto's, so that the same tests are judged by somebody else's code, too.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ __all__ = ["dynamodb_local", "ministack"]
 
 
 @pytest.fixture
-def aws() -> Iterator[Aws]:
-    """A table and a queue of this test's own, in moto, or in the product's memory."""
-    if IN_MEMORY:
+def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
+    """A table and a queue of this test's own, in the product's memory, or in moto."""
+    if IN_MEMORY and request.node.get_closest_marker("moto") is None:
         yield make_aws(MemoryDynamoDB(real_ms), MemorySQS(real_ms))
         return
     with mock_aws():

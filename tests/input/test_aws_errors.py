@@ -161,6 +161,7 @@ CALLS: dict[str, Callable[[Jobs], object]] = {
 }
 
 
+@pytest.mark.moto
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_an_error_that_leaves_the_public_api_says_which_table_where_by_which_setting_and_what_to_do(
     aws: Aws, call: Callable[[Jobs], object]

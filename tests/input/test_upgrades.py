@@ -63,6 +63,7 @@ def test_what_a_person_retried_in_schema_1_keeps_its_history(jobs: Jobs, aws: Aw
     assert [(past.status, past.attempt, past.last_error) for past in run.history] == [("failed", 2, "ValueError: boom")]
 
 
+@pytest.mark.moto
 def test_a_run_of_schema_2_has_its_values_in_s3(aws: Aws):
     s3 = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1").client("s3")
     s3.create_bucket(Bucket="large-values")

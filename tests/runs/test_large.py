@@ -32,6 +32,9 @@ from kumofire_core.model.large_value import read_large
 from tests.builders import NOW, Aws, Clock, LambdaContext, event, failures, message, raises
 from tests.faults import Interrupted, Outage, Recorded, Refused, Repeated
 
+pytestmark = pytest.mark.moto
+"""Its bucket is moto's."""
+
 BUCKET = "large-values"
 LARGE = {"text": "ä" * 3_000}
 LARGER_THAN_AN_ITEM = "x" * 500_000

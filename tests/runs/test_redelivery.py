@@ -128,6 +128,7 @@ def test_a_batch_is_answered_although_the_visibility_can_not_be_set(
     assert line.permanent == (error == "AccessDenied")
 
 
+@pytest.mark.moto
 def test_a_receipt_that_sqs_does_not_know_is_logged_and_stops_nothing(aws: Aws, caplog: pytest.LogCaptureFixture):
     jobs = aws.jobs(dynamodb=Refused("ThrottlingException"))
 

@@ -281,6 +281,7 @@ def test_the_hundred_jobs_with_most_runs_are_named(jobs: Jobs, aws: Aws):
     assert (len(count.by_job), count.by_job["most"], count.by_job["(other)"], count.total) == (101, 3, 2, 104)
 
 
+@pytest.mark.moto
 def test_messages_and_dead_letters_are_counted(jobs: Jobs, aws: Aws):
     sqs = aws.sqs.client
     dead = sqs.create_queue(QueueName="dead")["QueueUrl"]

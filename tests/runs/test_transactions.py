@@ -99,6 +99,7 @@ def test_it_takes_what_create_takes():
     )
 
 
+@pytest.mark.moto
 def test_a_resources_client_commits_the_same_item(jobs: Jobs, aws: Aws):
     client = boto3.resource("dynamodb", region_name="us-east-1").meta.client
     pending = jobs.create_in_transaction("email", {"order": 42}, delay=30)
