@@ -27,6 +27,8 @@ def test_a_creator_of_another_account_assumes_its_role(
 ) -> None:
     (profile,) = blocks("ini")
     (tmp_path / "config").write_text(profile)
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):  # they would come before the profile's region
+        monkeypatch.delenv(name, raising=False)
     for name, value in (
         ("AWS_CONFIG_FILE", str(tmp_path / "config")),
         ("AWS_ACCESS_KEY_ID", "of-the-creator"),

@@ -30,7 +30,7 @@ def test_a_project_is_written_and_its_next_commands_are_told(kumofire: Kumofire,
     ended = kumofire("init", "my-app", "--runtime", "python3.12")
 
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("wrote 14 files into my-app;")
+    assert ended.out.startswith("wrote 13 files into my-app;")
     assert "cd my-app\n" in ended.out
     assert "sam build && sam deploy" in ended.out
     assert [path.name for path in here.iterdir()] == ["my-app"]

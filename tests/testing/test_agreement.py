@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from typing import Any
 
@@ -26,16 +25,7 @@ def differences(other: Any, *, seed: int, count: int) -> str | None:
     return None
 
 
-@pytest.mark.skipif("DYNAMODB_LOCAL_URL" not in os.environ, reason="DYNAMODB_LOCAL_URL names no DynamoDB Local")
+@pytest.mark.dynamodb_local
 @pytest.mark.parametrize("seed", range(12))
-def test_tables_of_authors_answer_as_dynamodb_local_does(seed: int) -> None:
-    import boto3
-
-    client = boto3.client(
-        "dynamodb",
-        endpoint_url=os.environ["DYNAMODB_LOCAL_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    assert differences(client, seed=seed, count=300) is None
+def test_tables_of_authors_answer_as_dynamodb_local_does(dynamodb_local: Any, seed: int) -> None:
+    assert differences(dynamodb_local, seed=seed, count=300) is None
