@@ -25,7 +25,7 @@ from tests.emulators import dynamodb_local, ministack
 __all__ = ["dynamodb_local", "ministack"]
 
 FOLDER = Path(__file__).parent
-IN_MEMORY_FOLDERS = ("input", "runs", "schedules")
+IN_MEMORY_FOLDERS = ("console", "input", "runs", "schedules")
 
 
 @pytest.fixture

@@ -370,6 +370,7 @@ def test_why_a_job_is_paused_is_for_those_who_may_see_payloads(jobs: Jobs, perso
     assert "1 job is paused: email" in verdicts(hidden)
 
 
+@pytest.mark.moto
 def test_dead_letters_are_told_with_where_to_look(aws: Aws, person: Visitor) -> None:
     url = aws.sqs.create_queue(QueueName="dead")["QueueUrl"]
     policy = '{"deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:dead", "maxReceiveCount": 5}'

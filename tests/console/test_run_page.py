@@ -999,6 +999,7 @@ def keeper(aws: Aws, clock: Clock) -> Jobs:
     return aws.jobs(clock=clock, bucket="large-values", s3=s3)
 
 
+@pytest.mark.moto
 def test_a_value_in_s3_is_shown_up_to_a_bound_and_downloaded_beyond(
     keeper: Jobs, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ):
@@ -1014,6 +1015,7 @@ def test_a_value_in_s3_is_shown_up_to_a_bound_and_downloaded_beyond(
     assert client.get(f"/runs/{run_id}/payload.json").json() == LARGE
 
 
+@pytest.mark.moto
 def test_a_value_in_s3_is_said_to_be_there_where_there_is_no_bucket(keeper: Jobs, jobs: Jobs, browser: Browser):
     client, run_id = browser(of=jobs), keeper.create("email", LARGE, delay=3_600)
 
@@ -1022,6 +1024,7 @@ def test_a_value_in_s3_is_said_to_be_there_where_there_is_no_bucket(keeper: Jobs
     assert (answer.status_code, "no bucket" in answer.text) == (422, True)
 
 
+@pytest.mark.moto
 def test_a_payload_that_is_too_large_for_a_form_is_not_changed_in_one(
     keeper: Jobs, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ):
