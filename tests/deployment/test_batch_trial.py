@@ -14,7 +14,7 @@ from kumofire_core.deployment.discovery import Deployment
 from kumofire_core.deployment.doctor import CHECKS, examine
 from kumofire_core.deployment.findings import Finding, Severity
 from tests.builders import make_aws
-from tests.deployment.arranged import Deployed, answering, deployed, refusing
+from tests.deployment.arranged import Deployed, answering, clients_of, deployed, refusing
 from tests.deployment.test_doctor import look
 
 
@@ -50,7 +50,7 @@ def test_dynamodb_local_batches_as_it_should(dynamodb_local: Any, ministack: Loc
     deployment = deployed(ministack).deployment
     endpoint = dynamodb_local.meta.endpoint_url
 
-    finding = trial(replace(deployment, table=name, clients=replace(deployment.clients, endpoint_url=endpoint)))
+    finding = trial(replace(deployment, table=name, clients=clients_of(ministack, endpoint_url=endpoint)))
 
     assert finding.severity is Severity.NOTE, finding
     assert everything(dynamodb_local, name) == []
