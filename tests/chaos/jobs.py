@@ -6,8 +6,8 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from kumofire_core import JobContext, Jobs, Limit, RetryPolicy
@@ -78,31 +78,16 @@ def _take_time(ctx: JobContext) -> None:
         raise ConnectionError("no answer")
 
 
-@contextlib.contextmanager
-def _execution(ctx: JobContext, **fields: Any) -> Iterator[None]:
-    _enter(
+def _execution(ctx: JobContext, **fields: Any) -> contextlib.AbstractContextManager[None]:
+    timeout_ms = int(TIMEOUT.total_seconds() * 1000)
+    return ledger.execution(
+        partial(ledger.enter, ctx.payload["ledger"]),
         ctx,
-        "begin",
-        fence=ctx.fencing_token,
-        job=ctx.run.job_name,
-        attempt=ctx.attempt,
-        max_attempts=ctx.run.max_attempts,
-        claimed_ms=int(ctx.now.timestamp() * 1000),
-        lease_ms=int(TIMEOUT.total_seconds() * 1000) + LEASE_MARGIN_MS,
-        timeout_ms=int(TIMEOUT.total_seconds() * 1000),
-        begun_ms=int(time.time() * 1000),
-        scheduled_ms=int(ctx.run.scheduled_for.timestamp() * 1000),
+        lease_ms=timeout_ms + LEASE_MARGIN_MS,
+        now_ms=lambda: int(time.time() * 1000),
+        timeout_ms=timeout_ms,
         **fields,
     )
-    how = "suspended"
-    try:
-        yield
-        how = "returned"
-    except Exception:
-        how = "raised"
-        raise
-    finally:
-        _enter(ctx, "end", fence=ctx.fencing_token, how=how)
 
 
 def _enter(ctx: JobContext, event: str, **fields: Any) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,35 @@ def enter(path: str | Path, event: str, **fields: Any) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def execution(
+    enter: Callable[..., object], ctx: Any, *, lease_ms: int, now_ms: Callable[[], int], **fields: Any
+) -> Iterator[None]:
+    """Enter by ``enter`` that a handler begins with ``ctx``, and how it ends."""
+    name = {"run_id": ctx.run.id, "fence": ctx.fencing_token}
+    enter(
+        "begin",
+        **name,
+        job=ctx.run.job_name,
+        attempt=ctx.attempt,
+        max_attempts=ctx.run.max_attempts,
+        claimed_ms=int(ctx.now.timestamp() * 1000),
+        lease_ms=lease_ms,
+        begun_ms=now_ms(),
+        scheduled_ms=int(ctx.run.scheduled_for.timestamp() * 1000),
+        **fields,
+    )
+    how = "suspended"
+    try:
+        yield
+        how = "returned"
+    except Exception:
+        how = "raised"
+        raise
+    finally:
+        enter("end", **name, how=how)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

@@ -111,31 +111,13 @@ class Settings:
         """Append one event to the ledger."""
         ledger.enter(self.ledger, event, **fields)
 
-    @contextlib.contextmanager
-    def execution(self, ctx: JobContext, clock: Callable[[], datetime], **fields: Any) -> Iterator[None]:
+    def execution(
+        self, ctx: JobContext, clock: Callable[[], datetime], **fields: Any
+    ) -> contextlib.AbstractContextManager[None]:
         """Enter that a handler begins, and how it ends."""
-        name = {"run_id": ctx.run.id, "fence": ctx.fencing_token}
-        self.enter(
-            "begin",
-            **name,
-            job=ctx.run.job_name,
-            attempt=ctx.attempt,
-            max_attempts=ctx.run.max_attempts,
-            claimed_ms=int(ctx.now.timestamp() * 1000),
-            lease_ms=self.lease_ms,
-            begun_ms=int(clock().timestamp() * 1000),
-            scheduled_ms=int(ctx.run.scheduled_for.timestamp() * 1000),
-            **fields,
+        return ledger.execution(
+            self.enter, ctx, lease_ms=self.lease_ms, now_ms=lambda: int(clock().timestamp() * 1000), **fields
         )
-        how = "suspended"
-        try:
-            yield
-            how = "returned"
-        except Exception:
-            how = "raised"
-            raise
-        finally:
-            self.enter("end", **name, how=how)
 
     def dawdle(self, ctx: JobContext, *, stuck: float = 0.03) -> None:
         """Take no time, a moment, or with the probability ``stuck`` more than the lease."""

@@ -21,6 +21,7 @@ from examples.local_aws import LocalAws
 from tests.builders import Aws, make_aws
 from tests.chaos import ledger
 from tests.chaos.kills import storm
+from tests.chaos.made_up import begin, end
 from tests.chaos.proxy import CuttingProxy
 from tests.chaos.racer import NoSqs, Settings
 from tests.chaos.races import OCCURRENCES, Result, race
@@ -138,27 +139,6 @@ def test_every_run_of_the_deployed_stack_ends_though_its_processes_are_killed_an
     assert result.dispatchers_killed >= 1
     assert result.cut["refused"] + result.cut["lost"] >= 1
     assert all(result.events[event] for event in ("effect", "got", "slept"))
-
-
-def begin(run_id: str = "r", fence: int = 1, *, at: int = 0, **fields: Any) -> dict[str, Any]:
-    """Return the event of a handler that was called for a claim of the time ``at``, with a lease of ten seconds."""
-    return {
-        "event": "begin",
-        "run_id": run_id,
-        "fence": fence,
-        "attempt": fence,
-        "max_attempts": 3,
-        "pid": 1,
-        "claimed_ms": at,
-        "begun_ms": at,
-        "scheduled_ms": 0,
-        "lease_ms": 10_000,
-        **fields,
-    }
-
-
-def end(run_id: str = "r", fence: int = 1, how: str = "returned") -> dict[str, Any]:
-    return {"event": "end", "run_id": run_id, "fence": fence, "how": how, "pid": 1}
 
 
 def item(**fields: Any) -> dict[str, Any]:

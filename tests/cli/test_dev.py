@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import boto3
 import pytest
@@ -24,6 +24,7 @@ from kumofire_core import Jobs, Run
 from kumofire_core.cli.dev import command
 from kumofire_core.cli.dev.local_aws import REGION
 from kumofire_core.cli.dev.worker import TOLD_LATER
+from tests import waiting
 from tests.cli.conftest import Kumofire
 
 PROGRAM = Path(sys.executable).with_name("kumofire")
@@ -57,16 +58,8 @@ def slow(ctx: JobContext):
     time.sleep(60)
 """
 
-Found = TypeVar("Found")
 
-
-def eventually(look: Callable[[], Found | None]) -> Found:
-    """Return what ``look`` returns as soon as that is true; fail after a minute."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.05)
-    return found
+eventually = partial(waiting.eventually, seconds=PATIENCE_SECONDS)
 
 
 @dataclass

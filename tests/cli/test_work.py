@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from examples.local_aws import LocalAws
 from kumofire_core import Jobs, Run
+from tests import waiting
 from tests.builders import Aws, make_aws
 from tests.chaos.proxy import CuttingProxy
 from tests.cli.conftest import Kumofire
@@ -78,17 +80,10 @@ def deaf(ctx: JobContext):
     time.sleep(1000)
 """
 
-Found = TypeVar("Found")
 _names = itertools.count(1)
 
 
-def eventually(look: Callable[[], Found | None]) -> Found:
-    """Return what ``look`` returns as soon as that is true; fail after a while."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.05)
-    return found
+eventually = partial(waiting.eventually, seconds=PATIENCE_SECONDS)
 
 
 @dataclass

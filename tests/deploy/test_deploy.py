@@ -10,14 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -27,6 +27,7 @@ from examples.deployment import PROJECT, load_template, outputs_of
 from examples.local_aws import RUNTIMES, LocalAws, interpreter_of, interpreters, local_aws, local_aws_at
 from kumofire_core import ENCRYPTED, Jobs, Run
 from kumofire_core.engine.schedule_firing import occurrence_run_id
+from tests import waiting
 from tests.builders import event
 from tests.built import ARCHITECTURE, RUNTIME, build_artifact
 
@@ -60,19 +61,11 @@ def fail(ctx):
 
 SECRET = "4111 1111 1111 1111"
 
-Found = TypeVar("Found")
-
 one_stack = pytest.mark.xdist_group("guarded")
 """Keeps the tests that share the guarded stack in one process; it takes seconds to make."""
 
 
-def eventually(look: Callable[[], Found | None]) -> Found:
-    """Return what ``look`` returns as soon as that is true; fail after a minute."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.05)
-    return found
+eventually = partial(waiting.eventually, seconds=PATIENCE_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)

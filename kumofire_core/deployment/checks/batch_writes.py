@@ -63,7 +63,7 @@ class _Trial:
             made = self._claimed()
             if wrong := self._wrong(made):
                 return wrong
-            if problem := self._untold(set(told), made, "claims"):
+            if problem := self._untold(set(told), made):
                 return problem
             # The SDK repeats a request whose reply it has lost.
             self._request(claims)
@@ -154,7 +154,7 @@ class _Trial:
         what = f"of a run that was {forbidden[0]}" if forbidden else "was made a second time by a repeated request"
         return [error(CHECK, f"A batched claim {what}: the table ignored a statement's condition.", KEEP_OFF)]
 
-    def _untold(self, told: set[Key], made: dict[str, Attributes], kind: str) -> list[Finding]:
+    def _untold(self, told: set[Key], made: dict[str, Attributes]) -> list[Finding]:
         missing = [part for part in WAITING if self._keys[part] not in told]
         if not missing:
             return []
@@ -162,7 +162,7 @@ class _Trial:
         return [
             warning(
                 CHECK,
-                f"Of {len(WAITING)} batched {kind}, {len(missing)} were {were}.",
+                f"Of {len(WAITING)} batched claims, {len(missing)} were {were}.",
                 f"The ordinary writes would make them, so nothing is lost, and nothing gained. {KEEP_OFF}",
             )
         ]
