@@ -54,7 +54,7 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
             "ours": wall_ms(lambda: jobs.create_many({"name": "email", "payload": PAYLOAD} for _ in range(many))),
             "raw": wall_ms(lambda: list(pool.map(chunk, range(len(sends))))),
         },
-        2 if quick else 9,
+        2 if quick else 21,
     )
     return [
         ratio(one, "ours", "raw", "create, over a raw put and send", at_most=1.05),

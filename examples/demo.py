@@ -34,7 +34,7 @@ from kumofire_core import Jobs
 from kumofire_core.engine.schedule_firing import occurrence_run_id
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
 
 FINAL = ("succeeded", "failed", "canceled")
 CLOCK_SKEW = timedelta(seconds=1)

@@ -76,16 +76,8 @@ if TYPE_CHECKING:
     from kumofire_core.model.batch import Batch, BatchState, MemberStatus, ThenIf
     from kumofire_core.model.encrypted_text import ENCRYPTED, Cipher
     from kumofire_core.model.large_value import LargeValue
-    from kumofire_core.model.run import (
-        NOT_READ,
-        Attempt,
-        AttemptEnding,
-        Outcome,
-        RetriedRun,
-        Run,
-        RunProgress,
-        RunStatus,
-    )
+    from kumofire_core.model.run import NOT_READ, AttemptEnding, Outcome, RunStatus
+    from kumofire_core.model.run_view import Attempt, RetriedRun, Run, RunProgress
     from kumofire_core.model.schedule import Missed, Overlap, Schedule, ScheduleType
     from kumofire_core.model.steering import Cancel, Fail, RetryAfter, Snooze
     from kumofire_core.model.steps import Step, StepKind
@@ -211,7 +203,7 @@ __all__ = [
 _ERRORS = "errors"
 _PLACES = {
     "AsyncJobs": "async_jobs",
-    "Attempt": "model.run",
+    "Attempt": "model.run_view",
     "AttemptEnding": "model.run",
     "Batch": "model.batch",
     "BatchPage": "engine.batches",
@@ -225,7 +217,7 @@ _PLACES = {
     "RetryAfter": "model.steering",
     "RunFilter": "engine.queries",
     "RunPage": "engine.queries",
-    "RunProgress": "model.run",
+    "RunProgress": "model.run_view",
     "Snooze": "model.steering",
     "ENCRYPTED": "model.encrypted_text",
     "AttemptLogFilter": "handlers.context",
@@ -258,9 +250,9 @@ _PLACES = {
     "QueueLengths": "engine.stats",
     "Rate": "rules.limits",
     "RecordReport": "engine.sqs_batch",
-    "RetriedRun": "model.run",
+    "RetriedRun": "model.run_view",
     "RetryPolicy": "rules.retry",
-    "Run": "model.run",
+    "Run": "model.run_view",
     "RunEvent": "engine.hooks",
     "RunRequest": "handlers.job_function",
     "RunStatus": "model.run",

@@ -38,7 +38,6 @@ from kumofire_core.handlers.job_function import HandlerDecorator, JobFunction, p
 from kumofire_core.handlers.registry import ErrorTypes, Handler, Registry
 from kumofire_core.model.encrypted_text import Cipher
 from kumofire_core.model.message import parse_message
-from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import require_aware, to_ms, utc_now
 from kumofire_core.rules.retry import RetryPolicy
@@ -578,7 +577,7 @@ class Jobs:
         """Return a batch as it is now, its members counted, or ``None``; two reads for up to 100 members."""
         return self._batches.get(batch_id)
 
-    def batch_members(self, batch_id: str, *, status: public.MemberStatus | None = None) -> Iterator[Run]:
+    def batch_members(self, batch_id: str, *, status: public.MemberStatus | None = None) -> Iterator[public.Run]:
         """Yield the members of a batch in their order, with payloads and outputs; nothing for an unknown id.
 
         ``status`` chooses those that are counted as ``succeeded``, ``failed`` or ``canceled``, or as ``pending``, which
@@ -645,7 +644,7 @@ class Jobs:
             counts=self._count_teller,
         )
 
-    def get_status(self, run_id: str, *, payloads: bool = True, most_bytes: int | None = None) -> Run | None:
+    def get_status(self, run_id: str, *, payloads: bool = True, most_bytes: int | None = None) -> public.Run | None:
         """Return a run as it is now, or ``None`` for an unknown id.
 
         With ``payloads=False`` payload and output are neither fetched nor decrypted: they are ``NOT_READ``. The read
@@ -664,7 +663,7 @@ class Jobs:
         found = self._store.find(run_id) if payloads else self._queries.find_without_payload(run_id)
         return None if found is None else self._readable(found, most_bytes)
 
-    def find_run(self, *, dedupe_key: str) -> Run | None:
+    def find_run(self, *, dedupe_key: str) -> public.Run | None:
         """Return the latest run that has this ``dedupe_key`` as it is now, or ``None``; raises as ``get_status`` does.
 
         One request to the table; two where the key has made several runs.
@@ -672,7 +671,7 @@ class Jobs:
         found = self._queries.find_by_key(dedupe_key) if may_be_key("dedupe_key", dedupe_key) else None
         return None if found is None else self._readable(found)
 
-    def _readable(self, found: StoredRun, most_bytes: int | None = None) -> Run | None:
+    def _readable(self, found: StoredRun, most_bytes: int | None = None) -> public.Run | None:
         try:
             readable = self._store.decrypted(found, required=False, most_bytes=most_bytes)
         except LargeValueError:
@@ -683,7 +682,7 @@ class Jobs:
             return None if now is None else self._readable(now, most_bytes)
         return self._store.with_texts(readable).run
 
-    def get_many(self, run_ids: Iterable[str]) -> dict[str, Run]:
+    def get_many(self, run_ids: Iterable[str]) -> dict[str, public.Run]:
         """Return up to 100 runs as they are now, by id, without payloads and outputs (``NOT_READ``).
 
         What does not exist is left out; so is an item that can't be read, which is logged. One request, and a

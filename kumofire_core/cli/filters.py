@@ -12,7 +12,7 @@ from kumofire_core.cli.invocation import Invocation
 from kumofire_core.text import absolute, parse_moment
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
 
 PAGE = 100
 """The most runs that one call of ``list_runs`` returns."""

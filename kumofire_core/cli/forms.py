@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kumofire_core.text import iso
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import Attempt, RetriedRun, Run, RunProgress
+    from kumofire_core.model.run_view import Attempt, RetriedRun, Run, RunProgress
     from kumofire_core.model.schedule import Schedule
     from kumofire_core.model.steps import Step
 

@@ -12,7 +12,7 @@ from kumofire_core.text import absolute, iso
 
 if TYPE_CHECKING:
     from kumofire_core.deployment.logs import LogLine
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
 
 STYLES = {"WARNING": YELLOW, "ERROR": RED, "CRITICAL": RED}
 COLUMNS = (Column("TIME"), Column("LEVEL"), Column("ATTEMPT", right=True), Column("MESSAGE"))

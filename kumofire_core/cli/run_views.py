@@ -11,7 +11,7 @@ from kumofire_core.cli.invocation import Invocation
 from kumofire_core.text import absolute, as_shown_json, both, length, plain, plain_lines, relative
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import Attempt, RetriedRun, Run
+    from kumofire_core.model.run_view import Attempt, RetriedRun, Run
     from kumofire_core.model.steps import Step
 
 RUN_COLUMNS = (

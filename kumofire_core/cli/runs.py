@@ -19,7 +19,7 @@ from kumofire_core.text import LENGTH_FORM, parse_length
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.job_function import Dedupe
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
 
 app = App(name="runs")
 

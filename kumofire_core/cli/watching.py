@@ -15,7 +15,7 @@ from kumofire_core.text import plain
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
 
 Tell = Callable[[list["Run"]], None]
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from kumofire_core.console.visit import Page, Visit
 from kumofire_core.model.batch import Batch
-from kumofire_core.model.run import Run
+from kumofire_core.model.run_view import Run
 
 MOST_LISTED = 20
 """Failed members that a page names."""

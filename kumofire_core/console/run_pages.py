@@ -26,7 +26,8 @@ from kumofire_core.errors import InvalidArgumentError, InvalidJSONError
 from kumofire_core.model.encrypted_text import ENCRYPTED
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.large_value import LargeValue
-from kumofire_core.model.run import FINAL, Run, RunStatus
+from kumofire_core.model.run import FINAL, RunStatus
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.steps import Step
 from kumofire_core.text import LENGTH_FORM, iso, parse_length, plain, relative
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from itertools import pairwise
 
 from kumofire_core.console.words import took as duration
-from kumofire_core.model.run import FINAL, Attempt, AttemptEnding, RetriedRun, Run, RunStatus
+from kumofire_core.model.run import FINAL, AttemptEnding, RunStatus
+from kumofire_core.model.run_view import Attempt, RetriedRun, Run
 from kumofire_core.text import length, plain
 
 ENDINGS = {

@@ -11,7 +11,7 @@ from typing import Any
 from kumofire_core.deployment.discovery import Deployment, DiscoveryError
 from kumofire_core.errors import InvalidArgumentError, short_repr
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
-from kumofire_core.model.run import Attempt
+from kumofire_core.model.run_view import Attempt
 from kumofire_core.model.times import from_ms, require_aware, to_ms
 
 MOST_LINES = 10_000

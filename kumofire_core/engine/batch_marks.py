@@ -29,8 +29,9 @@ from kumofire_core.model.batch import (
     widths,
 )
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.run import FINAL, NewRun, Run, RunStatus
+from kumofire_core.model.run import FINAL, NewRun, RunStatus
 from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.write import Key
 from kumofire_core.rules import batch_items
 from kumofire_core.rules.batch_items import Mark

@@ -56,8 +56,9 @@ from kumofire_core.model.batch import (
     widths,
 )
 from kumofire_core.model.message import Sending
-from kumofire_core.model.run import NewRun, Run, new_run_id
+from kumofire_core.model.run import NewRun, new_run_id
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.times import LAST_MS, delay_ms
 from kumofire_core.model.write import Attributes, text_bytes
 from kumofire_core.rules import batch_items

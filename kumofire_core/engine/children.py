@@ -17,8 +17,9 @@ from kumofire_core.engine.run_store import RunStore, run_key
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.job_function import RunRequest
 from kumofire_core.model.batch import StoredBatch, member_run_id
-from kumofire_core.model.run import Run, derived_run_id
+from kumofire_core.model.run import derived_run_id
 from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.steps import StepKind, read_steps, steps_prefix
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from kumofire_core.errors import ConfigurationError, short_repr
 from kumofire_core.handlers.handler_pool import HandlerPool, HandlerTimeoutError, call_hook
 from kumofire_core.handlers.middleware import is_async
 from kumofire_core.model.error_text import error_name, error_places, forget_frames, type_name
-from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import UNREADABLE, StoredRun
+from kumofire_core.model.run_view import Run
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.deadline import Deadline

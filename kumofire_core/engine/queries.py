@@ -24,8 +24,9 @@ from kumofire_core.errors import InvalidArgumentError, KumofireError, LargeValue
 from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
-from kumofire_core.model.run import FINAL, Run, RunStatus
+from kumofire_core.model.run import FINAL, RunStatus
 from kumofire_core.model.run_item import StoredRun, is_apart
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.times import LAST_MS, from_ms, require_aware, to_ms
 from kumofire_core.model.write import Attributes, Value
 from kumofire_core.rules.listing import list_shards

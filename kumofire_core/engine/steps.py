@@ -36,8 +36,8 @@ from kumofire_core.handlers.handler_pool import HandlerPool, is_pool_thread
 from kumofire_core.handlers.step_calls import LOOK_SECONDS, Call, Kept, Waited
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import decrypt_text, encrypt_text
-from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.steps import (
     LONGEST_WAIT,
     MAX_STEP_BYTES,

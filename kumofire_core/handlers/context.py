@@ -14,7 +14,6 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from kumofire_core.model.error_text import error_name
-from kumofire_core.model.run import Run
 from kumofire_core.model.run_item import StoredRun
 
 if TYPE_CHECKING:
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
 
     from kumofire_core.handlers.step_calls import AsyncStepCalls, KeepsSteps
     from kumofire_core.model.batch import Batch
+    from kumofire_core.model.run_view import Run
 
     # A JobContext without a parameter has a payload of any type.
     Payload_co = typing_extensions.TypeVar("Payload_co", covariant=True, default=Any)
 else:
     # So that annotations can be resolved at run time, and a cold start does not pay for the import.
-    Batch = AsyncStepCalls = Any
+    Batch = AsyncStepCalls = Run = Any
     Payload_co = TypeVar("Payload_co", covariant=True)  # Python 3.11 has no defaults
 TestPayload = TypeVar("TestPayload")
 

@@ -10,8 +10,9 @@ from kumofire_core.errors import DuplicateStepError, InvalidArgumentError, short
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.step_calls import Call, Kept, Waited
 from kumofire_core.model.message import MAX_RUN_ID_LENGTH
-from kumofire_core.model.run import Run, RunStatus
+from kumofire_core.model.run import RunStatus
 from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.steps import StepKind
 from kumofire_core.model.times import delay_ms, require_aware, to_ms, utc_now
 from kumofire_core.rules.retry import is_attempt_count

@@ -18,7 +18,7 @@ from kumofire_core.handlers.context import REQUIRED, Suspension
 from kumofire_core.handlers.handler_pool import HandlerPool
 from kumofire_core.handlers.middleware import await_in_thread, is_async
 from kumofire_core.model.batch import member_run_id
-from kumofire_core.model.run import Run
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.steps import StepKind
 from kumofire_core.model.times import from_ms
 

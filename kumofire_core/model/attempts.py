@@ -7,13 +7,16 @@ encrypted where there is a cipher. So an attempt is added without decrypting the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kumofire_core.model import json_codec
 from kumofire_core.model.encrypted_text import is_encrypted
-from kumofire_core.model.run import Attempt, AttemptEnding
+from kumofire_core.model.run import AttemptEnding
 from kumofire_core.model.times import from_ms
 from kumofire_core.model.write import text_bytes
+
+if TYPE_CHECKING:
+    from kumofire_core.model.run_view import Attempt
 
 MOST_ATTEMPTS = 10
 
@@ -96,6 +99,8 @@ def read_records(stored: str) -> list[AttemptRecord]:
 
 def attempt_of(record: AttemptRecord, decrypt: Callable[[str], str | None]) -> Attempt:
     """Return a stored attempt as the application sees it; ``decrypt`` returns ``None`` for what it can't decrypt."""
+    from kumofire_core.model.run_view import Attempt
+
     texts = record.texts
     if texts is not None and is_encrypted(texts):
         texts = decrypt(texts)

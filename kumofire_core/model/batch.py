@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import json_codec
-from kumofire_core.model.run import Run, derived_run_id
+from kumofire_core.model.run import derived_run_id
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.times import from_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, number, read_moment, read_number, read_text
 

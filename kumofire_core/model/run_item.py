@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kumofire_core.errors import CorruptItemError, NewerSchemaError
 from kumofire_core.model import encrypted_text, json_codec
@@ -19,19 +19,12 @@ from kumofire_core.model.attempts import (
 )
 from kumofire_core.model.error_text import MAX_ERROR_BYTES
 from kumofire_core.model.message import is_group
-from kumofire_core.model.run import (
-    MAX_KEY_LENGTH,
-    MAX_NAME_LENGTH,
-    NOT_READ,
-    Attempt,
-    AttemptEnding,
-    RetriedRun,
-    Run,
-    RunProgress,
-    RunStatus,
-)
+from kumofire_core.model.run import MAX_KEY_LENGTH, MAX_NAME_LENGTH, NOT_READ, AttemptEnding, RunStatus
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import LATEST_SCHEMA, Attributes, Write, text_bytes
+
+if TYPE_CHECKING:
+    from kumofire_core.model.run_view import Attempt, RetriedRun, Run, RunProgress
 
 MAX_ITEM_BYTES = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html (item size)"""
@@ -193,6 +186,8 @@ class StoredRun:
     def run(self) -> Run:
         """The run as the application sees it."""
         if self._run is None:
+            from kumofire_core.model.run_view import Run
+
             item, get = self._item, self._item.get
             started, finished, occurrence = get("started_at"), get("finished_at"), get("occurrence")
             attempts = self._attempts()
@@ -247,6 +242,8 @@ class StoredRun:
         if started is not None and (running or self.status is RunStatus.SUCCEEDED):
             request_id, log_stream = log_place(self._item.get("log"))
             finished = None if running else self._item.get("finished_at")
+            from kumofire_core.model.run_view import Attempt
+
             current = Attempt(
                 number=self.attempt + 1,
                 started_at=from_ms(started),
@@ -263,6 +260,8 @@ class StoredRun:
         stored = self._item.get("progress")
         if stored is None:
             return None
+        from kumofire_core.model.run_view import RunProgress
+
         try:
             told: Any = json_codec.decode(stored)
             claims, thousandths, note, at_ms = told
@@ -564,6 +563,8 @@ def _number_bytes(value: int) -> int:
 
 def history_with(run: Run) -> str:
     """Return the stored form of a run's history with how it has ended now; see ``history_text``."""
+    from kumofire_core.model.run_view import RetriedRun
+
     now = RetriedRun(
         status=run.status,
         attempt=run.attempt,
@@ -597,6 +598,8 @@ def _short(text: str | None) -> str | None:
 
 def read_history(text: str) -> tuple[RetriedRun, ...]:
     """Return the history that an item holds; ``ValueError``, ``TypeError``, ``OverflowError`` where it holds none."""
+    from kumofire_core.model.run_view import RetriedRun
+
     past: Any = json_codec.decode(text)
     return tuple(
         RetriedRun(

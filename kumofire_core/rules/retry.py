@@ -6,12 +6,17 @@ import hashlib
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from kumofire_core.errors import AttemptTimeoutError, ConfigurationError, LeaseExpiredError, short_repr
 from kumofire_core.model.error_text import error_leaves, error_places
-from kumofire_core.model.run import Run
 from kumofire_core.model.steering import RetryAfter
 from kumofire_core.model.times import from_ms, require_aware, to_ms
+
+if TYPE_CHECKING:
+    from kumofire_core.model.run_view import Run
+else:  # so that annotations can be resolved at run time
+    Run = Any
 
 log = logging.getLogger("kumofire_core")
 

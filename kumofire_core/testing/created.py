@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kumofire_core.errors import InvalidArgumentError, KumofireError, MalformedMessageError, short_repr
 from kumofire_core.handlers.payload_types import json_value
 from kumofire_core.model.message import decode_body
-from kumofire_core.model.run import Run
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.times import delay_ms, require_aware, to_ms
 from kumofire_core.model.write import Attributes
 

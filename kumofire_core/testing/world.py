@@ -21,8 +21,9 @@ from kumofire_core.handlers.registry import Job
 from kumofire_core.jobs import Jobs
 from kumofire_core.model.message import decode_body
 from kumofire_core.model.pauses import PAUSES, Pauses, read_pauses
-from kumofire_core.model.run import FINAL, Outcome, Run, RunStatus
+from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import StoredRun
+from kumofire_core.model.run_view import Run
 from kumofire_core.model.times import duration_ms, from_ms, require_aware, to_ms, utc_now
 from kumofire_core.rules import decisions
 from kumofire_core.testing.chaos import Chaos, ChaoticClient, WorkerDiedError

@@ -40,6 +40,9 @@ VISIBILITY_SECONDS = 8
 PATIENCE_SECONDS = 20
 """How long the runs that are left have to end by themselves, before later looks at them are made now."""
 
+OVERTIME_SECONDS = 60
+"""How much longer a storm lasts where not every kind of death has happened yet, as on a slow machine."""
+
 TICK_SECONDS = 0.5
 KILL_SECONDS = 0.6
 TIMEOUT = timedelta(seconds=1)
@@ -125,6 +128,7 @@ class _Storm:
             self.jobs.handler(name, max_attempts=MAX_ATTEMPTS, timeout=TIMEOUT)(lambda ctx: None)
         self.result = Result(ledger.Verdict())
         self.batches: list[str] = []
+        self.tick_seconds = 0.1
 
     def run(self, seconds: float, calm_seconds: float) -> Result:
         self.aws.client("sqs").set_queue_attributes(
@@ -149,6 +153,12 @@ class _Storm:
         self._calm(time.monotonic() + calm_seconds)
         return self._judge()
 
+    def _storms(self, ends: float) -> bool:
+        """Say whether the storm goes on: for its time, and until each kind of death has happened."""
+        now = time.monotonic()
+        died = self.result.consumers_killed and self.result.dispatchers_killed and self.proxy.counts
+        return now < ends or (not died and now < ends + OVERTIME_SECONDS)
+
     def _payload(self) -> dict[str, Any]:
         return {"ledger": str(self.path), "seconds": [0.05, 0.4], "failing": 0.1}
 
@@ -165,7 +175,7 @@ class _Storm:
 
     def _create_runs(self, ends: float) -> None:
         number = 0
-        while time.monotonic() < ends:
+        while self._storms(ends):
             self.jobs.create(
                 "work", self._payload(), dedupe_key=f"storm-{number}", delay=self.chance.choice((0, 0, 1, 2))
             )
@@ -175,7 +185,7 @@ class _Storm:
     def _create_flows(self, ends: float) -> None:
         """Create batches with callbacks, limited runs, and runs of steps that are signaled."""
         number = 0
-        while time.monotonic() < ends:
+        while self._storms(ends):
             payload = self._payload()
             batch_id = self.jobs.create_batch(
                 [{"name": "work", "payload": payload} for _ in range(4)], then={"name": "gather", "payload": payload}
@@ -193,7 +203,7 @@ class _Storm:
             time.sleep(0.5)
 
     def _kill_consumers(self, ends: float) -> None:
-        while time.monotonic() < ends:
+        while self._storms(ends):
             time.sleep(KILL_SECONDS)
             busy = sorted(self._busy() & set(self._functions("consumer")))
             if busy:
@@ -202,7 +212,7 @@ class _Storm:
 
     def _work_and_kill(self, ends: float) -> None:
         """Run a worker beside the consumers, kill it in mid-handler, and run the next one."""
-        while time.monotonic() < ends:
+        while self._storms(ends):
             worker = subprocess.Popen(
                 [sys.executable, "-m", "kumofire_core.cli", "work", "--jobs", "tests.chaos.jobs:jobs", *WORKER],
                 cwd=Path(__file__).parents[2],
@@ -220,11 +230,11 @@ class _Storm:
                 stderr=subprocess.DEVNULL,
             )
             try:
-                alive_until = ends
-                while time.monotonic() < alive_until:
+                alive_until: float | None = None
+                while self._storms(ends) and (alive_until is None or time.monotonic() < alive_until):
                     if worker.pid in self._busy():
-                        if alive_until == ends:  # its first run: it lives for a moment more
-                            alive_until = min(ends, time.monotonic() + self.chance.uniform(0.5, 3))
+                        if alive_until is None:  # its first run: it lives for a moment more
+                            alive_until = time.monotonic() + self.chance.uniform(0.5, 3)
                         elif self.chance.random() < 0.05:
                             break
                     time.sleep(0.05)
@@ -239,16 +249,20 @@ class _Storm:
         return {each.pid for each in executions if each.ended_at is None}
 
     def _tick_and_kill(self, ends: float) -> None:
-        while time.monotonic() < ends:
+        while self._storms(ends):
             answered: list[bool] = []
+            began = time.monotonic()
             tick = threading.Thread(target=lambda answered=answered: answered.append(self._tick()))
             tick.start()
             if self.chance.random() < 0.75:
-                tick.join(self.chance.uniform(0.0, 0.1))
+                tick.join(self.chance.uniform(0.0, self.tick_seconds))
                 for pid in self._functions("dispatcher") if tick.is_alive() else ():
                     self._kill(pid)
             tick.join()
-            self.result.dispatchers_killed += answered == [False]
+            if answered == [False]:
+                self.result.dispatchers_killed += 1
+            else:
+                self.tick_seconds = time.monotonic() - began
             time.sleep(TICK_SECONDS)
 
     def _tick(self) -> bool:

@@ -19,7 +19,7 @@ from kumofire_core.deployment.discovery import deployment_of_jobs
 from tests.builders import Aws, body
 from tests.console.conftest import Visitor
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.moto]
 
 STATE = "/dead-letters/state"
 

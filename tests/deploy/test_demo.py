@@ -19,7 +19,8 @@ from rich.console import Console
 
 from examples import demo
 from examples.deployment import PROJECT
-from kumofire_core.model.run import Run, RunStatus
+from kumofire_core.model.run import RunStatus
+from kumofire_core.model.run_view import Run
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 GREETING = demo.SCENARIOS[0]

@@ -30,7 +30,8 @@ from kumofire_core.engine.renewal import Renewal
 from kumofire_core.engine.sqs_batch import SqsBatchReport
 from kumofire_core.engine.worker import Worker
 from kumofire_core.handlers.handler_pool import HandlerPool
-from kumofire_core.model.run import Attempt, AttemptEnding
+from kumofire_core.model.run import AttemptEnding
+from kumofire_core.model.run_view import Attempt
 from tests.builders import body
 from tests.deploy.rights import Guard, Right, rights_of
 

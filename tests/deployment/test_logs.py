@@ -13,7 +13,8 @@ from examples.local_aws import LocalAws
 from kumofire_core import InvalidArgumentError
 from kumofire_core.deployment.discovery import Deployment, DiscoveryError
 from kumofire_core.deployment.logs import lines_about, lines_of_attempt
-from kumofire_core.model.run import Attempt, AttemptEnding
+from kumofire_core.model.run import AttemptEnding
+from kumofire_core.model.run_view import Attempt
 from kumofire_core.model.times import to_ms
 from tests.deployment.arranged import clients_of
 

@@ -15,7 +15,7 @@ from moto.dynamodb.models import dynamo_type
 
 from kumofire_core import InvalidArgumentError, JobContext, Jobs, RunStatus
 from kumofire_core.model import run_item
-from kumofire_core.model.run import MAX_CREATOR_LENGTH, RetriedRun
+from kumofire_core.model.run import MAX_CREATOR_LENGTH
 from kumofire_core.model.run_item import (
     CANCEL_REASON_BYTES,
     FIXED_BYTES,
@@ -29,6 +29,7 @@ from kumofire_core.model.run_item import (
     item_bytes,
     read_history,
 )
+from kumofire_core.model.run_view import RetriedRun
 from kumofire_core.model.steps import MAX_STEP_NAME_BYTES
 from kumofire_core.rules.limits import MOST_LIMITS
 from tests.builders import NOW, NOW_MS, Aws, Clock, message, raises

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest.mock import patch
 
+import greenlet
+
 from kumofire_core.handlers import event_loop, handler_pool
 from kumofire_core.handlers.context import attempt_fields
 from tests.simulation.threads import (
@@ -167,8 +169,9 @@ class LoopOfProcess:
 
     @property
     def loop(self) -> Any:
-        """The loop, if there is one."""
-        return running().process.loop
+        """The loop, if there is one; outside of a history, as at the process's exit, there is none."""
+        task = getattr(greenlet.getcurrent(), "task", None)
+        return None if task is None else task.process.loop
 
     @loop.setter
     def loop(self, loop: Any) -> None:
@@ -320,6 +323,7 @@ class AsyncHandler:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {claims}"
+        play.telling.tell(self._context, self.attempt, pauses=False)
         if choices.below(3) == 2 and (error := play.steering.raised(self._context)) is not None:
             await self._sleep(choices.of((0, 20)))
             raise error

@@ -19,6 +19,7 @@ from tests.simulation.pausing import Pausing
 from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
 from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes, Key
+from tests.simulation.telling import Telling
 from tests.simulation.workers import Working
 from tests.simulation.world import Process, Task, World
 
@@ -181,6 +182,7 @@ class Invariants:
         self.limiting: Limiting
         self.large: LargeValues
         self.stepping: Stepping
+        self.telling: Telling
         self.working: Working
         world.observers.append(self.wrote)
 
@@ -465,6 +467,9 @@ class Invariants:
     def _still_running(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         if old.get("lease_token") == new.get("lease_token"):
             if self.working.renewed(run_id, ledger, old, new, self._is_own):
+                return
+            holder = ledger.attempts.get(old.get("lease_token", ""))
+            if self.telling.written(run_id, holder, old, new, is_own=holder is not None and self._is_own(holder)):
                 return
             changed = _changes(old, new)
             if not changed <= LOOKS and not changed <= CANCEL and not changed <= SIGNALED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -19,6 +20,7 @@ from kumofire_core.aws.limit_items import LimitItems
 from kumofire_core.aws.rate_items import RateItems
 from kumofire_core.aws.sqs import Queue
 from kumofire_core.engine import (
+    attempt_progress,
     batch_writes,
     consumer,
     create,
@@ -34,6 +36,7 @@ from kumofire_core.engine import (
     sqs_batch,
     transactions,
 )
+from kumofire_core.engine.attempt_progress import AttemptProgress
 from kumofire_core.engine.limits import Line, Slots
 from kumofire_core.engine.pause_reader import PauseReader
 from kumofire_core.engine.rates import Moments
@@ -125,6 +128,24 @@ def _any_status(value: Any) -> Any:
 
 
 """From which seed on each is caught at once, where that is not 0; ``--mutations`` finds them anew."""
+
+# Progress
+
+_transition("tell progress whatever lease there is", "tell_progress", equals=_none)
+_transition("tell progress of a run that has ended", "tell_progress", source=_any_status, equals=_none)
+_transition("tell progress, and go on with the lease", "tell_progress", sets=lambda sets: {**sets, "wake_at": 10**15})
+_mutation("write progress as often as it is told", (attempt_progress, "WRITE_SECONDS", lambda original: 0.0))
+
+
+def _of_the_first_claim(original: Any) -> Mutant:
+    def mutant(self: Any, *told: Any) -> str:
+        claims, *rest = json.loads(original(self, *told))
+        return json.dumps([1, *rest] if claims > 1 else [claims, *rest])
+
+    return mutant
+
+
+_mutation("tell progress as that of the first claim", (AttemptProgress, "_stored", _of_the_first_claim))
 
 # Claims and leases
 

@@ -75,6 +75,7 @@ from tests.simulation.steering import JOBS as STEERED_JOBS
 from tests.simulation.steering import MANY_ATTEMPTS, Steering
 from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes
+from tests.simulation.telling import Telling, simulated_progress
 from tests.simulation.threads import SimulatedEvent, SimulatedLock, SimulatedThreads
 from tests.simulation.transactions import Transactions
 from tests.simulation.typed import typed
@@ -253,8 +254,7 @@ class Stage:
             found._progress_teller._told_ms = 0
             found._consumer._pauses = pause_reader.PauseReader(found._store)
             if found._count_teller is not None:
-                found._count_teller = counts.CountTeller(found._store)
-            found._count_teller = CountTeller(found._store)
+                found._count_teller = CountTeller(found._store)
             found._consumer.pool._stray.clear()
             found._consumer._busy_rates.clear()
             if (writes := found._consumer._batch_writer) is not None:
@@ -349,6 +349,7 @@ def _simulated_locks(
         for module in (dispatcher, progress, pause_reader, counts, engine_steps):
             stack.enter_context(patch.object(module, "threading", SimpleNamespace(Lock=SimulatedLock)))
         stack.enter_context(_small_buckets())
+        stack.enter_context(simulated_progress(time))
         stack.enter_context(simulated_bulk(uuid4, uniform))
         stack.enter_context(patch.object(dispatcher, "PAGE_SIZE", PAGE_SIZE))  # histories change it
         for module in (step_calls, engine_steps, renewal):
@@ -461,6 +462,7 @@ class Play:
         self.stepping = self.invariants.stepping = Stepping(
             self, lambda process: STAGE.jobs(process, self.variant), GiveUpError
         )
+        self.telling = self.invariants.telling = Telling(self, lambda process: STAGE.jobs(process, self.variant))
         self.dynamodb = STAGE.dynamodb
         self.invariants.records.list_succeeded = self.variant.list_succeeded
         self.invariants.records.decrypted = opened_text
@@ -575,6 +577,7 @@ class Play:
             self.spreads = True
             dispatcher.PAGE_SIZE = 1
         self.working.plan()
+        self.telling.plan()
 
     def _create(self, dedupe_key: str | None) -> None:
         choices = self.choices
@@ -718,6 +721,7 @@ class Play:
                 world.violate("a reader sees what was recorded", f"{run_id}: {found}")
             if found is not None:
                 self.invariants.records.read(found, ledger.record)
+                self.telling.read(found, stored)
 
         self._do(process, f"reads {run_id}", read)
         world.run(world.now + MINUTE_MS)
@@ -1104,6 +1108,7 @@ class Play:
             if choices.below(6) == 5:
                 raise RuntimeError("boom")
             return f"done by {attempt.claims}"
+        self.telling.tell(context, attempt, pauses=True)
         if (error := self.steering.raised(context)) is not None:
             raise error
         what = choices.below(20)

@@ -15,7 +15,7 @@ from tests.simulation.table import Attributes, item_bytes
 from tests.simulation.world import Process, Task, World
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
     from tests.simulation.invariants import Attempt
 
 SKEW_MS = 500

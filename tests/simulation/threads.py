@@ -215,6 +215,33 @@ class SimulatedEvent:
         return self._is_set
 
 
+class SimulatedCondition:
+    """A condition that tasks wait for, whose lock nobody holds during a request."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Task] = []
+
+    def __enter__(self) -> None:
+        """Take the lock, which is free: no task gives way while it holds it."""
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the lock."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is notified, or for ``seconds``, a whole millisecond at least."""
+        task = must_live()
+        self._waiting.append(task)
+        task.world.pause(max(1, int(seconds * 1000)))
+        if task in self._waiting:
+            self._waiting.remove(task)
+
+    def notify(self) -> None:
+        """Let the first of those that wait go on."""
+        if self._waiting:
+            task = self._waiting.pop(0)
+            task.world.wake(task)
+
+
 class SimulatedThread:
     """A thread of the engine's that lives as long as its process."""
 

@@ -176,7 +176,6 @@ def seen_in(seeds: Sequence[int]) -> Seen:
 
 
 NOT_SIMULATED = {
-    "run_writes.tell_progress": "tests/runs/test_progress.py: a handler's progress, which nothing depends on",
     "run_writes.make_room": "tests/input/test_item_size.py: an item of an earlier release that is too large",
     "Table.put": "tests/runs/test_stats.py: the latest statistics, which are counted again at any time",
 }
