@@ -38,7 +38,7 @@ offline := env $(foreach name,$(filter AWS_% KUMOFIRE_% POWERTOOLS_%,$(.VARIABLE
 	AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true \
 	NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 pytest = $(offline) SAM="$(abspath $(SAM_VENV))/bin/sam" CELERY_PYTHON="$(abspath $(CELERY_VENV))/bin/python" \
-	$(python) -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
+	$(python) -m pytest -n $(1) --dist loadgroup -q $(PYTEST_ARGS)
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -70,13 +70,14 @@ celery-venv: python-3.11
 	@"$(PYTHON)" -m tools.environment make "$(CELERY_VENV)" requirements/celery.txt
 
 test: lint typecheck sam-venv ## Lint, check types and run the tests but the long ones (PYTEST_ARGS="-k lease": a part)
-	@$(pytest)
+	@$(call pytest,2)
 
 test-long: venv sam-venv celery-venv ## Run what `make test` leaves out: whole stacks, kills, the benchmarks, wide sweeps
-	@$(pytest) -m long
+	@# A third process: the long tests wait for processes, leases and packages half of their time.
+	@$(call pytest,3) -m long
 
 coverage: venv sam-venv ## Run the tests, and list the lines and branches that no test reaches
-	@$(pytest) --cov
+	@$(call pytest,2) --cov
 
 lint: venv ## Check style, formatting, the direction of imports, and the template
 	@$(python) -m ruff check

@@ -644,10 +644,11 @@ def retry(
             "cancel_requested_at",
             "cancel_reason",
             "no_handler_since",
+            # Also where there is none: a late copy may find the run as later attempts have left it.
+            "waits_for",
+            "suspensions",
             *LISTED,
             *_LIMITED,
-            *(("waits_for",) if ended.waits_for is not None else ()),
-            *(("suspensions",) if ended.was_suspended else ()),
             *(("steps", "signals") if from_start else ()),
         ),
         write_token=("retried_by", token),

@@ -200,9 +200,11 @@ class Batching:
             return
         task = self._world.writer_task
         batch.callbacks += 1
-        # Who was halted while the callback ran and was deleted may put it again, as may a copy of its request.
-        halted = run_id in self._gone_at and (task is None or task.begun <= self._gone_at[run_id])
-        if batch.callbacks > 1 and not halted:
+        # Who was halted while the callback ran and was deleted may put it again, as may a copy of its request; and
+        # whoever looks at a batch that was not marked as done before the callback had run and was deleted.
+        stored = self._world.table.items.get((f"batch#{new['after']}", "batch"), {})
+        halted = task is None or "done_at" not in stored or task.begun <= self._gone_at.get(run_id, 0)
+        if batch.callbacks > 1 and not (run_id in self._gone_at and halted):
             self._broken("a callback is created once", f"{run_id} of {new['after']}")
         for index, member_id in enumerate(batch.members):
             member = self._members.get(member_id)
