@@ -28,6 +28,7 @@ from kumofire_core.handlers.handler_pool import BoundedPool, HandlerPool
 from kumofire_core.model import json_codec
 from kumofire_core.model.error_text import error_name
 from kumofire_core.model.message import Sending
+from kumofire_core.model.run import RunStatus
 from kumofire_core.model.run_item import StoredRun
 from kumofire_core.model.times import LAST_MS, from_ms, to_ms
 from kumofire_core.model.write import SCHEMA, Attributes, Key, number, read_number, read_text
@@ -329,6 +330,8 @@ class BulkOperations:
             if not changed and operation.action != "delete":
                 now = _patiently(partial(self._store.find, run.id, payload_required=False))
                 changed = now is not None and now.bulk == bulk
+                if now is not None and changed and operation.action == "retry":
+                    message = self._message_of(now)  # an earlier try was made and its reply lost, or it is another's
             tally.add("changed" if changed else "skipped", message=message)
         except (*AWS_ERRORS, KumofireError) as error:
             tally.fail(run.id, error)
@@ -342,6 +345,13 @@ class BulkOperations:
             return False, None
         delay_seconds = message_delay_seconds(due_ms, due_ms - delay_ms)
         return True, None if delay_seconds is None else (run.id, Sending(delay_seconds, run.group))
+
+    def _message_of(self, retried: StoredRun) -> tuple[str, Sending] | None:
+        """Return the message to send of a run that this operation has retried, if it waits still."""
+        if retried.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
+            return None
+        delay_seconds = message_delay_seconds(retried.due_ms, self._store.now_ms())
+        return None if delay_seconds is None else (retried.id, Sending(delay_seconds, retried.group))
 
     def _save(self, state: _State, tally: _Tally, following: _Cursor | None) -> _State | None:
         """Record a page; ``None`` where another process has recorded it."""

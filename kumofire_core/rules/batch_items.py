@@ -109,9 +109,12 @@ def put_so_far(batch: StoredBatch, token: str, *, put: int, now_ms: int, shards:
 
 
 def seal(batch_id: str, token: str, *, now_ms: int, shards: int) -> Write:
-    """Record that all members are stored: from now on the batch is over once all have ended."""
+    """Record that all members are stored: from now on the batch is over once all have ended.
+
+    One that is done is not completed again: a restored table may not know that it was.
+    """
     return Write(
-        not_exists=("sealed_at",),
+        not_exists=("sealed_at", "done_at"),
         sets={
             "sealed_by": token,
             "sealed_at": now_ms,

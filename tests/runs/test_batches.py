@@ -652,3 +652,18 @@ def test_what_can_t_be_meant_is_refused_before_anything_is_written(
 def test_the_constants_that_readers_of_the_page_rely_on() -> None:
     assert batch_items.ABANDONED_MS == 24 * 3_600_000
     assert (batch_items.FIRST_LOOK_MS, batch_items.LONGEST_LOOK_MS) == (120_000, 3_600_000)
+
+
+def test_a_batch_that_is_done_is_not_completed_again_where_a_restored_table_does_not_know_that_it_was(
+    aws: Aws, jobs: Jobs, made: list[Any]
+):
+    batch_id = jobs.create_batch(parts("a"), then="gather", key="b")
+    jobs.consume(message(ids(batch_id, 1)[0]))
+    key = {"pk": {"S": f"batch#{batch_id}"}, "sk": {"S": "batch"}}
+    aws.dynamodb.update_item(TableName=aws.table, Key=key, UpdateExpression="REMOVE sealed_at, sealed_by")
+
+    assert jobs.create_batch(parts("a"), then="gather", key="b") == batch_id
+
+    [item] = [each for each in aws.items() if each["pk"] == f"batch#{batch_id}"]
+    assert "done_at" in item
+    assert "wake_at" not in item

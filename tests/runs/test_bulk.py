@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from kumofire_core import (
     BulkOperation,
@@ -540,6 +540,34 @@ def test_lost_replies_change_each_run_once_and_are_counted_once(aws: Aws, small_
     assert (canceled.changed, canceled.skipped, canceled.done) == (5, 0, True)
     assert retries_of(aws, failed) == [1] * 5
     assert jobs.delete_many(status="canceled").changed == 5
+
+
+class LosesARetry:
+    """Makes the first retry of a run, and loses its reply for good."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._lost = False
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def request(**parameters: Any) -> Any:
+            reply = getattr(self._client, operation)(**parameters)
+            if "retried_by" in str(parameters) and not self._lost:
+                self._lost = True
+                raise ConnectionClosedError(endpoint_url="https://aws.invalid")
+            return reply
+
+        return request
+
+
+def test_a_run_whose_retry_was_made_and_its_reply_lost_for_good_is_sent(aws: Aws):
+    run_id = an_ended_run(aws)
+
+    done = aws.jobs(dynamodb=LosesARetry(aws.dynamodb)).retry_many(status="failed")
+
+    assert (done.changed, done.skipped, done.failed) == (1, 0, 0)
+    assert retries_of(aws, [run_id]) == [1]
+    assert messages(aws) == {run_id: 0}
 
 
 def test_an_abort_whose_reply_was_lost_answers_yes(aws: Aws):

@@ -216,3 +216,16 @@ def test_copies_of_a_claim_and_of_its_end_that_come_late_do_not_end_the_attempt_
     clock.advance(minutes=10)
     jobs.dispatch()
     assert jobs.get_status(run_id).last_error.startswith("LeaseExpiredError")
+
+
+def test_a_late_copy_of_a_retry_leaves_nothing_of_what_came_after_it(aws: Aws):
+    run_id = aws.a_run(status="failed", attempt=3, finished_at=NOW_MS)
+    assert aws.jobs().retry(run_id)
+    [late] = [each for each in aws.dynamodb.parameters("update_item") if "retried_by" in str(each)]
+    aws.a_run(run_id, status="canceled", finished_at=NOW_MS, suspensions=2, waits_for="approval")
+
+    aws.dynamodb.client.update_item(**late)
+
+    found = aws.item(run_id)
+    assert found["status"] == "queued"
+    assert found.keys() & {"suspensions", "waits_for"} == set()

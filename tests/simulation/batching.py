@@ -146,7 +146,7 @@ class Batching:
         if play.invariants.restored_at >= running().begun:
             return
         found = items.get((f"batch#{batch_id}", "batch"))
-        if found is None or "sealed_at" not in found:
+        if found is None or not {"sealed_at", "done_at"} & found.keys():
             self._world.violate("a batch is complete once create_batch has returned", str(found))
         for index in range(len(requests)):
             run_id = member_run_id(batch_id, index)
@@ -284,9 +284,10 @@ class Batching:
                 self._broken("a member is counted as it has ended", f"{member_id} as {marked}")
             elif number not in old.get(marked[0], ()):
                 later = [place for place, end in enumerate(member.ends) if place > member.marked and end == marked[0]]
-                if not later:
+                # One that was deleted, and is there again by a late copy, has lost how often it was retried.
+                if not later and not member.deleted:
                     self._broken("a later end of a member replaces an earlier one", f"{member_id}: {member}")
-                else:
+                elif later:
                     member.marked = later[0]
 
     def started(self, context: Any) -> None:
@@ -313,7 +314,7 @@ class Batching:
                 continue
             if "sealed_at" in found and "done_at" not in found:
                 self._broken("every batch ends", f"{batch_id}: {found}")
-            if "sealed_at" not in found and "abandoned_at" not in found:
+            if "sealed_at" not in found and "abandoned_at" not in found and not (restored and "done_at" in found):
                 self._broken("every batch ends", f"{batch_id} waits to be completed")
             then = found.get("then_run_id")
             if "done_at" not in found or then is None or restored:

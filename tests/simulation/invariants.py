@@ -331,6 +331,7 @@ class Invariants:
             ledger.starts = ledger.calls + sum(
                 each.ending == "snoozed" and each.retries == item.get("retries", 0) for each in ledger.record.ended
             )
+            ledger.starts += item.get("suspensions", 0)
         for owed in self._owed.values():
             owed.clear()
         # A pass that is under way may pass an occurrence whose run it put before, or put one beside a restored run.
@@ -455,6 +456,20 @@ class Invariants:
         )
         if first is not None:  # a late copy claims once more what has ended, or waits again
             ledger.attempts[token].recorded = first.recorded
+        elif ledger.before is not None and world.writer_incarnation == -1:
+            self._claimed_before(ledger, token, new["lease_until"])
+
+    @staticmethod
+    def _claimed_before(ledger: Ledger, token: str, lease_until: int) -> None:
+        """Take note that late copies have put a deleted run again, and claimed it as before it was deleted."""
+        earlier = next((each for each in _of_all(ledger.before) if each.token == token), None)
+        if earlier is None:
+            return
+        ledger.attempts[token], earlier.lease_until = earlier, lease_until
+        if earlier.state not in ("claimed", "given back"):
+            ledger.calls, ledger.starts, ledger.fence = ledger.calls + 1, ledger.starts + 1, earlier.claims
+        if earlier.state == "running":
+            ledger.running.append(earlier)
 
     @staticmethod
     def _claimed_again(ledger: Ledger, first: Attempt, lease_until: int) -> None:
@@ -500,6 +515,7 @@ class Invariants:
         if new["attempt"] != old["attempt"] or "cancel_requested_at" in old:
             self._broken("what is given back is as it was", run_id)
         ledger.calls -= attempt.state == "out of reach"
+        ledger.starts -= attempt.state == "out of reach"
         attempt.state = "given back"
 
     def _is_own(self, attempt: Attempt) -> bool:
@@ -760,8 +776,8 @@ class Invariants:
         return attempt
 
     def cut(self, attempt: Attempt) -> None:
-        """Note that a coroutine is cut: from now on it counts as ended, whatever it does."""
-        attempt.state = "cut"
+        """Note that a coroutine is cut: from now on it counts as ended, whatever it does, or has done in vain."""
+        attempt.state, attempt.verdict = "cut", None
         self._world.counts["handler", "cut"] += 1
         if self._world.lines is not None:
             self._world.tell(attempt.process, f"  handler of {attempt.run_id} is cut")

@@ -61,6 +61,8 @@ class Stepping:
         """Processes in which a person lets a run start over."""
         self._left: dict[str, str] = {}
         """The incarnation of each run that was deleted."""
+        self._unsignaled: set[str] = set()
+        """Deleted runs that had not been told of a signal: who gave them one just when they failed leaves it there."""
         self._families = 0
         """How many calls for children there are in scripts."""
         self._requests: dict[tuple[str, str, str], list[Any]] = {}
@@ -158,7 +160,9 @@ class Stepping:
         """Do what a step does: once more is too much where an earlier result was kept before this attempt began."""
         world, choices, process = self._world, self._play.choices, running().process
         kept_at = self._kept_at.get(place)
-        if kept_at is not None and kept_at < began and not self._is_restored():
+        # Of a run that was deleted, and put again by a late copy, nobody knows what is left beside it.
+        is_again = self._left.get(place[0]) == place[1]
+        if kept_at is not None and kept_at < began and not self._is_restored() and not is_again:
             world.violate(ONCE, f"{place} was kept {began - kept_at} ms before")
         self._numbers += 1
         number = self._numbers
@@ -259,6 +263,8 @@ class Stepping:
             return
         prefix = f"steps#{self._left[run_id]}#"
         left = [sk for pk, sk in self._world.table.items if pk == f"run#{run_id}" and sk.startswith(prefix)]
+        if run_id in self._unsignaled:
+            left = [sk for sk in left if not sk.startswith(f"{prefix}signal#")]
         if left and not self._is_restored():
             self._world.violate("what was deleted is gone", f"{run_id} has left {left}")
 
@@ -269,6 +275,8 @@ class Stepping:
         if new is None:
             if key[1] == "run":
                 self._left[run_id] = _incarnation(old or {"create_token": ""})
+                if "signals" not in (old or {}):
+                    self._unsignaled.add(run_id)
             self._forget(run_id, None if key[1] == "run" else key[1].split("#", 3)[1])
             return
         if key[1] == "run":
