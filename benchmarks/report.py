@@ -61,22 +61,27 @@ def folder_of(page: str) -> Callable[[str], Path]:
 
 
 def write(folder: Path, measured: Mapping[str, Sequence[Row]], *, heading: str) -> None:
-    """Write a plot for each benchmark into ``folder``, and the tables into its ``benchmarks.md``, between the marks."""
-    sections = [f"Measured {heading}.\n"]
-    for name, rows in measured.items():
-        plotted = [row for row in rows if row.value is not None and (row.low is not None or name == "write_units")]
-        picture = f"benchmark-{name.replace('_', '-')}.svg"
-        sections.append(f"### {TITLES[name]}\n")
-        if plotted:
-            (folder / picture).write_text(bars(TITLES[name], [_bar(row) for row in plotted]), encoding="utf-8")
-            sections.append(f"![{TITLES[name]}]({picture})\n")
-        sections.append(table(rows))
+    """Write plots into ``folder``, and tables into its ``benchmarks.md``, between the marks.
+
+    What was not measured now stays on the page as it is: each table says when it was measured.
+    """
     page = folder / "benchmarks.md"
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    found, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} lacks the marks {BEGIN.strip()!r} and {END!r}")
-    page.write_text(before + begin + "\n".join(sections) + end + after, encoding="utf-8")
+    sections = {text.partition("\n")[0]: text.partition("\n")[2].strip() for text in f"\n{found}".split("\n### ")[1:]}
+    for name, rows in measured.items():
+        plotted = [row for row in rows if row.value is not None and (row.low is not None or name == "write_units")]
+        parts = [f"Measured {heading}."]
+        if plotted:
+            picture = f"benchmark-{name.replace('_', '-')}.svg"
+            (folder / picture).write_text(bars(TITLES[name], [_bar(row) for row in plotted]), encoding="utf-8")
+            parts.append(f"![{TITLES[name]}]({picture})")
+        sections[TITLES[name]] = "\n\n".join([*parts, table(rows).strip()])
+    ordered = [title for title in TITLES.values() if title in sections]
+    text = "\n\n".join(f"### {title}\n\n{sections[title]}" for title in ordered)
+    page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 def _bar(row: Row) -> Bar:

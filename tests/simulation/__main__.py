@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.simulation import writes
 from tests.simulation.catching import MOST_TRIES, caught_all
-from tests.simulation.history import LIMITS_FROM, Choices, Replay, Violation
+from tests.simulation.history import LIMITS_FROM, WORKERS_FROM, Choices, Replay, Violation
 from tests.simulation.many import Played, chunks_of, play_all
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.processes import Play, play, simulated_engine
@@ -154,8 +154,8 @@ def _catch_all(workers: int, *, record: bool) -> int:
 def _count_writes(first: int, runs: int) -> int:
     """Count what becomes of each write, and record that and the seeds that show all of it."""
     by_seed, seen = dict[int, writes.Seen](), writes.Seen()
-    limited = range(LIMITS_FROM + first, LIMITS_FROM + first + runs // 20)
-    for seed in chain(range(first, first + runs), limited):
+    special = (range(origin + first, origin + first + runs // 20) for origin in (LIMITS_FROM, WORKERS_FROM))
+    for seed in chain(range(first, first + runs), *special):
         by_seed[seed] = writes.seen_in([seed])
         seen.update(by_seed[seed])
     _record(SEEDS, writes.covering(by_seed))

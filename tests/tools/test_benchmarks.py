@@ -83,6 +83,20 @@ def test_the_page_keeps_its_words_and_gets_tables_and_plots(tmp_path: Path):
     ElementTree.parse(tmp_path / "benchmark-consume.svg")
 
 
+def test_what_was_not_measured_now_stays_on_the_page_with_its_own_date(tmp_path: Path):
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"{report.BEGIN}{report.END}\n")
+    report.write(tmp_path, {"worker": [Row(what="w", value=1)], "consume": [Row(what="c", value=2)]}, heading="first")
+
+    report.write(tmp_path, {"consume": [Row(what="c", value=3)]}, heading="second")
+
+    consume, worker = page.read_text().split("### ")[1:]
+    assert "Measured second." in consume
+    assert "| c | 3 " in consume
+    assert "Measured first." in worker
+    assert "| w | 1 " in worker
+
+
 def test_write_units_are_those_that_dynamodb_local_reports():
     assert growth.write_units(growth.Load()) == 5
     assert [growth.write_units(growth.Load(payload_kb=size)) for size in growth.PAYLOAD_KB] == [8, 35, 305, 1055]
