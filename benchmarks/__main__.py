@@ -57,19 +57,23 @@ def main(given: Sequence[str] | None = None) -> int:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
     available = len(os.sched_getaffinity(0))
     measured: dict[str, list[Row]] = {}
-    failed = 0
+    failed, lacking = 0, set[str]()
     begun = time.monotonic()
     for name in names:
         for cores in BENCHMARKS[name]:
             if cores > available:
                 print(f"{name}: left out on {cores} cores, because this process may use {available}", file=sys.stderr)
+                lacking.add(name)
                 continue
             rows = run(name, cores, quick=arguments.quick)
             failed += rows is None
+            if rows is None:
+                lacking.add(name)
             measured.setdefault(name, []).extend(rows or [])
     print(report.tables(measured))
     print(f"{time.monotonic() - begun:.0f} s on {machine()}")
     if arguments.docs is not None:
+        measured = {name: rows for name, rows in measured.items() if name not in lacking}
         report.write(arguments.docs, measured, heading=f"{datetime.now(UTC):%Y-%m-%d}, {machine()}")
     return 1 if failed else 0
 

@@ -53,7 +53,8 @@ def measure(endpoint: Endpoint, *, quick: bool) -> list[Row]:
         ratio(samples, "ours", "peer", f"a batch of ten, over the peer ({cores})", at_most=0.22 if on == 1 else 0.28),
         ratio(samples, "ours, writes together", "peer", f"the same with writes together ({cores})", at_most=0.13),
         ratio(samples, "raw in ten threads", "peer", f"raw calls in ten threads, over the peer ({cores})"),
-        # The peer mostly waits, and these two mostly work: this ratio does not depend on the speed of the processor.
+        # The peer mostly waits for replies; our code and the raw calls mostly use the processor. So the ratio of these
+        # two depends less on its speed.
         ratio(
             samples, "ours", "raw in ten threads", f"a batch of ten, over raw calls in ten threads ({cores})", at_most=1
         ),

@@ -72,6 +72,8 @@ def write(folder: Path, measured: Mapping[str, Sequence[Row]], *, heading: str) 
         raise ValueError(f"{page} lacks the marks {BEGIN.strip()!r} and {END!r}")
     sections = {text.partition("\n")[0]: text.partition("\n")[2].strip() for text in f"\n{found}".split("\n### ")[1:]}
     for name, rows in measured.items():
+        if not rows:  # it failed, or was left out
+            continue
         plotted = [row for row in rows if row.value is not None and (row.low is not None or name == "write_units")]
         parts = [f"Measured {heading}."]
         if plotted:
@@ -80,6 +82,7 @@ def write(folder: Path, measured: Mapping[str, Sequence[Row]], *, heading: str) 
             parts.append(f"![{TITLES[name]}]({picture})")
         sections[TITLES[name]] = "\n\n".join([*parts, table(rows).strip()])
     ordered = [title for title in TITLES.values() if title in sections]
+    ordered += [title for title in sections if title not in ordered]
     text = "\n\n".join(f"### {title}\n\n{sections[title]}" for title in ordered)
     page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 

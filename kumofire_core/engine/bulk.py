@@ -331,7 +331,9 @@ class BulkOperations:
                 now = _patiently(partial(self._store.find, run.id, payload_required=False))
                 changed = now is not None and now.bulk == bulk
                 if now is not None and changed and operation.action == "retry":
-                    message = self._message_of(now)  # an earlier try was made and its reply lost, or it is another's
+                    # Our own earlier try was applied and its reply lost, or another process that works on this
+                    # operation retried it. A second message does no harm.
+                    message = self._message_of(now)
             tally.add("changed" if changed else "skipped", message=message)
         except (*AWS_ERRORS, KumofireError) as error:
             tally.fail(run.id, error)
@@ -347,8 +349,9 @@ class BulkOperations:
         return True, None if delay_seconds is None else (run.id, Sending(delay_seconds, run.group))
 
     def _message_of(self, retried: StoredRun) -> tuple[str, Sending] | None:
-        """Return the message to send of a run that this operation has retried, if it waits still."""
-        if retried.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
+        """Return the message to send of a run that this operation has retried, if it waits for one."""
+        waits = retried.status in (RunStatus.QUEUED, RunStatus.SCHEDULED)
+        if not waits or retried.is_parked or retried.awaits_slot is not None:
             return None
         delay_seconds = message_delay_seconds(retried.due_ms, self._store.now_ms())
         return None if delay_seconds is None else (retried.id, Sending(delay_seconds, retried.group))

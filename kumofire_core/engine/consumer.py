@@ -45,7 +45,7 @@ from kumofire_core.model.error_text import error_causes, error_places, forget_fr
 from kumofire_core.model.run import FINAL, Outcome, RunStatus
 from kumofire_core.model.run_item import MAX_PAYLOAD_BYTES, StoredRun, fit_in_item, is_apart
 from kumofire_core.model.steering import Cancel, Snooze
-from kumofire_core.model.times import duration_ms, to_ms, whole_seconds_until
+from kumofire_core.model.times import duration_ms, whole_seconds_until
 from kumofire_core.model.write import text_bytes
 from kumofire_core.rules import decisions, run_writes
 
@@ -211,7 +211,7 @@ class Consumer:
                 Line(self._store).collect(found)
             if found.status not in (RunStatus.QUEUED, RunStatus.SCHEDULED):
                 return ignored
-            return ignored._replace(early_seconds=whole_seconds_until(to_ms(found.run.scheduled_for), now_ms))
+            return ignored._replace(early_seconds=whole_seconds_until(found.due_ms, now_ms))
         if found.timeout_ms is not None and self._renewed(deadline) is None:
             longest_ms = found.timeout_ms if deadline is None else min(longest_ms, found.timeout_ms)
         return self._rescue(found, token, now_ms=now_ms, longest_ms=longest_ms, logged=_log(deadline))

@@ -96,7 +96,7 @@ def put_so_far(batch: StoredBatch, token: str, *, put: int, now_ms: int, shards:
     """Record how many members are stored, so that whoever goes on with the creation begins there."""
     return Write(
         at_most={"put": put - 1} if batch.put else {},
-        not_exists=("sealed_at",) if batch.put else ("sealed_at", "put"),
+        not_exists=("sealed_at", "done_at") if batch.put else ("sealed_at", "done_at", "put"),
         sets={
             "put_by": token,
             "put": put,
@@ -171,7 +171,7 @@ def cancel(batch: StoredBatch, token: str, *, now_ms: int, reason: str | None, s
     """Ask for the cancellation of all members. What is not stored yet of an incomplete batch will not be waited for."""
     sealing: dict[str, Value | None] = {} if batch.sealed else {"sealed_at": now_ms, "sealed_by": token}
     return Write(
-        not_exists=("cancel_requested_at", "done_at") if batch.sealed else ("cancel_requested_at", "sealed_at"),
+        not_exists=("cancel_requested_at", "done_at", *(() if batch.sealed else ("sealed_at",))),
         sets=present(
             {
                 "canceled_by": token,

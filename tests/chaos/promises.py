@@ -62,7 +62,11 @@ def broken_batches(events: Events, items: Items) -> list[str]:
             first = min(each.begun_at for each in called)
             for run_id in of_batch:
                 last = max(by_run.get(run_id, []), key=lambda each: each.fence, default=None)
-                if last is not None and max(last.begun_at, _returned_at(last)) > first:
+                if last is None:
+                    continue
+                # What returns after its lease was over is not recorded: the run had ended without it.
+                ended = _returned_at(last) if runs[run_id]["status"] == "succeeded" else -1
+                if max(last.begun_at, ended) > first:
                     problems.append(f"{name}: its callback began before {run_id} had ended")
     problems += [f"batch {batch_id}: is not stored" for batch_id in (*members, *callbacks) if batch_id not in batches]
     return problems

@@ -34,6 +34,10 @@ def test_a_batch_whose_callback_follows_its_members_keeps_its_promise():
     # Who lost the lease may end at any time; the member has ended by its later claim.
     late = [begin("m"), begin("m", 2, at=10_000), end("m", 2), begin("n"), end("n"), begin("c"), end("m"), end("c")]
     assert promises.broken_batches(late, [batch(), *MEMBERS, CALLBACK]) == []
+    # What returns after the run had failed, because its lease was over, returns in vain.
+    in_vain = [begin("m"), begin("n"), end("n"), begin("c"), end("m"), end("c")]
+    failed = [run("m", batch="b 0 2", status="failed"), MEMBERS[1], CALLBACK]
+    assert promises.broken_batches(in_vain, [batch(succeeded=1, failed=1), *failed]) == []
     halted = [run("m", batch="b 0 2", status="failed"), MEMBERS[1]]
     judged = promises.broken_batches(
         [begin("m"), end("m", how="raised"), begin("n"), end("n")],

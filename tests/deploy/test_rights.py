@@ -412,7 +412,9 @@ def test_without_one_right_a_call_that_needs_it_is_refused(
     assert needing, "no call needs it: add the call to the lists above, or take the right from the policy"
 
     with world.guard.allowing([each for each in rights_of(right.policy) if each != right]):
-        for name in needing:  # some items are put by the first call alone, which may have been made meanwhile
+        # A call needs the right to put an item only while the item is missing, and an earlier test may have put it:
+        # then the next call is tried.
+        for name in needing:
             try:
                 CALLS[right.policy][name](world)
             except Exception:

@@ -21,7 +21,7 @@ from kumofire_core import (
     UnknownJobError,
 )
 from kumofire_core.engine import batch_marks, batches
-from kumofire_core.model.batch import batch_id_of, callback_run_id, member_run_id, widths
+from kumofire_core.model.batch import batch_id_of, batch_key, callback_run_id, member_run_id, widths
 from kumofire_core.rules import batch_items
 from tests.builders import NOW, Aws, Clock, message
 
@@ -667,3 +667,31 @@ def test_a_batch_that_is_done_is_not_completed_again_where_a_restored_table_does
     [item] = [each for each in aws.items() if each["pk"] == f"batch#{batch_id}"]
     assert "done_at" in item
     assert "wake_at" not in item
+
+
+@pytest.mark.parametrize("put", [0, 1])
+def test_no_write_of_a_creator_or_a_person_brings_a_batch_that_is_done_back_into_the_index(
+    aws: Aws, jobs: Jobs, made: list[Any], put: int
+):
+    batch_id = jobs.create_batch(parts("a"), then="gather")
+    jobs.consume(message(ids(batch_id, 1)[0]))
+    table, key = jobs._store.table, batch_key(batch_id)
+    item = {"pk": {"S": f"batch#{batch_id}"}, "sk": {"S": "batch"}}
+    if put:
+        aws.dynamodb.update_item(
+            TableName=aws.table,
+            Key=item,
+            UpdateExpression="SET #put = :one",
+            ExpressionAttributeNames={"#put": "put"},
+            ExpressionAttributeValues={":one": {"N": "1"}},
+        )
+    aws.dynamodb.update_item(TableName=aws.table, Key=item, UpdateExpression="REMOVE sealed_at, sealed_by")
+    batch = batch_marks.find_batch(jobs._store, batch_id)
+    assert batch is not None
+
+    for write in (
+        batch_items.put_so_far(batch, "t1", put=2, now_ms=1, shards=1),
+        batch_items.seal(batch_id, "t2", now_ms=1, shards=1),
+        batch_items.cancel(batch, "t3", now_ms=1, reason=None, shards=1),
+    ):
+        assert not table.apply(key, write).applied

@@ -60,6 +60,8 @@ class KnownMember:
     ends: list[str] = field(default_factory=list)
     """Each time, in order: a person may have retried it."""
     deleted: bool = False
+    again: bool = False
+    """It was put after it had been deleted."""
     marked: int = -1
     """Which of these its bucket shows, or an earlier one."""
 
@@ -77,6 +79,8 @@ class Batching:
         """The batches of each run's children."""
         self._gone_at: dict[str, int] = {}
         """When a callback was deleted."""
+        self._expired: set[str] = set()
+        """Callbacks that DynamoDB deleted before their batch was marked as done."""
 
     def plan(self) -> None:
         """Let a person create a batch or a chain, with or without a key, and perhaps cancel it."""
@@ -146,7 +150,8 @@ class Batching:
         if play.invariants.restored_at >= running().begun:
             return
         found = items.get((f"batch#{batch_id}", "batch"))
-        if found is None or not {"sealed_at", "done_at"} & found.keys():
+        is_over = found is not None and "done_at" in found and play.invariants.restored_at
+        if found is None or ("sealed_at" not in found and not is_over):
             self._world.violate("a batch is complete once create_batch has returned", str(found))
         for index in range(len(requests)):
             run_id = member_run_id(batch_id, index)
@@ -185,8 +190,15 @@ class Batching:
             return
         if new is None and "after" in found:
             self._gone_at[run_id] = self._world.now
+            batch = self._world.table.items.get((f"batch#{found['after']}", "batch"))
+            if batch is not None and "done_at" not in batch:
+                if self._world.writer_task is None:
+                    self._expired.add(run_id)
+                elif not self._play.invariants.restored_at and self._world.writer_incarnation != -1:
+                    self._broken("a callback is deleted when its batch is done", f"{run_id} of {found['after']}")
         if "batch" in found:
             member = self._members.setdefault(run_id, KnownMember())
+            member.again = member.again or (old is None and member.deleted)
             if new is None:
                 member.deleted = True
             elif new["status"] in FINAL and (old is None or old["status"] not in FINAL):
@@ -201,10 +213,9 @@ class Batching:
         task = self._world.writer_task
         batch.callbacks += 1
         # Who was halted while the callback ran and was deleted may put it again, as may a copy of its request; and
-        # whoever looks at a batch that was not marked as done before the callback had run and was deleted.
-        stored = self._world.table.items.get((f"batch#{new['after']}", "batch"), {})
-        halted = task is None or "done_at" not in stored or task.begun <= self._gone_at.get(run_id, 0)
-        if batch.callbacks > 1 and not (run_id in self._gone_at and halted):
+        # whoever looks at a batch that was not marked as done before the callback had expired.
+        halted = run_id in self._gone_at and (task is None or task.begun <= self._gone_at[run_id])
+        if batch.callbacks > 1 and not halted and run_id not in self._expired:
             self._broken("a callback is created once", f"{run_id} of {new['after']}")
         for index, member_id in enumerate(batch.members):
             member = self._members.get(member_id)
@@ -219,8 +230,9 @@ class Batching:
             and not all("succeeded" in each for each in ends)
         ):
             self._broken("a callback that needs all successes has them", f"{run_id}: {ends}")
+        gone = any(each.deleted for each in map(self._members.get, batch.members) if each is not None)
         if new["status"] == "canceled" and (
-            batch.then_if != "succeeded" or all(set(each) == {"succeeded"} for each in ends)
+            batch.then_if != "succeeded" or (not gone and all(set(each) == {"succeeded"} for each in ends))
         ):
             self._broken("a callback is canceled where a member did not succeed", f"{run_id}: {ends}")
 
@@ -285,7 +297,7 @@ class Batching:
             elif number not in old.get(marked[0], ()):
                 later = [place for place, end in enumerate(member.ends) if place > member.marked and end == marked[0]]
                 # One that was deleted, and is there again by a late copy, has lost how often it was retried.
-                if not later and not member.deleted:
+                if not later and not member.again:
                     self._broken("a later end of a member replaces an earlier one", f"{member_id}: {member}")
                 elif later:
                     member.marked = later[0]

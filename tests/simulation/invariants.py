@@ -16,7 +16,7 @@ from tests.simulation import typed
 from tests.simulation.bucket import LargeValues
 from tests.simulation.limits import Limiting
 from tests.simulation.pausing import Pausing
-from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, Record, Records, Verdict
+from tests.simulation.records import BRIEF_MS, LOST, TIMED_OUT, UNUSABLE, Record, Records, Verdict
 from tests.simulation.steps import Stepping
 from tests.simulation.table import Attributes, Key
 from tests.simulation.telling import Telling
@@ -38,6 +38,8 @@ LOOKS = frozenset({"sent_by", "wake_at", "updated_at", "sends"})
 MOST_DELAY_MS = 15 * 60_000
 """A run that is due sooner is sent by who wrote it."""
 MISSED_MS = 60_000
+FULL_BYTES = 300 * 1024
+"""The payload of an item that has hardly any room for an output."""
 RECORDED = {"succeeded": "succeeded", "retried": "scheduled"}
 """The status that an attempt's own consumer must have recorded, by the outcome that it tells."""
 CANCEL = frozenset({"canceled_by", "cancel_reason", "cancel_requested_at", "bulk"})
@@ -89,7 +91,7 @@ class Ledger:
     calls: int = 0
     """Handlers called since it was created, or since a person retried it; without those that snoozed it."""
     starts: int = 0
-    """The same, with those that snoozed it."""
+    """The same, with those that snoozed or suspended it."""
     fence: int = 0
     retried: bool = False
     occurrence_of: str | None = None
@@ -457,15 +459,15 @@ class Invariants:
         if first is not None:  # a late copy claims once more what has ended, or waits again
             ledger.attempts[token].recorded = first.recorded
         elif ledger.before is not None and world.writer_incarnation == -1:
-            self._claimed_before(ledger, token, new["lease_until"])
+            self._claimed_before(ledger, token, new)
 
     @staticmethod
-    def _claimed_before(ledger: Ledger, token: str, lease_until: int) -> None:
+    def _claimed_before(ledger: Ledger, token: str, new: Attributes) -> None:
         """Take note that late copies have put a deleted run again, and claimed it as before it was deleted."""
         earlier = next((each for each in _of_all(ledger.before) if each.token == token), None)
         if earlier is None:
             return
-        ledger.attempts[token], earlier.lease_until = earlier, lease_until
+        ledger.attempts[token], earlier.lease_until, earlier.claims = earlier, new["lease_until"], new["claims"]
         if earlier.state not in ("claimed", "given back"):
             ledger.calls, ledger.starts, ledger.fence = ledger.calls + 1, ledger.starts + 1, earlier.claims
         if earlier.state == "running":
@@ -569,7 +571,9 @@ class Invariants:
                 "only its consumer ends a leased attempt",
                 f"{run_id}: {attempt.state} in {attempt.process}, ended by {world.writer} {self._left(old)} ms early",
             )
-        if own and attempt.state == "returned" and not self._is_over(old):
+        # An item that is full of a payload has no room for the name of an object, which small outputs have here, too.
+        has_no_room = len(new["payload"]) > FULL_BYTES and new.get("error_type") == UNUSABLE
+        if own and attempt.state == "returned" and not self._is_over(old) and not has_no_room:
             self._broken("what a handler returned is recorded", f"{run_id} became {status}")
         if own and attempt.state == "returned no JSON" and status == "scheduled":
             self._broken("an attempt that is certain to fail again is not made again", f"{run_id} became {status}")

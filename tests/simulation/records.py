@@ -259,7 +259,7 @@ class Records:
         if new.get("dedupe_mode") == "debounce" and asks not in CHANGES:
             asks = "debounces"
         elif task is None and "payload" in changes:
-            asks = "debounces" if changes & {"scheduled_for", "group", "sends"} else "updates"
+            asks = "debounces" if changes & {"scheduled_for", "sends"} else "updates"
         if not changes <= CHANGES.get(asks, OF_A_CHANGE):
             self._broken("a person's change changes nothing else", f"{run_id}: {sorted(changes)}")
         if old["status"] not in ("scheduled", "queued") or new["status"] not in ("scheduled", "queued"):

@@ -93,7 +93,7 @@ class Stepping:
         except StepsLostError:
             item = self._world.table.items.get((f"run#{run_id}", "run"), {})
             is_held = item.get("lease_token") == attempt.token  # or the run was deleted since, and its steps with it
-            if is_held and not self._play.invariants.restored_at and not self._expires_soon():
+            if is_held and not self._is_undone((run_id, incarnation)) and not self._expires_soon():
                 self._world.violate("what is kept is there", run_id)
             raise
         except StepError as error:
@@ -127,7 +127,7 @@ class Stepping:
             asked = self._asked_at.setdefault(place, now)
             context.sleep((act.length_ms or 0) / 1000, name)
             value = None
-            if self._world.now < asked + (act.length_ms or 0) - EARLY_MS - 2 * SKEW_MS and not self._is_restored():
+            if self._world.now < asked + (act.length_ms or 0) - EARLY_MS - 2 * SKEW_MS and not self._is_undone(place):
                 self._world.violate(LENGTH, f"{place}: {self._world.now - asked} ms of {act.length_ms}")
         elif act.kind == "children":
             value = self._have_children(context, place)
@@ -136,9 +136,9 @@ class Stepping:
             timeout = None if act.length_ms is None else act.length_ms / 1000
             value = context.wait_for(name, timeout=timeout, default=OVER)
             early = self._world.now < asked + (act.length_ms or 0) - EARLY_MS - 2 * SKEW_MS
-            if value == OVER and (act.length_ms is None or early) and not self._is_restored():
+            if value == OVER and (act.length_ms is None or early) and not self._is_undone(place):
                 self._world.violate(LENGTH, f"{place} was over after {self._world.now - asked} ms of {act.length_ms}")
-        if self._used.setdefault(place, value) != value and not self._is_restored():
+        if self._used.setdefault(place, value) != value and not self._is_undone(place):
             self._world.violate(SAME, f"{place}: {value}, and {self._used[place]} before")
 
     def _have_children(self, context: Any, place: tuple[str, str, str]) -> str:
@@ -160,9 +160,7 @@ class Stepping:
         """Do what a step does: once more is too much where an earlier result was kept before this attempt began."""
         world, choices, process = self._world, self._play.choices, running().process
         kept_at = self._kept_at.get(place)
-        # Of a run that was deleted, and put again by a late copy, nobody knows what is left beside it.
-        is_again = self._left.get(place[0]) == place[1]
-        if kept_at is not None and kept_at < began and not self._is_restored() and not is_again:
+        if kept_at is not None and kept_at < began and not self._is_undone(place):
             world.violate(ONCE, f"{place} was kept {began - kept_at} ms before")
         self._numbers += 1
         number = self._numbers
@@ -275,7 +273,9 @@ class Stepping:
         if new is None:
             if key[1] == "run":
                 self._left[run_id] = _incarnation(old or {"create_token": ""})
-                if "signals" not in (old or {}):
+                if "signals" in (old or {}):
+                    self._unsignaled.discard(run_id)
+                else:
                     self._unsignaled.add(run_id)
             self._forget(run_id, None if key[1] == "run" else key[1].split("#", 3)[1])
             return
@@ -316,6 +316,14 @@ class Stepping:
             for place in [each for each in known if is_gone(each)]:
                 del known[place]
         self._told = {each for each in self._told if not is_gone(each)}
+
+    def _is_undone(self, place: tuple[str, ...]) -> bool:
+        """Say whether what a run, in one incarnation, has kept may be gone, or be there unknown.
+
+        The table was restored, or the run was deleted, and a late copy of its put has put it again: a late copy of the
+        deletion may take what it keeps from then on, and nobody knows of what was left beside it.
+        """
+        return self._is_restored() or self._left.get(place[0]) == place[1]
 
     def _is_restored(self) -> bool:
         """Say whether the table was restored: it has forgotten what was kept, and what was signaled."""

@@ -22,7 +22,7 @@ from tests.simulation.threads import SimulatedCall, SimulatedCondition, Simulate
 from tests.simulation.world import LATENCIES_MS, Process
 
 if TYPE_CHECKING:
-    from kumofire_core.model.run import Run
+    from kumofire_core.model.run_view import Run
     from tests.simulation.invariants import Attempt
     from tests.simulation.processes import Play
 
@@ -104,7 +104,7 @@ class Telling:
         world.counts["progress written"] += 1
         if self._play.invariants.restored_at:
             return True
-        if attempt is None or not is_own or old["status"] != "running":
+        if attempt is None or not is_own:
             world.violate(UNDER_LEASE, f"{run_id}, by {world.writer}")
             return True
         place = (run_id, attempt.token)
@@ -119,8 +119,7 @@ class Telling:
     def _is_told(
         self, place: tuple[str, str], attempt: Attempt, claims: int, thousandths: int, note: str | None
     ) -> bool:
-        if note is not None and is_encrypted(note):
-            note = self._play.invariants.decrypted(note)
+        note = self._opened(note)
         told = [known for number, known in self._told.get(place, ()) if number == thousandths]
         if self._play.variant.sealed:  # where it has no room encrypted, only its beginning is kept, or nothing
             return claims == attempt.claims and any(
@@ -128,12 +127,16 @@ class Telling:
             )
         return claims == attempt.claims and note in told
 
+    def _opened(self, note: str | None) -> str | None:
+        return self._play.invariants.decrypted(note) if note is not None and is_encrypted(note) else note
+
     def read(self, run: Run, stored: Attributes) -> None:
         """Check what a person reads of a run's progress: what its latest attempt told, and nothing older."""
         kept = json.loads(stored["progress"]) if "progress" in stored else None
         shown = kept if kept is not None and kept[0] == stored.get("claims") else None
         found = run.progress
-        if (found is None) != (shown is None) or (found is not None and found.fraction != shown[1] / 1000):
+        told = None if found is None else (found.fraction, found.note)
+        if told != (None if shown is None else (shown[1] / 1000, self._opened(shown[2]))):
             self._world.violate("a reader sees what was recorded", f"{run.id}: {found}, and not {shown}")
 
 
