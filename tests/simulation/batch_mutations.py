@@ -9,7 +9,7 @@ from typing import Any
 from kumofire_core.engine import batch_looks, batch_marks, batches, children, consumer
 from kumofire_core.engine.batches import Batches
 from kumofire_core.model.batch import Counts
-from kumofire_core.model.run import new_run_id
+from kumofire_core.model.run import FINAL, new_run_id
 from kumofire_core.rules import batch_items
 
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -28,6 +28,14 @@ def _done_first(original: Any) -> Any:
     def mutant(store: Any, batch: Any, counts: Any) -> Any:
         batch_marks.finish(store, batch, counts)
         return original(store, batch, counts)
+
+    return mutant
+
+
+def _not_when_deleted(original: Any) -> Any:
+    def mutant(store: Any, callback: Any) -> None:
+        if callback.status not in FINAL:
+            original(store, callback)
 
     return mutant
 
@@ -61,6 +69,7 @@ def _under_another_id(original: Any) -> Any:
 
 
 MISTAKES: dict[str, tuple[Patch, ...]] = {
+    "delete a callback whose batch is not marked as done": ((batch_marks, "require_done", _not_when_deleted),),
     "call a batch back before all its members have ended": (
         (batch_marks, "is_full", lambda original: lambda *given, **named: True),
         (batch_marks, "count", lambda original: lambda buckets: Counts(100)),

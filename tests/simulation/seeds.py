@@ -173,6 +173,7 @@ SEEDS: dict[str, int] = {
     "take a repeated transaction for refused": 86,
     "take another's run of the key for one's own": 718,
     "take every canceled transaction for committed": 282,
+    "delete a callback whose batch is not marked as done": 1_882,
     "call a batch back before all its members have ended": 2,
     "give a callback another id each time": 7,
     "mark a batch as done before its callback is stored": 7,
