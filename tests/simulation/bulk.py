@@ -210,7 +210,8 @@ class BulkChanges:
             world.violate("an operation that is aborted stops", f"{id}: page {new['version']}")
 
     def _run_changed(self, run_id: str, old: Attributes, new: Attributes) -> None:
-        change = (new.get("bulk", ""), run_id)
+        # One that was deleted and created again under its key is another run.
+        change = (new.get("bulk", ""), f"{run_id} {new['create_token']}")
         if not change[0]:
             self._world.violate(ONCE, f"{run_id} forgets {old['bulk']}")
         if change in self._changed:
@@ -232,7 +233,7 @@ class BulkChanges:
         world, task = self._world, self._world.writer_task
         if self._action != "delete" or task is None or task.asks or world.writer not in self.processes:
             return
-        self._changed.add((self._id or "", run_id))
+        self._changed.add((self._id or "", f"{run_id} {old['create_token']}"))
         self._check_meant(run_id, old)
         if "dedupe_key" in old and not self._frees_keys:
             world.violate("an operation leaves runs whose keys it may not free", f"{run_id} of {old['dedupe_key']}")
