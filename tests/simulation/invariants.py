@@ -108,6 +108,11 @@ class Ledger:
     record: Record = field(default_factory=Record)
     """What its item must tell of it."""
 
+    @property
+    def is_again(self) -> bool:
+        """Whether a late copy put the run again after it was deleted: it has the token that it had."""
+        return self.before is not None and self.before.create_token == self.create_token
+
 
 def group_asked_for(payload: Any) -> str | None:
     """Return the group that is asked for with a payload: every third of them comes without one."""
@@ -460,7 +465,7 @@ class Invariants:
         )
         if first is not None:  # a late copy claims once more what has ended, or waits again
             ledger.attempts[token].recorded = first.recorded
-        elif ledger.before is not None and world.writer_incarnation == -1:
+        elif ledger.is_again and world.writer_incarnation == -1:
             self._claimed_before(ledger, token, new)
 
     @staticmethod
@@ -840,7 +845,8 @@ class Invariants:
                 continue
             if attempt.token == ledger.held_again:
                 continue
-            if attempt.state == "claimed" and item.get("lease_token") == attempt.token:
+            is_of_this_run = ledger.attempts.get(attempt.token) is attempt
+            if attempt.state == "claimed" and item.get("lease_token") == attempt.token and is_of_this_run:
                 self._broken("a claim that was made is used", f"{run_id} was claimed by {process}, and left so")
             if alone and reason == "lost its lease" and item.get("settled_by") == attempt.token:
                 self._broken("a write is known again", f"{run_id}: {process} recorded its end, and says it did not")
