@@ -221,7 +221,7 @@ class Stepping:
             return
         place = (run_id, _incarnation(item), name)
         found = world.table.items.get((f"run#{run_id}", f"steps#{place[1]}#signal#{name}"))
-        if _incarnation(before) != place[1]:
+        if _incarnation(before) != place[1] or self._is_undone(place):
             return
         is_ours = (
             found is not None and "value" in found and self._play.invariants.decrypted(found["value"]) == str(number)
