@@ -494,10 +494,9 @@ class Invariants:
         if old.get("lease_token") == new.get("lease_token"):
             if self.working.renewed(run_id, ledger, old, new, self._is_own):
                 return
-            holder = ledger.attempts.get(old.get("lease_token", ""))
-            if self.telling.written(run_id, holder, old, new, is_own=holder is not None and self._is_own(holder)):
+            changed, holder = _changes(old, new), ledger.attempts.get(old.get("lease_token", ""))
+            if self.telling.written(run_id, holder, changed, new, is_own=holder is not None and self._is_own(holder)):
                 return
-            changed = _changes(old, new)
             if not changed <= LOOKS and not changed <= CANCEL and not changed <= SIGNALED:
                 self._broken("only its consumer moves a leased run", f"{run_id}: {sorted(changed)}")
             return

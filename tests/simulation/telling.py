@@ -95,9 +95,10 @@ class Telling:
             if pauses:
                 self._world.pause(choices.of((30, 400, 1_300)))
 
-    def written(self, run_id: str, attempt: Attempt | None, old: Attributes, new: Attributes, *, is_own: bool) -> bool:
+    def written(
+        self, run_id: str, attempt: Attempt | None, changed: set[str], new: Attributes, *, is_own: bool
+    ) -> bool:
         """Check a write that may be one of progress; say whether it is one."""
-        changed = {name for name in {*old, *new} if old.get(name) != new.get(name)}
         if not changed or not changed <= TOLD:
             return False
         world = self._world
