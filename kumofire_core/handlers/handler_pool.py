@@ -16,12 +16,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kumofire_core.handlers.event_loop import HandlerLoop
 
 HIDDEN_IN_TRACEBACKS = True
+
+_current = threading.local()
+"""``call``: the call that this thread makes, while it makes one."""
+
+_within: ContextVar[HandlerCall | None] = ContextVar("kumofire_call", default=None)
+"""The call whose coroutine this is, or which a thread beside the coroutine belongs to."""
 
 
 class HandlerTimeoutError(Exception):
@@ -49,11 +56,14 @@ class HandlerPool:
         self._stray: set[_Thread] = set()
         self._process = os.getpid()
 
-    def start(self, function: Callable[[], Any]) -> HandlerCall:
-        """Begin ``function`` in a thread, in a copy of the caller's context."""
+    def start(self, function: Callable[[], Any], *, is_part: bool = False) -> HandlerCall:
+        """Begin ``function`` in a thread, in a copy of the caller's context.
+
+        ``is_part`` says that it does a part of the coroutine that starts it, and nothing once that one was given up.
+        """
         if self._process != os.getpid():
             self.__init__()  # type: ignore[misc]  # after a fork there are no threads but the one that forked
-        call = HandlerCall(function, contextvars.copy_context())
+        call = HandlerCall(function, contextvars.copy_context(), _within.get() if is_part else None)
         with self._lock:
             thread = self._idle.pop() if self._idle else None
         if thread is None:
@@ -136,9 +146,12 @@ class BoundedPool:
 class HandlerCall:
     """One function call in a thread of ``HandlerPool``."""
 
-    def __init__(self, function: Callable[[], Any], context: contextvars.Context) -> None:
+    def __init__(
+        self, function: Callable[[], Any], context: contextvars.Context, within: HandlerCall | None = None
+    ) -> None:
         self._function = function
         self._context = context
+        self._within = within
         self._value: Any = None
         self._error: BaseException | None = None
         self._done = threading.Lock()
@@ -150,6 +163,14 @@ class HandlerCall:
         self.thread: _Thread | None = None
         self.cancel: Callable[[], object] | None = None
         """Cancels the coroutine that the call runs, where it runs one."""
+
+    def is_given_up(self) -> bool:
+        """Say whether the call was given up, or the one that it is a part of.
+
+        A coroutine gives up its parts in threads when the loop comes to cancel it. That is a little after its own call
+        was given up, and where other code blocks the loop, much later.
+        """
+        return self.abandoned or (self._within is not None and self._within.is_given_up())
 
     def let_go(self) -> None:
         """Let whoever waits for the call go on, because it was given up."""
@@ -206,9 +227,6 @@ class _Thread(threading.Thread):
             pass
 
 
-_current = threading.local()
-
-
 def calling_pool() -> HandlerPool | None:
     """Return the pool whose thread this is; ``None`` in a thread of somebody else's."""
     call: HandlerCall | None = getattr(_current, "call", None)
@@ -220,10 +238,10 @@ def is_pool_thread() -> bool:
     return getattr(_current, "call", None) is not None
 
 
-def is_abandoned() -> bool:
-    """Say whether the caller's own call was given up: nobody waits for what it does."""
-    call: HandlerCall | None = getattr(_current, "call", None)
-    return call is not None and call.abandoned
+def is_given_up() -> bool:
+    """Say whether the caller's own call, in a thread or a coroutine, was given up: nobody waits for what it does."""
+    call: HandlerCall | None = getattr(_current, "call", None) or _within.get()
+    return call is not None and call.is_given_up()
 
 
 def call_handler(handler: Callable[[Any], Any], context: object) -> Any:
@@ -253,8 +271,12 @@ def call_hook(hook: Callable[[Any], Any], event: object) -> None:
 
 def _run_in(loop: HandlerLoop, value: Awaitable[Any]) -> Any:
     """Await a value in the loop and return what it came to; the call of this thread, if it is cut, cancels it."""
-    under_way = loop.start(value)
     call: HandlerCall | None = getattr(_current, "call", None)
+    outer = _within.set(call)
+    try:
+        under_way = loop.start(value)  # in a copy of this context
+    finally:
+        _within.reset(outer)  # this context is the call's own, and would keep it alive
     if call is None:
         return under_way.result()
     call.cancel = under_way.cancel

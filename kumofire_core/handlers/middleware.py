@@ -15,7 +15,7 @@ from typing import Any
 
 from kumofire_core.errors import AttemptTimeoutError, ConfigurationError
 from kumofire_core.handlers.context import JobContext
-from kumofire_core.handlers.handler_pool import HandlerPool, call_handler, calling_pool, is_abandoned
+from kumofire_core.handlers.handler_pool import HandlerPool, call_handler, calling_pool, is_given_up
 
 HIDDEN_IN_TRACEBACKS = True
 
@@ -76,7 +76,7 @@ class HandlerChain:
         if not awaited:
             return partial(_go_on, step)
         if self._is_async[index]:
-            return step  # calling it makes the coroutine
+            return partial(_begin, step)
         return partial(_await_in_thread, pool or _threads, step)
 
 
@@ -92,10 +92,15 @@ def _call_anew(handler: Callable[[JobContext], Any], ctx: JobContext) -> Any:
 
 
 def _go_on(step: Callable[[JobContext], Any], ctx: JobContext) -> Any:
-    """Call a step from a thread. An attempt that was cut goes no further: its run may be another's by now."""
-    if is_abandoned():
+    """Call a step from a thread, and return its value, not its coroutine."""
+    return call_handler(partial(_begin, step), ctx)
+
+
+def _begin(step: Callable[[JobContext], Any], ctx: JobContext) -> Any:
+    """Call a step. An attempt that was cut goes no further: its run may be another's by now."""
+    if is_given_up():
         raise AttemptTimeoutError("the attempt was cut before its middleware called call_next")
-    return call_handler(step, ctx)
+    return step(ctx)
 
 
 _threads = HandlerPool()
@@ -128,7 +133,7 @@ async def await_in_thread(pool: HandlerPool, function: Callable[[], Any]) -> Any
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(tell)
 
-    call = pool.start(run)
+    call = pool.start(run, is_part=True)
     try:
         await ended
     except BaseException:

@@ -383,6 +383,66 @@ def test_a_middleware_that_was_cut_does_not_start_the_handler_later(aws: Aws, re
     assert called == []
 
 
+def test_a_middleware_cut_in_a_blocked_loop_does_not_start_the_handler_later(aws: Aws, release: threading.Event):
+    """The loop can't tell the middleware's thread that the attempt was cut, so the thread has to see it by itself."""
+    called, ended = [], threading.Event()
+    jobs = aws.jobs()
+
+    @jobs.middleware
+    async def blocks(ctx: JobContext, call_next: CallNext) -> Any:
+        asyncio.get_running_loop().call_later(0.1, release.wait, 30)
+        return await call_next(ctx)
+
+    @jobs.middleware
+    def slow(ctx: JobContext, call_next: CallNext) -> Any:
+        in_thread.set()
+        unblock.wait(30)
+        try:
+            return call_next(ctx)
+        finally:
+            ended.set()
+
+    in_thread, unblock = threading.Event(), threading.Event()
+    jobs.handler("email", timeout=SHORT)(called.append)
+    run = consume_one(jobs, aws)
+    assert "overran its job's timeout" in (run.last_error or "")
+    assert in_thread.is_set()
+
+    unblock.set()
+    assert ended.wait(30)
+    assert called == []
+
+
+@pytest.mark.parametrize("handler", [plain_handler, async_handler])
+def test_an_async_middleware_that_goes_on_after_its_cut_does_not_start_the_handler(
+    aws: Aws, handler: Callable[..., Any]
+):
+    called, errors, ended = [], [], threading.Event()
+    jobs = aws.jobs()
+
+    @jobs.middleware
+    async def stubborn(ctx: JobContext, call_next: CallNext) -> Any:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            try:
+                return await call_next(ctx)
+            except TimeoutError as error:
+                errors.append(str(error))
+            finally:
+                ended.set()
+
+    async def calls(ctx: JobContext) -> None:
+        called.append(ctx)
+
+    jobs.handler("email", timeout=SHORT)(calls if handler is async_handler else called.append)
+    consume_one(jobs, aws)
+
+    assert ended.wait(30)
+    assert called == []
+    assert errors == ["the attempt was cut before its middleware called call_next"]
+
+
 def test_cutting_an_attempt_cancels_the_coroutines_of_all_its_steps(aws: Aws):
     canceled: list[str] = []
     ended = threading.Event()
