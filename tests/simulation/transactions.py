@@ -114,7 +114,7 @@ class Transactions:
                 self._world.violate(TOGETHER, f"{id} is there without {new['run_id']}")
             if old is not None and old["run_id"] not in gone:
                 self._world.violate(ONCE, f"{id} was written again")
-        elif kind == "run" and old is None and id in self._orders and not self._has_order(id):
+        elif kind == "run" and key[1] == "run" and old is None and id in self._orders and not self._has_order(id):
             self._world.violate(TOGETHER, f"{id} is there without {sorted(self._orders[id])}")
 
     def _has_order(self, run_id: str) -> bool:
