@@ -8,11 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from kumofire_core.edge import collector_paused
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code."""
     try:
-        from kumofire_core.cli.app import run
+        with collector_paused():
+            from kumofire_core.cli.app import run
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] == "kumofire_core":
             raise

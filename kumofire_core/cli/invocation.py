@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from kumofire_core.cli.display import Cell, Column, colors, field_lines, styled, table_lines, width_of
 from kumofire_core.cli.exits import CommandError, Exit, NotDoneError, UsageError
+from kumofire_core.edge import collector_paused
 from kumofire_core.text import as_json, plain
 
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ class Invocation:
 
     @cached_property
     def jobs(self) -> Jobs:
-        """The deployment's ``Jobs``. Without the encryption library, what is encrypted reads as ``ENCRYPTED``."""
-        from kumofire_core.jobs import Jobs
+        """The deployment's ``Jobs``, with its DynamoDB client made.
 
+        Without the encryption library, what is encrypted reads as ``ENCRYPTED``.
+        """
         found = self.deployment
         settings = {
             "KUMOFIRE_TABLE": found.table,
@@ -98,7 +100,12 @@ class Invocation:
             environment.setdefault("KUMOFIRE_RETENTION_DAYS", found.retention_days)
         _log_on_one_line()
         # Jobs makes its clients itself, without boto3, from AWS's variables, which the global options have set.
-        return Jobs.from_env(environment, allow_unknown_jobs=True, clock=self.now)
+        with collector_paused():
+            from kumofire_core.jobs import Jobs
+
+            jobs = Jobs.from_env(environment, allow_unknown_jobs=True, clock=self.now)
+            jobs.make_clients(sqs=False)
+        return jobs
 
     @property
     def writing_jobs(self) -> Jobs:

@@ -32,6 +32,10 @@ CLOCKS_APART = timedelta(days=1)
 """More than two machines' clocks can differ: AWS refuses requests of a machine whose clock is 15 minutes off.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html"""
 
+PUT_ENDS = timedelta(minutes=20)
+"""How long after a decision its run may still be put: AWS refuses a request 15 minutes after it was signed.
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firing:
@@ -119,11 +123,12 @@ class ScheduleFiring:
             first = due[0] if due else upcoming
             if first != next_run_at:  # the occurrence was missed, and must not run late
                 return _firing(stored, first, horizon, fired=None)
-            if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id)):
+            put_ends = None if stored.intended_at is None else stored.intended_at + PUT_ENDS
+            if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id, put_ends)):
                 if next_run_at > now:
                     return None  # the last run may still end in time: decide when this occurrence is due
                 return _firing(stored, next_occurrence(stored.timing, now), horizon, fired=None)
-            intent = schedule_writes.intend(stored, new_token(), run_id=run_id)
+            intent = schedule_writes.intend(stored, new_token(), run_id=run_id, now_ms=to_ms(now))
             answer = self._schedules.apply(stored.schedule.id, intent, read_back=True)
             if answer.item is None:
                 return None
@@ -159,10 +164,18 @@ class ScheduleFiring:
             group=schedule.group,
         )
 
-    def _is_over(self, run_id: str | None) -> bool:
-        """Return whether a run has ended. A missing run counts as ended: TTL deletes only runs that have ended."""
-        found = None if run_id is None else self._runs.find(run_id)
-        return found is None or found.run.status in FINAL
+    def _is_over(self, run_id: str | None, put_ends: datetime | None = None) -> bool:
+        """Return whether a run has ended. A missing run counts as ended: TTL deletes only runs that have ended.
+
+        Until ``put_ends`` a missing run may be one that is still to come: the pass that decided about it hangs, and a
+        person has changed the schedule since.
+        """
+        if run_id is None:
+            return True
+        found = self._runs.find(run_id)
+        if found is None:
+            return put_ends is None or from_ms(self._runs.now_ms()) >= put_ends
+        return found.run.status in FINAL
 
 
 def _due(

@@ -97,6 +97,8 @@ class StoredSchedule:
     """The run of the latest occurrence."""
     intended_run_id: str | None
     """The run that a dispatcher decided to make, until the schedule advances past its occurrence."""
+    intended_at: datetime | None
+    """When it decided so; ``None`` also where an earlier release stored the decision."""
 
 
 def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
@@ -148,6 +150,7 @@ def read_schedule(schedule_id: str, attributes: Attributes) -> StoredSchedule:
             revision=number(attributes, "revision"),
             last_run_id=read_text(attributes, "last_run_id"),
             intended_run_id=read_text(attributes, "intended_run_id"),
+            intended_at=read_moment(attributes, "intended_at"),
         )
     except KeyError as error:
         raise CorruptItemError(key, f"it has no attribute {error}") from None

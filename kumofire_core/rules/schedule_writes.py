@@ -68,14 +68,16 @@ def change(stored: StoredSchedule, token: str, *, now_ms: int, changes: dict[str
     )
 
 
-def intend(stored: StoredSchedule, token: str, *, run_id: str) -> Write:
-    """Store that the next occurrence becomes the run ``run_id``, before that run is put.
+def intend(stored: StoredSchedule, token: str, *, run_id: str, now_ms: int) -> Write:
+    """Store that the next occurrence becomes the run ``run_id``, and when that was decided, before that run is put.
 
     Only a schedule whose runs must not overlap needs this. DynamoDB refuses this write if another dispatcher has
     decided about the occurrence. After this write it refuses every other decision about the occurrence.
     """
     return Write(
-        **_as_read(stored), sets={"intended_run_id": run_id, "intended_by": token}, write_token=("intended_by", token)
+        **_as_read(stored),
+        sets={"intended_run_id": run_id, "intended_at": now_ms, "intended_by": token},
+        write_token=("intended_by", token),
     )
 
 
@@ -101,7 +103,7 @@ def advance(
     }
     gone = tuple(name for name, value in nexts.items() if value is None)
     if last_run_id is not None and stored.intended_run_id is not None:
-        gone += ("intended_run_id", "intended_by")
+        gone += ("intended_run_id", "intended_at", "intended_by")
     return Write(**_as_read(stored), sets=present(sets), removes=gone, write_token=("advanced_by", token))
 
 

@@ -30,11 +30,13 @@ from kumofire_core import (
     UnknownJobError,
 )
 from kumofire_core.engine import schedule_firing, schedules
+from kumofire_core.model.times import to_ms
 from tests.builders import NOW
 from tests.faults import Interrupted, Outage, Repeated
 from tests.worlds import Died, World, a_world
 
 HOURLY: dict[str, Any] = {"schedule_type": "cron", "schedule_expr": "0 * * * *"}
+EVERY_MINUTE: dict[str, Any] = {"schedule_type": "cron", "schedule_expr": "* * * * *"}
 ONE = NOW + timedelta(hours=1)
 
 
@@ -865,6 +867,57 @@ def test_overlap_skip_waits_for_a_run_that_was_begun_before_the_timing_changed(w
     world.settle()
     world.clock.now = ONE + timedelta(minutes=90)
     assert world.tick().schedules == 1
+
+
+class Hanging:
+    """A table's client whose process stands still before it puts a run; then it may die."""
+
+    def __init__(self, world: World, meanwhile: Callable[[], None], *, dies: bool) -> None:
+        self._client = world.aws.dynamodb
+        self._meanwhile, self._dies = meanwhile, dies
+
+    def __getattr__(self, operation: str) -> Any:
+        return getattr(self._client, operation)
+
+    def put_item(self, **parameters: Any) -> Any:
+        self._meanwhile()
+        if self._dies:
+            raise Died
+        return self._client.put_item(**parameters)
+
+
+def test_overlap_skip_waits_for_a_run_whose_put_is_still_under_way(world: World):
+    schedule_id = world.jobs.create_schedule("work", **EVERY_MINUTE, overlap="skip")
+    world.clock.now = first = world.jobs.get_schedule(schedule_id).next_run_at
+
+    def turn_to_another_occurrence() -> None:
+        world.jobs.disable_schedule(schedule_id)
+        world.jobs.update_schedule(schedule_id, enabled=True)
+        world.clock.now = world.jobs.get_schedule(schedule_id).next_run_at
+        assert world.clock.now > first
+        world.jobs.dispatch()
+
+    world.another(dynamodb=Hanging(world, turn_to_another_occurrence, dies=False)).dispatch()
+
+    (run,) = world.runs()
+    assert run["occurrence"] == to_ms(first)
+
+
+def test_overlap_skip_waits_twenty_minutes_for_a_run_whose_pass_has_died_before_its_put(world: World):
+    schedule_id = world.jobs.create_schedule("work", **EVERY_MINUTE, overlap="skip")
+    world.clock.now = first = world.jobs.get_schedule(schedule_id).next_run_at
+    with pytest.raises(Died):
+        world.another(dynamodb=Hanging(world, lambda: None, dies=True)).dispatch()
+    world.jobs.disable_schedule(schedule_id)
+    world.jobs.update_schedule(schedule_id, enabled=True)
+
+    world.clock.now = first + timedelta(minutes=19)
+    world.tick()
+    assert world.runs() == []
+
+    world.clock.now = first + timedelta(minutes=20)
+    world.tick()
+    assert [run["occurrence"] for run in world.runs()] == [to_ms(world.clock.now)]
 
 
 def test_a_dispatcher_that_saw_the_last_run_unfinished_does_not_skip_what_another_has_begun(world: World):

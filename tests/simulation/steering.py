@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kumofire_core import Cancel, Fail, Jobs, RetryAfter, RetryPolicy, Snooze
 from kumofire_core.engine import run_control
-from kumofire_core.errors import LeaseExpiredError
+from kumofire_core.errors import LeaseExpiredError, StepsLostError
 from kumofire_core.model.times import from_ms
 from tests.simulation.invariants import FINAL, SKEW_MS, group_asked_for
 from tests.simulation.records import BRIEF_MS, LOST, RETRIES_LATER, Verdict
@@ -84,7 +84,7 @@ class Steering:
                 return Verdict(name, "snooze", error.delay_ms)
             case Cancel():
                 return Verdict(name, "cancel")
-            case Fail():
+            case Fail() | StepsLostError():
                 return Verdict(name, "final")
             case RetryAfter():
                 return Verdict(name, "retry", error.delay_ms)
