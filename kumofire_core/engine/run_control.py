@@ -55,16 +55,21 @@ def _count_canceled(store: RunStore, run_id: str, item: Attributes | None) -> No
 
 
 def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *, bulk: str) -> bool:
-    """Do what ``cancel`` does to a run that was read just now, unless the operation ``bulk`` has done so already."""
+    """Do what ``cancel`` does to a run that was read just now, unless the operation ``bulk`` has done so already.
+
+    A run that was created under its id meanwhile, because this one was deleted, is another one and left alone.
+    """
+    created_as = {} if found is None else found.created_as
     for _ in range(TRIES):
-        if found is None or found.status in FINAL or found.bulk == bulk:
+        if found is None or found.status in FINAL or found.bulk == bulk or found.created_as != created_as:
             return False
         token, now_ms = new_token(), store.now_ms()
         if found.status is RunStatus.RUNNING:
             if found.cancel_requested:
                 return False
+            claims = {"claims": found.claims} if found.claims else {}
             write = run_writes.request_cancel(
-                token, now_ms=now_ms, reason=reason, equals={"claims": found.claims} if found.claims else {}, bulk=bulk
+                token, now_ms=now_ms, reason=reason, equals={**created_as, **claims}, bulk=bulk
             )
         else:
             write = run_writes.cancel(
@@ -73,7 +78,7 @@ def cancel_found(store: RunStore, found: StoredRun | None, reason: str | None, *
                 now_ms=now_ms,
                 reason=reason,
                 expires_at=store.expires_at(now_ms),
-                equals={"updated_at": found.updated_at},
+                equals={**created_as, "updated_at": found.updated_at},
                 bulk=bulk,
             )
         ends = found.status is not RunStatus.RUNNING

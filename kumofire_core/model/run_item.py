@@ -312,6 +312,14 @@ class StoredRun:
         return waits and not called and "history" not in self._item
 
     @property
+    def created_as(self) -> dict[str, str]:
+        """The attribute that tells a run from one which is created under its id after it was deleted.
+
+        It is the token of the put that created it. A copy of that put has the same.
+        """
+        return {"create_token": str(self._item["create_token"])} if "create_token" in self._item else {}
+
+    @property
     def incarnation(self) -> str:
         """What its steps are kept under: of the token that created it, or of the last retry from its start.
 

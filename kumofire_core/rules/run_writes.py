@@ -813,11 +813,15 @@ def _held_by(run: StoredRun) -> dict[str, Value]:
     """Return the condition that a lease is still the one that was seen.
 
     The counter tells a claim from its own copy: one that arrives after the attempt has ended can take the run again,
-    with the same token and for nobody, and a late copy of that attempt's end must not end this lease as well.
+    with the same token and for nobody, and a late copy of that attempt's end must not end this lease as well. Such a
+    copy can also take another run, which was created under the id once this one was deleted, and by the same number.
     """
     if run.lease_token is None:
         raise ValueError(f"run {run.id} is not leased")
-    return {"lease_token": run.lease_token, "claims": run.claims} if run.claims else {"lease_token": run.lease_token}
+    held: dict[str, Value] = {"lease_token": run.lease_token, **run.created_as}
+    if run.claims:
+        held["claims"] = run.claims
+    return held
 
 
 def _same_incarnation(found: StoredRun) -> tuple[dict[str, Value], tuple[str, ...]]:

@@ -624,6 +624,29 @@ def test_a_run_that_a_person_retries_meanwhile_is_not_canceled_again(aws: Aws, c
     assert (done.matched, done.changed) == (5, 5)
 
 
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_a_run_that_is_created_under_the_id_of_a_deleted_one_meanwhile_is_not_canceled(aws: Aws, status: str):
+    run_id = aws.a_run() if status == "queued" else aws.a_running_run()
+    stored = {name: value for name, value in aws.item(run_id).items() if name not in ("pk", "sk")}
+
+    class OtherFirst:
+        """Before the first write to the run, it ends, is deleted and created again, and comes as far again."""
+
+        def __getattr__(self, operation: str) -> Callable[..., Any]:
+            def request(**parameters: Any) -> Any:
+                if operation == "update_item" and parameters["Key"]["pk"]["S"] == f"run#{run_id}":
+                    aws.a_run(run_id, **{**stored, "create_token": "another", "updated_at": NOW_MS + 9})
+                return getattr(aws.dynamodb, operation)(**parameters)
+
+            return request
+
+    done = aws.jobs(dynamodb=OtherFirst()).cancel_many(job_name="email")
+
+    assert (done.matched, done.changed) == (1, 0)
+    assert aws.item(run_id)["status"] == status
+    assert aws.item(run_id).keys() & {"bulk", "cancel_requested_at"} == set()
+
+
 def test_a_run_that_changes_between_being_read_and_changed_is_skipped(aws: Aws):
     run_id = an_ended_run(aws)
 

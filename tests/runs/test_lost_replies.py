@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -216,6 +217,27 @@ def test_copies_of_a_claim_and_of_its_end_that_come_late_do_not_end_the_attempt_
     clock.advance(minutes=10)
     jobs.dispatch()
     assert jobs.get_status(run_id).last_error.startswith("LeaseExpiredError")
+
+
+@pytest.mark.parametrize("handler", [lambda ctx: "sent", lambda ctx: 1 / 0], ids=["succeeds", "fails"])
+def test_copies_of_a_claim_and_of_its_end_do_not_end_a_later_run_under_the_id_of_a_deleted_one(
+    aws: Aws, clock: Clock, handler: Callable[..., Any]
+):
+    jobs = aws.jobs(clock=clock)
+    jobs.handler("email", max_attempts=1)(handler)
+    run_id = jobs.create("email", {"order": 1}, dedupe_key="order")
+    jobs.consume(message(run_id))
+    copies = aws.dynamodb.parameters("update_item")
+    assert jobs.delete(run_id)
+    assert jobs.create("email", {"order": 2}, dedupe_key="order") == run_id
+
+    for copy in copies:  # the claim takes the run for nobody; its end must not count
+        with contextlib.suppress(ClientError):
+            aws.dynamodb.client.update_item(**copy)
+
+    item = aws.item(run_id)
+    assert (item["status"], item["claims"]) == ("running", 1)
+    assert item.keys() & {"output", "last_error"} == set()
 
 
 def test_a_late_copy_of_a_retry_leaves_nothing_of_what_came_after_it(aws: Aws):

@@ -475,6 +475,7 @@ class Invariants:
         if earlier is None:
             return
         ledger.attempts[token], earlier.lease_until, earlier.claims = earlier, new["lease_until"], new["claims"]
+        ledger.held_again = token  # its consumer has ended this attempt, or will not, by a claim of the deleted run
         if earlier.state not in ("claimed", "given back"):
             ledger.calls, ledger.starts, ledger.fence = ledger.calls + 1, ledger.starts + 1, earlier.claims
         if earlier.state == "running":
