@@ -167,6 +167,9 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
 class LoopOfProcess:
     """The engine's loop of the process that asks."""
 
+    hook_loop = None
+    """There is none: no history has hooks. The process's exit asks for it."""
+
     @property
     def loop(self) -> Any:
         """The loop, if there is one; outside of a history, as at the process's exit, there is none."""

@@ -559,6 +559,18 @@ _mutation(
     "advance a schedule that another advanced", _changed(schedule_writes, "advance", equals=_none, not_exists=_none)
 )
 _mutation(
+    "take a run that is still to be put for ended",
+    (schedule_firing, "PUT_ENDS", lambda original: timedelta(0)),
+)
+_mutation(
+    "end an attempt of another run under its id",
+    (run_writes, "_held_by", lambda original: lambda run: _without("create_token")(original(run))),
+)
+_mutation(
+    "take a run for the deleted one that had its id",
+    (run_item.StoredRun, "created_as", lambda original: property(lambda self: {})),
+)
+_mutation(
     "take an unfinished run for ended", (schedule_firing, "FINAL", lambda original: frozenset({*FINAL, "running"}))
 )
 
