@@ -138,6 +138,9 @@ class ScheduleFiring:
                 return None if found == stored else Firing(schedule_id=stored.schedule.id, write=None, more=True)
             stored = found
         self._put_runs(stored, [next_run_at], now, sendings)
+        if stored.schedule.next_run_at != next_run_at:
+            # The reply was lost, and a person has given the schedule another time before it was asked for again.
+            return Firing(schedule_id=stored.schedule.id, write=None, more=True)
         return _firing(stored, next_occurrence(stored.timing, next_run_at), horizon, fired=next_run_at)
 
     def _put_runs(

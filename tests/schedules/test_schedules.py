@@ -920,6 +920,39 @@ def test_overlap_skip_waits_twenty_minutes_for_a_run_whose_pass_has_died_before_
     assert [run["occurrence"] for run in world.runs()] == [to_ms(world.clock.now)]
 
 
+@pytest.mark.parametrize("enabled_again", [False, True])
+def test_a_decision_whose_reply_was_lost_does_not_undo_what_a_person_has_changed_since(
+    world: World, enabled_again: bool
+):
+    schedule_id = world.jobs.create_schedule("work", **EVERY_MINUTE, overlap="skip")
+    world.clock.now = first = world.jobs.get_schedule(schedule_id).next_run_at
+    seen: list[datetime | None] = []
+
+    class LosesAReply:
+        """The SDK repeats the request to store the decision; by then the clock and a person have moved on."""
+
+        def __getattr__(self, operation: str) -> Any:
+            return getattr(world.aws.dynamodb, operation)
+
+        def update_item(self, **parameters: Any) -> Any:
+            answer = world.aws.dynamodb.update_item(**parameters)
+            if not seen:
+                world.clock.now = first + timedelta(minutes=5)
+                world.jobs.disable_schedule(schedule_id)
+                if enabled_again:
+                    world.jobs.update_schedule(schedule_id, enabled=True)
+                seen.append(world.jobs.get_schedule(schedule_id).next_run_at)
+                return world.aws.dynamodb.update_item(**parameters)
+            seen.append(world.jobs.get_schedule(schedule_id).next_run_at)
+            return answer
+
+    result = world.another(dynamodb=LosesAReply()).dispatch()
+
+    assert result.errors == 0
+    assert set(seen) == {first + timedelta(minutes=6) if enabled_again else None}
+    assert [run["occurrence"] for run in world.runs()] == [to_ms(first)]
+
+
 def test_a_dispatcher_that_saw_the_last_run_unfinished_does_not_skip_what_another_has_begun(world: World):
     schedule_id = world.jobs.create_schedule("work", **HOURLY, overlap="skip")
     world.clock.now = ONE
