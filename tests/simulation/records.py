@@ -277,7 +277,8 @@ class Records:
 
     def _moved(self, run_id: str, old: Attributes, new: Attributes, task: Task | None, asks: str) -> None:
         due_ms, now = new["scheduled_for"], self._world.now + self.writer_skew_ms()
-        if new["status"] == "queued" and due_ms > now:
+        is_moved = (old["status"], old["scheduled_for"]) != (new["status"], due_ms)
+        if new["status"] == "queued" and due_ms > now and is_moved:
             self._broken("a run is queued when it is due", f"{run_id} is for {due_ms}")
         if task is None:
             return
