@@ -84,7 +84,7 @@ class Execution:
     begun_at: int
     """Its place in the ledger."""
     holds_until_ms: int
-    """Until when nobody else may begin: the end of its lease, or when it was cut because its time limit was over."""
+    """Until when nobody else may begin: the end of its lease, or when it was cut."""
     ended_at: int | None = None
     ended: str | None = None
 
@@ -105,15 +105,19 @@ def executions_of(
     """Return the executions that a ledger tells of, in order, and what is wrong with it by itself.
 
     A handler whose time limit is over goes on in its thread, and its run goes on without it. So an execution holds its
-    run no longer than until its attempt was recorded as timed out, if ``items`` say so and its limit was over by then.
+    run no longer than until its attempt was recorded as timed out, if ``items`` say so and its limit was over by then,
+    and no longer than until the handler itself saw that it was cut.
     """
     cut_ms = _cuts(items)
     found: dict[tuple[str, int], Execution] = {}
     problems = []
     for place, event in enumerate(events):
-        if event["event"] not in ("begin", "end"):
+        if event["event"] not in ("begin", "end", "cut"):
             continue
         key = (event["run_id"], event["fence"])
+        if event["event"] == "cut":
+            found[key].holds_until_ms = min(event["at_ms"], found[key].holds_until_ms)
+            continue
         if event["event"] == "begin":
             if key in found:
                 problems.append(f"{key[0]}: two executions under the claim {key[1]}")

@@ -1,4 +1,4 @@
-"""The promises of batches, steps, signals, limits, rates, pauses, transactions, dedupe keys and bulk operations.
+"""The promises of batches, steps, signals, limits, rates, pauses, renewals, transactions, keys and bulk operations.
 
 Each function holds the events of a ledger, and the stored items at the end, against one promise, and returns what is
 wrong. An event's place in the ledger is the order in which things happened, which no clock disturbs.
@@ -200,6 +200,29 @@ def broken_pauses(events: Events, *, job: str) -> list[str]:
     return problems
 
 
+def broken_renewals(events: Events) -> list[str]:
+    """Nothing begins beside a handler of a worker, however long it takes, unless it was cut or its process stood still.
+
+    A process that renews leases says so first. "Cut" is what the handler itself has seen. A process stands still from
+    where the ledger says that it freezes.
+    """
+    problems = []
+    renewing = {event["pid"] for event in _of(events, "renews")}
+    cut = {(event["run_id"], event["fence"]): place for place, event in enumerate(events) if event["event"] == "cut"}
+    frozen = [(event["pid"], place) for place, event in enumerate(events) if event["event"] == "freezes"]
+    for run_id, executions in _by_run(events).items():
+        for earlier, later in pairwise(executions):
+            ended = earlier.ended_at is not None and earlier.ended_at < later.begun_at
+            if ended or earlier.pid not in renewing:
+                continue
+            if cut.get((run_id, earlier.fence), later.begun_at) < later.begun_at:
+                continue
+            if any(pid == earlier.pid and earlier.begun_at < place < later.begun_at for pid, place in frozen):
+                continue
+            problems.append(f"{run_id}: claim {later.fence} ran beside claim {earlier.fence}, which was not cut")
+    return problems
+
+
 def broken_transactions(events: Events, items: Items, *, job: str) -> list[str]:
     """A run exists if and only if the item does that was written with it, and who was told of a commit made both."""
     problems = []
@@ -261,7 +284,7 @@ def broken_debounces(events: Events) -> list[str]:
 
 
 def broken_bulk(events: Events, items: Items) -> list[str]:
-    """Each operation is done, and changes each of its runs once at most, whoever works on it."""
+    """Each operation is done, and retries each of its runs once at most, whoever works on it."""
     operations = {event["bulk_id"]: event["run_ids"] for event in _of(events, "bulk")}
     may = Counter(run_id for run_ids in operations.values() for run_id in run_ids)
     problems = [

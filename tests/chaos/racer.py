@@ -30,6 +30,9 @@ from kumofire_core.model.run import derived_run_id
 from tests.builders import message, record
 from tests.chaos import ledger
 
+FULL_PARTITION = 3
+"""So many items that are due let a dispatcher hand a partition over; 500 outside of races."""
+
 LEASE_MARGIN_MS = 5_000
 MAX_ATTEMPTS = 4
 SHARDS = 3
@@ -179,7 +182,8 @@ class Racer:
         self.sqs: Any = settings.client("sqs") if settings.queue_url else Nowhere()
         self.jobs = self.make_jobs(settings, clock=settings.clock, sqs=self.sqs)
         self.dynamodb = settings.client("dynamodb")
-        self.over = threading.Event()
+        self._others: list[threading.Thread] = []
+        """Passes of partitions that were handed over."""
         self.operations: dict[Operation, int] = {self.deliver: 36, self.dispatch: 8, self.hurry: 6}
 
     @classmethod
@@ -208,6 +212,8 @@ class Racer:
         with ThreadPoolExecutor(self.settings.threads) as pool:
             for future in [pool.submit(self._thread, number) for number in range(self.settings.threads)]:
                 future.result()
+        for other in self._others:
+            other.join()
 
     def conduct(self) -> None:
         """Do what the first thread of the first process alone does, instead of racing."""
@@ -275,11 +281,24 @@ class Racer:
         self.consume_all(chance.sample(waiting, min(len(waiting), chance.choice((1, 4, 8)))))
 
     def dispatch(self, key: str, chance: random.Random) -> None:
-        """Make a pass of a dispatcher, or one of a dispatcher that shares the partitions with others."""
-        partitions = chance.choice((None, None, [chance.randrange(SHARDS)], [-1]))
-        result = self.jobs.dispatch(limit=20, partitions=partitions)
+        """Make a pass of a dispatcher: of all partitions, of one, or one that hands full partitions over to others."""
+        if chance.random() < 0.3:
+            self._dispatch(hand_over=lambda partition: self._hand_over(partition, chance))
+            return
+        self._dispatch(limit=20, partitions=chance.choice((None, None, [chance.randrange(SHARDS)], [-1])))
+
+    def _dispatch(self, **given: Any) -> None:
+        result = self.jobs.dispatch(**given)
         if result.errors:
             self.settings.enter("error", operation="dispatch", text=f"{result.errors} errors")
+
+    def _hand_over(self, partition: int, chance: random.Random) -> None:
+        """Let another pass take a partition, beside this one: once, twice, or never, as an invocation may be lost."""
+        self.settings.enter("handed", partition=partition)
+        for _ in range(chance.choice((0, 1, 1, 2))):
+            other = threading.Thread(target=self._dispatch, kwargs={"partitions": [partition]})
+            other.start()
+            self._others.append(other)
 
     def hurry(self, key: str, chance: random.Random) -> None:
         """Make the dispatcher look now at some of what it looks at later: a wake-up may come early at any time."""

@@ -22,13 +22,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kumofire_core import DeadlineTooCloseError, JobContext, Jobs, ScheduleConflictError
+from kumofire_core.engine import dispatcher
 from kumofire_core.model.message import decode_body
 from tests.builders import message
 from tests.chaos import ledger
-from tests.chaos.racer import Nowhere, Racer, Settings, consume_all, number_of, run_id_of, scan
+from tests.chaos.racer import FULL_PARTITION, Nowhere, Racer, Settings, consume_all, number_of, run_id_of, scan
 from tests.chaos.races_flow import FlowRacer
 from tests.chaos.races_keys import KeyRacer
 from tests.chaos.races_limits import LimitRacer, PauseRacer, RateRacer
+from tests.chaos.races_worker import WorkerRacer
 
 PATIENCE_SECONDS = 900
 """How long a racer may take on a machine that is busy with something else."""
@@ -127,6 +129,7 @@ RACES: dict[str, type[Racer]] = {
     "rates": RateRacer,
     "pauses": PauseRacer,
     "keys": KeyRacer,
+    "workers": WorkerRacer,
 }
 
 
@@ -228,6 +231,7 @@ def _main() -> None:
     logging.disable(logging.ERROR)
     given = json.loads(sys.argv[1])
     settings = Settings(**{name: value for name, value in given.items() if name != "number"})
+    dispatcher.PAGE_SIZE = FULL_PARTITION
     racer = RACES[settings.what](settings, given["number"])
     print("ready", flush=True)
     sys.stdin.readline()

@@ -123,7 +123,14 @@ class KeyRacer(Racer):
         self.jobs.retry_many(run_ids=wanted, on_progress=tell)
 
     def _cancel_many(self, key: str, chance: random.Random) -> None:
-        self.jobs.cancel_many(run_ids=self._doomed(key), reason="raced")
+        began: list[str] = []
+
+        def tell(operation: Any) -> None:
+            if not began:
+                began.append(operation.id)
+                self.settings.enter("bulk", bulk_id=operation.id, run_ids=[])  # it retries none
+
+        self.jobs.cancel_many(run_ids=self._doomed(key), reason="raced", on_progress=tell)
 
     def _doomed(self, key: str) -> list[str]:
         numbers = ((number_of(key) - step) % self.settings.keys for step in range(BULK))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import promises
+from tests.chaos.ledger import executions_of, overlaps
 from tests.chaos.made_up import begin, end
 
 Events = list[dict[str, Any]]
@@ -237,6 +238,26 @@ def test_a_debounced_run_gets_the_latest_payload_before_its_call():
     assert promises.broken_debounces([*two, *one, called]) == []
     assert promises.broken_debounces([*one, *two, called]) == ["r: was called with '1', and '2' had replaced it"]
     assert promises.broken_debounces([*one, called, called | {"value": "2"}]) == ["r: was called with two payloads"]
+
+
+def test_a_worker_s_handler_is_alone_however_long_it_takes():
+    long = [said("renews"), begin(fence=1), begin(fence=2, at=60_000), end(fence=1), end(fence=2)]
+
+    assert promises.broken_renewals([*long[:2], end(fence=1), long[2], end(fence=2)]) == []
+    assert promises.broken_renewals(long) == ["r: claim 2 ran beside claim 1, which was not cut"]
+    cut = said("cut", fence=1, at_ms=50_000)
+    assert promises.broken_renewals([*long[:2], cut, *long[2:]]) == []
+    assert promises.broken_renewals([*long[:3], cut, *long[3:]]) != []  # later than the other began
+    assert promises.broken_renewals([*long[:2], said("freezes"), *long[2:]]) == []
+    assert promises.broken_renewals([said("freezes"), *long]) != []  # an earlier time is no excuse
+    assert promises.broken_renewals(long[1:]) == []  # a process that renews nothing may outlive its lease
+
+
+def test_a_claim_holds_its_run_no_longer_than_until_its_handler_saw_that_it_was_cut():
+    beside = [begin(fence=1), begin(fence=2, at=4_000), end(fence=1), end(fence=2)]
+
+    assert overlaps(executions_of(beside)[0]) == ["r: claim 2 ran while claim 1 had 6000 ms of its lease"]
+    assert overlaps(executions_of([beside[0], said("cut", fence=1, at_ms=3_000), *beside[1:]])[0]) == []
 
 
 def test_a_bulk_operation_changes_each_run_once_and_is_done():
