@@ -66,6 +66,8 @@ class Settings:
     lease_seconds: float = 5
     """Of the race's time, without the margin."""
     batch_writes: bool = False
+    mistake: str | None = None
+    """What the racing processes do wrong: a name in ``tests.chaos.mistakes``."""
     calm: bool = False
     """Whether handlers neither dawdle nor outlive their leases: after the race."""
 

@@ -25,7 +25,7 @@ from kumofire_core import DeadlineTooCloseError, JobContext, Jobs, ScheduleConfl
 from kumofire_core.engine import dispatcher
 from kumofire_core.model.message import decode_body
 from tests.builders import message
-from tests.chaos import ledger
+from tests.chaos import ledger, mistakes
 from tests.chaos.racer import FULL_PARTITION, Nowhere, Racer, Settings, consume_all, number_of, run_id_of, scan
 from tests.chaos.races_flow import FlowRacer
 from tests.chaos.races_keys import KeyRacer
@@ -232,10 +232,11 @@ def _main() -> None:
     given = json.loads(sys.argv[1])
     settings = Settings(**{name: value for name, value in given.items() if name != "number"})
     dispatcher.PAGE_SIZE = FULL_PARTITION
-    racer = RACES[settings.what](settings, given["number"])
-    print("ready", flush=True)
-    sys.stdin.readline()
-    racer.run()
+    with mistakes.made(settings.mistake):
+        racer = RACES[settings.what](settings, given["number"])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        racer.run()
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class FlowRacer(Racer):
             def effect(step: str) -> str:
                 value = a_value()
                 settings.enter("effect", run_id=ctx.run.id, fence=ctx.fencing_token, step=step, value=value)
-                settings.dawdle(ctx, stuck=0.01)
+                settings.dawdle(ctx, stuck=0.06)
                 return value
 
             def step(name: str) -> str:
