@@ -14,7 +14,7 @@ from kumofire_core.edge import collector_paused
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code."""
     try:
-        with collector_paused():
+        with collector_paused(freeze=arguments is None):
             from kumofire_core.cli.app import run
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] == "kumofire_core":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -100,7 +101,7 @@ class Invocation:
             environment.setdefault("KUMOFIRE_RETENTION_DAYS", found.retention_days)
         _log_on_one_line()
         # Jobs makes its clients itself, without boto3, from AWS's variables, which the global options have set.
-        with collector_paused():
+        with collector_paused(freeze=gc.get_freeze_count() > 0):  # where ``main`` has done so, the process is its own
             from kumofire_core.jobs import Jobs
 
             jobs = Jobs.from_env(environment, allow_unknown_jobs=True, clock=self.now)
