@@ -203,13 +203,13 @@ def broken_pauses(events: Events, *, job: str) -> list[str]:
 def broken_renewals(events: Events) -> list[str]:
     """Nothing begins beside a handler of a worker, however long it takes, unless it was cut or its process stood still.
 
-    A process that renews leases says so first. "Cut" is what the handler itself has seen. A process stands still from
-    where the ledger says that it freezes.
+    A process that renews leases says so first. "Cut" is what the handler itself has seen. A process stands still
+    somewhere between where it says that it freezes and where it says that it has thawed.
     """
     problems = []
     renewing = {event["pid"] for event in _of(events, "renews")}
     cut = {(event["run_id"], event["fence"]): place for place, event in enumerate(events) if event["event"] == "cut"}
-    frozen = [(event["pid"], place) for place, event in enumerate(events) if event["event"] == "freezes"]
+    frozen = _frozen(events)
     for run_id, executions in _by_run(events).items():
         for earlier, later in pairwise(executions):
             ended = earlier.ended_at is not None and earlier.ended_at < later.begun_at
@@ -217,10 +217,22 @@ def broken_renewals(events: Events) -> list[str]:
                 continue
             if cut.get((run_id, earlier.fence), later.begun_at) < later.begun_at:
                 continue
-            if any(pid == earlier.pid and earlier.begun_at < place < later.begun_at for pid, place in frozen):
+            if any(since < later.begun_at and earlier.begun_at < until for since, until in frozen[earlier.pid]):
                 continue
             problems.append(f"{run_id}: claim {later.fence} ran beside claim {earlier.fence}, which was not cut")
     return problems
+
+
+def _frozen(events: Events) -> Mapping[int, list[tuple[int, int]]]:
+    """Return the places in the ledger between which a process stood still, by process."""
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for place, event in enumerate(events):
+        if event["event"] == "freezes":
+            found[event["pid"]].append((place, len(events)))
+        elif event["event"] == "thawed":
+            since, _ = found[event["pid"]].pop()
+            found[event["pid"]].append((since, place))
+    return found
 
 
 def broken_transactions(events: Events, items: Items, *, job: str) -> list[str]:

@@ -127,10 +127,11 @@ class WorkerRacer(Racer):
         """Let this process stand still for longer than a lease, from time to time."""
         for _ in self._progress():
             time.sleep(random.uniform(1, 4))
-            self.settings.enter("freezes", progress=0)
+            self.settings.enter("freezes")
             pid = os.getpid()
             subprocess.run(["sh", "-c", f"(kill -STOP {pid}; sleep {FROZEN_SECONDS}; kill -CONT {pid}) &"], check=True)
             time.sleep(0.5)
+            self.settings.enter("thawed")
 
     def _waiting(self) -> list[str]:
         return [item["pk"].removeprefix("run#") for item in self.unfinished() if item["pk"].startswith("run#")]

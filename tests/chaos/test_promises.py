@@ -248,8 +248,11 @@ def test_a_worker_s_handler_is_alone_however_long_it_takes():
     cut = said("cut", fence=1, at_ms=50_000)
     assert promises.broken_renewals([*long[:2], cut, *long[2:]]) == []
     assert promises.broken_renewals([*long[:3], cut, *long[3:]]) != []  # later than the other began
-    assert promises.broken_renewals([*long[:2], said("freezes"), *long[2:]]) == []
-    assert promises.broken_renewals([said("freezes"), *long]) != []  # an earlier time is no excuse
+    freezes, thawed = said("freezes"), said("thawed")
+    assert promises.broken_renewals([*long[:2], freezes, *long[2:], thawed]) == []
+    assert promises.broken_renewals([long[0], freezes, long[1], thawed, *long[2:]]) == []  # it begins before it stops
+    assert promises.broken_renewals([freezes, thawed, *long]) != []  # an earlier time is no excuse
+    assert promises.broken_renewals([*long, freezes, thawed]) != []  # nor a later one
     assert promises.broken_renewals(long[1:]) == []  # a process that renews nothing may outlive its lease
 
 
