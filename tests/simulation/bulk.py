@@ -108,6 +108,7 @@ class BulkChanges:
             given["spread"] = timedelta(milliseconds=self._spread_ms)
         if self._action == "delete":
             given["free_dedupe_keys"] = self._frees_keys
+        ended = {run_id for run_id in given.get("run_ids", ()) if self._has_ended(run_id)}
         done = call(**given, on_progress=self._began)
         self._world.counts[f"a person has done with {self._action} of many"] += 1
         self._ended(done)
@@ -123,11 +124,14 @@ class BulkChanges:
         if self._play.calm and not least <= done.changed <= most:
             self._world.violate("an operation counts what it has changed", f"{done}, and it was {self._changed}")
         if by_ids and done.done and not done.failed and self._action == "retry":
-            self._check_all(given["run_ids"])
+            self._check_all(ended)
 
-    def _check_all(self, run_ids: list[str]) -> None:
-        """Check that no run is left which nobody else has changed."""
-        for run_id in run_ids:
+    def _has_ended(self, run_id: str) -> bool:
+        return bool(self._world.table.items[f"run#{run_id}", "run"]["status"] in RETRIED)
+
+    def _check_all(self, run_ids: set[str]) -> None:
+        """Check that none of the runs which had ended before is left, unless somebody else has changed it."""
+        for run_id in sorted(run_ids):
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             is_old = (
                 item is not None and item["status"] in RETRIED and item["updated_at"] < self._created_ms - 2 * SKEW_MS

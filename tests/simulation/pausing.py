@@ -98,7 +98,8 @@ class Pausing:
         begun = found.keys() - self.since.keys()
         for name in begun:
             self.since[name] = world.now
-        if begun and self._play.settling:  # a request that was under way when the faults stopped
+        prolonged = {name for name, until in found.items() if name not in begun and until != self._until[name]}
+        if (begun or prolonged) and self._play.settling:  # a request that was under way when the faults stopped
             world.at(world.now + 1_000, self._resume_all)
         for name in self.since.keys() - found.keys():
             del self.since[name]
