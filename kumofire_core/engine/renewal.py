@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -119,7 +120,7 @@ class HeldAttempt:
         the caller is free of it.
         """
         ends = inf if seconds is None else time.monotonic() + seconds
-        call = self._call = self._pool.start(function)
+        call = self._call = self._pool.start(partial(self._begin, function))
         self._renewal.begin(self)
         try:
             while not call.wait(max(LEAST_WAIT, min(ends, self._next, self._lease_ends) - time.monotonic())):
@@ -127,7 +128,7 @@ class HeldAttempt:
                 if now >= ends:
                     if self._pool.abandon(call):
                         raise HandlerTimeoutError
-                elif now >= self._lease_ends or self._store.now_ms() >= self._lease_ms_until:
+                elif self._is_over():
                     self.cut(NOT_RENEWED)
                 elif now >= self._next:
                     self._begin_renewal()
@@ -137,6 +138,16 @@ class HeldAttempt:
         if call.abandoned:
             raise AttemptCutError(self._why or STOPPED)
         return call.result()
+
+    def _begin(self, function: Callable[[], Any]) -> Any:
+        """Call the function, unless the lease has ended since it was looked at, because the process stood still."""
+        if self._is_over():
+            raise AttemptCutError(NOT_RENEWED)
+        return function()
+
+    def _is_over(self) -> bool:
+        """Say whether the lease has ended, by whichever clock: one of them stands still while the machine sleeps."""
+        return time.monotonic() >= self._lease_ends or self._store.now_ms() >= self._lease_ms_until
 
     def cut(self, why: str) -> bool:
         """Give the attempt up, unless it has ended just now; say whether it was given up."""

@@ -173,9 +173,10 @@ def overlaps(executions: Iterable[Execution]) -> list[str]:
                     continue
                 if later.begun_at < earlier.begun_at:
                     problems.append(f"{run_id}: claim {later.fence} was executed before claim {earlier.fence}")
-                # ``ended_at`` is the ledger's order, which no clock disturbs. The claim's own instant is on a clock.
+                # ``ended_at`` is the ledger's order, which no clock disturbs. A claim's own instant is when it was
+                # asked for: on a busy machine a while before it was made.
                 unended = earlier.ended_at is None or earlier.ended_at > later.begun_at
-                left_ms = earlier.holds_until_ms - later.claimed_ms
+                left_ms = earlier.holds_until_ms - later.begun_ms
                 if unended and left_ms > 0:
                     problems.append(
                         f"{run_id}: claim {later.fence} ran while claim {earlier.fence} had {left_ms} ms of its lease"

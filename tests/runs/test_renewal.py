@@ -12,6 +12,7 @@ import pytest
 
 from kumofire_core import JobContext, Jobs, Snooze
 from kumofire_core.engine.renewal import Renewal, held_by_lease
+from kumofire_core.handlers.handler_pool import HandlerCall, HandlerPool
 from kumofire_core.model.times import to_ms
 from kumofire_core.rules import run_writes
 from tests.builders import Aws, Clock, message
@@ -140,6 +141,29 @@ def test_an_attempt_whose_lease_can_not_be_renewed_is_put_back_and_does_not_coun
     assert (result.outcome, result.reason) == ("retried", "its lease could not be renewed in time")
     found = item(aws, run_id)
     assert (found["status"], found["attempt"], found["suspensions"]) == ("scheduled", 0, 1)
+
+
+def test_a_handler_is_not_called_where_its_process_stood_still_until_the_lease_was_over(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal stops the process after it has looked at the lease, and before the handler's thread has begun."""
+    stood_still, called = [timedelta()], []
+    jobs = aws.jobs(clock=lambda: datetime.now(UTC) + stood_still[0], concurrency=1)
+    jobs._consumer.renewal = Renewal(LEASE_MS)
+    jobs.handler("long", max_attempts=1)(called.append)
+    start = HandlerPool.start
+
+    def stopped(self: HandlerPool, function: Callable[[], Any], **given: Any) -> HandlerCall:
+        stood_still[0] = timedelta(seconds=7)
+        return start(self, function, **given)
+
+    run_id = jobs.create("long")
+    monkeypatch.setattr(HandlerPool, "start", stopped)
+    result = jobs.consume(message(run_id))
+
+    assert (result.outcome, result.reason) == ("retried", "its lease could not be renewed in time")
+    assert called == []
+    assert item(aws, run_id)["attempt"] == 0
 
 
 def test_a_run_that_is_interrupted_goes_on_later_and_counts_no_attempt(aws: Aws, jobs: Jobs) -> None:
