@@ -410,6 +410,8 @@ def test_an_interrupt_by_a_person_cancels_the_coroutine_that_is_waited_for():
     done = in_a_process("""
         import asyncio
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
+
         async def handler(ctx):
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
             try:
