@@ -103,6 +103,9 @@ SETTLE_ROUNDS = 120
 CONSUMERS = 4
 AHEAD_MS = (1_501, 20_000, 250_000)
 VISIBILITY_MS = (60_000, 7_000, 31_000, 360_000)
+POLL_MS = 500
+MOST_BUSY_POLLS = 1_200
+"""Ten minutes: no handler that ends takes so long."""
 NO_JSON = ("", "{", "\0")
 MALFORMED = ("", "{", "[]", "null", '{"version":2,"kumofireJobRunId":"a"}', '{"version":1,"kumofireJobRunId":7}', "\0")
 
@@ -447,6 +450,8 @@ class Play:
         self.people = 0
         self.interventions = 0
         self.settling = False
+        self._busy_polls = 0
+        """How often no consumer was free since faults stopped."""
         self.inbox: list[tuple[str, int]] = []
         self.key_changed = False
         """Processes have another key than before; once it is back, they have both."""
@@ -934,7 +939,12 @@ class Play:
             return
         free = [each for each in self.consumers if not each.tasks and self.working.takes_messages(each)]
         if not free:
-            self.world.at(self.world.now + 500, self._poll)
+            self._busy_polls += self.settling
+            if self._busy_polls > MOST_BUSY_POLLS:  # all of them hang, and somebody restarts one
+                self._busy_polls = 0
+                self.invariants.process_ends(self.consumers[0])
+                self.world.kill(self.consumers[0])
+            self.world.at(self.world.now + POLL_MS, self._poll)
             return
         # When all others hang, the last one stays for the settling.
         process = free[0] if self.settling else self.choices.of(free)

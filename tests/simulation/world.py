@@ -35,7 +35,7 @@ INDEX_LAGS_MS = (0, 0, 20, 400, 3_000, 70_000)
 BACKLOGS = ("0", "0", "7", "100000")
 RETENTION_MS = 4 * 86_400_000
 """How long the queue keeps a message: SQS's default."""
-MOST_STEPS = 8_000
+MOST_STEPS = 4_000
 """How many things may happen in a history."""
 
 ENDED = -1
