@@ -942,7 +942,6 @@ class Play:
             self._busy_polls += self.settling
             if self._busy_polls > MOST_BUSY_POLLS:  # all of them hang, and somebody restarts one
                 self._busy_polls = 0
-                self.invariants.process_ends(self.consumers[0])
                 self.world.kill(self.consumers[0])
             self.world.at(self.world.now + POLL_MS, self._poll)
             return
