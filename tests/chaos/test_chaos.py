@@ -75,12 +75,12 @@ def test_on_dynamodb_local_the_race_ends_alike(dynamodb_local: Any, tmp_path: Pa
 
 
 FEATURES = {
-    "flow": ("effect", "got", "slept", "gave", "given", "handed"),
+    "flow": ("effect", "got", "slept", "gave", "given"),
     "limits": (),
     "rates": (),
     "pauses": ("paused", "resumes"),
     "keys": ("committed", "debounced", "indexes", "bulk"),
-    "workers": ("worked", "freezes"),
+    "workers": ("worked", "freezes", "handed"),
 }
 """The races about more than plain runs, and what has to have happened in each."""
 
