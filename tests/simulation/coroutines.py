@@ -64,6 +64,8 @@ class SimulatedEventLoop(asyncio.BaseEventLoop):
         """Until when it was blocked."""
         self.is_told = False
         """The engine has said that it is blocked."""
+        self.was_told = False
+        """It has said so once: then the loop is left, and it does not say so again."""
         self.must_be_left = False
         """The engine must know that it is blocked."""
         self.process.loops.append(self)
@@ -190,7 +192,7 @@ class Told:
         blocked = [loop for loop in process.loops if loop.blocker is not None and not loop.is_told]
         for loop in blocked:
             if not SHOWS_BLOCKED_TASK or blamed in loop.blamed:
-                loop.is_told = True
+                loop.is_told = loop.was_told = True
                 return
         if blocked:
             names = ", ".join(str(loop.blocker) for loop in blocked)
@@ -276,7 +278,7 @@ class AsyncHandler:
             return
         if loop.blocker is not None and loop.blocks == self._block_at_cut:
             loop.must_be_left = True
-            if not loop.is_told:
+            if not loop.was_told:
                 world.violate("who blocks the loop is told", f"nobody was, though {loop.blocker} does")
         else:
             world.at(world.now + 1, self._check_is_told)

@@ -70,6 +70,8 @@ class Attempt:
     """Where its invocation logs."""
     log_is_unknown: bool = False
     """A late copy claims, which may be of any invocation."""
+    is_again: bool = False
+    """Late copies have put its run again, and made this claim again, both as before the run was deleted."""
     verdict: Verdict | None = None
     """What its handler's error means, where it raised one."""
     ended_ms: int = 0
@@ -320,6 +322,10 @@ class Invariants:
             item = self._world.table.items.get((f"run#{run_id}", "run"))
             if item is not None and item["create_token"] != ledger.create_token:
                 ledger = self._of_an_earlier_run(run_id, ledger, item["create_token"])
+            elif item is not None and item.get("lease_token", "") not in {"", *ledger.attempts} and ledger.is_again:
+                self._undone_in |= {(run_id, each.process.name) for each in ledger.attempts.values()}
+                assert ledger.before is not None
+                ledger = self.ledgers[run_id] = ledger.before
             token = None if item is None else item.get("lease_token")
             ledger.undone.update(each for each in ledger.attempts if each != token)
             self._undone_in |= {(run_id, ledger.attempts[each].process.name) for each in ledger.undone}
@@ -475,6 +481,7 @@ class Invariants:
         if earlier is None:
             return
         ledger.attempts[token], earlier.lease_until, earlier.claims = earlier, new["lease_until"], new["claims"]
+        earlier.is_again = True
         ledger.held_again = token  # its consumer has ended this attempt, or will not, by a claim of the deleted run
         if earlier.state not in ("claimed", "given back"):
             ledger.calls, ledger.starts, ledger.fence = ledger.calls + 1, ledger.starts + 1, earlier.claims
@@ -517,7 +524,8 @@ class Invariants:
 
     def _given_back(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         attempt = ledger.attempts.get(old.get("lease_token", ""))
-        if attempt is None or not self._is_own(attempt) or attempt.state not in ("claimed", "out of reach"):
+        unbegun = ("claimed", "out of reach", "given back" if attempt is not None and attempt.is_again else "")
+        if attempt is None or not self._is_own(attempt) or attempt.state not in unbegun:
             state = None if attempt is None else attempt.state
             self._broken("only an attempt that was not begun is given back", f"{run_id}: {state}")
             return

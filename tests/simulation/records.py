@@ -189,7 +189,7 @@ class Records:
         expected = Ended(
             old.get("retries", 0),
             old["attempt"] + 1,
-            old.get("started_at"),
+            started_ms if attempt.is_again else old.get("started_at"),
             ending,
             self._error_type(attempt, ending, error_type),
             log if attempt.log_is_unknown else attempt.log,
