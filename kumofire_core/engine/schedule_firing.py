@@ -123,8 +123,9 @@ class ScheduleFiring:
             first = due[0] if due else upcoming
             if first != next_run_at:  # the occurrence was missed, and must not run late
                 return _firing(stored, first, horizon, fired=None)
-            put_ends = None if stored.intended_at is None else stored.intended_at + PUT_ENDS
-            if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id, put_ends)):
+            # A pass that hangs may still put what it decided about before a person changed the schedule.
+            may_come = stored.intended_at is not None and now < stored.intended_at + PUT_ENDS
+            if not (self._is_over(stored.last_run_id) and self._is_over(stored.intended_run_id, may_come=may_come)):
                 if next_run_at > now:
                     return None  # the last run may still end in time: decide when this occurrence is due
                 return _firing(stored, next_occurrence(stored.timing, now), horizon, fired=None)
@@ -167,18 +168,12 @@ class ScheduleFiring:
             group=schedule.group,
         )
 
-    def _is_over(self, run_id: str | None, put_ends: datetime | None = None) -> bool:
-        """Return whether a run has ended. A missing run counts as ended: TTL deletes only runs that have ended.
-
-        Until ``put_ends`` a missing run may be one that is still to come: the pass that decided about it hangs, and a
-        person has changed the schedule since.
-        """
+    def _is_over(self, run_id: str | None, *, may_come: bool = False) -> bool:
+        """Return whether a run has ended. A missing run has, since TTL deletes only those, unless it ``may_come``."""
         if run_id is None:
             return True
         found = self._runs.find(run_id)
-        if found is None:
-            return put_ends is None or from_ms(self._runs.now_ms()) >= put_ends
-        return found.run.status in FINAL
+        return not may_come if found is None else found.run.status in FINAL
 
 
 def _due(

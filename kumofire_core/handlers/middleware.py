@@ -72,12 +72,12 @@ class HandlerChain:
 
     def _next(self, index: int, pool: HandlerPool | None, *, awaited: bool) -> CallNext:
         """Return what a middleware calls to go on with the step at ``index``."""
-        step = self._step(index, pool)
+        begin = partial(_begin, self._step(index, pool))
         if not awaited:
-            return partial(_go_on, step)
+            return partial(call_handler, begin)
         if self._is_async[index]:
-            return partial(_begin, step)
-        return partial(_await_in_thread, pool or _threads, step)
+            return begin
+        return partial(_await_in_thread, pool or _threads, begin)
 
 
 def _call_middleware(middleware: Middleware, call_next: CallNext, ctx: JobContext) -> Any:
@@ -89,11 +89,6 @@ def _call_anew(handler: Callable[[JobContext], Any], ctx: JobContext) -> Any:
     if (steps := getattr(ctx, "_steps", None)) is not None:
         steps.begin_pass()
     return handler(ctx)
-
-
-def _go_on(step: Callable[[JobContext], Any], ctx: JobContext) -> Any:
-    """Call a step from a thread, and return its value, not its coroutine."""
-    return call_handler(partial(_begin, step), ctx)
 
 
 def _begin(step: Callable[[JobContext], Any], ctx: JobContext) -> Any:
@@ -109,7 +104,7 @@ _threads = HandlerPool()
 
 async def _await_in_thread(pool: HandlerPool, step: Callable[[JobContext], Any], ctx: JobContext) -> Any:
     """Await a plain step in a thread. Where the attempt is cut meanwhile, the thread is left to itself and counted."""
-    return await await_in_thread(pool, partial(_go_on, step, ctx))
+    return await await_in_thread(pool, partial(call_handler, step, ctx))
 
 
 async def await_in_thread(pool: HandlerPool, function: Callable[[], Any]) -> Any:

@@ -330,7 +330,7 @@ class StoredRun:
     @property
     def incarnation_tokens(self) -> dict[str, str]:
         """The attributes that its incarnation is of, those that it has."""
-        return {name: str(self._item[name]) for name in ("create_token", "steps_id") if name in self._item}
+        return self.created_as | ({"steps_id": str(self._item["steps_id"])} if "steps_id" in self._item else {})
 
     @property
     def stored_steps(self) -> int:

@@ -181,12 +181,16 @@ class Racer:
     def __init__(self, settings: Settings, number: int) -> None:
         self.settings = settings
         self.number = number
-        self.sqs: Any = settings.client("sqs") if settings.queue_url else Nowhere()
+        self.sqs: Any = self.make_sqs()
         self.jobs = self.make_jobs(settings, clock=settings.clock, sqs=self.sqs)
         self.dynamodb = settings.client("dynamodb")
         self._others: list[threading.Thread] = []
         """Passes of partitions that were handed over."""
         self.operations: dict[Operation, int] = {self.deliver: 36, self.dispatch: 8, self.hurry: 6}
+
+    def make_sqs(self) -> Any:
+        """Return the client of SQS that this process uses."""
+        return self.settings.client("sqs") if self.settings.queue_url else Nowhere()
 
     @classmethod
     def make_jobs(cls, settings: Settings, *, clock: Callable[[], datetime], sqs: Any) -> Jobs:
@@ -277,9 +281,13 @@ class Racer:
         )
         return [dict(unmarshal(item)) for page in pages for item in page["Items"]]
 
+    def unfinished_runs(self) -> list[str]:
+        """Return the ids of all runs that have not ended."""
+        return [item["pk"].removeprefix("run#") for item in self.unfinished() if item["pk"].startswith("run#")]
+
     def deliver(self, key: str, chance: random.Random) -> None:
         """Deliver messages of unfinished runs, to whichever process this is: early, late and twice."""
-        waiting = [item["pk"].removeprefix("run#") for item in self.unfinished() if item["pk"].startswith("run#")]
+        waiting = self.unfinished_runs()
         self.consume_all(chance.sample(waiting, min(len(waiting), chance.choice((1, 4, 8)))))
 
     def dispatch(self, key: str, chance: random.Random) -> None:

@@ -113,24 +113,21 @@ class KeyRacer(Racer):
 
     def _retry_many(self, key: str, chance: random.Random) -> None:
         wanted = self._doomed(key)
-        began: list[str] = []
-
-        def tell(operation: Any) -> None:
-            if not began:
-                began.append(operation.id)
-                self.settings.enter("bulk", bulk_id=operation.id, run_ids=wanted)
-
-        self.jobs.retry_many(run_ids=wanted, on_progress=tell)
+        self.jobs.retry_many(run_ids=wanted, on_progress=self._entering_bulk(retries=wanted))
 
     def _cancel_many(self, key: str, chance: random.Random) -> None:
+        self.jobs.cancel_many(run_ids=self._doomed(key), reason="raced", on_progress=self._entering_bulk(retries=[]))
+
+    def _entering_bulk(self, *, retries: list[str]) -> Callable[[Any], None]:
+        """Return what enters an operation, once it has begun, with the runs that it may retry."""
         began: list[str] = []
 
         def tell(operation: Any) -> None:
             if not began:
                 began.append(operation.id)
-                self.settings.enter("bulk", bulk_id=operation.id, run_ids=[])  # it retries none
+                self.settings.enter("bulk", bulk_id=operation.id, run_ids=retries)
 
-        self.jobs.cancel_many(run_ids=self._doomed(key), reason="raced", on_progress=tell)
+        return tell
 
     def _doomed(self, key: str) -> list[str]:
         numbers = ((number_of(key) - step) % self.settings.keys for step in range(BULK))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -16,7 +15,7 @@ from kumofire_core import JobContext, Jobs
 from kumofire_core.engine.renewal import Renewal
 from kumofire_core.engine.worker import Worker
 from kumofire_core.handlers.handler_pool import is_given_up
-from tests.builders import message
+from tests.builders import body
 from tests.chaos import promises
 from tests.chaos.racer import LEASE_MARGIN_MS, Nowhere, Racer, Settings, a_value, run_id_of
 
@@ -48,8 +47,7 @@ class Deliveries(Nowhere):
             time.sleep(0.1)
         return {
             "Messages": [
-                {"MessageId": a_value(), "ReceiptHandle": a_value(), "Body": json.dumps(message(run_id))}
-                for run_id in chosen
+                {"MessageId": a_value(), "ReceiptHandle": a_value(), "Body": body(run_id)} for run_id in chosen
             ]
         }
 
@@ -72,8 +70,6 @@ class WorkerRacer(Racer):
 
     def __init__(self, settings: Settings, number: int) -> None:
         super().__init__(settings, number)
-        self.sqs = Deliveries(self._waiting)
-        self.jobs = self.make_jobs(settings, clock=settings.clock, sqs=self.sqs)
         self.operations = {self._create: 16, self.dispatch: 8, self.hurry: 6, self._cancel: 1}
         self._worker: Worker | None = None
         if number == 2:  # of three
@@ -91,6 +87,10 @@ class WorkerRacer(Racer):
             idle_seconds=0.05,
             on_report=lambda report: settings.enter("worked", runs=len(report.records)),
         )
+
+    def make_sqs(self) -> Deliveries:
+        """Return a queue of this process's own."""
+        return Deliveries(self.unfinished_runs)
 
     @classmethod
     def register(cls, jobs: Jobs, settings: Settings, clock: Callable[[], datetime]) -> None:
@@ -132,9 +132,6 @@ class WorkerRacer(Racer):
             subprocess.run(["sh", "-c", f"(kill -STOP {pid}; sleep {FROZEN_SECONDS}; kill -CONT {pid}) &"], check=True)
             time.sleep(0.5)
             self.settings.enter("thawed")
-
-    def _waiting(self) -> list[str]:
-        return [item["pk"].removeprefix("run#") for item in self.unfinished() if item["pk"].startswith("run#")]
 
     def _create(self, key: str, chance: random.Random) -> None:
         time.sleep(0.02)

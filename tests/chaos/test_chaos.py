@@ -22,9 +22,11 @@ from tests.builders import Aws, make_aws
 from tests.chaos import ledger
 from tests.chaos.kills import storm
 from tests.chaos.made_up import begin, end
+from tests.chaos.mistakes import MISTAKES
 from tests.chaos.proxy import CuttingProxy
 from tests.chaos.racer import NoSqs, Settings
-from tests.chaos.races import OCCURRENCES, Result, race
+from tests.chaos.races import OCCURRENCES, RACES, Result, race
+from tests.simulation.mutations import MUTATIONS
 
 
 @pytest.mark.long
@@ -83,6 +85,11 @@ FEATURES = {
     "workers": ("worked", "freezes", "handed"),
 }
 """The races about more than plain runs, and what has to have happened in each."""
+
+
+def test_each_race_has_mistakes_to_find_that_there_are():
+    assert MISTAKES.keys() == RACES.keys()
+    assert {mistake for mistakes in MISTAKES.values() for mistake in mistakes} <= MUTATIONS.keys()
 
 
 def a_short_race(what: str, aws: Aws, endpoint_url: str, queue_url: str | None, folder: Path) -> Result:

@@ -83,6 +83,11 @@ class Attempt:
     lease_when_ended: int = 0
     """Until when its lease surely lasted then."""
 
+    @property
+    def may_be_given_back(self) -> bool:
+        """Whether its handler was not called, or could not read what it had kept."""
+        return self.state in ("claimed", "out of reach") or (self.is_again and self.state == "given back")
+
 
 @dataclass
 class Ledger:
@@ -114,6 +119,11 @@ class Ledger:
     def is_again(self) -> bool:
         """Whether a late copy put the run again after it was deleted: it has the token that it had."""
         return self.before is not None and self.before.create_token == self.create_token
+
+    def is_of(self, item: Attributes) -> bool:
+        """Say whether an item is of this run, and not of the one before it, which a late copy has put again."""
+        is_known = not self.is_again or item.get("lease_token") in {None, *self.attempts}
+        return bool(item["create_token"] == self.create_token) and is_known
 
 
 def group_asked_for(payload: Any) -> str | None:
@@ -320,12 +330,8 @@ class Invariants:
         self.large.restored()
         for run_id, ledger in self.ledgers.items():
             item = self._world.table.items.get((f"run#{run_id}", "run"))
-            if item is not None and item["create_token"] != ledger.create_token:
-                ledger = self._of_an_earlier_run(run_id, ledger, item["create_token"])
-            elif item is not None and item.get("lease_token", "") not in {"", *ledger.attempts} and ledger.is_again:
-                self._undone_in |= {(run_id, each.process.name) for each in ledger.attempts.values()}
-                assert ledger.before is not None
-                ledger = self.ledgers[run_id] = ledger.before
+            if item is not None:
+                ledger = self._of_the_restored(run_id, ledger, item)
             token = None if item is None else item.get("lease_token")
             ledger.undone.update(each for each in ledger.attempts if each != token)
             self._undone_in |= {(run_id, ledger.attempts[each].process.name) for each in ledger.undone}
@@ -355,10 +361,10 @@ class Invariants:
             for schedule_id, known in self.schedules.items()
         }
 
-    def _of_an_earlier_run(self, run_id: str, ledger: Ledger, create_token: str) -> Ledger:
-        """Return the ledger of a run which was deleted, and is there again, in place of one that was created since."""
+    def _of_the_restored(self, run_id: str, ledger: Ledger, item: Attributes) -> Ledger:
+        """Return the ledger of a restored item: of a run which was deleted, perhaps, and not of one that came since."""
         found: Ledger | None = ledger
-        while found is not None and found.create_token != create_token:
+        while found is not None and not found.is_of(item):
             self._undone_in |= {(run_id, attempt.process.name) for attempt in found.attempts.values()}
             found = found.before
         if found is None:
@@ -524,8 +530,7 @@ class Invariants:
 
     def _given_back(self, run_id: str, ledger: Ledger, old: Attributes, new: Attributes) -> None:
         attempt = ledger.attempts.get(old.get("lease_token", ""))
-        unbegun = ("claimed", "out of reach", "given back" if attempt is not None and attempt.is_again else "")
-        if attempt is None or not self._is_own(attempt) or attempt.state not in unbegun:
+        if attempt is None or not self._is_own(attempt) or not attempt.may_be_given_back:
             state = None if attempt is None else attempt.state
             self._broken("only an attempt that was not begun is given back", f"{run_id}: {state}")
             return

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from kumofire_core import Jobs
 from kumofire_core.model.times import from_ms
-from tests.simulation.disasters import TABLE_REFUSES
 from tests.simulation.table import Attributes, Key
 from tests.simulation.world import START_MS, Process
 
@@ -95,11 +94,9 @@ class Pausing:
             world.violate("a change of the pauses keeps the others", f"{old['version']} -> {new['version']}")
         content = json.loads(new["pauses"])
         found = {name: until for name, _, until, _ in content["paused"]}
-        begun = found.keys() - self.since.keys()
-        for name in begun:
+        for name in found.keys() - self.since.keys():
             self.since[name] = world.now
-        prolonged = {name for name, until in found.items() if name not in begun and until != self._until[name]}
-        if (begun or prolonged) and self._play.settling:  # a request that was under way when the faults stopped
+        if found.items() - self._until.items() and self._play.settling:  # a request of before the faults stopped
             world.at(world.now + 1_000, self._resume_all)
         for name in self.since.keys() - found.keys():
             del self.since[name]
@@ -113,16 +110,16 @@ class Pausing:
         until = self._until[name]
         return until is None or self._world.now < until - SKEW_MS
 
-    def _reads_well(self) -> bool:
-        """Say whether every process can read what is paused. Where one can't, what it has read stays valid for it."""
-        return self._play.calm and self._play.disasters.kind != TABLE_REFUSES
-
     # What is checked
 
     def started(self, run_id: str, job: str) -> None:
         """Check that no handler of a job is called which is paused for a minute; where nothing goes wrong."""
         for name in (job, None):
-            if self._reads_well() and self._is_on(name) and self._world.now > self.since[name] + KNOWN_MS + SKEW_MS:
+            if (
+                self._play.table_answers
+                and self._is_on(name)
+                and self._world.now > self.since[name] + KNOWN_MS + SKEW_MS
+            ):
                 self._world.violate("nothing of a paused job starts", f"{run_id} of {job}")
 
     def put_aside(self, run_id: str, old: Attributes, new: Attributes) -> None:
@@ -133,7 +130,7 @@ class Pausing:
         if not names:
             world.violate("only a run of a paused job is put aside", f"{run_id} of {new['job_name']}")
         ends = [world.now if name in self.since and self._until[name] is None else self._end(name) for name in names]
-        if self._reads_well() and ends and max(ends) + KNOWN_MS + SKEW_MS < world.now:
+        if self._play.table_answers and ends and max(ends) + KNOWN_MS + SKEW_MS < world.now:
             world.violate("only a run of a paused job is put aside", f"{run_id} of {new['job_name']}, resumed since")
         if new["attempt"] != old["attempt"] or new["scheduled_for"] != old["scheduled_for"]:
             world.violate("a run that is put aside is as it was", run_id)

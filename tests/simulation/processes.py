@@ -65,7 +65,7 @@ from tests.simulation.batching import FAN_OUT, FEW, RENEWED_MS, WINDOW, Batching
 from tests.simulation.bucket import LARGE_FROM, S3, LargeValues, SimulatedBucket, simulated_cleaning, whole
 from tests.simulation.bulk import BulkChanges, simulated_bulk
 from tests.simulation.coroutines import AsyncHandler, GiveUpError, simulated_event_loops, unfinished
-from tests.simulation.disasters import Disasters
+from tests.simulation.disasters import TABLE_REFUSES, Disasters
 from tests.simulation.history import Choices, Violation
 from tests.simulation.invariants import PARKED_MS, SKEW_MS, Attempt, Invariants, group_asked_for
 from tests.simulation.keys import Keys
@@ -732,6 +732,11 @@ class Play:
         world.run(world.now + MINUTE_MS)
 
     # What happens in it
+
+    @property
+    def table_answers(self) -> bool:
+        """Whether nothing goes wrong with requests, and the table never refuses them all for a while."""
+        return self.calm and self.disasters.kind != TABLE_REFUSES
 
     def do_at(self, when_ms: int, process: Process, what: str, action: Callable[[], object]) -> None:
         """Let a process do something at a time."""

@@ -17,7 +17,6 @@ from kumofire_core import Jobs
 from kumofire_core.engine import attempt_progress
 from kumofire_core.engine.attempt_progress import ProgressWriter
 from kumofire_core.model.encrypted_text import is_encrypted
-from tests.simulation.disasters import TABLE_REFUSES
 from tests.simulation.table import Attributes
 from tests.simulation.threads import SimulatedCall, SimulatedCondition, SimulatedLock, SimulatedThreads
 from tests.simulation.world import LATENCIES_MS, Process
@@ -114,8 +113,7 @@ class Telling:
             world.violate(AS_TOLD, f"{run_id}: {new['progress']}")
         before = self._written_ms.get(place)
         # The second counts from when a write is begun. One that a table refuses for seconds is made long after that.
-        calm = self._play.calm and self._play.disasters.kind != TABLE_REFUSES
-        if calm and before is not None and world.now < before + WRITE_MS - max(LATENCIES_MS):
+        if self._play.table_answers and before is not None and world.now < before + WRITE_MS - max(LATENCIES_MS):
             world.violate(SELDOM, f"{run_id}: after {world.now - before} ms")
         self._written_ms[place] = world.now
         return True
