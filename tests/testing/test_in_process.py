@@ -313,6 +313,7 @@ def test_hooks_are_told_before_drain_returns(jobs: Jobs, aws: InProcessAWS) -> N
         told.append((event.event, event.run_id))
 
     run_id = jobs.create("email", {"to": "ada"})
+    assert jobs.wait_for_hooks(timedelta(seconds=30))  # several threads tell of events: a later one may come first
     aws.drain()
     assert told == [("created", run_id), ("succeeded", run_id)]
 
